@@ -1,0 +1,231 @@
+"""Residual connections: plain, hyper-connections, and hyper-connections constrained to a manifold.
+
+Every residual has two halves, in the words of Zhu et al. 2024 (arXiv 2409.19606): the *width* connection reads the
+branch's input from the residual, the *depth* connection writes the branch's output back. Between `expand_streams` and
+`reduce_streams` a token has `s` parallel residual streams, `b n s d`; the plain residual has none, `b n d`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import reduce, repeat
+from torch import Tensor, nn
+
+from mmdit.norms import RMSNorm
+
+RESIDUAL_KINDS = ("plain", "hyper_connections", "manifold_hyper_connections")
+SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
+
+
+# ------------------------------------------------------------------------------------------------------------- plain
+
+
+class PlainWidth(nn.Module):
+    """The branch reads the residual itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class PlainDepth(nn.Module):
+    """`x + gate * out`."""
+
+    def forward(self, x: Tensor, out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`x`, `out`: b n d; `gate`: b 1 d or None."""
+        return x + out if gate is None else torch.addcmul(x, gate, out)
+
+
+class PlainResidual(nn.Module):
+    """`x + gate * branch(x)`, as in the paper's figure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.depth = PlainWidth(), PlainDepth()
+
+
+# ------------------------------------------------------------------------------------------------- hyper-connections
+
+
+class WidthConnection(nn.Module):
+    """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
+
+    Holds the read weights `pre` (s 1), the stream mixing `mix` (s to s) and the write weights `post` (s 1). With
+    `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s at
+    first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in the
+    registry's `hyper-connections` package; the paper has a layer norm.
+
+    `writes=False` keeps the read weights alone, for a branch whose output nobody needs.
+    """
+
+    scale_of = (0, 0, 1)  # which learned scale shifts pre, mix and post: alpha, alpha, beta
+
+    def __init__(
+        self, dim: int, *, streams: int, layer_index: int = 0, dynamic: bool = True, writes: bool = True
+    ) -> None:
+        super().__init__()
+        self.streams = streams
+        self.first_stream = layer_index % streams
+        self.names = ("pre", "mix", "post") if writes else ("pre",)
+        self.widths = [streams if name == "mix" else 1 for name in self.names]
+        for name, width in zip(self.names, self.widths, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.empty(streams, width)))
+        self.dynamic = dynamic
+        if dynamic:
+            self.norm = RMSNorm(dim)
+            self.to_shift = nn.Linear(dim, sum(self.widths), bias=False)
+            self.scales = nn.Parameter(torch.empty(len({*self.scale_of[: len(self.names)]})))
+        self.reset_parameters()
+
+    def initial(self) -> dict[str, Tensor]:
+        """The static coefficients at the start."""
+        first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
+        return {"pre": first.float(), "mix": torch.eye(self.streams), "post": torch.ones(self.streams, 1)}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        initial = self.initial()
+        for name in self.names:
+            getattr(self, name).copy_(initial[name])
+        if self.dynamic:
+            self.to_shift.weight.zero_()
+            self.scales.fill_(1e-2)
+
+    def shifts(self, x: Tensor) -> list[Tensor]:
+        """What each token adds to the coefficients, `b n s 1`, `b n s s` and `b n s 1`, before the scales."""
+        return list(self.to_shift(self.norm(x)).tanh().split(self.widths, dim=-1))
+
+    def coefficients(self, x: Tensor) -> list[Tensor]:
+        """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
+        return self._unconstrained(x, x.dtype)
+
+    def _unconstrained(self, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
+        static = [getattr(self, name).to(dtype) for name in self.names]
+        if not self.dynamic:
+            return static
+        scales = self.scales.to(dtype)
+        return [
+            base + scales[index] * shift.to(dtype)
+            for base, index, shift in zip(static, self.scale_of, self.shifts(x), strict=False)
+        ]
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
+        pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
+        if not write:
+            return torch.matmul(pre.transpose(-1, -2), x).squeeze(-2), None
+        mix, post = write
+        # one product for the branch's input and the streams: (1 + s, s) times (s, d) for each token
+        weights = torch.cat([pre, mix], dim=-1).transpose(-1, -2)
+        branch, streams = torch.matmul(weights, x).split([1, self.streams], dim=-2)
+        return branch.squeeze(-2), (streams, post)
+
+
+class ManifoldWidthConnection(WidthConnection):
+    """The width connection of mHC (Xie et al. 2025, arXiv 2512.24880): `pre` through a sigmoid, `post` through twice a
+    sigmoid, and `mix` made doubly stochastic by Sinkhorn-Knopp, so that streams are averaged and never amplified.
+
+    Coefficients are computed in float32 at least. At first the mix is the identity to within 1e-2, `post` is 1, and `pre`
+    reads one stream, so that the network starts close to a plain residual network here too.
+    """
+
+    scale_of = (0, 1, 2)
+
+    def initial(self) -> dict[str, Tensor]:
+        first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
+        return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
+
+    def shifts(self, x: Tensor) -> list[Tensor]:
+        return list(self.to_shift(self.norm(x)).split(self.widths, dim=-1))
+
+    def coefficients(self, x: Tensor) -> list[Tensor]:
+        pre, *write = self._unconstrained(x, torch.promote_types(x.dtype, torch.float32))
+        if not write:
+            return [pre.sigmoid()]
+        mix, post = write
+        return [pre.sigmoid(), sinkhorn_knopp(mix), 2 * post.sigmoid()]
+
+
+class DepthConnection(nn.Module):
+    """Adds the gated branch output to every stream, weighted by `post`."""
+
+    def forward(self, state: tuple[Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`out`: b n d; `gate`: b 1 d or None -> b n s d."""
+        streams, post = state
+        out = out if gate is None else gate * out
+        return torch.addcmul(streams, post, out.unsqueeze(-2))
+
+
+class HyperConnection(nn.Module):
+    """A residual of `streams` parallel streams; `manifold` constrains how they mix."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        streams: int,
+        layer_index: int = 0,
+        dynamic: bool = True,
+        writes: bool = True,
+        manifold: bool = False,
+    ) -> None:
+        super().__init__()
+        width = ManifoldWidthConnection if manifold else WidthConnection
+        self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
+        self.depth = DepthConnection()
+
+
+def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
+    """The doubly stochastic matrix that row and column scaling make of `exp(logits)`, `... s s` (Sinkhorn & Knopp 1967).
+
+    Scaled in the logarithm, so no entry over- or underflows; rows add up to 1 exactly, columns to the convergence.
+    """
+    for _ in range(iterations):
+        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
+    return logits.exp()
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+def make_residual(
+    kind: str, dim: int, *, streams: int, layer_index: int, dynamic: bool = True, writes: bool = True
+) -> nn.Module:
+    """The residual of one branch of one modality; `writes=False` for a branch whose output nobody needs.
+
+    Raises:
+        ValueError: the kind is unknown, or `streams` does not fit it.
+    """
+    if kind not in RESIDUAL_KINDS:
+        raise ValueError(f"residual must be one of {', '.join(RESIDUAL_KINDS)}, got {kind!r}")
+    if (kind == "plain") != (streams == 1):
+        wanted = "1 residual stream" if kind == "plain" else "at least 2 residual streams"
+        raise ValueError(f"residual {kind!r} has {wanted}, got num_residual_streams={streams}")
+    if kind == "plain":
+        return PlainResidual()
+    manifold = kind == "manifold_hyper_connections"
+    return HyperConnection(
+        dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes, manifold=manifold
+    )
+
+
+class ExpandStreams(nn.Module):
+    """`b n d -> b n s d`, every stream a copy (Zhu et al. 2024, section 2)."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams)
+
+
+class ReduceStreams(nn.Module):
+    """`b n s d -> b n d`, the sum of the streams."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.streams == 1 else reduce(x, "b n s d -> b n d", "sum")

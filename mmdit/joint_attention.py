@@ -1,0 +1,141 @@
+"""Joint attention: every modality projects for itself, all attend over the joined sequence (Esser et al. 2024, Fig. 2b)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from mmdit.attention import join_masks, make_attention
+from mmdit.checks import check_conditioning, check_count, check_masks, check_tokens, modality_labels
+from mmdit.heads import resolve_heads
+from mmdit.norms import MultiHeadRMSNorm
+from mmdit.projections import make_projections
+
+
+class JointAttention(nn.Module):
+    """One attention over the concatenation of N sequences, each with its own q, k, v and out projection.
+
+    Args:
+        dim_inputs: width of each input sequence.
+        dim_joint_attn, heads, dim_head: `dim_joint_attn = heads * dim_head`; any two decide the third
+            (default 8 heads of 64).
+        qk_rmsnorm: learned RMS norm of queries and keys per head; `qk_norm_shared` learns one scale for all heads.
+        flash_attn: None or True: `scaled_dot_product_attention`; False: the explicit formula.
+        softclamp, softclamp_value: clamp the logits to +-value by a tanh (slower: the explicit formula).
+        num_adaptive_weights: weight matrices that each projection holds and a gate mixes; 1 is standard attention.
+        gating: "token" takes the gate from each token, "sample" from the conditioning vector (needs `dim_cond`).
+        bias: whether the projections have one.
+        discard: indexes of inputs that are attended to but not updated; they have keys and values only.
+        unused_queries: keep query weights for the discarded inputs, as the SD3 checkpoints do. Nothing reads them.
+        names: what errors call the inputs.
+
+    Raises:
+        ValueError: sizes contradict one another, or an option excludes another.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim_inputs: Sequence[int],
+        dim_joint_attn: int | None = None,
+        heads: int | None = None,
+        dim_head: int | None = None,
+        qk_rmsnorm: bool = False,
+        qk_norm_shared: bool = False,
+        norm_eps: float = 1e-6,
+        flash_attn: bool | None = None,
+        softclamp: bool = False,
+        softclamp_value: float = 50.0,
+        num_adaptive_weights: int = 1,
+        gating: str = "token",
+        dim_cond: int | None = None,
+        bias: bool = False,
+        discard: Sequence[int] = (),
+        unused_queries: bool = False,
+        names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.dim_inputs = tuple(dim_inputs)
+        self.names = modality_labels(names, len(self.dim_inputs), what="input")
+        self.heads, self.dim_head = resolve_heads(dim_joint_attn=dim_joint_attn, heads=heads, dim_head=dim_head)
+        self.dim_cond = dim_cond if gating == "sample" and num_adaptive_weights > 1 else None
+        self.discard = frozenset(discard)
+        if len(self.discard) == len(self.dim_inputs):
+            raise ValueError("every input is discarded, so nothing would come out; keep at least one")
+
+        self.gates, self.to_qkv, self.to_out = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        self.q_norms, self.k_norms = nn.ModuleList(), nn.ModuleList()
+        for index, dim in enumerate(self.dim_inputs):
+            discarded = index in self.discard
+            gate, qkv, out = make_projections(
+                dim,
+                heads=self.heads,
+                dim_head=self.dim_head,
+                num_weights=num_adaptive_weights,
+                gating=gating,
+                dim_cond=dim_cond,
+                bias=bias,
+                discarded=discarded,
+                unused_queries=unused_queries,
+            )
+            self.gates.append(gate)
+            self.to_qkv.append(qkv)
+            self.to_out.append(nn.Identity() if out is None else out)
+            for norms, needed in ((self.q_norms, unused_queries or not discarded), (self.k_norms, True)):
+                norm = MultiHeadRMSNorm(self.dim_head, heads=self.heads, shared=qk_norm_shared, eps=norm_eps)
+                norms.append(norm if qk_rmsnorm and needed else nn.Identity())
+        self.attend = make_attention(flash_attn=flash_attn, softclamp_value=softclamp_value if softclamp else None)
+
+    def forward(
+        self,
+        inputs: Sequence[Tensor],
+        masks: Sequence[Tensor | None] | None = None,
+        cond: Tensor | Sequence[Tensor] | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """Attend over all inputs together.
+
+        Args:
+            inputs: N tensors `b n_i d_i`.
+            masks: N masks `b n_i`, bool, True = valid, None = all valid. Outputs at masked positions are finite and
+                mean nothing. A sample with no valid token in any input gives zeros.
+            cond: `b dim_cond`, or one for each input; for `gating="sample"` alone.
+
+        Returns:
+            N tensors shaped as the inputs, None for a discarded one.
+
+        Raises:
+            ValueError: a count, width, batch, mask shape or mask dtype is wrong; it names the input, got and wanted.
+        """
+        check_count(inputs, self.names, "inputs")
+        check_tokens(inputs, self.dim_inputs, self.names)
+        masks = check_masks(masks, inputs, self.names)
+        conds = check_conditioning(cond, self.dim_cond, inputs, self.names, argument="cond")
+
+        # each modality for itself: queries, keys, values  (b n_i h d)
+        gates = [gate(x, c) for gate, x, c in zip(self.gates, inputs, conds, strict=True)]
+        queries, keys, values = [], [], []
+        for index, (x, gate) in enumerate(zip(inputs, gates, strict=True)):
+            *query, key, value = self.to_qkv[index](x, gate)
+            queries += [self.q_norms[index](q) for q in query]
+            keys.append(self.k_norms[index](key))
+            values.append(value)
+
+        # all together: one attention over the joined sequence  (b N h d)
+        lengths = [x.shape[1] for x in inputs]
+        q, k, v = (rearrange(_join(parts), "b n h d -> b h n d") for parts in (queries, keys, values))
+        attended = rearrange(self.attend(q, k, v, join_masks(list(masks), lengths, q)), "b h n d -> b n h d")
+
+        # each for itself again
+        kept = [index for index in range(len(inputs)) if index not in self.discard]
+        pieces = iter(attended.split([lengths[index] for index in kept], dim=1))
+        return tuple(
+            None if index in self.discard else self.to_out[index](next(pieces), gates[index])
+            for index in range(len(inputs))
+        )
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)

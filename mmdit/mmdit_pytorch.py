@@ -1,0 +1,148 @@
+"""The two-modality face: text and image by name, over the general block. It has no mathematics of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from mmdit import mmdit_generalized_pytorch as generalized
+from mmdit.joint_attention import JointAttention
+
+__all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
+
+NAMES = ("text", "image")
+TEXT = 0
+
+
+class MMDiTBlock(generalized.MMDiTBlock):
+    """The MMDiT block of Stable Diffusion 3: text and image tokens, one joint attention (Esser et al. 2024, Figure 2b).
+
+    Args:
+        dim_text, dim_image: width of the two token sequences.
+        skip_feedforward_text_tokens: build the block without the text feedforward.
+        num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
+        **block_kwargs: see `mmdit.mmdit_generalized_pytorch.MMDiTBlock`.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim_text: int,
+        dim_image: int,
+        skip_feedforward_text_tokens: bool = False,
+        num_residual_streams: int = 1,
+        residual: str | None = None,
+        **block_kwargs: Any,
+    ) -> None:
+        super().__init__(
+            dim_modalities=(dim_text, dim_image),
+            modality_names=NAMES,
+            skip_feedforward=(TEXT,) if skip_feedforward_text_tokens else (),
+            num_residual_streams=num_residual_streams,
+            residual=_residual(residual, num_residual_streams),
+            **block_kwargs,
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        *,
+        text_tokens: Tensor,
+        image_tokens: Tensor,
+        text_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        time_cond: Tensor | None = None,
+        skip_feedforward_text_tokens: bool | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b dim_cond.
+
+        `skip_feedforward_text_tokens` leaves the text feedforward out of this call; None does as the block was built.
+
+        Raises:
+            ValueError: a shape is wrong, or a text feedforward is asked for that was not built.
+        """
+        return super().forward(
+            modality_tokens=(text_tokens, image_tokens),
+            modality_masks=_masks(text_mask, image_mask),
+            time_cond=time_cond,
+            skip_feedforward=_skipped(skip_feedforward_text_tokens, self, "skip_feedforward_text_tokens"),
+        )
+
+
+class MMDiT(generalized.MMDiT):
+    """A stack of two-modality blocks.
+
+    Args:
+        depth: number of blocks.
+        dim_text, dim_image: width of the two token sequences.
+        num_register_tokens: learned tokens in front of the image tokens, dropped at the end.
+        final_norm: an RMS norm on the image tokens that come out.
+        should_skip_last_feedforward: build the last block without a text feedforward, which the image never sees.
+        num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
+        **kwargs: see `mmdit.mmdit_generalized_pytorch.MMDiT`.
+    """
+
+    def __init__(
+        self,
+        *,
+        depth: int,
+        dim_text: int,
+        dim_image: int,
+        num_register_tokens: int = 0,
+        final_norm: bool = True,
+        should_skip_last_feedforward: bool = True,
+        num_residual_streams: int = 1,
+        residual: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            depth=depth,
+            dim_modalities=(dim_text, dim_image),
+            modality_names=NAMES,
+            num_register_tokens=(0, num_register_tokens),
+            final_norms=(False, final_norm),
+            skip_last_feedforward=(TEXT,) if should_skip_last_feedforward else (),
+            num_residual_streams=num_residual_streams,
+            residual=_residual(residual, num_residual_streams),
+            **kwargs,
+        )
+
+    def forward(  # type: ignore[override]
+        self,
+        *,
+        text_tokens: Tensor,
+        image_tokens: Tensor,
+        text_mask: Tensor | None = None,
+        image_mask: Tensor | None = None,
+        time_cond: Tensor | None = None,
+        should_skip_last_feedforward: bool | None = None,
+    ) -> tuple[Tensor | None, ...]:
+        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b dim_cond.
+
+        `should_skip_last_feedforward` leaves the last text feedforward out of this call; None does as the model was built.
+
+        Raises:
+            ValueError: a shape is wrong, or a text feedforward is asked for that was not built.
+        """
+        return super().forward(
+            modality_tokens=(text_tokens, image_tokens),
+            modality_masks=_masks(text_mask, image_mask),
+            time_cond=time_cond,
+            skip_last_feedforward=_skipped(
+                should_skip_last_feedforward, self.blocks[-1], "should_skip_last_feedforward"
+            ),
+        )
+
+
+def _residual(residual: str | None, streams: int) -> str:
+    return residual or ("plain" if streams == 1 else "hyper_connections")
+
+
+def _masks(text_mask: Tensor | None, image_mask: Tensor | None) -> tuple[Tensor | None, ...] | None:
+    return None if text_mask is None and image_mask is None else (text_mask, image_mask)
+
+
+def _skipped(skip: bool | None, block: Any, argument: str) -> tuple[int, ...]:
+    if skip is False and TEXT not in block.fed:
+        raise ValueError(f"{argument}=False needs a text feedforward that was not built; build with {argument}=False")
+    return (TEXT,) if skip else ()

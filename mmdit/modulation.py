@@ -1,0 +1,67 @@
+"""From the conditioning vector to the shifts, scales and gates of a block."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ADALN_GATES = {"zero": 0.0, "identity": 1.0}  # what gates start at
+
+ATTENTION_PARTS = ("attn_shift", "attn_scale", "attn_gate")
+FEEDFORWARD_PARTS = ("ff_shift", "ff_scale", "ff_gate")
+DUAL_PARTS = ("dual_shift", "dual_scale", "dual_gate")
+
+
+class BlockModulation(NamedTuple):
+    """What a block needs of one modality's modulation: `b 1 d` each, or None where the block does not use it."""
+
+    attn_shift: Tensor | None = None
+    attn_scale: Tensor | None = None
+    attn_gate: Tensor | None = None
+    ff_shift: Tensor | None = None
+    ff_scale: Tensor | None = None
+    ff_gate: Tensor | None = None
+    dual_shift: Tensor | None = None
+    dual_scale: Tensor | None = None
+    dual_gate: Tensor | None = None
+
+
+class Modulation(nn.Module):
+    """`silu -> linear`, split into the named `parts` of a `BlockModulation` (Esser et al. 2024, Figure 2b).
+
+    The linear starts at zero, which leaves norms plain and closes the gates, as the adaLN-zero of DiT (Peebles & Xie
+    2022, section 3.2) does; `adaln="identity"` starts the gates at 1, as the published `mmdit` package does.
+
+    Raises:
+        ValueError: `adaln` is neither "zero" nor "identity".
+    """
+
+    def __init__(self, dim_cond: int, dim: int, parts: tuple[str, ...], *, adaln: str = "zero") -> None:
+        super().__init__()
+        if adaln not in ADALN_GATES:
+            raise ValueError(f"adaln must be one of {', '.join(ADALN_GATES)}, got {adaln!r}")
+        self.parts = parts
+        self.gate_init = ADALN_GATES[adaln]
+        self.linear = nn.Linear(dim_cond, dim * len(parts))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        self.linear.weight.zero_()
+        for part, bias in zip(self.parts, self.linear.bias.chunk(len(self.parts)), strict=True):
+            bias.fill_(self.gate_init if part.endswith("gate") else 0.0)
+
+    def forward(self, cond: Tensor) -> BlockModulation:
+        """`cond`: b dim_cond."""
+        chunks = self.linear(F.silu(cond)).unsqueeze(1).chunk(len(self.parts), dim=-1)
+        return BlockModulation(**dict(zip(self.parts, chunks, strict=True)))
+
+
+class NoModulation(nn.Module):
+    """Without conditioning: plain norms with their own weights, and no gates."""
+
+    def forward(self, cond: Tensor | None) -> BlockModulation:
+        return BlockModulation()

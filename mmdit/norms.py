@@ -1,0 +1,56 @@
+"""Normalizations: adaptive layer norm, RMS norm, and the per-head RMS norm of queries and keys."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class AdaptiveLayerNorm(nn.Module):
+    """Layer norm whose shift and scale come from the conditioning: `norm(x) * (1 + scale) + shift`.
+
+    DiT (Peebles & Xie 2022), section 3.2; Figure 2 of Esser et al. 2024. Without conditioning it is a plain layer norm
+    with learned weight and bias.
+    """
+
+    def __init__(self, dim: int, *, conditioned: bool, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned)
+
+    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
+        x = self.norm(x)
+        return x if shift is None or scale is None else torch.addcmul(shift, x, 1 + scale)
+
+
+class RMSNorm(nn.Module):
+    """`x / rms(x) * weight` over the last dimension (Zhang & Sennrich 2019)."""
+
+    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: ... d."""
+        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class MultiHeadRMSNorm(nn.Module):
+    """RMS norm over each head's features, with a learned scale (Esser et al. 2024, section 5.3.2: qk-norm).
+
+    `shared=False` learns a scale for every head, `shared=True` one for all of them, as the SD3.5 checkpoints hold.
+    """
+
+    def __init__(self, dim_head: int, *, heads: int, shared: bool = False, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim_head) if shared else torch.ones(heads, dim_head))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n h d."""
+        weight = self.weight.to(x.dtype)
+        if weight.ndim == 1:
+            return F.rms_norm(x, weight.shape, weight, self.eps)
+        return F.rms_norm(x, weight.shape[-1:], None, self.eps) * weight

@@ -1,0 +1,58 @@
+"""Sine-cosine position tables, fixed and computed from closed forms."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def sinusoid(positions: Tensor, dim: int, *, max_period: float = 10_000.0, cos_first: bool = False) -> Tensor:
+    """`... -> ... dim`: sines then cosines of `positions` at `dim / 2` frequencies, 1 down to about 1 / max_period.
+
+    Vaswani et al. 2017, section 3.5. Computed in float64, because large positions lose their phase in float32.
+    """
+    exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim // 2)
+    angles = positions.to(torch.float64)[..., None] * max_period**-exponents
+    halves = (angles.cos(), angles.sin()) if cos_first else (angles.sin(), angles.cos())
+    return torch.cat(halves, dim=-1)
+
+
+class SinCos1D(nn.Module):
+    """Adds the sinusoid of each token's index to it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n d."""
+        return x + sinusoid(torch.arange(x.shape[1], device=x.device), x.shape[2]).to(x.dtype)
+
+
+class SinCos2D(nn.Module):
+    """Adds a 2D sinusoid, cropped at the centre of a `max_size` x `max_size` grid, to an image's patches.
+
+    The first half of the features tells the column, the second half the row, in steps of `base_size / max_size`, as in
+    the SD3 checkpoints (Esser et al. 2024, section 5.3.2, "positional encodings for varying aspect ratios").
+
+    Only one axis is ever tabulated, `max_size` by `dim / 2`: the checkpoints' full table is its outer sum.
+    """
+
+    def __init__(self, dim: int, *, max_size: int, base_size: int | None = None) -> None:
+        super().__init__()
+        self.dim, self.max_size = dim, max_size
+        self.step = (base_size or max_size) / max_size
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b h w d.
+
+        Raises:
+            ValueError: the image has more patches a side than the table.
+        """
+        height, width = x.shape[1:3]
+        if height > self.max_size or width > self.max_size:
+            raise ValueError(f"image positions reach {self.max_size} patches a side, got {height} x {width}")
+        rows, columns = self._axis(height, x), self._axis(width, x)
+        grid = (height, width, self.dim // 2)
+        return x + torch.cat([columns[None].expand(grid), rows[:, None].expand(grid)], dim=-1)
+
+    def _axis(self, length: int, like: Tensor) -> Tensor:
+        start = (self.max_size - length) // 2
+        positions = torch.arange(start, start + length, dtype=torch.float64, device=like.device) * self.step
+        return sinusoid(positions, self.dim // 2).to(like.dtype)

@@ -1,0 +1,242 @@
+"""The projections an attention can hold: one weight, or several that every token or every sample mixes by a gate.
+
+All kinds share one calling convention, chosen once at construction: a *gate* module maps tokens and conditioning to the
+mixing weights (None for a single weight), a *qkv projection* maps tokens `b n d` to heads, and an *out projection* maps
+heads back. The mixing is that of GigaGAN's adaptive convolutions (Kang et al. 2023, section 3.1), per head.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+GATINGS = ("token", "sample")
+
+
+
+
+# ------------------------------------------------------------------------------------------------------------ gates
+
+
+class NoGate(nn.Module):
+    """A single weight needs no gate."""
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> None:
+        return None
+
+
+class TokenGate(nn.Module):
+    """`b n h w` mixing weights: a softmax over `w`, from each token."""
+
+    def __init__(self, dim: int, *, heads: int, num_weights: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(dim, heads * num_weights, bias=False)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """`x`: b n d."""
+        return rearrange(self.linear(x), "b n (h w) -> b n h w", h=self.heads).softmax(dim=-1).to(x.dtype)
+
+
+class SampleGate(nn.Module):
+    """`b h w` mixing weights: a softmax over `w`, from the conditioning vector of each sample."""
+
+    def __init__(self, dim_cond: int, *, heads: int, num_weights: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(dim_cond, heads * num_weights)
+
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """`cond`: b dim_cond."""
+        if cond is None:
+            raise ValueError("gating 'sample' takes its gate from the conditioning vector; pass time_cond, got None")
+        return rearrange(self.linear(F.silu(cond)), "b (h w) -> b h w", h=self.heads).softmax(dim=-1).to(x.dtype)
+
+
+# ------------------------------------------------------------------------------------------------------ projections
+
+
+class DenseQKV(nn.Module):
+    """One weight for queries, keys and values together (rows in this order), or for keys and values alone.
+
+    `stored_parts` may exceed `parts`: a published checkpoint can hold a query weight whose result nothing reads.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, parts: int = 3, stored_parts: int | None = None, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.heads, self.parts = heads, parts
+        dim_inner = heads * dim_head
+        self.linear = nn.Linear(dim, dim_inner * (stored_parts or parts), bias=bias)
+        self.first_row = dim_inner * ((stored_parts or parts) - parts)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> tuple[Tensor, ...]:
+        """`x`: b n d -> `parts` of b n h d."""
+        if self.first_row:
+            bias = self.linear.bias
+            x = F.linear(x, self.linear.weight[self.first_row :], None if bias is None else bias[self.first_row :])
+        else:
+            x = self.linear(x)
+        return rearrange(x, "b n (p h d) -> p b n h d", p=self.parts, h=self.heads).unbind(0)
+
+
+class DenseOut(nn.Module):
+    """One weight from the joined heads to the stream's width."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, bias: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(heads * dim_head, dim, bias=bias)
+
+    def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`x`: b n h d -> b n e."""
+        return self.linear(rearrange(x, "b n h d -> b n (h d)"))
+
+
+class AdaptiveWeights(nn.Module):
+    """`num_weights` matrices `out in`, each initialized as `nn.Linear` would be, and one bias that is not mixed."""
+
+    def __init__(self, dim_in: int, dim_out: int, *, num_weights: int, bias: bool) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_weights, dim_out, dim_in))
+        self.bias = nn.Parameter(torch.empty(dim_out)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        bound = 1 / math.sqrt(self.weight.shape[-1])
+        for parameter in self.parameters(recurse=False):
+            nn.init.uniform_(parameter, -bound, bound)
+
+
+class TokenAdaptiveQKV(AdaptiveWeights):
+    """Every token mixes the results of `num_weights` projections, per head: `sum_w gate_w * (W_w x)`.
+
+    Weight by weight into one sum, so the `b n h d w` tensor of all results never exists.
+    """
+
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, num_weights: int, parts: int = 3, bias: bool = False
+    ) -> None:
+        super().__init__(dim, parts * heads * dim_head, num_weights=num_weights, bias=bias)
+        self.heads, self.parts = heads, parts
+
+    def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
+        """`x`: b n d; `gate`: b n h w -> `parts` of b n h d."""
+        mixed = None
+        for weight, share in zip(self.weight.unbind(0), gate.unbind(-1), strict=True):
+            y = rearrange(F.linear(x, weight), "b n (p h d) -> b n p h d", p=self.parts, h=self.heads)
+            share = rearrange(share, "b n h -> b n 1 h 1")
+            mixed = y * share if mixed is None else torch.addcmul(mixed, y, share)
+        assert mixed is not None
+        if self.bias is not None:
+            mixed = mixed + rearrange(self.bias, "(p h d) -> p h d", p=self.parts, h=self.heads)
+        return mixed.unbind(2)
+
+
+class TokenAdaptiveOut(AdaptiveWeights):
+    """`sum_w W_w (gate_w * heads)`: the gate scales each head's features before the projection sums the heads."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, bias: bool = False) -> None:
+        super().__init__(heads * dim_head, dim, num_weights=num_weights, bias=bias)
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`x`: b n h d; `gate`: b n h w -> b n e."""
+        mixed = None
+        for weight, share in zip(self.weight.unbind(0), gate.unbind(-1), strict=True):
+            y = F.linear(rearrange(x * share.unsqueeze(-1), "b n h d -> b n (h d)"), weight)
+            mixed = y if mixed is None else mixed + y
+        assert mixed is not None
+        return mixed if self.bias is None else mixed + self.bias
+
+
+class SampleAdaptiveQKV(AdaptiveWeights):
+    """Every sample mixes its own weight once, per head, and projects all its tokens with it."""
+
+    def __init__(
+        self, dim: int, *, heads: int, dim_head: int, num_weights: int, parts: int = 3, bias: bool = False
+    ) -> None:
+        super().__init__(dim, parts * heads * dim_head, num_weights=num_weights, bias=bias)
+        self.heads, self.parts = heads, parts
+
+    def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
+        """`x`: b n d; `gate`: b h w -> `parts` of b n h d."""
+        weight = rearrange(self.weight, "w (p h d) e -> w p h d e", p=self.parts, h=self.heads).to(x.dtype)
+        mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1 1"))
+        y = torch.matmul(x, rearrange(mixed, "b p h d e -> b e (p h d)"))
+        y = y if self.bias is None else y + self.bias
+        return rearrange(y, "b n (p h d) -> p b n h d", p=self.parts, h=self.heads).unbind(0)
+
+
+class SampleAdaptiveOut(AdaptiveWeights):
+    """The out projection mixed once per sample, per head."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, bias: bool = False) -> None:
+        super().__init__(heads * dim_head, dim, num_weights=num_weights, bias=bias)
+        self.heads = heads
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        """`x`: b n h d; `gate`: b h w -> b n e."""
+        weight = rearrange(self.weight, "w e (h d) -> w e h d", h=self.heads).to(x.dtype)
+        mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1"))
+        y = torch.matmul(rearrange(x, "b n h d -> b n (h d)"), rearrange(mixed, "b e h d -> b (h d) e"))
+        return y if self.bias is None else y + self.bias
+
+
+def _mix(weights: Tensor, shares: Tensor) -> Tensor:
+    """`sum_w shares[w] * weights[w]`, with a batch dimension that comes from the shares."""
+    mixed = weights[0] * shares[0]
+    for weight, share in zip(weights[1:].unbind(0), shares[1:].unbind(0), strict=True):
+        mixed = torch.addcmul(mixed, weight, share)
+    return mixed
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+def make_projections(
+    dim: int,
+    *,
+    heads: int,
+    dim_head: int,
+    num_weights: int,
+    gating: str,
+    dim_cond: int | None,
+    bias: bool,
+    discarded: bool,
+    unused_queries: bool,
+) -> tuple[nn.Module, nn.Module, nn.Module | None]:
+    """The gate, the qkv projection and the out projection of one modality.
+
+    A discarded modality has keys and values only, and no out projection (None).
+
+    Raises:
+        ValueError: `num_weights` or `gating` is out of range, or `gating="sample"` comes without `dim_cond`.
+    """
+    if num_weights < 1:
+        raise ValueError(f"num_adaptive_weights must be at least 1, got {num_weights}")
+    if gating not in GATINGS:
+        raise ValueError(f"gating must be one of {', '.join(GATINGS)}, got {gating!r}")
+    parts = 2 if discarded else 3
+    if num_weights == 1:
+        stored_parts = 3 if unused_queries else parts
+        qkv: nn.Module = DenseQKV(
+            dim, heads=heads, dim_head=dim_head, parts=parts, stored_parts=stored_parts, bias=bias
+        )
+        return NoGate(), qkv, None if discarded else DenseOut(dim, heads=heads, dim_head=dim_head, bias=bias)
+    if unused_queries and discarded:
+        raise ValueError("unused_queries keeps what published checkpoints hold, and none of them is adaptive")
+    gate: nn.Module
+    if gating == "token":
+        gate, qkv_class, out_class = TokenGate(dim, heads=heads, num_weights=num_weights), TokenAdaptiveQKV, TokenAdaptiveOut
+    elif dim_cond is None:
+        raise ValueError("gating 'sample' takes its gate from the conditioning vector; set dim_cond, got None")
+    else:
+        gate = SampleGate(dim_cond, heads=heads, num_weights=num_weights)
+        qkv_class, out_class = SampleAdaptiveQKV, SampleAdaptiveOut  # type: ignore[assignment]
+    qkv = qkv_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, parts=parts, bias=bias)
+    out = None if discarded else out_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, bias=bias)
+    return gate, qkv, out

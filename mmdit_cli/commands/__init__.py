@@ -1,0 +1,1 @@
+"""One file a subcommand: read the request, call one function, show the result."""
