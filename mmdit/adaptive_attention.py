@@ -12,7 +12,8 @@ from mmdit.joint_attention import JointAttention
 class AdaptiveAttention(nn.Module):
     """Self attention whose projections mix several weights by a softmax gate, per head.
 
-    The idea is that of GigaGAN's adaptive convolutions (Kang et al. 2023, section 3.1). One weight is standard attention.
+    The idea is that of GigaGAN's adaptive convolutions (Kang et al. 2023, section 3.1). One weight is standard
+    attention.
 
     Args:
         dim: width of the tokens.

@@ -44,8 +44,8 @@ class ExplicitAttention(nn.Module):
 
 
 def _never_empty(mask: Tensor) -> tuple[Tensor, Tensor]:
-    """A sample without one valid key would be 0 / 0. It attends to everything and `has_keys` (b 1 1 1) zeroes what comes
-    out, so that outputs and gradients are 0 rather than NaN, without asking the device."""
+    """A sample without one valid key would be 0 / 0. It attends to everything, and `has_keys` (b 1 1 1) zeroes what
+    comes out, so that outputs and gradients are 0 rather than NaN, without asking the device."""
     has_keys = mask.any(dim=-1, keepdim=True)
     return mask | ~has_keys, has_keys[:, :, None, None]
 

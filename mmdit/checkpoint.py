@@ -1,2 +1,6 @@
-def save(model, path): raise NotImplementedError
-def load(path, device="cpu", dtype=None): raise NotImplementedError
+def save(model, path):
+    raise NotImplementedError
+
+
+def load(path, device="cpu", dtype=None):
+    raise NotImplementedError

@@ -13,7 +13,9 @@ def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "mod
     if names is None:
         return tuple(f"{what} {index}" for index in range(count))
     if len(names) != count:
-        raise ValueError(f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}")
+        raise ValueError(
+            f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
+        )
     return tuple(names)
 
 
@@ -36,7 +38,9 @@ def check_tokens(tokens: Sequence[Tensor], widths: Sequence[int], names: Sequenc
     for x, width, name in zip(tokens, widths, names, strict=True):
         if x.ndim != dims or x.shape[-1] != width:
             streams = "streams, " if dims == 4 else ""
-            raise ValueError(f"{name} tokens must have the shape (batch, length, {streams}{width}), got {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} tokens must have the shape (batch, length, {streams}{width}), got {tuple(x.shape)}"
+            )
         if x.shape[0] != tokens[0].shape[0]:
             raise ValueError(
                 f"{name} tokens have a batch of {x.shape[0]}, but {names[0]} tokens have one of {tokens[0].shape[0]}"
@@ -51,14 +55,18 @@ def check_masks(
         return (None,) * len(tokens)
     if isinstance(masks, Tensor) or len(masks) != len(tokens):
         got = "one tensor" if isinstance(masks, Tensor) else f"{len(masks)}"
-        raise ValueError(f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}")
+        raise ValueError(
+            f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}"
+        )
     for mask, x, name in zip(masks, tokens, names, strict=True):
         if mask is None:
             continue
         if mask.dtype != torch.bool:
             raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {mask.dtype}")
         if mask.shape != x.shape[:2]:
-            raise ValueError(f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}")
+            raise ValueError(
+                f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}"
+            )
     return masks
 
 
@@ -73,16 +81,21 @@ def check_conditioning(
     """One `b dim_cond` vector for each modality, or None for each where the module takes no conditioning."""
     if dim_cond is None:
         if cond is not None:
-            raise ValueError(f"{argument} was passed, but this module was built without conditioning (dim_cond is None)")
+            raise ValueError(
+                f"{argument} was passed, but this module was built without conditioning (dim_cond is None)"
+            )
         return (None,) * len(tokens)
     if cond is None:
-        raise ValueError(f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})")
+        raise ValueError(
+            f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})"
+        )
     conds = (cond,) * len(tokens) if isinstance(cond, Tensor) else tuple(cond)
     if len(conds) != len(tokens):
         raise ValueError(f"{argument} must be one tensor or one for each of {', '.join(names)}, got {len(conds)}")
     for c, x, name in zip(conds, tokens, names, strict=True):
         if c.ndim != 2 or c.shape[0] != x.shape[0] or c.shape[1] != dim_cond:
             raise ValueError(
-                f"{argument} for {name} must have the shape ({x.shape[0]}, {dim_cond}) (batch, dim_cond), got {tuple(c.shape)}"
+                f"{argument} for {name} must have the shape ({x.shape[0]}, {dim_cond}) (batch, dim_cond), "
+                f"got {tuple(c.shape)}"
             )
     return conds

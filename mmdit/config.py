@@ -73,7 +73,9 @@ class PatchInput(Section):
     patch: PositiveInt
     positions: Literal["none", "sincos"] = "sincos"
     max_size: PositiveInt = 192  # patches a side of the position table
-    base_size: PositiveInt | None = None  # patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...)
+    base_size: PositiveInt | None = (
+        None  # patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...)
+    )
 
 
 class TokenInput(Section):
@@ -130,7 +132,9 @@ class AttentionConfig(Section):
     @model_validator(mode="after")
     def _weights_match_kind(self) -> AttentionConfig:
         if self.kind == "adaptive" and self.num_adaptive_weights < 2:
-            raise wrong(("num_adaptive_weights",), "kind 'adaptive' mixes at least 2 weights; set num_adaptive_weights >= 2")
+            raise wrong(
+                ("num_adaptive_weights",), "kind 'adaptive' mixes at least 2 weights; set num_adaptive_weights >= 2"
+            )
         if self.kind == "standard" and self.num_adaptive_weights != 1:
             raise wrong(("num_adaptive_weights",), "kind 'standard' has 1 weight; set kind: adaptive to mix several")
         if self.kind == "standard" and self.gating != "token":
@@ -196,7 +200,9 @@ class ModelConfig(Section):
     def _parts_match(self) -> ModelConfig:
         names = tuple(self.modalities)
         if self.variant == "two_modality" and names != ("text", "image"):
-            raise wrong(("modalities",), f"two_modality needs exactly text, image in this order, got {', '.join(names)}")
+            raise wrong(
+                ("modalities",), f"two_modality needs exactly text, image in this order, got {', '.join(names)}"
+            )
         for key in ("discard", "skip_last_feedforward"):
             for index, name in enumerate(getattr(self, key) or ()):
                 if name not in names:

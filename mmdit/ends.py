@@ -43,7 +43,9 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor, name: str) -> Tensor:
         p = self.patch
         if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{name} must have the shape (batch, {self.channels}, height, width), got {tuple(x.shape)}")
+            raise ValueError(
+                f"{name} must have the shape (batch, {self.channels}, height, width), got {tuple(x.shape)}"
+            )
         if x.shape[2] % p or x.shape[3] % p:
             raise ValueError(f"{name} must have a height and width that are multiples of {p}, got {tuple(x.shape)}")
         patches = rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
@@ -62,7 +64,8 @@ class TokenEmbed(nn.Module):
     def forward(self, x: Tensor, name: str) -> Tensor:
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.max_length:
             raise ValueError(
-                f"{name} must be integer ids of shape (batch, length up to {self.max_length}), got {x.dtype} {tuple(x.shape)}"
+                f"{name} must be integer ids of shape (batch, length up to {self.max_length}), "
+                f"got {x.dtype} {tuple(x.shape)}"
             )
         return self.embedding(x) + self.positions[: x.shape[1]]
 

@@ -22,7 +22,8 @@ def resolve_heads(*, dim_joint_attn: int | None, heads: int | None, dim_head: in
     if heads is not None and dim_head is not None:
         if heads * dim_head != dim_joint_attn:
             raise ValueError(
-                f"dim_joint_attn must be heads * dim_head = {heads} * {dim_head} = {heads * dim_head}, got {dim_joint_attn}"
+                f"dim_joint_attn must be heads * dim_head = {heads} * {dim_head} = {heads * dim_head}, "
+                f"got {dim_joint_attn}"
             )
         return heads, dim_head
     name, divisor = ("heads", heads) if heads is not None else ("dim_head", dim_head or DEFAULT_DIM_HEAD)

@@ -51,9 +51,9 @@ class WidthConnection(nn.Module):
     """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
 
     Holds the read weights `pre` (s 1), the stream mixing `mix` (s to s) and the write weights `post` (s 1). With
-    `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s at
-    first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in the
-    registry's `hyper-connections` package; the paper has a layer norm.
+    `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s
+    at first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in
+    the registry's `hyper-connections` package; the paper has a layer norm.
 
     `writes=False` keeps the read weights alone, for a branch whose output nobody needs.
     """
@@ -125,8 +125,8 @@ class ManifoldWidthConnection(WidthConnection):
     """The width connection of mHC (Xie et al. 2025, arXiv 2512.24880): `pre` through a sigmoid, `post` through twice a
     sigmoid, and `mix` made doubly stochastic by Sinkhorn-Knopp, so that streams are averaged and never amplified.
 
-    Coefficients are computed in float32 at least. At first the mix is the identity to within 1e-2, `post` is 1, and `pre`
-    reads one stream, so that the network starts close to a plain residual network here too.
+    Coefficients are computed in float32 at least. At first the mix is the identity to within 1e-2, `post` is 1, and
+    `pre` reads one stream, so that the network starts close to a plain residual network here too.
     """
 
     scale_of = (0, 1, 2)
@@ -176,7 +176,8 @@ class HyperConnection(nn.Module):
 
 
 def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
-    """The doubly stochastic matrix that row and column scaling make of `exp(logits)`, `... s s` (Sinkhorn & Knopp 1967).
+    """The doubly stochastic matrix that scaling rows and columns makes of `exp(logits)`, `... s s` (Sinkhorn & Knopp
+    1967).
 
     Scaled in the logarithm, so no entry over- or underflows; rows add up to 1 exactly, columns to the convergence.
     """

@@ -1,4 +1,4 @@
-"""Joint attention: every modality projects for itself, all attend over the joined sequence (Esser et al. 2024, Fig. 2b)."""
+"""Joint attention: each modality projects for itself, all attend over the joined sequence."""
 
 from __future__ import annotations
 

@@ -109,7 +109,9 @@ class MMDiTBlock(nn.Module):
         def modulation(i: int) -> nn.Module:
             if dim_cond is None:
                 return NoModulation()
-            parts = ATTENTION_PARTS if i in self.updated else ATTENTION_PARTS[:2]  # no gate where nothing is written
+            parts: tuple[str, ...] = (
+                ATTENTION_PARTS if i in self.updated else ATTENTION_PARTS[:2]
+            )  # no gate where nothing is written
             parts += FEEDFORWARD_PARTS if i in self.fed else ()
             parts += DUAL_PARTS if i in self.dual else ()
             return Modulation(dim_cond, self.dim_modalities[i], parts, adaln=adaln)
@@ -180,7 +182,9 @@ class MMDiTBlock(nn.Module):
 
         # norm and modulate, each for itself; ONE attention over all tokens; gate and residual
         reads = [residual.width(x) for residual, x in zip(self.attn_residuals, modality_tokens, strict=True)]
-        normed = [norm(x, m.attn_shift, m.attn_scale) for norm, (x, _), m in zip(self.attn_norms, reads, mod, strict=True)]
+        normed = [
+            norm(x, m.attn_shift, m.attn_scale) for norm, (x, _), m in zip(self.attn_norms, reads, mod, strict=True)
+        ]
         attended = self.joint_attn(normed, modality_masks, conds if self.joint_attn.dim_cond else None)
         for i in self.updated:
             out, gate = attended[i], mod[i].attn_gate
@@ -217,7 +221,7 @@ class MMDiT(nn.Module):
         depth: number of blocks.
         dim_modalities: width of each modality's tokens.
         num_residual_streams: above 1, hyper-connections between `depth` blocks; expanded and reduced here.
-        num_register_tokens: learned tokens in front of every modality, or a number for each; they are dropped at the end.
+        num_register_tokens: learned tokens in front of every modality, or a number for each; dropped at the end.
         final_norms: an RMS norm on the tokens that come out, for all modalities or for each.
         discard: indexes of modalities not needed after the last block, which then holds only what the others attend to.
         skip_last_feedforward: indexes of modalities without a feedforward in the last block.
@@ -262,7 +266,10 @@ class MMDiT(nn.Module):
         self.registers = nn.ModuleList(
             make_registers(dim, number) for dim, number in zip(self.dim_modalities, registers, strict=True)
         )
-        self.expand_streams, self.reduce_streams = ExpandStreams(num_residual_streams), ReduceStreams(num_residual_streams)
+        self.expand_streams, self.reduce_streams = (
+            ExpandStreams(num_residual_streams),
+            ReduceStreams(num_residual_streams),
+        )
         self.blocks = nn.ModuleList(
             MMDiTBlock(
                 dim_modalities=self.dim_modalities,
@@ -317,7 +324,7 @@ class MMDiT(nn.Module):
 
         for block in self.blocks:
             last = block is self.blocks[-1]
-            arguments = dict(
+            arguments: dict[str, Any] = dict(
                 modality_tokens=tokens,
                 modality_masks=masks,
                 time_cond=time_cond,

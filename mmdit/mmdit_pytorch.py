@@ -54,7 +54,7 @@ class MMDiTBlock(generalized.MMDiTBlock):
         time_cond: Tensor | None = None,
         skip_feedforward_text_tokens: bool | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b dim_cond.
+        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b d.
 
         `skip_feedforward_text_tokens` leaves the text feedforward out of this call; None does as the block was built.
 
@@ -117,9 +117,9 @@ class MMDiT(generalized.MMDiT):
         time_cond: Tensor | None = None,
         should_skip_last_feedforward: bool | None = None,
     ) -> tuple[Tensor | None, ...]:
-        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b dim_cond.
+        """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b d.
 
-        `should_skip_last_feedforward` leaves the last text feedforward out of this call; None does as the model was built.
+        `should_skip_last_feedforward` leaves the last text feedforward out of this call; None does as was built.
 
         Raises:
             ValueError: a shape is wrong, or a text feedforward is asked for that was not built.

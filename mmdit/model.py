@@ -110,13 +110,17 @@ class MMDiTModel(nn.Module):
         """One `b dim_cond` vector for each modality."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None:
-                raise ValueError("this model has no timestep in its config, so neither timestep nor pooled may be passed")
+                raise ValueError(
+                    "this model has no timestep in its config, so neither timestep nor pooled may be passed"
+                )
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
         if (pooled is None) != (self.pooled_embed is None):
             wanted = "needs" if self.pooled_embed else "was built without"
-            raise ValueError(f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}")
+            raise ValueError(
+                f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
+            )
         if isinstance(timestep, Mapping):
             self._check_names(timestep, "timestep", complete=True)
         for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
@@ -162,7 +166,7 @@ def build_model(config: ModelConfig) -> BareModel | MMDiTModel:
         )
     else:
         model = generalized.MMDiT(**options)
-    model.config = config
+    model.config = config  # type: ignore[assignment]
     return model
 
 

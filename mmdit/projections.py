@@ -17,8 +17,6 @@ from torch import Tensor, nn
 GATINGS = ("token", "sample")
 
 
-
-
 # ------------------------------------------------------------------------------------------------------------ gates
 
 
@@ -67,7 +65,14 @@ class DenseQKV(nn.Module):
     """
 
     def __init__(
-        self, dim: int, *, heads: int, dim_head: int, parts: int = 3, stored_parts: int | None = None, bias: bool = False
+        self,
+        dim: int,
+        *,
+        heads: int,
+        dim_head: int,
+        parts: int = 3,
+        stored_parts: int | None = None,
+        bias: bool = False,
     ) -> None:
         super().__init__()
         self.heads, self.parts = heads, parts
@@ -231,7 +236,11 @@ def make_projections(
         raise ValueError("unused_queries keeps what published checkpoints hold, and none of them is adaptive")
     gate: nn.Module
     if gating == "token":
-        gate, qkv_class, out_class = TokenGate(dim, heads=heads, num_weights=num_weights), TokenAdaptiveQKV, TokenAdaptiveOut
+        gate, qkv_class, out_class = (
+            TokenGate(dim, heads=heads, num_weights=num_weights),
+            TokenAdaptiveQKV,
+            TokenAdaptiveOut,
+        )
     elif dim_cond is None:
         raise ValueError("gating 'sample' takes its gate from the conditioning vector; set dim_cond, got None")
     else:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from mmdit.config import ModalityConfig, PatchInput, TokenInput
 from torch import Tensor
 
+from mmdit.config import ModalityConfig, PatchInput, TokenInput
 from mmdit_cli.schema import ToolConfig, patch_grid
 
 
@@ -40,7 +40,7 @@ def example_inputs(
 ) -> ModelInputs:
     """Random inputs as the config's `run` section describes them. On the meta device they have shapes alone.
 
-    A mask has its valid tokens first, as a tokenizer pads; sample by sample the count is the config's share of the length.
+    A mask has its valid tokens first, as a tokenizer pads: the config's share of the length, in every sample.
     """
     batch = batch_size or config.run.batch_size
     names = tuple(config.model.modalities)

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from mmdit.config import Config, ModelConfig, PatchInput, Section, TokenInput, wrong
 from mmdit.config_file import load_config
 from pydantic import Field, PositiveInt, model_validator
 
+from mmdit.config import Config, ModelConfig, PatchInput, Section, TokenInput, wrong
 from mmdit_cli.toy.settings import TrainConfig
 
 DEFAULT_TOKENS = 256
@@ -19,8 +19,8 @@ class RunConfig(Section):
     """What profile, flops and shape-check feed the model."""
 
     batch_size: PositiveInt = 1
-    tokens: dict[str, PositiveInt] = {}  # by modality; DEFAULT_TOKENS where it says nothing
-    mask: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}  # share of valid tokens, by masked modality
+    tokens: dict[str, PositiveInt] = Field(default_factory=dict)  # by modality; DEFAULT_TOKENS where it says nothing
+    mask: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)  # share of valid tokens
 
 
 class ToolConfig(Config):
@@ -40,13 +40,15 @@ class ToolConfig(Config):
         for name, modality in self.model.modalities.items():
             count, end = self.tokens_of(name), modality.input
             if isinstance(end, TokenInput) and count > end.max_length:
-                raise wrong(("run", "tokens", name), f"{count} tokens exceed the input's max_length of {end.max_length}")
+                raise wrong(
+                    ("run", "tokens", name), f"{count} tokens exceed the input's max_length of {end.max_length}"
+                )
             if isinstance(end, PatchInput):
                 height, width = patch_grid(count)
                 if end.positions == "sincos" and width > end.max_size:
                     raise wrong(
                         ("run", "tokens", name),
-                        f"{count} patches make a grid of {height} x {width}, but positions reach max_size {end.max_size}",
+                        f"{count} patches are {height} x {width}, but the input's positions reach max_size {end.max_size}",
                     )
         return self
 
