@@ -109,9 +109,8 @@ class MMDiTBlock(nn.Module):
         def modulation(i: int) -> nn.Module:
             if dim_cond is None:
                 return NoModulation()
-            parts: tuple[str, ...] = (
-                ATTENTION_PARTS if i in self.updated else ATTENTION_PARTS[:2]
-            )  # no gate where nothing is written
+            # no gate where nothing is written
+            parts: tuple[str, ...] = ATTENTION_PARTS if i in self.updated else ATTENTION_PARTS[:2]
             parts += FEEDFORWARD_PARTS if i in self.fed else ()
             parts += DUAL_PARTS if i in self.dual else ()
             return Modulation(dim_cond, self.dim_modalities[i], parts, adaln=adaln)

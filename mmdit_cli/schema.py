@@ -48,7 +48,7 @@ class ToolConfig(Config):
                 if end.positions == "sincos" and width > end.max_size:
                     raise wrong(
                         ("run", "tokens", name),
-                        f"{count} patches are {height} x {width}, but the input's positions reach max_size {end.max_size}",
+                        f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}",
                     )
         return self
 
