@@ -46,7 +46,7 @@ Indexes = Annotated[tuple[NonNegativeInt, ...], Field(strict=False)]
 class Section(BaseModel):
     """A part of the config: immutable, no unknown keys, no silent conversion (`true` is not 1, `"4"` is not 4)."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
 def wrong(at: tuple[str | int, ...], message: str) -> PydanticCustomError:
