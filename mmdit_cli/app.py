@@ -1,0 +1,102 @@
+"""The Typer app: which commands there are, and what an error becomes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from mmdit_cli import __version__
+from mmdit_cli.commands import export, flops, profile, shape_check, train_toy
+from mmdit_cli.console import error
+from mmdit_cli.errors import CheckFailed, UserError
+
+app = typer.Typer(
+    name="mmdit",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for _command in (profile, flops, shape_check, train_toy, export):
+    app.command(_command.NAME)(_command.command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"mmdit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Profile, check, count, train and export multimodal diffusion transformers (MMDiT) that a YAML file describes.
+
+    Example: mmdit profile --config configs/two-modality.yaml
+    """
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 checked and not so, 2 a wrong request, 130 interrupted."""
+    debug = "--debug" in sys.argv
+    try:
+        code = app(standalone_mode=True)
+    except SystemExit as stop:
+        code = stop.code
+    except BrokenPipeError:
+        code = _quiet_pipe()
+    except KeyboardInterrupt:
+        error("interrupted")
+        code = 130
+    except Exception as problem:  # every error becomes one message
+        if debug:
+            traceback.print_exc()
+        code = _report(problem)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _quiet_pipe()
+    raise SystemExit(code)
+
+
+def _report(problem: Exception) -> int:
+    """Say what went wrong, and which exit code that is."""
+    if isinstance(problem, CheckFailed):
+        error(str(problem))
+        return 1
+    if isinstance(problem, UserError):
+        error(str(problem))
+        return 2
+    from mmdit.checkpoint import CheckpointError
+    from mmdit.yaml_document import ConfigError
+
+    if isinstance(problem, (ConfigError, CheckpointError)):
+        error(str(problem))
+        return 2
+    if _out_of_memory(problem):
+        error("not enough memory for this; a smaller batch, fewer tokens or fewer blocks would need less")
+        return 2
+    if isinstance(problem, ValueError):  # a model that can't be built or fed as the config says
+        error(str(problem))
+        return 2
+    first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+    error(f"unexpected {type(problem).__name__}: {first} (--debug shows where; please report it)")
+    return 1
+
+
+def _out_of_memory(problem: Exception) -> bool:
+    text = str(problem)
+    return isinstance(problem, MemoryError) or "can't allocate memory" in text or "out of memory" in text
+
+
+def _quiet_pipe() -> int:
+    """Whoever read our output has gone (`| head`): that is no error, and nothing more can be said."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0

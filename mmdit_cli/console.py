@@ -1,0 +1,67 @@
+"""Where output goes: results to standard output, progress and messages to standard error."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+WIDE = 10_000  # off a terminal a table takes the width it needs, so that no cell is cut
+
+
+def stdout() -> Console:
+    """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
+    if sys.stdout.isatty():
+        return Console(highlight=False)
+    return Console(highlight=False, width=_columns() or WIDE, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """The console for progress and messages."""
+    return Console(stderr=True, highlight=False)
+
+
+def can_draw() -> bool:
+    """Whether standard output takes the block characters of a bar."""
+    encoding = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "")
+    return encoding.startswith("utf")
+
+
+def error(message: str) -> None:
+    """One message on standard error, as it is: a path or a value in it is no markup."""
+    prefix = "error: "
+    colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    text = f"\x1b[31m{prefix}\x1b[0m{message}" if colour else prefix + message
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
+
+
+def _columns() -> int | None:
+    """The width that a user asked for by COLUMNS, where there is no terminal to ask."""
+    return shutil.get_terminal_size().columns if os.environ.get("COLUMNS") else None
+
+
+@contextmanager
+def stage_progress() -> Iterator[Callable[[str, int, int | None], None]]:
+    """A line on standard error that says what is being done; silent where standard error is no terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda stage, done, total: None
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("starting", total=None)
+        current = ""
+
+        def show(stage: str, done: int, total: int | None) -> None:
+            nonlocal current
+            if stage != current:
+                progress.reset(task, description=stage, total=total)
+                current = stage
+            progress.update(task, completed=done, description=f"{stage} {done}" if done else stage)
+
+        yield show

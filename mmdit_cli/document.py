@@ -1,0 +1,97 @@
+"""The JSON document of a command: a view of the same results that its tables show."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmdit_cli import __version__
+from mmdit_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mmdit_cli.options import Request
+
+
+def make_document(request: Request, results: Sequence[Any], **extra: Any) -> dict[str, Any]:
+    """What the contract says every document has, and the results as plain data."""
+    import torch
+
+    return {
+        "command": request.command,
+        "mmdit_version": __version__,
+        "torch_version": str(torch.__version__),
+        "device": request.device,
+        "device_name": device_name(request.device),
+        "threads": torch.get_num_threads(),
+        "dtype": request.dtype,
+        "seed": request.seed,
+        **extra,
+        "results": [_plain(result) for result in results],
+    }
+
+
+def device_name(device: str) -> str:
+    """The processor's or the card's own name."""
+    import platform
+
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def emit(request: Request, document: dict[str, Any]) -> None:
+    """Print the document where `--json` asks for it, and write it where `--report` does.
+
+    Raises:
+        UserError: the report can't be written.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    if request.report is not None:
+        from mmdit.files import write_atomic
+
+        try:
+            write_atomic(request.report, text.encode())
+        except OSError as error:
+            raise UserError(f"--report {request.report}: {error.strerror or error}") from None
+    if request.json:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+def check_target(path: Path, option: str) -> None:
+    """Raises UserError where a file at `path` could not be written."""
+    parent = path.parent
+    if path.is_dir():
+        raise UserError(f"{option} {path}: is a folder; name a file in it")
+    if not parent.is_dir():
+        raise UserError(f"{option} {path}: there is no folder {parent}; make it first")
+    if not os.access(parent, os.W_OK):
+        raise UserError(f"{option} {path}: the folder {parent} is not writable")
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, paths and numbers to what JSON can say; a number that is not finite becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

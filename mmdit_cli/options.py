@@ -1,0 +1,112 @@
+"""The options that every subcommand has, declared once; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmdit_cli.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+    from mmdit_cli.schema import ToolConfig
+
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", metavar="FILE", help="The model's YAML file; - is standard input.")
+]
+ConfigsOption = Annotated[
+    list[str],
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file (- is standard input). Repeat to compare."),
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: --set model.depth=4. Repeatable."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")]
+DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16.")]
+SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
+ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write the JSON to FILE.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What every subcommand was asked: configs, device, dtype, seed, and where the result goes."""
+
+    command: str
+    configs: list[str]
+    overrides: list[str]
+    device: str
+    dtype: str
+    seed: int
+    json: bool
+    report: Path | None
+
+    def load_configs(self) -> list[ToolConfig]:
+        """Raises ConfigError where a config is wrong."""
+        from mmdit_cli.schema import load_tool_config
+
+        if self.configs.count("-") > 1:
+            raise UserError("--config -: standard input can be read once")
+        return [load_tool_config(path, self.overrides) for path in self.configs]
+
+    @property
+    def torch_device(self) -> torch.device:
+        """Raises UserError where there is no such device."""
+        import torch
+
+        kind, _, index = self.device.partition(":")
+        if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and ":" in self.device):
+            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
+        if kind == "cuda":
+            count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+            if not count:
+                raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use --device cpu")
+            if int(index or 0) >= count:
+                raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+        return torch.device(self.device)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """Raises UserError where the name is not known."""
+        import torch
+
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+        dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
+        return dtype
+
+
+def make_request(
+    command: str,
+    config: str | list[str],
+    overrides: list[str] | None,
+    device: str,
+    dtype: str,
+    seed: int,
+    json: bool,
+    report: Path | None,
+) -> Request:
+    """Check what can be checked without torch, and where the report will go, before any work is done.
+
+    Raises:
+        UserError: the report can't be written.
+    """
+    if report is not None:
+        check_report(report)
+    configs = [config] if isinstance(config, str) else config
+    return Request(command, configs, overrides or [], device, dtype, seed, json, report)
+
+
+def check_report(path: Path) -> None:
+    """Refuse a report that could not be written, before the work rather than after it."""
+    from mmdit_cli.document import check_target
+
+    check_target(path, "--report")

@@ -1,0 +1,232 @@
+"""Results as tables. A table is a view of a result; it computes nothing that the JSON does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from mmdit_cli import formats as f
+from mmdit_cli.console import can_draw
+
+if TYPE_CHECKING:
+    from mmdit_cli.export import ExportResult
+    from mmdit_cli.measure.flops import FlopsResult
+    from mmdit_cli.measure.profile import ProfileResult
+    from mmdit_cli.measure.shapes import ShapesResult
+    from mmdit_cli.toy.train import TrainResult
+
+BAR = 8
+
+
+def header(document: dict[str, Any]) -> RenderableType:
+    """What the figures were made with."""
+    parts = [
+        f"{document['device_name']} ({document['device']}, {document['threads']} threads)",
+        document["dtype"],
+        f"torch {document['torch_version']}",
+        f"mmdit {document['mmdit_version']}",
+        f"seed {document['seed']}",
+    ]
+    return Text(" · ".join(parts) if can_draw() else " | ".join(parts), style="dim")
+
+
+def profile_tables(results: Sequence[ProfileResult]) -> list[RenderableType]:
+    parts: list[RenderableType] = [_profile_summary(results)]
+    for result in results:
+        if result.components:
+            parts.append(_profile_components(result))
+    parts.append(_note(f"FLOPs: {results[0].convention}. Ceilings: the best seen in this run, products at the model's dtype."))
+    parts.append(_note("Peak memory: weights and what torch's allocator held at most during a call."))
+    if results[0].components:
+        parts.append(_note(f"Components: timed with hooks in runs of their own ({_overhead(results)})."))
+    return parts
+
+
+def _overhead(results: Sequence[ProfileResult]) -> str:
+    figures = [
+        f"{(r.instrumented_ms / r.latency_ms.median - 1) * 100:+.1f}% latency"
+        for r in results
+        if r.instrumented_ms is not None
+    ]
+    return ", ".join(figures)
+
+
+def _profile_summary(results: Sequence[ProfileResult]) -> Table:
+    table = _table("profile", results)
+    rows: list[tuple[str, list[str]]] = [
+        ("mode", [r.mode + (", compiled" if r.compiled else "") for r in results]),
+        ("batch × tokens", [f"{r.batch_size} × {_tokens(r.tokens)}" for r in results]),
+        ("parameters", [f.count(r.parameters) for r in results]),
+        ("weights", [f.bytes_(r.memory_bytes.weights) for r in results]),
+        ("peak memory", [f.bytes_(r.memory_bytes.peak) for r in results]),
+        ("FLOPs a call", [f.flops(r.flops) for r in results]),
+        ("latency, median", [f.seconds(r.latency_ms.median / 1e3) for r in results]),
+        ("  p10 to p90", [_range(r) for r in results]),
+        ("  runs", [str(r.latency_ms.runs) for r in results]),
+        ("samples/s", [f.number(r.samples_per_s) for r in results]),
+        ("tokens/s", [f.count(r.tokens_per_s) for r in results]),
+        ("achieved", [f.rate(r.achieved_flops_per_s, "FLOP") for r in results]),
+        ("ceiling, products", [f.rate(r.ceiling.gemm_flops_per_s, "FLOP") for r in results]),
+        ("ceiling, memory", [f.rate(r.ceiling.bytes_per_s, "B") for r in results]),
+        ("utilization", [f.percent(r.utilization) for r in results]),
+    ]
+    if any(r.compile_seconds is not None for r in results):
+        rows.insert(1, ("compile time", [f.seconds(r.compile_seconds) for r in results]))
+    for label, cells in rows:
+        table.add_row(label, *cells, style="bold" if label in ("latency, median", "utilization") else None)
+    return table
+
+
+def _range(result: ProfileResult) -> str:
+    return f"{f.seconds(result.latency_ms.p10 / 1e3)} to {f.seconds(result.latency_ms.p90 / 1e3)}"
+
+
+def _profile_components(result: ProfileResult) -> Table:
+    train = result.mode == "train"
+    table = Table(title=f"{result.config}: components", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("component", overflow="fold")
+    table.add_column("calls", justify="right")
+    table.add_column("time", justify="right")
+    if train:
+        table.add_column("backward", justify="right")
+    table.add_column("share", justify="right")
+    if not train:
+        table.add_column("", no_wrap=True, min_width=BAR)
+    table.add_column("FLOPs", justify="right")
+    table.add_column("FLOP/s", justify="right")
+    table.add_column("params", justify="right")
+    for row in result.components:
+        cells = [row.name, str(row.calls) if row.calls else "", f.seconds(row.time_ms / 1e3)]
+        if train:
+            cells.append(f.seconds(row.backward_ms / 1e3) if row.backward_ms else "")
+        cells.append(f.percent(row.share))
+        if not train:
+            cells.append(f.bar(row.share, BAR, ascii_only=not can_draw()))
+        cells += [
+            f.quantity(row.flops, "") if row.flops else "",
+            f.quantity(row.flops_per_s, "") if row.flops else "",
+            f.count(row.parameters) if row.parameters else "",
+        ]
+        table.add_row(*cells)
+    return table
+
+
+def flops_tables(results: Sequence[FlopsResult]) -> list[RenderableType]:
+    table = _table("flops", results)
+    for label, cells in (
+        ("batch × tokens", [f"{r.batch_size} × {_tokens(r.tokens)}" for r in results]),
+        ("parameters", [f"{r.parameters:,}" for r in results]),
+        ("weights", [f.bytes_(r.weight_bytes) for r in results]),
+        ("forward", [f.flops(r.forward_flops) for r in results]),
+        ("  linear", [f.flops(r.linear_flops) for r in results]),
+        ("  attention", [f.flops(r.attention_flops) for r in results]),
+        ("backward, model", [f.flops(r.backward_flops) for r in results]),
+        ("backward, executed", [f.flops(r.executed_backward_flops) for r in results]),
+        ("training step", [f.flops(r.step_flops) for r in results]),
+        ("forward a token", [f.flops(r.flops_per_token) for r in results]),
+        ("arithmetic intensity", [f"{f.number(r.arithmetic_intensity)} FLOP/B" for r in results]),
+    ):
+        table.add_row(label, *cells, style="bold" if label in ("parameters", "forward") else None)
+    parts: list[RenderableType] = [table]
+    for result in results:
+        rows = Table(title=f"{result.config}: components", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        rows.add_column("component", overflow="fold")
+        rows.add_column("FLOPs", justify="right")
+        rows.add_column("share", justify="right")
+        rows.add_column("", no_wrap=True, min_width=BAR)
+        rows.add_column("parameters", justify="right")
+        for row in result.components:
+            bar = f.bar(row.share, BAR, ascii_only=not can_draw())
+            flops = f.quantity(row.flops, "") if row.flops else ""
+            rows.add_row(row.name, flops, f.percent(row.share), bar, f"{row.parameters:,}" if row.parameters else "")
+        parts.append(rows)
+    parts.append(_note(f"FLOPs: {results[0].convention}, counted by torch's flop_counter on the meta device."))
+    parts.append(_note("Executed backward: a fused attention kernel recomputes the scores, 2.5 × its forward, not 2 ×."))
+    parts.append(_note("Arithmetic intensity: forward FLOPs over the bytes of weights, inputs and outputs moved once."))
+    return parts
+
+
+def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableType]:
+    table = Table(title=f"{result.config}: layers", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("layer", overflow="fold")
+    table.add_column("in", overflow="fold")
+    table.add_column("out", overflow="fold")
+    table.add_column("parameters", justify="right")
+    for layer in result.layers:
+        if every_layer or layer.name.count(".") <= 2:
+            table.add_row(
+                layer.name, _shapes(layer.inputs), _shapes(layer.outputs), f"{layer.parameters:,}" if layer.parameters else ""
+            )
+    ends = Table(title="modalities", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("modality", "in", "out"):
+        ends.add_column(column, overflow="fold")
+    for name, shape in result.inputs.items():
+        ends.add_row(name, _shapes([shape]), _shapes([result.outputs[name]]) if name in result.outputs else "(discarded)")
+    verdict = Text("every shape is right" if result.ok else "wrong shapes", style="bold green" if result.ok else "bold red")
+    parts: list[RenderableType] = [table, ends, verdict]
+    parts += [Text(problem, style="red") for problem in result.problems]
+    parts += [_note(note) for note in result.notes]
+    parts.append(_note(f"{result.parameters:,} parameters, {f.bytes_(result.weight_bytes)}"))
+    return parts
+
+
+def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
+    parts: list[RenderableType] = []
+    for result in results:
+        table = Table(title=f"{result.config}: trained", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("", overflow="fold")
+        table.add_column("", justify="right", overflow="fold")
+        table.add_row("steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)")
+        table.add_row("loss, first to last", f"{f.number(result.loss['first'])} to {f.number(result.loss['last'])}")
+        for name, share in result.accuracy.items():
+            table.add_row(f"accuracy, {name}", f"{f.percent(share)} (chance {f.percent(result.chance[name])})", style="bold")
+            table.add_row("  held-out captions", f.percent(result.held_out[name]))
+            real, noise = f.percent(result.oracle_real[name]), f.percent(result.oracle_noise[name])
+            table.add_row("  oracle, real data / noise", f"{real} / {noise}")
+            for attribute, right in result.per_attribute[name].items():
+                table.add_row(f"  {attribute}", f.percent(right))
+        for label, path in result.files.items():
+            table.add_row(label.replace("_", " "), str(path))
+        parts.append(table)
+    parts.append(_note("Accuracy: the share of samples whose attributes an oracle reads back all right from what was drawn."))
+    return parts
+
+
+def export_tables(result: ExportResult) -> list[RenderableType]:
+    table = Table(title=f"{result.config}: exported", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    table.add_column("", justify="right", overflow="fold")
+    table.add_row("format", result.format)
+    for path in result.files:
+        table.add_row("file", path)
+    table.add_row("tensors", str(result.tensors))
+    table.add_row("parameters", f"{result.parameters:,}")
+    table.add_row("size", f.bytes_(result.bytes))
+    table.add_row("verified", "yes: reloaded, same tensors, same outputs" if result.verified else "no", style="bold")
+    table.add_row("largest output difference", f.number(result.max_abs_diff))
+    return [table]
+
+
+def _table(title: str, results: Sequence[Any]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("", overflow="fold")
+    for result in results:
+        table.add_column(result.config, justify="right", overflow="fold")
+    return table
+
+
+def _tokens(tokens: dict[str, int]) -> str:
+    return "(" + " + ".join(str(count) for count in tokens.values()) + ")"
+
+
+def _shapes(shapes: Sequence[Sequence[int]]) -> str:
+    return ", ".join("×".join(str(size) for size in shape) for shape in shapes)
+
+
+def _note(text: str) -> Text:
+    return Text(text, style="dim")
