@@ -28,14 +28,14 @@ _EXPECTED = {
     "multiple_of": "a multiple of {multiple_of:g}",
     "bool_type": "true or false",
     "string_type": "text",
-    "string_too_short": "text of at least {min_length} characters",
+    "string_too_short": "text of {min_length} or more characters",
     "literal_error": "{expected}",
     "model_type": "a mapping",
     "model_attributes_type": "a mapping",
     "dict_type": "a mapping",
     "tuple_type": "a list",
     "list_type": "a list",
-    "too_short": "at least {min_length} of them",
+    "too_short": "{min_length} or more entries",
 }
 
 
@@ -149,7 +149,8 @@ class _Spot:
 
     def choices(self, key: str) -> list[str]:
         """The values by which `key` chooses among the types."""
-        return [str(value) for kind in self.types for value in get_args(kind.model_fields[key].annotation)]
+        fields = [kind.model_fields[key] for kind in self.types if _is_model(kind) and key in kind.model_fields]
+        return [str(value) for field in fields for value in get_args(field.annotation)]
 
 
 def _is_model(kind: Any) -> bool:

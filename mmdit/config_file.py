@@ -90,13 +90,17 @@ def _read(path: str | Path, source: str) -> bytes:
 
 def _read_regular(path: str | Path) -> bytes:
     # without O_NONBLOCK, opening a FIFO that nobody writes to never returns
-    with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
         if stat.S_ISDIR(mode):
             raise OSError("it is a folder")
         if not stat.S_ISREG(mode):
             raise OSError("it is not a regular file; pipe it to standard input and name it -")
-        return file.read(MAX_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
 
 
 def _hint(path: Path) -> str:

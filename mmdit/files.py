@@ -5,36 +5,30 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
 
-__all__ = ["check_writable", "write_atomic"]
+__all__ = ["check_writable", "replacing", "write_atomic"]
 
 
-def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object], *, force: bool = True) -> None:
-    """Write a file under a temporary name beside it, sync it, then rename it: readers see the old file or the new one.
+@contextmanager
+def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path` to write to; at the end it is synced and takes `path`'s place in one step.
 
-    `content` is the bytes, or a function that writes them to an open binary file. Whatever stops the write, the old
-    file stays as it was and the temporary one goes. A pipe or a device (`/dev/stdout`) is written directly.
+    Whatever stops the write, the old file stays as it was and the temporary one goes.
 
     Raises:
         FileExistsError: the file is there and `force` is false.
         OSError: the folder is missing or read-only, a folder is in the way, the disk is full.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
-    if target.exists() and not target.is_file() and not target.is_dir():
-        with target.open("wb") as file:
-            _write(file, content)
-        return
     _refuse_existing(target, force)
     temporary = target.parent / f".mmdit-{secrets.token_hex(6)}.tmp"
     try:
-        with open(temporary, "xb") as file:
-            _write(file, content)
-            file.flush()
-            os.fsync(file.fileno())
+        yield temporary
+        os.chmod(temporary, _mode(target))
+        _sync(temporary)
         if force:
             os.replace(temporary, target)
         else:
@@ -45,7 +39,18 @@ def write_atomic(path: str | Path, content: bytes | Callable[[BinaryIO], object]
         if isinstance(error, OSError) and error.filename in (None, str(temporary)):
             raise type(error)(error.errno, error.strerror, str(path)) from error  # the name the user knows
         raise
-    _sync_folder(target.parent)
+    with suppress(OSError):  # not every system lets a folder be opened
+        _sync(target.parent)
+
+
+def write_atomic(path: str | Path, content: bytes, *, force: bool = True) -> None:
+    """Write a whole file or none; see `replacing`. A pipe or a device (`/dev/stdout`) is written directly."""
+    target = Path(path)
+    if target.exists() and not target.is_file() and not target.is_dir():
+        target.write_bytes(content)
+        return
+    with replacing(path, force=force) as temporary:
+        temporary.write_bytes(content)
 
 
 def check_writable(path: str | Path) -> None:
@@ -61,13 +66,6 @@ def check_writable(path: str | Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
     if not os.access(target if target.exists() and not target.is_file() else target.parent, os.W_OK):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
-
-
-def _write(file: BinaryIO, content: bytes | Callable[[BinaryIO], object]) -> None:
-    if callable(content):
-        content(file)
-    else:
-        file.write(content)
 
 
 def _refuse_existing(target: Path, force: bool) -> None:
@@ -89,11 +87,19 @@ def _rename_to_new(temporary: Path, target: Path) -> None:
         temporary.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system lets a folder be opened."""
+def _mode(target: Path) -> int:
+    """The permissions of the file that is replaced, or those of any new file."""
     with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
+def _sync(path: Path) -> None:
+    """Make a file's content, or a folder's renames, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -101,7 +101,7 @@ def parse(text: str | bytes, source: str, *, lines: bool = True) -> Document:
 
 
 class _Loader(yaml.BaseLoader):
-    """PyYAML as far as the node graph, whose nodes are tagged with whether they are plain scalars."""
+    """PyYAML as far as the node graph, its scalars read; a tag says whether a node is a plain scalar."""
 
     def __init__(self, text: str, parser: _Parser) -> None:
         super().__init__(text)
@@ -116,8 +116,10 @@ class _Loader(yaml.BaseLoader):
         self.depth += 1
         self.parser.check_limits(event.start_mark, self.nodes, self.depth)
         if (tag := getattr(event, "tag", None)) is not None:
-            self.parser.fail(event.start_mark, f"tags are not allowed, got {short(tag)}")
+            self.parser.fail(event.start_mark, f"tags are not allowed, got {tag.replace('tag:yaml.org,2002:', '!!')}")
         node = super().compose_node(parent, index)
+        if isinstance(event, yaml.ScalarEvent) and node:  # here and not in build, which meets it again at each alias
+            node.value = self.parser.scalar(node)
         self.depth -= 1
         return node
 
@@ -127,6 +129,7 @@ class _Parser:
         self.lines = lines
         self.document = Document(source)
         self.nodes = 0
+        self.open: set[int] = set()  # ids of the nodes being built
 
     def parse(self, text: str | bytes) -> Document:
         if len(text) > MAX_BYTES:
@@ -170,20 +173,26 @@ class _Parser:
         """The node's data. Its key and value are noted; a collection in block style stands where its key does."""
         self.nodes += 1
         self.check_limits(node.start_mark, self.nodes, len(path))
-        inline = isinstance(node, yaml.ScalarNode) or node.flow_style
+        in_block = isinstance(node, yaml.CollectionNode) and not node.flow_style
         self.document.keys[path] = key
-        self.document.values[path] = self.place(node.start_mark) if inline else key
-        if isinstance(node, yaml.MappingNode):
-            return self.mapping(node, path)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.build(item, (*path, i), self.place(item.start_mark)) for i, item in enumerate(node.value)]
-        return self.scalar(node)
+        self.document.values[path] = key if in_block else self.place(node.start_mark)
+        if isinstance(node, yaml.ScalarNode):
+            return node.value
+        if id(node) in self.open:
+            self.fail(node.start_mark, "an alias in here stands for the whole, which has no end")
+        self.open.add(id(node))
+        data = self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.sequence(node, path)
+        self.open.remove(id(node))
+        return data
+
+    def sequence(self, node: yaml.Node, path: KeyPath) -> list[Any]:
+        return [self.build(item, (*path, i), self.place(item.start_mark)) for i, item in enumerate(node.value)]
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             mark = key_node.start_mark
-            key = self.scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else []
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else []
             if key == "<<" and key_node.tag == "plain":
                 self.fail(mark, "merge keys (<<) are not supported; write the keys out")
             if not isinstance(key, str):
@@ -218,7 +227,7 @@ class _Parser:
 
     def check_limits(self, mark: yaml.Mark, nodes: int, depth: int) -> None:
         if depth > MAX_DEPTH:
-            self.fail(mark, f"nested deeper than {MAX_DEPTH} levels, or an alias of something it is part of")
+            self.fail(mark, f"nested deeper than {MAX_DEPTH} levels")
         if nodes > MAX_NODES:
             self.fail(mark, f"more than {MAX_NODES} values, counting what aliases repeat")
 

@@ -52,8 +52,8 @@ def main() -> None:
         code = stop.code
     except BrokenPipeError:
         code = _quiet_pipe()
-    except KeyboardInterrupt:
-        error("interrupted")
+    except KeyboardInterrupt as interrupt:
+        error(str(interrupt) or "interrupted")
         code = 130
     except Exception as problem:  # every error becomes one message
         if debug:

@@ -65,3 +65,24 @@ def stage_progress() -> Iterator[Callable[[str, int, int | None], None]]:
             progress.update(task, completed=done, description=f"{stage} {done}" if done else stage)
 
         yield show
+
+
+@contextmanager
+def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, float], None]]:
+    """A live bar on standard error: step, loss, steps/s, time left; a line every tenth of the way off a terminal."""
+    console = stderr()
+    if not console.is_terminal:
+        yield lambda step, steps, loss, rate, left: _training_line(name, step, steps, loss, rate, left)
+        return
+    text = TextColumn("{task.description} [bold]{task.completed}[/]/{task.total} loss {task.fields[loss]:.4f}")
+    rest = TextColumn("{task.fields[rate]:.1f} steps/s, {task.fields[left]:.0f} s left")
+    with Progress(text, BarColumn(bar_width=20), rest, console=console, transient=True) as progress:
+        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, left=0.0)
+        yield lambda step, steps, loss, rate, left: progress.update(
+            task, completed=step, total=steps, loss=loss, rate=rate, left=left
+        )
+
+
+def _training_line(name: str, step: int, steps: int, loss: float, rate: float, left: float) -> None:
+    if step == steps or step % max(1, steps // 10) == 0:
+        print(f"{name} {step}/{steps} loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left", file=sys.stderr)

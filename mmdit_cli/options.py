@@ -68,7 +68,7 @@ class Request:
         if kind == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if not count:
-                raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use --device cpu")
+                raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use cpu")
             if int(index or 0) >= count:
                 raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
         return torch.device(self.device)

@@ -40,7 +40,7 @@ def profile_tables(results: Sequence[ProfileResult]) -> list[RenderableType]:
     for result in results:
         if result.components:
             parts.append(_profile_components(result))
-    parts.append(_note(f"FLOPs: {results[0].convention}. Ceilings: the best seen in this run, products at the model's dtype."))
+    parts.append(_note(f"FLOPs: {results[0].convention}. Ceilings: measured in this run, at the model's dtype."))
     parts.append(_note("Peak memory: weights and what torch's allocator held at most during a call."))
     if results[0].components:
         parts.append(_note(f"Components: timed with hooks in runs of their own ({_overhead(results)})."))
@@ -146,7 +146,7 @@ def flops_tables(results: Sequence[FlopsResult]) -> list[RenderableType]:
             rows.add_row(row.name, flops, f.percent(row.share), bar, f"{row.parameters:,}" if row.parameters else "")
         parts.append(rows)
     parts.append(_note(f"FLOPs: {results[0].convention}, counted by torch's flop_counter on the meta device."))
-    parts.append(_note("Executed backward: a fused attention kernel recomputes the scores, 2.5 × its forward, not 2 ×."))
+    parts.append(_note("Executed backward: fused attention recomputes the scores, 2.5 × its forward, not 2 ×."))
     parts.append(_note("Arithmetic intensity: forward FLOPs over the bytes of weights, inputs and outputs moved once."))
     return parts
 
@@ -160,14 +160,21 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
     for layer in result.layers:
         if every_layer or layer.name.count(".") <= 2:
             table.add_row(
-                layer.name, _shapes(layer.inputs), _shapes(layer.outputs), f"{layer.parameters:,}" if layer.parameters else ""
+                layer.name,
+                _shapes(layer.inputs),
+                _shapes(layer.outputs),
+                f"{layer.parameters:,}" if layer.parameters else "",
             )
     ends = Table(title="modalities", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("modality", "in", "out"):
         ends.add_column(column, overflow="fold")
     for name, shape in result.inputs.items():
-        ends.add_row(name, _shapes([shape]), _shapes([result.outputs[name]]) if name in result.outputs else "(discarded)")
-    verdict = Text("every shape is right" if result.ok else "wrong shapes", style="bold green" if result.ok else "bold red")
+        ends.add_row(
+            name, _shapes([shape]), _shapes([result.outputs[name]]) if name in result.outputs else "(discarded)"
+        )
+    verdict = Text(
+        "every shape is right" if result.ok else "wrong shapes", style="bold green" if result.ok else "bold red"
+    )
     parts: list[RenderableType] = [table, ends, verdict]
     parts += [Text(problem, style="red") for problem in result.problems]
     parts += [_note(note) for note in result.notes]
@@ -184,7 +191,9 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
         table.add_row("steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)")
         table.add_row("loss, first to last", f"{f.number(result.loss['first'])} to {f.number(result.loss['last'])}")
         for name, share in result.accuracy.items():
-            table.add_row(f"accuracy, {name}", f"{f.percent(share)} (chance {f.percent(result.chance[name])})", style="bold")
+            table.add_row(
+                f"accuracy, {name}", f"{f.percent(share)} (chance {f.percent(result.chance[name])})", style="bold"
+            )
             table.add_row("  held-out captions", f.percent(result.held_out[name]))
             real, noise = f.percent(result.oracle_real[name]), f.percent(result.oracle_noise[name])
             table.add_row("  oracle, real data / noise", f"{real} / {noise}")
@@ -193,7 +202,9 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
         for label, path in result.files.items():
             table.add_row(label.replace("_", " "), str(path))
         parts.append(table)
-    parts.append(_note("Accuracy: the share of samples whose attributes an oracle reads back all right from what was drawn."))
+    parts.append(
+        _note("Accuracy: the share of samples from which an oracle reads back every attribute of the caption.")
+    )
     return parts
 
 

@@ -1,1 +1,1 @@
-"""One file a subcommand: read the request, call one function, show the result. Torch is imported when a command runs."""
+"""One file a subcommand: read the request, call one function, show the result. Torch is imported when it runs."""

@@ -17,7 +17,7 @@ def command(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The file to write.")],
     weights: Annotated[
         Path | None,
-        typer.Option("--weights", metavar="PATH", help="A safetensors file or a train-toy run. Default: fresh, by --seed."),
+        typer.Option("--weights", metavar="PATH", help="A safetensors file or a train-toy run. Default: fresh ones."),
     ] = None,
     format: Annotated[Literal["safetensors"], typer.Option("--format", help="The kind of file.")] = "safetensors",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,

@@ -18,7 +18,8 @@ def command(
     ] = "forward",
     compile: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     repeats: Annotated[
-        int | None, typer.Option("--repeats", min=1, metavar="N", help="Measured runs. Default: until the median is known to 2%.")
+        int | None,
+        typer.Option("--repeats", min=1, metavar="N", help="Measured runs. Default: until sure to 2%."),
     ] = None,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")

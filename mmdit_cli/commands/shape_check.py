@@ -13,9 +13,7 @@ NAME = "shape-check"
 
 def command(
     config: o.ConfigOption,
-    all_layers: Annotated[
-        bool, typer.Option("--all", help="Show every layer, not blocks alone.")
-    ] = False,
+    all_layers: Annotated[bool, typer.Option("--all", help="Show every layer, not blocks alone.")] = False,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = "fp32",

@@ -16,7 +16,8 @@ NAME = "train-toy"
 def command(
     config: o.ConfigsOption,
     steps: Annotated[
-        int | None, typer.Option("--steps", min=1, metavar="N", help="Training steps. Default: the config's train.steps.")
+        int | None,
+        typer.Option("--steps", min=1, metavar="N", help="Training steps. Default: train.steps."),
     ] = None,
     run_dir: Annotated[
         Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-TIME.")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mmdit_cli.measure.components import OTHER, Component
 
-Mark = Callable[[], Any]
+Clock = Callable[[], int]
 
 
 class Attribution:
@@ -22,7 +22,9 @@ class Attribution:
     output is there and ends when those of its inputs are. Only components are instrumented, never what is inside them.
     """
 
-    def __init__(self, components: list[Component], device: torch.device, clock: Callable[[], int] | None = None) -> None:
+    def __init__(
+        self, components: list[Component], device: torch.device, clock: Callable[[], int] | None = None
+    ) -> None:
         self.components = components
         self.cuda = device.type == "cuda"
         self.device = device
@@ -91,8 +93,8 @@ class Attribution:
         return hook
 
     def _end_backward(self, name: str, inputs: list[Tensor]) -> None:
-        """A component's backward has ended once all its inputs have their gradients. One of them may be waiting for other
-        uses, and another component may have begun meanwhile: then there is nothing left to end."""
+        """A component's backward has ended once all its inputs have their gradients. One of them may be waiting for
+        other uses, and another component may have begun meanwhile: then there is nothing left to end."""
         waiting = len(inputs)
 
         def arrived(grad: Tensor) -> None:

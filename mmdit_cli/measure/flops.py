@@ -85,9 +85,7 @@ def count_flops(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> Fl
     attention = sum(row.flops for row in rows if row.kind in ATTENTION_KINDS)
     parameters = sum(p.numel() for p in model.parameters())
     weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    moved = weight_bytes + sum(
-        t.numel() * t.element_size() for t in (*inputs.by_modality.values(), *outputs.values())
-    )
+    moved = weight_bytes + sum(t.numel() * t.element_size() for t in (*inputs.by_modality.values(), *outputs.values()))
     return FlopsResult(
         config=config.name,
         parameters=parameters,
@@ -120,9 +118,7 @@ def component_flops(
     root = type(model).__name__
     rows, counted, parameters = [], 0, 0
     for component in components:
-        flops = sum(
-            sum(counts.get(f"{root}.{names[id(module)]}", {}).values()) for module in component.modules
-        )
+        flops = sum(sum(counts.get(f"{root}.{names[id(module)]}", {}).values()) for module in component.modules)
         rows.append(_row(component.name, component.kind, component.modality, flops, total, component.parameters))
         counted, parameters = counted + flops, parameters + component.parameters
     left = sum(p.numel() for p in model.parameters()) - parameters
@@ -137,4 +133,3 @@ def _row(name: str, kind: str, modality: str | None, flops: int, total: int, par
 
 def _is_fused(model: nn.Module) -> bool:
     return any(isinstance(module, FusedAttention) for module in model.modules())
-

@@ -146,7 +146,8 @@ def _profile(
     latency = repeat(call, stopwatch, repeats=repeats, max_seconds=max_seconds, on_run=told("measuring"))
     compiled = call.run_model is not call.model
 
-    rows, instrumented = [], None
+    rows: list[ComponentProfile] = []
+    instrumented = None
     if not compiled:  # hooks in a compiled model would measure another one
         rows, instrumented = _components(call, flops, latency, device, told("components"))
     on_progress(f"{name}: memory", 0, None)

@@ -1,0 +1,129 @@
+"""A run's checkpoints: weights, their average and the optimizer's state as safetensors, and a JSON that binds them.
+
+Nothing is unpickled. A checkpoint is a folder that is written under another name, synced and renamed, so it is there
+whole or not at all; each file's SHA-256 is in its JSON, and a checkpoint that does not match is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+import mmdit
+
+PREFIX, STATE = "checkpoint-", "state.json"
+WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
+KEPT = 2
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the disk that has been found whole."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def save_checkpoint(
+    run_dir: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer, **state: Any
+) -> Path:
+    """Write the checkpoint of `step` finished steps, and drop all but the last two.
+
+    Raises:
+        OSError: it can't be written; the ones before are as they were.
+    """
+    target = run_dir / f"{PREFIX}{step:08d}"
+    temporary = run_dir / f".{target.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        mmdit.save(model, temporary / WEIGHTS)
+        mmdit.save(average.module, temporary / EMA)
+        save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        names = (WEIGHTS, EMA, OPTIMIZER)
+        state |= {
+            "step": step,
+            "averaged": int(average.n_averaged),
+            "sha256": {name: _digest(temporary / name) for name in names},
+        }
+        (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        for name in (*names, STATE):
+            _sync(temporary / name)
+        if target.exists():
+            shutil.rmtree(target)
+        os.rename(temporary, target)
+        _sync(run_dir)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in _folders(run_dir)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with those passed over."""
+    problems: list[str] = []
+    for folder in reversed(_folders(run_dir)):
+        try:
+            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            for name, digest in state["sha256"].items():
+                if _digest(folder / name) != digest:
+                    raise ValueError(f"{name} does not match its checksum")
+            return Checkpoint(folder, int(state["step"]), state), problems
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{folder} is damaged ({error}); passed over")
+    return None, problems
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+    """Put a checkpoint's tensors back, to the bit."""
+    model.load_state_dict(load_file(checkpoint.path / WEIGHTS))
+    average.module.load_state_dict(load_file(checkpoint.path / EMA))
+    average.n_averaged.fill_(checkpoint.state["averaged"])
+    tensors = load_file(checkpoint.path / OPTIMIZER)
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, name = key.split(".")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{name}": tensor.contiguous() for i, values in state.items() for name, tensor in values.items()}
+
+
+def _folders(run_dir: Path) -> list[Path]:
+    return sorted(path for path in run_dir.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
+
+
+def _sha256(file: Any) -> str:
+    digest = hashlib.sha256()  # Python 3.10 has no file_digest
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

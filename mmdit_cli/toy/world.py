@@ -1,0 +1,214 @@
+"""A small world: coloured shapes on a 16 x 16 picture and short tones, with captions that say what they are.
+
+Everything is drawn on the fly from a seed, the same on every machine: a batch is a pure function of (seed, stream,
+index), so that a run can stop and go on without keeping any generator's state.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+SIZE = 16  # pixels a side
+SAMPLES, FRAME = 256, 16  # a tone is 256 samples, as 16 tokens of 16
+NULL = "<none>"  # the caption that says nothing, for classifier-free guidance
+
+# attribute -> value -> the wordings that name it
+PICTURE: dict[str, dict[str, tuple[str, ...]]] = {
+    "shape": {
+        "circle": ("circle", "disc"),
+        "square": ("square", "box"),
+        "triangle": ("triangle",),
+        "cross": ("cross", "plus"),
+    },
+    "colour": {name: (name,) for name in ("red", "green", "blue", "yellow", "magenta", "cyan")},
+    "position": {
+        "top left": ("top left", "upper left"),
+        "top right": ("top right", "upper right"),
+        "bottom left": ("bottom left", "lower left"),
+        "bottom right": ("bottom right", "lower right"),
+    },
+    "size": {"small": ("small", "little", "tiny"), "large": ("large", "big")},
+}
+SOUND: dict[str, dict[str, tuple[str, ...]]] = {
+    "pitch": {"low": ("low", "deep"), "middle": ("middle",), "high": ("high",), "shrill": ("shrill", "piercing")},
+    "loudness": {"soft": ("soft", "quiet"), "loud": ("loud",)},
+    "envelope": {"steady": ("steady", "even"), "fading": ("fading", "dying"), "rising": ("rising", "swelling")},
+}
+PICTURE_WORDINGS = (
+    "a {size} {colour} {shape} in the {position}",
+    "{colour} {shape} , {size} , {position}",
+    "in the {position} a {size} {shape} in {colour}",
+    "there is a {colour} {shape} of {size} size at the {position}",
+    "{position} : {size} {colour} {shape}",
+    "the {shape} is {colour} and {size} and sits in the {position}",
+)
+SOUND_WORDINGS = (
+    "with a {loudness} {pitch} tone , {envelope}",
+    "and a {envelope} tone that is {loudness} and {pitch}",
+    "sounding {pitch} , {loudness} , {envelope}",
+)
+COLOURS = {
+    "red": (1, -1, -1),
+    "green": (-1, 1, -1),
+    "blue": (-1, -1, 1),
+    "yellow": (1, 1, -1),
+    "magenta": (1, -1, 1),
+    "cyan": (-1, 1, 1),
+}
+CYCLES = {"low": 4, "middle": 8, "high": 16, "shrill": 32}
+AMPLITUDE = {"soft": 0.4, "loud": 1.0}
+# one combination in eight never appears in training, spread evenly over the values of every attribute
+HELD_OUT_PART = 8
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captions and what they describe. `attributes` are value indexes by modality, `b a` in the order of its table."""
+
+    captions: list[str]
+    ids: Tensor  # b n, word ids, padded with 0
+    mask: Tensor  # b n, bool, True = a word
+    data: dict[str, Tensor]  # image: b 3 16 16 in [-1, 1]; audio: b 16 16
+    attributes: dict[str, Tensor]
+
+
+class World:
+    """The pictures, and the tones where `sound` is set."""
+
+    def __init__(self, *, sound: bool) -> None:
+        self.tables = {"image": PICTURE} | ({"audio": SOUND} if sound else {})
+        self.sound = sound
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        return tuple(self.tables)
+
+    def batch(self, size: int, *, seed: int, stream: int, index: int, held_out: bool = False) -> Batch:
+        """`size` captions with their data; `held_out` asks for the combinations that training never shows."""
+        generator = torch.Generator().manual_seed(hash_seed(seed, stream, index))
+        attributes = {}
+        for name in self.tables:
+            choices = split(name, held_out=held_out) if name == "image" else combinations(name)
+            attributes[name] = choices[torch.randint(len(choices), (size,), generator=generator)]
+        captions = self._captions(attributes, generator)
+        ids, mask = encode(captions)
+        data = {name: renderings(name)[combination_index(name, a)] for name, a in attributes.items()}
+        return Batch(captions, ids, mask, data, attributes)
+
+    def _captions(self, attributes: dict[str, Tensor], generator: torch.Generator) -> list[str]:
+        size = len(attributes["image"])
+        draws = torch.randint(1 << 16, (size, 2 + 8), generator=generator).tolist()
+        rows = {name: values.tolist() for name, values in attributes.items()}
+        captions = []
+        for i in range(size):
+            draw = iter(draws[i])
+            wording = PICTURE_WORDINGS[next(draw) % len(PICTURE_WORDINGS)]
+            if self.sound:
+                wording += " " + SOUND_WORDINGS[next(draw) % len(SOUND_WORDINGS)]
+            words = {}
+            for name, table in self.tables.items():
+                for (attribute, values), value in zip(table.items(), rows[name][i], strict=True):
+                    wordings = list(values.values())[value]
+                    words[attribute] = wordings[next(draw) % len(wordings)]
+            captions.append(wording.format(**words))
+        return captions
+
+
+def hash_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers (the splitmix64 mixer of Steele et al. 2014)."""
+    state = 0
+    for part in parts:
+        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
+
+
+# ----------------------------------------------------------------------------------------------------------- captions
+
+
+@cache
+def vocabulary() -> dict[str, int]:
+    """Word to id; 0 pads. The same for both worlds, so that a model knows both."""
+    wordings = [*PICTURE_WORDINGS, *SOUND_WORDINGS]
+    values = [w for table in (PICTURE, SOUND) for v in table.values() for words in v.values() for w in words]
+    words = {word for text in (*wordings, *values) for word in text.split() if "{" not in word}
+    return {word: index for index, word in enumerate([NULL, *sorted(words)], start=1)}
+
+
+VOCABULARY_SIZE = len(vocabulary()) + 1
+MAX_WORDS = 24  # more than the longest caption of both worlds has
+
+
+def encode(captions: list[str]) -> tuple[Tensor, Tensor]:
+    """Ids `b n` padded with 0 to MAX_WORDS, and the mask of real words."""
+    ids = torch.zeros(len(captions), MAX_WORDS, dtype=torch.long)
+    for row, caption in zip(ids, captions, strict=True):
+        words = [vocabulary()[word] for word in caption.split()]
+        row[: len(words)] = torch.tensor(words)
+    return ids, ids != 0
+
+
+# ---------------------------------------------------------------------------------------------------------- rendering
+
+
+@cache
+def combinations(modality: str) -> Tensor:
+    """Every combination of the modality's attribute values, `c a`."""
+    table = PICTURE if modality == "image" else SOUND
+    return torch.tensor(list(itertools.product(*(range(len(values)) for values in table.values()))))
+
+
+@cache
+def split(modality: str, *, held_out: bool) -> Tensor:
+    """The combinations that training shows, or those it never does."""
+    every = combinations(modality)
+    weights = torch.tensor([1, 3, 5, 2][: every.shape[1]])
+    hidden = (every * weights).sum(dim=1) % HELD_OUT_PART == 0
+    return every[hidden if held_out else ~hidden]
+
+
+def combination_index(modality: str, attributes: Tensor) -> Tensor:
+    """Rows of `combinations(modality)` for attributes `b a`."""
+    table = PICTURE if modality == "image" else SOUND
+    index = torch.zeros(len(attributes), dtype=torch.long)
+    for column, values in enumerate(table.values()):
+        index = index * len(values) + attributes[:, column]
+    return index
+
+
+@cache
+def renderings(modality: str) -> Tensor:
+    """The rendering of every combination: image `c 3 16 16`, audio `c 16 16`."""
+    draw = _picture if modality == "image" else _tone
+    return torch.stack([draw(row) for row in combinations(modality).tolist()])
+
+
+def _picture(attributes: list[int]) -> Tensor:
+    shape, colour, position, size = (list(v)[i] for v, i in zip(PICTURE.values(), attributes, strict=True))
+    axis = torch.arange(SIZE) + 0.5
+    y = axis[:, None] - (4 if position.startswith("top") else 12)
+    x = axis[None, :] - (4 if position.endswith("left") else 12)
+    radius = 2.5 if size == "small" else 3.5
+    inside = {
+        "circle": x**2 + y**2 <= radius**2 + 0.5,
+        "square": (x.abs() <= radius) & (y.abs() <= radius),
+        "triangle": (y.abs() <= radius) & (x.abs() <= (y + radius) / 2 + 0.5),
+        "cross": ((x.abs() <= radius) & (y.abs() <= radius / 3)) | ((y.abs() <= radius) & (x.abs() <= radius / 3)),
+    }[shape]
+    return torch.where(inside, torch.tensor(COLOURS[colour])[:, None, None].float(), -torch.ones(3, 1, 1))
+
+
+def _tone(attributes: list[int]) -> Tensor:
+    pitch, loudness, envelope = (list(v)[i] for v, i in zip(SOUND.values(), attributes, strict=True))
+    time = torch.arange(SAMPLES) / SAMPLES
+    shape = {"steady": torch.ones(SAMPLES), "fading": 1 - time, "rising": time}[envelope]
+    wave = AMPLITUDE[loudness] * shape * torch.sin(2 * math.pi * CYCLES[pitch] * time)
+    return wave.view(SAMPLES // FRAME, FRAME)
