@@ -72,14 +72,20 @@ def save_checkpoint(
     return target
 
 
+def sweep(run_dir: Path) -> None:
+    """Remove what a killed run left half written."""
+    for folder in run_dir.glob(f".{PREFIX}*.tmp"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and what was wrong with those passed over."""
     problems: list[str] = []
     for folder in reversed(_folders(run_dir)):
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
-            for name, digest in state["sha256"].items():
-                if _digest(folder / name) != digest:
+            for name in (WEIGHTS, EMA, OPTIMIZER):
+                if _digest(folder / name) != state["sha256"][name]:
                     raise ValueError(f"{name} does not match its checksum")
             return Checkpoint(folder, int(state["step"]), state), problems
         except (OSError, ValueError, KeyError, TypeError) as error:

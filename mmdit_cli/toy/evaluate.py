@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from mmdit_cli.toy.flow import guide, sample
-from mmdit_cli.toy.oracle import Score, chance, right, score
+from mmdit_cli.toy.flow import Tensors, guide, sample
+from mmdit_cli.toy.oracle import Score, chance, hits, score
 from mmdit_cli.toy.settings import TrainConfig
+from mmdit_cli.toy.task import predict
 from mmdit_cli.toy.world import NULL, Batch, World, encode, hash_seed
 
-EVALUATION, HELD_OUT = 101, 102  # streams of captions that training never draws from
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores by modality, on captions whose combinations training showed and on those it never did."""
-
-    seen: dict[str, Score]
-    held_out: dict[str, Score]
-    chance: dict[str, float]
-    oracle_real: dict[str, float]
-    oracle_noise: dict[str, float]
+SEEN, HELD_OUT, SHOWN, STARTS = 101, 102, 103, 104  # streams of captions and noise that training never draws from
+CHUNK = 256  # samples drawn at a time
 
 
 @dataclass(frozen=True)
@@ -32,51 +24,105 @@ class Samples:
 
     batch: Batch
     data: dict[str, Tensor]
-    right: dict[str, Tensor]
+
+    @property
+    def right(self) -> dict[str, Tensor]:
+        """`b` bool by modality: all attributes are as asked for."""
+        return {name: hits(name, x, self.batch.attributes[name]).all(dim=1) for name, x in self.data.items()}
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        return {name: score(name, x, self.batch.attributes[name]) for name, x in self.data.items()}
+
+    @property
+    def agreement(self) -> float:
+        """The share of samples that are right in every modality at once."""
+        return torch.stack(list(self.right.values())).all(dim=0).float().mean().item()
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples for combinations that training showed and for those it never did, and what the ruler itself reads."""
+
+    seen: Samples
+    held_out: Samples
+    chance: dict[str, float]
+    oracle_real: dict[str, float]
+    oracle_noise: dict[str, float]
+
+
+@torch.inference_mode()
 def draw(
-    model: nn.Module, world: World, batch: Batch, settings: TrainConfig, *, seed: int, device: torch.device
+    model: nn.Module,
+    batch: Batch,
+    settings: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    given: Sequence[str] = (),
 ) -> Samples:
-    """Sample every modality for a batch of captions, with classifier-free guidance."""
-    generator = torch.Generator().manual_seed(hash_seed(seed, EVALUATION, len(batch.captions)))
-    noise = {name: torch.randn(x.shape, generator=generator).to(device) for name, x in batch.data.items()}
-    null_ids, null_mask = encode([NULL] * len(batch.captions))
-    ids = torch.cat([batch.ids, null_ids]).to(device)
-    mask = torch.cat([batch.mask, null_mask]).to(device)
-    guidance, half = settings.sampler.guidance, len(batch.captions)
+    """Sample every modality for a batch of captions, with classifier-free guidance.
 
-    def velocity(x: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
-        if guidance == 1:
-            return model({"text": ids[:half], **x}, t, masks={"text": mask[:half]})
-        twice = {name: torch.cat([value, value]) for name, value in x.items()}
-        out = model({"text": ids, **twice}, torch.cat([t, t]), masks={"text": mask})
-        named = {name: value[:half] for name, value in out.items()}
-        return guide(named, {name: value[half:] for name, value in out.items()}, guidance)
+    Args:
+        given: modalities to be taken from the batch as they are; the others are drawn to go with them. This needs a
+            model that was trained with `timesteps.per_modality`.
 
-    drawn = sample(velocity, noise, steps=settings.sampler.steps, kind=settings.sampler.kind, shift=settings.shift)
-    data = {name: x.float().cpu() for name, x in drawn.items()}
-    return Samples(batch, data, {name: right(name, x, batch.attributes[name]) for name, x in data.items()})
+    Raises:
+        ValueError: something is given to a model whose modalities share one timestep.
+    """
+    if given and not settings.timesteps.per_modality:
+        raise ValueError("to draw one modality from another, train with train.timesteps.per_modality=true")
+    generator = torch.Generator().manual_seed(hash_seed(seed, STARTS))
+    noise = {name: torch.randn(x.shape, generator=generator) for name, x in batch.data.items()}
+    parts = []
+    for start in range(0, len(batch.captions), CHUNK):
+        part = slice(start, start + CHUNK)
+        begin = {name: x[part].to(device) for name, x in noise.items() if name not in given}
+        fixed = {name: batch.data[name][part].to(device) for name in given}
+        parts.append(_draw_chunk(model, batch.captions[part], begin, fixed, settings, device))
+    return Samples(batch, {name: torch.cat([p[name] for p in parts]).float().cpu() for name in parts[0]})
+
+
+def _draw_chunk(
+    model: nn.Module, captions: list[str], noise: Tensors, given: Tensors, settings: TrainConfig, device: torch.device
+) -> Tensors:
+    guided = settings.sampler.guidance != 1
+    count = len(captions)
+    ids, mask = (x.to(device) for x in encode([*captions, *([NULL] * count if guided else [])]))
+
+    def velocity(x: Tensors, times: Tensors) -> Tensors:
+        if guided:  # with the caption and without it, in one call
+            x, times = ({name: torch.cat([v, v]) for name, v in values.items()} for values in (x, times))
+        out = predict(model, x, times, ids, mask, per_modality=settings.timesteps.per_modality)
+        if not guided:
+            return out
+        with_caption = {name: v[:count] for name, v in out.items()}
+        without = {name: v[count:] for name, v in out.items()}
+        return guide(with_caption, without, settings.sampler.guidance)
+
+    sampler = settings.sampler
+    return sample(velocity, noise, steps=sampler.steps, kind=sampler.kind, shift=settings.shift, given=given)
 
 
 def evaluate(model: nn.Module, world: World, settings: TrainConfig, *, seed: int, device: torch.device) -> Evaluation:
     """Score the model, and the ruler itself: the oracle on real data and on noise."""
-    was_training = model.training
-    model.eval()
-    scores = []
-    for stream, held_out in ((EVALUATION, False), (HELD_OUT, True)):
-        batch = world.batch(settings.evaluation_samples, seed=seed, stream=stream, index=0, held_out=held_out)
-        samples = draw(model, world, batch, settings, seed=seed, device=device)
-        scores.append({name: score(world, name, x, batch.attributes[name]) for name, x in samples.data.items()})
-    model.train(was_training)
-    seen, held_out_scores = scores
-    generator = torch.Generator().manual_seed(hash_seed(seed, HELD_OUT, 1))
-    noise = {name: torch.randn(x.shape, generator=generator) for name, x in batch.data.items()}
+    seen, held_out = (
+        draw(
+            model,
+            world.batch(settings.evaluation_samples, seed=seed, stream=stream, index=0, held_out=stream == HELD_OUT),
+            settings,
+            seed=seed,
+            device=device,
+        )
+        for stream in (SEEN, HELD_OUT)
+    )
+    real = world.batch(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
+    generator = torch.Generator().manual_seed(hash_seed(seed, STARTS, 1))
+    noise = {name: torch.randn(x.shape, generator=generator) for name, x in real.data.items()}
     return Evaluation(
         seen=seen,
-        held_out=held_out_scores,
+        held_out=held_out,
         chance={name: chance(name) for name in world.modalities},
-        oracle_real={n: score(world, n, x, batch.attributes[n]).accuracy for n, x in batch.data.items()},
-        oracle_noise={n: score(world, n, x, batch.attributes[n]).accuracy for n, x in noise.items()},
+        oracle_real={name: score(name, x, real.attributes[name]).accuracy for name, x in real.data.items()},
+        oracle_noise={name: score(name, x, real.attributes[name]).accuracy for name, x in noise.items()},
     )

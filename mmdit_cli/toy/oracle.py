@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.world import World, combinations, renderings
+from mmdit_cli.toy.world import TABLES, combinations, renderings
 
 
 @dataclass(frozen=True)
@@ -24,20 +24,18 @@ def read(modality: str, data: Tensor) -> Tensor:
     return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
 
 
-def right(modality: str, data: Tensor, attributes: Tensor) -> Tensor:
-    """`b`, whether each sample shows all the attributes it was asked for. A sample with a NaN shows none."""
-    finite = data.flatten(1).isfinite().all(dim=1)
-    return (read(modality, data.nan_to_num()) == attributes).all(dim=1) & finite
+def hits(modality: str, data: Tensor, attributes: Tensor) -> Tensor:
+    """`b a` bool, which attributes each sample shows as asked for. A sample that is not finite shows none."""
+    finite = data.flatten(1).isfinite().all(dim=1, keepdim=True)
+    return (read(modality, data.nan_to_num(posinf=0.0, neginf=0.0)) == attributes) & finite
 
 
-def score(world: World, modality: str, data: Tensor, attributes: Tensor) -> Score:
+def score(modality: str, data: Tensor, attributes: Tensor) -> Score:
     """How many samples show what they were asked for."""
-    hits = read(modality, data.nan_to_num()) == attributes
-    names = world.tables[modality]
-    shares = hits.float().mean(dim=0).tolist()
+    each = hits(modality, data, attributes)
     return Score(
-        accuracy=right(modality, data, attributes).float().mean().item(),
-        per_attribute=dict(zip(names, shares, strict=True)),
+        accuracy=each.all(dim=1).float().mean().item(),
+        per_attribute=dict(zip(TABLES[modality], each.float().mean(dim=0).tolist(), strict=True)),
     )
 
 

@@ -8,6 +8,8 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from mmdit.config import Section
 
+MODE_SCALE_LIMIT = 1.7519  # 2 / (pi - 2), rounded down: above it the mode map is no longer monotonic
+
 
 class TimestepDensity(Section):
     """How training draws t in (0, 1); t = 1 is noise (Esser et al. 2024, section 3.1)."""
@@ -15,15 +17,16 @@ class TimestepDensity(Section):
     kind: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
     mean: float = 0.0  # logit_normal: m
     std: PositiveFloat = 1.0  # logit_normal: s
-    scale: float = Field(default=1.29, ge=-1.0, le=1.7519)  # mode: s, between -1 and 2 / (pi - 2)
+    scale: float = Field(default=1.29, ge=-1.0, le=MODE_SCALE_LIMIT)  # mode: s
+    per_modality: bool = False  # each modality is noised by a t of its own, so that any may be given to draw the others
 
 
 class SamplerConfig(Section):
-    """How pictures are drawn from noise."""
+    """How samples are drawn from noise."""
 
     steps: PositiveInt = 20
     kind: Literal["euler", "heun"] = "euler"
-    guidance: NonNegativeFloat = 2.0  # 1: none
+    guidance: NonNegativeFloat = 2.0  # classifier-free; 1: none
 
 
 class TrainConfig(Section):
@@ -34,10 +37,11 @@ class TrainConfig(Section):
     warmup_steps: NonNegativeInt = 50
     clip_grad_norm: PositiveFloat = 1.0
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # what classifier-free guidance needs
     shift: PositiveFloat = 1.0  # of the timesteps, toward noise where above 1 (Esser et al. 2024, eq. 23)
     loss_weights: dict[str, PositiveFloat] = Field(default_factory=dict)  # by modality; 1 where it says nothing
     timesteps: TimestepDensity = TimestepDensity()
     sampler: SamplerConfig = SamplerConfig()
-    evaluation_samples: PositiveInt = 128
+    evaluation_samples: PositiveInt = 256  # at the end, of combinations seen and of held-out ones
+    evaluate_every: NonNegativeInt = 200  # steps between evaluations on the way; 0: only at the end
     checkpoint_every: PositiveInt = 200

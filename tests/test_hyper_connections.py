@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+import oracles
+from conftest import drawn, randn
+from mmdit.hyper_connections import HyperConnection, PlainResidual, sinkhorn_knopp
+from mmdit.mmdit_generalized_pytorch import MMDiT
+
+STREAMS, DIM, BATCH, LENGTH = 3, 8, 2, 5
+published = pytest.importorskip("hyper_connections", reason="the published implementation is in the test extra")
+
+
+def spread(x):
+    """Our streams `b n s d` as the package folds them, `(b s) n d`."""
+    return x.permute(0, 2, 1, 3).flatten(0, 1)
+
+
+def folded(x):
+    return x.unflatten(0, (BATCH, STREAMS)).permute(0, 2, 1, 3)
+
+
+def copy_into(package, ours):
+    """The package's parameters from ours; its norm's weight is 1 + gamma."""
+    width = ours.width
+    package.double()
+    with torch.no_grad():
+        package.static_alpha.copy_(torch.cat([width.pre, width.mix], 1))
+        package.norm.gamma.copy_(width.norm.weight - 1)
+        weight = width.to_shift.weight.T
+        package.dynamic_alpha_fn.copy_(weight[:, : STREAMS + 1].reshape(package.dynamic_alpha_fn.shape))
+        package.dynamic_beta_fn.copy_(weight[:, STREAMS + 1].reshape(package.dynamic_beta_fn.shape))
+        package.static_beta.copy_(width.post.reshape(package.static_beta.shape))
+    return package
+
+
+def test_hyper_connections_are_the_published_ones():
+    ours = drawn(HyperConnection(DIM, streams=STREAMS))
+    package = copy_into(published.HyperConnections(STREAMS, dim=DIM), ours)
+    with torch.no_grad():
+        package.dynamic_alpha_scale.copy_(ours.width.scales[0])
+        package.dynamic_beta_scale.copy_(ours.width.scales[1])
+    x, out = randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM)
+    branch, state = ours.width(x)
+    their_branch, add = package(spread(x))
+    torch.testing.assert_close(branch, their_branch, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.depth(state, out), folded(add(out)), rtol=1e-5, atol=1e-6)
+
+
+def test_manifold_hyper_connections_are_the_published_ones():
+    from hyper_connections.manifold_constrained_hyper_connections import ManifoldConstrainedHyperConnections
+
+    ours = drawn(HyperConnection(DIM, streams=STREAMS, manifold=True))
+    package = copy_into(ManifoldConstrainedHyperConnections(STREAMS, dim=DIM), ours)
+    with torch.no_grad():
+        for scale, theirs in zip(
+            ours.width.scales, (package.pre_branch_scale, package.residual_scale, package.h_post_scale), strict=True
+        ):
+            theirs.copy_(scale.reshape(theirs.shape))
+    x, out = randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM)
+    branch, state = ours.width(x)
+    their_branch, add = package(spread(x))  # which computes in float32
+    torch.testing.assert_close(branch, their_branch, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours.depth(state, out), folded(add(out)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_streams_are_read_mixed_and_written_by_the_formula(dynamic, manifold):
+    net = drawn(HyperConnection(DIM, streams=STREAMS, dynamic=dynamic, manifold=manifold))
+    x, out, gate = randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM), randn(BATCH, 1, DIM)
+    w = net.width
+    branch, state = w(x)
+    got = net.depth(state, out, gate)
+    for b in range(BATCH):
+        for n in range(LENGTH):
+            pre, mix, post = w.pre[:, 0], w.mix, w.post[:, 0]
+            if dynamic:
+                shift = oracles.rms_norm(x[b, n], w.norm.weight) @ w.to_shift.weight.T
+                shift = shift if manifold else shift.tanh()
+                scale = w.scales if manifold else w.scales[[0, 0, 1]]
+                pre = pre + scale[0] * shift[:, 0]
+                mix = mix + scale[1] * shift[:, 1:-1]
+                post = post + scale[2] * shift[:, -1]
+            if manifold:
+                pre, mix, post = pre.sigmoid(), oracles.sinkhorn(mix), 2 * post.sigmoid()
+            torch.testing.assert_close(branch[b, n], pre @ x[b, n])
+            torch.testing.assert_close(got[b, n], mix.T @ x[b, n] + torch.outer(post, gate[b, 0] * out[b, n]))
+
+
+def test_sinkhorn_makes_rows_and_columns_add_up_to_one():
+    matrix = sinkhorn_knopp(randn(7, 4, 4), iterations=200)
+    torch.testing.assert_close(matrix.sum(-1), torch.ones(7, 4).double())
+    torch.testing.assert_close(matrix.sum(-2), torch.ones(7, 4).double())
+    assert (matrix >= 0).all()
+    torch.testing.assert_close(sinkhorn_knopp(randn(2, 3, 3)).sum(-1), torch.ones(2, 3).double())
+
+
+def test_sinkhorn_survives_large_logits():
+    logits = torch.tensor([[300.0, -300.0], [-300.0, 300.0]]).requires_grad_()
+    matrix = sinkhorn_knopp(logits)
+    matrix.square().sum().backward()
+    torch.testing.assert_close(matrix, torch.eye(2))
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+@pytest.mark.parametrize("layer", [0, 1, 2, 3])
+def test_at_the_start_a_layer_reads_one_stream_mixes_none_and_writes_all(layer, manifold):
+    net = HyperConnection(DIM, streams=STREAMS, layer_index=layer, manifold=manifold).double()
+    x, out = randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM)
+    branch, state = net.width(x)
+    near = dict(rtol=0, atol=2e-2) if manifold else {}
+    torch.testing.assert_close(branch, x[:, :, layer % STREAMS], **near)
+    torch.testing.assert_close(net.depth(state, out), x + out[:, :, None], **near)
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+def test_the_mix_of_a_manifold_is_near_the_identity_at_the_start(manifold):
+    width = HyperConnection(DIM, streams=4, manifold=manifold).width
+    _, mix, _ = width.coefficients(torch.randn(1, 1, 4, DIM))
+    torch.testing.assert_close(mix.squeeze(), torch.eye(4), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("residual", ["hyper_connections", "manifold_hyper_connections"])
+def test_a_fresh_network_with_streams_is_the_plain_one_times_the_streams(residual):
+    sizes = dict(depth=2, dim_modalities=(8, 6), heads=2, dim_head=4, final_norms=False)
+    plain = MMDiT(**sizes).double()
+    net = MMDiT(**sizes, num_residual_streams=STREAMS, residual=residual).double()
+    missing, unexpected = net.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected and all("width" in name for name in missing)
+    xs = (randn(2, 4, 8), randn(2, 3, 6))
+    for a, b in zip(net(modality_tokens=xs), plain(modality_tokens=xs), strict=True):
+        torch.testing.assert_close(a / STREAMS, b, rtol=0, atol=0.1 if residual.startswith("manifold") else 1e-9)
+
+
+def test_coefficients_of_a_manifold_are_computed_in_float32():
+    width = HyperConnection(DIM, streams=4, manifold=True).bfloat16().width
+    assert all(c.dtype == torch.float32 for c in width.coefficients(torch.randn(1, 2, 4, DIM).bfloat16()))
+
+
+def test_the_plain_residual_adds_the_gated_branch():
+    net, x, out, gate = PlainResidual(), randn(2, 3, 4), randn(2, 3, 4), randn(2, 1, 4)
+    branch, state = net.width(x)
+    assert branch is x
+    torch.testing.assert_close(net.depth(state, out, gate), x + gate * out)
+    torch.testing.assert_close(net.depth(state, out), x + out)
