@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import traceback
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -18,11 +20,35 @@ app = typer.Typer(
     name="mmdit",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help wraps on a narrow screen, where panels would cut the flags
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command with every error turned into one message and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            error(str(interrupt) or "interrupted")
+            raise typer.Exit(130) from None
+        except (typer.Exit, typer.Abort):
+            raise
+        except BrokenPipeError:
+            raise typer.Exit(_quiet_pipe()) from None
+        except Exception as problem:
+            if kwargs.get("debug"):
+                traceback.print_exc()
+            raise typer.Exit(_report(problem)) from None
+
+    return run
+
+
 for _command in (profile, flops, shape_check, train_toy, export):
-    app.command(_command.NAME)(_command.command)
+    app.command(_command.NAME)(_guarded(_command.command))
 
 
 def _show_version(wanted: bool) -> None:
@@ -45,20 +71,11 @@ def _root(
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 checked and not so, 2 a wrong request, 130 interrupted."""
-    debug = "--debug" in sys.argv
     try:
-        code = app(standalone_mode=True)
+        app()
+        code: Any = 0
     except SystemExit as stop:
         code = stop.code
-    except BrokenPipeError:
-        code = _quiet_pipe()
-    except KeyboardInterrupt as interrupt:
-        error(str(interrupt) or "interrupted")
-        code = 130
-    except Exception as problem:  # every error becomes one message
-        if debug:
-            traceback.print_exc()
-        code = _report(problem)
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -14,11 +14,18 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 WIDE = 10_000  # off a terminal a table takes the width it needs, so that no cell is cut
 
 
+class PipeConsole(Console):
+    """A console that lets the app decide what a reader who has gone away means; rich's own exits with 1."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def stdout() -> Console:
     """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, width=_columns() or WIDE, soft_wrap=True)
+        return PipeConsole(highlight=False)
+    return PipeConsole(highlight=False, width=_columns() or WIDE, soft_wrap=True)
 
 
 def stderr() -> Console:

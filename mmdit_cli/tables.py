@@ -185,9 +185,7 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
 def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for result in results:
-        table = Table(title=f"{result.config}: trained", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("", overflow="fold")
-        table.add_column("", justify="right", overflow="fold")
+        table = _pairs(f"{result.config}: trained")
         table.add_row("steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)")
         table.add_row("loss, first to last", f"{f.number(result.loss['first'])} to {f.number(result.loss['last'])}")
         for name, share in result.accuracy.items():
@@ -209,9 +207,7 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
 
 
 def export_tables(result: ExportResult) -> list[RenderableType]:
-    table = Table(title=f"{result.config}: exported", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
-    table.add_column("", justify="right", overflow="fold")
+    table = _pairs(f"{result.config}: exported")
     table.add_row("format", result.format)
     for path in result.files:
         table.add_row("file", path)
@@ -228,6 +224,14 @@ def _table(title: str, results: Sequence[Any]) -> Table:
     table.add_column("", overflow="fold")
     for result in results:
         table.add_column(result.config, justify="right", overflow="fold")
+    return table
+
+
+def _pairs(title: str) -> Table:
+    """A table of names and values."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(overflow="fold")
     return table
 
 

@@ -68,9 +68,7 @@ def sample_adaptive(
     inputs: list[Tensor], qkv: list[Tensor], out: list[Tensor], shares: list[Tensor], heads: int, **options
 ) -> list[Tensor]:
     """shares: b h w, the same for all tokens of a sample."""
-    spread = [
-        share[:, None].expand(-1, x.shape[1], -1, -1) for x, share in zip(inputs, shares, strict=True)
-    ]
+    spread = [share[:, None].expand(-1, x.shape[1], -1, -1) for x, share in zip(inputs, shares, strict=True)]
     return _adaptive(inputs, qkv, out, spread, heads, **options)
 
 
@@ -93,7 +91,8 @@ def _attend_and_split(inputs, qs, ks, vs, masks, clamp, back):
     mask = None
     if masks is not None:
         mask = torch.cat(
-            [torch.ones(x.shape[:2], dtype=torch.bool) if m is None else m for x, m in zip(inputs, masks, strict=True)], 1
+            [torch.ones(x.shape[:2], dtype=torch.bool) if m is None else m for x, m in zip(inputs, masks, strict=True)],
+            1,
         )
     joined = attention(torch.cat(qs, 1), torch.cat(ks, 1), torch.cat(vs, 1), mask, clamp)
     pieces = joined.split([x.shape[1] for x in inputs], dim=1)

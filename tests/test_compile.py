@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import drawn, padded_mask
 from torch._dynamo.testing import CompileCounter
 
-from conftest import drawn, padded_mask
 from mmdit.mmdit_generalized_pytorch import MMDiT
 
 DIMS, COND = (24, 16, 32), 12
@@ -89,7 +89,14 @@ def test_autocast_and_bfloat16_stay_near_float32(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_it_runs_on_the_meta_device(variant):
     with torch.device("meta"):
-        net = MMDiT(depth=1, dim_modalities=DIMS, heads=2, dim_head=16, dim_cond=COND, **(VARIANTS[variant] | {"dual_blocks": ()}))
+        net = MMDiT(
+            depth=1,
+            dim_modalities=DIMS,
+            heads=2,
+            dim_head=16,
+            dim_cond=COND,
+            **(VARIANTS[variant] | {"dual_blocks": ()}),
+        )
         tokens = tuple(torch.empty(2, n, d) for n, d in zip((7, 5, 9), DIMS, strict=True))
         outs = net(modality_tokens=tokens, time_cond=torch.empty(2, COND))
     assert all(o.shape == x.shape and o.is_meta for o, x in zip(outs, tokens, strict=True) if o is not None)

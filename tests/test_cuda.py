@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-
 from test_compile import COND, VARIANTS, build, call
 
 pytestmark = [

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
+import oracles
 import pytest
 import torch
-
-import oracles
 from conftest import drawn, randn
+
 from mmdit.hyper_connections import HyperConnection, PlainResidual, sinkhorn_knopp
 from mmdit.mmdit_generalized_pytorch import MMDiT
 

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 from unittest import mock
 
+import oracles
 import pytest
 import torch
+from conftest import drawn, padded_mask, randn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import oracles
-from conftest import drawn, padded_mask, randn
 from mmdit import JointAttention
 
 DIMS, LENGTHS, HEADS, DIM_HEAD = (10, 6, 8), (5, 4, 7), 2, 4
@@ -32,7 +32,9 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize("masks", [None, MASKS])
-@pytest.mark.parametrize("options", [{}, {"bias": True}, {"softclamp": True, "softclamp_value": 0.7}, {"flash_attn": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": True}, {"softclamp": True, "softclamp_value": 0.7}, {"flash_attn": False}]
+)
 def test_it_is_one_attention_over_the_joined_sequences(options, masks):
     net, xs = build(**options), inputs()
     clamp = options.get("softclamp_value")
@@ -103,8 +105,12 @@ def test_the_results_of_all_weights_are_never_held_together():
 def test_masked_tokens_change_no_valid_output_and_neither_does_their_number(options):
     net, xs = build(**options), inputs()
     before = net(xs, MASKS)
-    changed = [x if m is None else torch.where(m[..., None], x, randn(*x.shape) * 50) for x, m in zip(xs, MASKS, strict=True)]
-    longer = [torch.cat([x, randn(2, 6, x.shape[-1])], 1) if m is not None else x for x, m in zip(changed, MASKS, strict=True)]
+    changed = [
+        x if m is None else torch.where(m[..., None], x, randn(*x.shape) * 50) for x, m in zip(xs, MASKS, strict=True)
+    ]
+    longer = [
+        torch.cat([x, randn(2, 6, x.shape[-1])], 1) if m is not None else x for x, m in zip(changed, MASKS, strict=True)
+    ]
     longer_masks = [None if m is None else torch.cat([m, torch.zeros(2, 6, dtype=torch.bool)], 1) for m in MASKS]
     for after in (net(changed, MASKS), net(longer, longer_masks)):
         for a, b, m in zip(before, after, MASKS, strict=True):
@@ -183,7 +189,10 @@ def test_an_empty_modality_and_an_empty_batch_are_legal():
     [
         (lambda xs: (xs[:2], None), r"inputs must be a sequence of 3 tensors .* got 2 tensors"),
         (lambda xs: ([xs[0], xs[1][..., :5], xs[2]], None), r"video tokens .* \(batch, length, 6\), got \(2, 4, 5\)"),
-        (lambda xs: ([xs[0], xs[1][:1], xs[2]], None), r"video tokens have a batch of 1, but text tokens have one of 2"),
+        (
+            lambda xs: ([xs[0], xs[1][:1], xs[2]], None),
+            r"video tokens have a batch of 1, but text tokens have one of 2",
+        ),
         (lambda xs: (xs, [None, None]), r"masks must be a sequence of 3"),
         (lambda xs: (xs, [MASKS[0][:, :4], None, None]), r"text mask must have the shape \(2, 5\).*got \(2, 4\)"),
         (lambda xs: (xs, [MASKS[0].float(), None, None]), r"text mask must be of dtype torch.bool.*got torch.float32"),

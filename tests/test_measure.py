@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from conftest import drawn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from conftest import drawn
 from mmdit.config import build
 from mmdit_cli.inputs import example_inputs
 from mmdit_cli.measure.attribution import Attribution
@@ -238,7 +238,9 @@ def test_components_cover_a_model_without_overlap():
     inside = {id(child) for m in modules for child in m.modules() if child is not m}
     assert len({id(m) for m in modules}) == len(modules)
     assert not any(id(m) in inside for m in modules)
-    assert {"feedforward, text", "qkv projection, image", "attention", "adaptive gate, text"} <= {c.name for c in components}
+    assert {"feedforward, text", "qkv projection, image", "attention", "adaptive gate, text"} <= {
+        c.name for c in components
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- memory

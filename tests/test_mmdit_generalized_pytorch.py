@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import oracles
 import pytest
 import torch
+from conftest import drawn, padded_mask, randn
 from torch.nn.functional import silu
 
-import oracles
-from conftest import drawn, padded_mask, randn
 from mmdit import mmdit_pytorch as two
 from mmdit.mmdit_generalized_pytorch import MMDiT, MMDiTBlock
 
@@ -65,9 +65,7 @@ def test_a_block_is_the_papers_figure(kind):
 
 def test_without_conditioning_norms_have_weights_and_there_are_no_gates():
     net, xs = drawn(MMDiTBlock(**SIZES)), tokens()
-    normed = [
-        oracles.layer_norm(x) * n.norm.weight + n.norm.bias for x, n in zip(xs, net.attn_norms, strict=True)
-    ]
+    normed = [oracles.layer_norm(x) * n.norm.weight + n.norm.bias for x, n in zip(xs, net.attn_norms, strict=True)]
     attended = net.joint_attn(normed)
     middle = [x + a for x, a in zip(xs, attended, strict=True)]
     wanted = [
@@ -103,7 +101,9 @@ def test_every_parameter_gets_a_gradient_and_masked_tokens_change_nothing(varian
     sum((o * torch.randn_like(o)).sum() for o in outs).backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
-    noisy = [x if m is None else torch.where(m[..., None], x, randn(*x.shape) * 9) for x, m in zip(xs, MASKS, strict=True)]
+    noisy = [
+        x if m is None else torch.where(m[..., None], x, randn(*x.shape) * 9) for x, m in zip(xs, MASKS, strict=True)
+    ]
     _, *changed = net(modality_tokens=noisy, modality_masks=MASKS, time_cond=cond)
     torch.testing.assert_close(outs[0], changed[0], rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(outs[1][MASKS[2]], changed[1][MASKS[2]], rtol=1e-9, atol=1e-11)

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
+from conftest import drawn, padded_mask, randn
 
 import mmdit
-from conftest import drawn, padded_mask, randn
 from mmdit import MMDiTModel
 from mmdit.config import ConfigError
 from mmdit.positions import SinCos2D, sinusoid
@@ -54,7 +54,10 @@ def test_a_config_without_ends_is_the_bare_transformer():
     bare = {"depth": 1, "modalities": {"a": {"dim": 8}, "b": {"dim": 4}}, "heads": 2, "dim_head": 4}
     net = mmdit.build({"model": bare})
     assert type(net).__name__ == "MMDiT"
-    assert [x.shape for x in net(modality_tokens=(torch.randn(1, 2, 8), torch.randn(1, 3, 4)))] == [(1, 2, 8), (1, 3, 4)]
+    assert [x.shape for x in net(modality_tokens=(torch.randn(1, 2, 8), torch.randn(1, 3, 4)))] == [
+        (1, 2, 8),
+        (1, 3, 4),
+    ]
     named = {"variant": "two_modality", **bare, "modalities": {"text": {"dim": 8}, "image": {"dim": 4}}}
     assert isinstance(mmdit.build(named), mmdit.MMDiT)
 
@@ -134,8 +137,14 @@ def test_timesteps_are_embedded_cosines_first():
         (lambda g: g.update(timestep=None), "timestep is missing"),
         (lambda g: g.update(timestep=torch.rand(3)), r"timestep must have the shape \(batch,\) = \(2,\), got \(3,\)"),
         (lambda g: g.update(pooled=None), "this model needs a pooled vector, got none"),
-        (lambda g: g.update(pooled=randn(2, 9)), r"pooled must have the shape \(batch, dim\) = \(2, 10\), got \(2, 9\)"),
-        (lambda g: g["inputs"].update(image=randn(2, 4, 8, 4)), r"image must have the shape \(batch, 3, height, width\)"),
+        (
+            lambda g: g.update(pooled=randn(2, 9)),
+            r"pooled must have the shape \(batch, dim\) = \(2, 10\), got \(2, 9\)",
+        ),
+        (
+            lambda g: g["inputs"].update(image=randn(2, 4, 8, 4)),
+            r"image must have the shape \(batch, 3, height, width\)",
+        ),
         (lambda g: g["inputs"].update(image=randn(2, 3, 7, 4)), "multiples of 2, got"),
         (lambda g: g["inputs"].update(audio=randn(2, 5, 3)), r"audio must have the shape \(batch, length, 4\)"),
         (lambda g: g["inputs"].update(text=torch.zeros(2, 7).long()), "length up to 6"),

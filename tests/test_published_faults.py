@@ -5,8 +5,8 @@ from __future__ import annotations
 from unittest import mock
 
 import torch
-
 from conftest import drawn, randn
+
 from mmdit import MMDiT, MMDiTBlock
 from mmdit import mmdit_generalized_pytorch as generalized
 from mmdit.adaptive_attention import AdaptiveAttention
@@ -72,9 +72,7 @@ def test_7_the_last_block_owns_no_parameter_without_a_gradient():
     two = drawn(MMDiT(depth=2, **SMALL))
     text, image = call(two)
     (text.square().sum() + image.square().sum()).backward()
-    general = drawn(
-        generalized.MMDiT(depth=2, dim_modalities=(12, 8), heads=2, dim_head=4, dim_cond=6, discard=(0,))
-    )
+    general = drawn(generalized.MMDiT(depth=2, dim_modalities=(12, 8), heads=2, dim_head=4, dim_cond=6, discard=(0,)))
     _, image = general(modality_tokens=(randn(2, 5, 12), randn(2, 4, 8)), time_cond=randn(2, 6))
     image.square().sum().backward()
     for net in (two, general):
