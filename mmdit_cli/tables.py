@@ -158,7 +158,7 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
     table.add_column("out", overflow="fold")
     table.add_column("parameters", justify="right")
     for layer in result.layers:
-        if every_layer or layer.name.count(".") <= 2:
+        if every_layer or (layer.parameters and layer.name.count(".") <= 2):
             table.add_row(
                 layer.name,
                 _shapes(layer.inputs),
