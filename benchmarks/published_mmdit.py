@@ -1,293 +1,418 @@
-"""Holds this library against the published `mmdit` 0.3.0, on the settings where that one is right.
-
-Both packages have the import name `mmdit`, so each runs in an interpreter of its own: the published one in a virtual
-environment that this script makes (or `--python`), where it draws weights and inputs and saves them with its outputs and
-gradients; this one reads them, maps the weights and compares.
+"""Compare this library with the published `mmdit` 0.3.0, in the settings where that one is right.
 
     python benchmarks/published_mmdit.py
 
-Prints the largest relative differences and exits 1 where one is above 1e-5 (outputs) or 1e-4 (gradients of the inputs).
+Both packages are imported as `mmdit`, so theirs runs in a subprocess, in an environment of its own (made on the first
+run under --environment; --python names one that exists). It draws every parameter away from its initial value, runs,
+and saves parameters, inputs and outputs as safetensors. Here the parameters are renamed to ours and the outputs
+compared, in float32. Exit code: 0 where every difference is within the tolerance, 1 where one is not, 2 where theirs
+can't be run.
+
+What differs by convention: their modulation multiplies by gamma, ours by 1 + scale (so scale = gamma - 1); their layer
+norms have an eps of 1e-5 and their RMS norms one of 0; their `AdaptiveAttention` returns its heads apart (its known
+fault), so they are summed before the comparison.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("mmdit==0.3.0", "torch==2.13.0", "numpy", "safetensors")
-OUTPUT_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
-
-T, I, C, H, D = 12, 20, 6, 2, 8  # widths of text, image and conditioning; heads; features a head
-ATTENTION = dict(heads=H, dim_head=D)
-
-# name: (published class, its options, whether text is masked, how the last text feedforward is asked for)
-CASES: dict[str, tuple[str, dict[str, Any], bool]] = {
-    "joint attention": ("joint", {}, False),
-    "joint attention, masked": ("joint", {}, True),
-    "joint attention, qk-norm, masked": ("joint", dict(qk_rmsnorm=True), True),
-    "block": ("block", {}, False),
-    "block, masked, no conditioning": ("block", dict(dim_cond=None), True),
-    "transformer": ("transformer", dict(num_residual_streams=1), True),
-    "transformer, 3 streams": ("transformer", dict(num_residual_streams=3), True),
-    "transformer, registers": ("transformer", dict(num_residual_streams=1, num_register_tokens=3), True),
-    "generalized block, soft-clamped": ("general block", dict(softclamp=True, softclamp_value=1.5), True),
-    "generalized transformer": ("general", dict(num_residual_streams=1), True),
-    "generalized transformer, 3 streams": ("general", dict(num_residual_streams=3), True),
-}
+VERSION = "0.3.0"
+TOLERANCE = 1e-5
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (f"mmdit=={VERSION}", "torch", "numpy", "safetensors")  # constraints.txt decides the other versions
+LAYER_NORM_EPS, BATCH, COND = 1e-5, 2, 24
+State = dict[str, Any]  # name -> tensor
 
 
-def make_inputs(torch: Any, masked: bool, conditioned: bool) -> dict[str, Any]:
-    given = {"text": torch.randn(2, 7, T), "image": torch.randn(2, 9, I)}
-    if conditioned:
-        given["cond"] = torch.randn(2, C)
-    if masked:
-        given["mask"] = torch.arange(7) < torch.tensor([[4], [7]])
-    return given
+@dataclass(frozen=True)
+class Case:
+    """One setting; `options` go to both constructors as they are."""
+
+    name: str
+    kind: str
+    options: dict[str, Any]
+    masked: bool = False
+    call: dict[str, Any] = field(default_factory=dict)
 
 
-def call(net: Any, kind: str, given: dict[str, Any], *, published: bool) -> Any:
-    text, image, mask, cond = (given.get(key) for key in ("text", "image", "mask", "cond"))
-    if kind == "joint":
-        return net((text, image), (mask, None))
-    if kind.startswith("general"):
-        return net(modality_tokens=(text, image), modality_masks=(mask, None), time_cond=cond)
-    extra = {"skip_feedforward_text_tokens": False} if kind == "block" and published else {}
-    return net(text_tokens=text, image_tokens=image, text_mask=mask, time_cond=cond, **extra)
+TWO: dict[str, Any] = dict(dim_text=48, dim_image=32, heads=4, dim_head=16)
+THREE: dict[str, Any] = dict(dim_modalities=(48, 32, 40), heads=4, dim_head=16)
+JOINT: dict[str, Any] = dict(dim_inputs=(48, 32, 40), heads=4, dim_head=16)
+ADAPTIVE: dict[str, Any] = dict(dim=48, heads=4, dim_head=16)
+WITH_COND: dict[str, Any] = dict(dim_cond=COND)
+SWIGLU: dict[str, Any] = dict(ff_kwargs=dict(glu=True, swish=True, mult=2))
+FULL_BLOCK: dict[str, Any] = dict(call=dict(skip_feedforward_text_tokens=False))
+
+CASES = (
+    Case("JointAttention", "joint", JOINT),
+    Case("JointAttention, masks", "joint", JOINT, masked=True),
+    Case("JointAttention, qk_rmsnorm, masks", "joint", JOINT | dict(qk_rmsnorm=True), masked=True),
+    Case("JointAttention, softclamp, masks", "joint", JOINT | dict(softclamp=True, softclamp_value=2.0), masked=True),
+    Case("AdaptiveAttention, 1 weight, mask", "adaptive", ADAPTIVE, masked=True),
+    Case("AdaptiveAttention, 4 weights, mask", "adaptive", ADAPTIVE | dict(num_adaptive_weights=4), masked=True),
+    Case("two-modality block", "block", TWO, **FULL_BLOCK),
+    Case("two-modality block, conditioned, mask", "block", TWO | WITH_COND, masked=True, **FULL_BLOCK),
+    Case("two-modality block, swiglu", "block", TWO | WITH_COND | SWIGLU, **FULL_BLOCK),
+    Case(
+        "two-modality block, text feedforward skipped",
+        "block",
+        TWO | WITH_COND,
+        call=dict(skip_feedforward_text_tokens=True),
+    ),
+    Case(
+        "two-modality transformer, 1 stream, registers, mask",
+        "transformer",
+        TWO | WITH_COND | dict(depth=3, num_residual_streams=1, num_register_tokens=3),
+        masked=True,
+    ),
+    Case(
+        "two-modality transformer, 4 streams, mask",
+        "transformer",
+        TWO | WITH_COND | dict(depth=3, num_residual_streams=4),
+        masked=True,
+    ),
+    Case("generalized block, masks", "general_block", THREE, masked=True),
+    Case(
+        "generalized block, conditioned, softclamp",
+        "general_block",
+        THREE | WITH_COND | dict(softclamp=True, softclamp_value=2.0),
+        masked=True,
+    ),
+    Case(
+        "generalized transformer, 1 stream, masks",
+        "general_transformer",
+        THREE | WITH_COND | dict(depth=3, num_residual_streams=1),
+        masked=True,
+    ),
+    Case(
+        "generalized transformer, 4 streams, masks",
+        "general_transformer",
+        THREE | WITH_COND | dict(depth=3, num_residual_streams=4),
+        masked=True,
+    ),
+)
 
 
-def loss(*outputs: Any) -> Any:
-    """A weighted sum. (The sum of squares of a normed output is nearly constant: its gradient is rounding alone.)"""
-    return sum((x * x.new_tensor(range(x.numel())).sin().view_as(x)).sum() for x in outputs)
+# --------------------------------------------------------------------------------------------- what both sides share
 
 
-def run_published(folder: Path) -> None:
-    """In the published package's interpreter."""
+def run(case: Case, net: Any, given: State) -> dict[str, Any]:
+    """Call either side's module; outputs by name."""
+    tokens = [given[f"tokens.{i}"] for i in range(sum(name.startswith("tokens.") for name in given))]
+    masks = [given.get(f"mask.{i}") for i in range(len(tokens))]
+    cond = {"time_cond": given["cond"]} if "cond" in given else {}
+    if case.kind == "joint":
+        out = net(tokens, masks)
+    elif case.kind == "adaptive":
+        out = (net(tokens[0], mask=masks[0]),)
+    elif case.kind.startswith("general"):
+        out = net(modality_tokens=tuple(tokens), modality_masks=tuple(masks), **cond)
+    else:
+        out = net(text_tokens=tokens[0], image_tokens=tokens[1], text_mask=masks[0], **cond, **case.call)
+    return {str(i): x for i, x in enumerate(out)}
+
+
+# ------------------------------------------------------------------------------------------------------- their side
+
+
+def save_theirs(folder: Path) -> None:
+    """Runs in the published package's environment: one file a case, with `state.`, `given.` and `out.` tensors."""
+    import random
+    from importlib.metadata import version
+
     import torch
-    from mmdit import mmdit_generalized_pytorch as general
-    from mmdit import mmdit_pytorch as two
     from safetensors.torch import save_file
 
-    makers: dict[str, Callable[..., Any]] = {
-        "joint": lambda **o: two.JointAttention(dim_inputs=(T, I), **ATTENTION, **o),
-        "block": lambda **o: two.MMDiTBlock(dim_text=T, dim_image=I, **ATTENTION, **o),
-        "transformer": lambda **o: two.MMDiT(depth=3, dim_text=T, dim_image=I, **ATTENTION, **o),
-        "general block": lambda **o: general.MMDiTBlock(dim_modalities=(T, I), **ATTENTION, **o),
-        "general": lambda **o: general.MMDiT(depth=3, dim_modalities=(T, I), **ATTENTION, **o),
-    }
-    for index, (kind, options, masked) in enumerate(CASES.values()):
-        torch.manual_seed(index)
-        options = dict(options) if kind == "joint" else {"dim_cond": C} | options
-        net = makers[kind](**options)
-        for name, parameter in net.named_parameters():
-            torch.nn.init.normal_(parameter, std=0.3 if parameter.ndim < 2 else parameter.shape[-1] ** -0.5)
-            if name.endswith((".g", ".gamma")):
-                torch.nn.init.normal_(parameter, mean=1.0, std=0.3)
-        given = make_inputs(torch, masked, options.get("dim_cond") is not None)
-        leaves = {name: x.requires_grad_() for name, x in given.items() if x.is_floating_point()}
-        text, image = call(net, kind, given, published=True)
-        loss(text, image).backward()
-        record = {f"weight.{k}": v for k, v in net.state_dict().items()}
-        record |= {f"input.{k}": v for k, v in given.items()} | {"output.text": text, "output.image": image}
-        record |= {f"gradient.{k}": x.grad for k, x in leaves.items()}
-        save_file({k: v.detach().contiguous() for k, v in record.items()}, folder / f"{index}.safetensors")
-
-
-# ------------------------------------------------------------------------------------------------------------ mapping
-
-
-class Mapper:
-    """Reads the published names and writes ours. Their norms compute `x * gamma + beta`; ours `x * (1 + scale) + shift`."""
-
-    def __init__(self, weights: dict[str, Any]) -> None:
-        import torch
-
-        self.torch, self.theirs, self.ours = torch, weights, {}
-
-    def take(self, ours: str, theirs: str) -> None:
-        self.ours[ours] = self.theirs[theirs]
-
-    def attention(self, ours: str, theirs: str) -> None:
-        for i in range(2):
-            self.take(f"{ours}to_qkv.{i}.linear.weight", f"{theirs}to_qkv.{i}.weight")
-            self.take(f"{ours}to_out.{i}.linear.weight", f"{theirs}to_out.{i}.weight")
-            for part in "qk":
-                key = f"{theirs}{part}_rmsnorms.{i}.gamma"
-                if key in self.theirs:
-                    self.ours[f"{ours}{part}_norms.{i}.weight"] = self.theirs[key].squeeze(1)
-
-    def modulation(self, name: str, parts: list[tuple[str, slice, str]]) -> None:
-        """parts: (published linear, rows, "gamma" where 1 must be taken off), in our order shift, scale, gate."""
-        weights, biases = [], []
-        for linear, rows, role in parts:
-            weights.append(self.theirs[f"{linear}.weight"][rows])
-            biases.append(self.theirs[f"{linear}.bias"][rows] - (1 if role == "scale" else 0))
-        self.ours[f"{name}.linear.weight"] = self.torch.cat(weights)
-        self.ours[f"{name}.linear.bias"] = self.torch.cat(biases)
-
-    def residual(self, ours: str, theirs: str) -> None:
-        if f"{theirs}.static_alpha" not in self.theirs:
-            return
-        alpha, shift = self.theirs[f"{theirs}.static_alpha"], self.theirs[f"{theirs}.dynamic_alpha_fn"]
-        shift = shift.squeeze(0) if shift.ndim == 3 else shift
-        streams = alpha.shape[-1] - 1
-        alpha = alpha.reshape(streams, streams + 1)
-        width = f"{ours}.width."
-        self.ours[f"{width}pre"], self.ours[f"{width}mix"] = alpha[:, :1], alpha[:, 1:]
-        self.ours[f"{width}post"] = self.theirs[f"{theirs}.static_beta"].reshape(streams, 1)
-        beta = self.theirs[f"{theirs}.dynamic_beta_fn"].reshape(shift.shape[0], 1)
-        self.ours[f"{width}to_shift.weight"] = self.torch.cat([shift, beta], 1).T
-        self.ours[f"{width}norm.weight"] = 1 + self.theirs[f"{theirs}.norm.gamma"]
-        plain = (f"{theirs}.dynamic_alpha_scale", f"{theirs}.dynamic_beta_scale")
-        manifold = (f"{theirs}.pre_branch_scale", f"{theirs}.residual_scale", f"{theirs}.h_post_scale")
-        names = plain if plain[0] in self.theirs else manifold
-        self.ours[f"{width}scales"] = self.torch.stack([self.theirs[name].reshape(()) for name in names])
-
-    def feedforward(self, ours: str, theirs: str) -> None:
-        if f"{theirs}.ff.0.0.weight" not in self.theirs:
-            return
-        for part in ("weight", "bias"):
-            self.take(f"{ours}.proj_in.{part}", f"{theirs}.ff.0.0.{part}")
-            self.take(f"{ours}.proj_out.{part}", f"{theirs}.ff.2.{part}")
-
-    def norm(self, ours: str, theirs: str) -> None:
-        for part in ("weight", "bias"):
-            if f"{theirs}.{part}" in self.theirs:
-                self.take(f"{ours}.norm.{part}", f"{theirs}.{part}")
-
-    def block(self, p: str, *, last: bool) -> None:
-        self.attention(f"{p}joint_attn.", f"{p}joint_attn.")
-        for i, name in enumerate(("text", "image")):
-            fed = not (last and i == 0)
-            self.residual(f"{p}attn_residuals.{i}", f"{p}{name}_attn_residual_fn")
-            self.norm(f"{p}attn_norms.{i}", f"{p}{name}_attn_layernorm")
-            if fed:
-                self.residual(f"{p}ff_residuals.{i}", f"{p}{name}_ff_residual_fn")
-                self.norm(f"{p}ff_norms.{i}", f"{p}{name}_ff_layernorm")
-                self.feedforward(f"{p}feedforwards.{i}", f"{p}{name}_ff")
-            linear = f"{p}to_cond.2"
-            if f"{linear}.weight" not in self.theirs:
-                continue
-            dim, start = (T, 0) if i == 0 else (I, 4 * T)
-            betas = 4 * T + 4 * I + (0 if i == 0 else 2 * T)
-            gammas = [slice(start + k * dim, start + (k + 1) * dim) for k in range(4)]
-            shifts = [slice(betas + k * dim, betas + (k + 1) * dim) for k in range(2)]
-            parts = [(linear, shifts[0], "shift"), (linear, gammas[0], "scale"), (linear, gammas[1], "gate")]
-            if fed:
-                parts += [(linear, shifts[1], "shift"), (linear, gammas[2], "scale"), (linear, gammas[3], "gate")]
-            self.modulation(f"{p}modulations.{i}", parts)
-
-    def general_block(self, p: str) -> None:
-        self.attention(f"{p}joint_attn.", f"{p}joint_attn.")
-        for i, dim in enumerate((T, I)):
-            self.residual(f"{p}attn_residuals.{i}", f"{p}attn_residual_fns.{i}")
-            self.residual(f"{p}ff_residuals.{i}", f"{p}ff_residual_fns.{i}")
-            self.feedforward(f"{p}feedforwards.{i}", f"{p}feedforwards.{i}")
-            gates, start = f"{p}to_post_branch_gammas.2", 0 if i == 0 else T
-            parts = []
-            for half, kind in enumerate(("attn", "ff")):
-                linear = f"{p}{kind}_layernorms.{i}.to_cond.2"
-                offset = half * (T + I) + start
-                parts += [
-                    (linear, slice(dim, 2 * dim), "shift"),
-                    (linear, slice(dim), "scale"),
-                    (gates, slice(offset, offset + dim), "gate"),
-                ]
-            self.modulation(f"{p}modulations.{i}", parts)
-
-    def whole(self, kind: str) -> dict[str, Any]:
-        if kind == "joint":
-            self.attention("", "")
-        elif kind == "block":
-            self.block("", last=False)
-        elif kind == "general block":
-            self.general_block("")
-        else:
-            for index in range(3):
-                if kind == "general":
-                    self.general_block(f"blocks.{index}.")
-                else:
-                    self.block(f"blocks.{index}.", last=index == 2)
-            norms = {"general": {0: "norms.0", 1: "norms.1"}, "transformer": {1: "norm"}}[kind]
-            for i, name in norms.items():
-                self.take(f"final_norms.{i}.weight", f"{name}.g")
-            if self.theirs.get("register_tokens") is not None and self.theirs["register_tokens"].numel():
-                self.take("registers.1.tokens", "register_tokens")
-        return self.ours
-
-
-def compare(folder: Path) -> bool:
-    """In this project's interpreter; prints the table, and says whether all differences are within the bounds."""
-    from safetensors.torch import load_file
-
     from mmdit import mmdit_generalized_pytorch as general
     from mmdit import mmdit_pytorch as two
+    from mmdit.adaptive_attention import AdaptiveAttention
+
+    if version("mmdit") != VERSION:
+        raise SystemExit(f"mmdit must be {VERSION}, got {version('mmdit')}")
+    make = {
+        "joint": two.JointAttention,
+        "adaptive": AdaptiveAttention,
+        "block": two.MMDiTBlock,
+        "transformer": two.MMDiT,
+        "general_block": general.MMDiTBlock,
+        "general_transformer": general.MMDiT,
+    }
+    for index, case in enumerate(CASES):
+        random.seed(index)  # which stream each of their hyper-connections reads at first
+        torch.manual_seed(index)
+        net = make[case.kind](**case.options)
+        with torch.no_grad():
+            for name, parameter in net.named_parameters():
+                if name.endswith("to_out_weights"):  # h d e
+                    parameter.normal_(std=(parameter.shape[0] * parameter.shape[1]) ** -0.5)
+                elif name.endswith((".weight", "dynamic_alpha_fn", "dynamic_beta_fn")) and parameter.ndim > 1:
+                    parameter.normal_(std=0.2)
+                else:  # the manifold's sigmoids and Sinkhorn flatten what is drawn, so it is drawn wider
+                    manifold = case.kind.startswith("general") and "_residual_fns" in name
+                    parameter.add_(torch.randn_like(parameter) * (1.0 if manifold else 0.3))
+        options = case.options
+        widths = options.get("dim_inputs") or options.get("dim_modalities")
+        widths = widths or ((options["dim"],) if "dim" in options else (options["dim_text"], options["dim_image"]))
+        lengths = (9, 14, 6)[: len(widths)]
+        given = {f"tokens.{i}": torch.randn(BATCH, n, d) for i, (n, d) in enumerate(zip(lengths, widths, strict=True))}
+        if case.masked:
+            given["mask.0"] = torch.arange(lengths[0]) < torch.tensor([[5], [8]])
+        if "dim_cond" in options:
+            given["cond"] = torch.randn(BATCH, COND)
+        with torch.no_grad():
+            out = run(case, net, given)
+        if case.kind == "adaptive":  # b h n e, or b n (h e) for one weight: the sum over heads is what was meant
+            heads, x = options["heads"], out["0"]
+            out["0"] = x.sum(1) if x.ndim == 4 else x.unflatten(-1, (heads, -1)).sum(2)
+        parts = {"state": net.state_dict(), "given": given, "out": out}
+        flat = {f"{part}.{name}": x.contiguous() for part, tensors in parts.items() for name, x in tensors.items()}
+        save_file(flat, folder / f"{index}.safetensors")
+
+
+# ----------------------------------------------------------------------------------------- their names -> our names
+
+
+def below(state: State, prefix: str) -> State:
+    return {name[len(prefix) :]: x for name, x in state.items() if name.startswith(prefix)}
+
+
+def under(prefix: str, state: State) -> State:
+    return {prefix + name: x for name, x in state.items()}
+
+
+def joint_attention(theirs: State) -> State:
+    ours = {}
+    for name, x in theirs.items():
+        part, index, _ = name.split(".")
+        if part in ("q_rmsnorms", "k_rmsnorms"):
+            ours[f"{part[0]}_norms.{index}.weight"] = x.squeeze(1)  # h 1 d
+        else:
+            ours[f"{part}.{index}.linear.weight"] = x
+    return ours
+
+
+def adaptive_attention(theirs: State, heads: int, weights: int) -> State:
+    import torch
+
+    dim, out = theirs["to_qkv.0.weight"].shape[1], theirs["to_out_weights"]
+    qkv = theirs["to_qkv.0.weight"].unflatten(0, (-1, weights)).movedim(1, 0)  # (qkv h d w) e -> w (qkv h d) e
+    out = torch.einsum("hdew->wehd", out.unflatten(-1, (dim, weights))).flatten(2)
+    if weights == 1:
+        return {"attention.to_qkv.0.linear.weight": qkv[0], "attention.to_out.0.linear.weight": out[0]}
+    return {
+        "attention.to_qkv.0.weight": qkv,
+        "attention.to_out.0.weight": out,
+        "attention.gates.0.linear.weight": theirs["to_gates.0.weight"],
+    }
+
+
+def feedforward(theirs: State) -> State:
+    names = {"ff.0.0": "proj_in", "ff.0.proj": "proj_in", "ff.2": "proj_out"}
+    return {f"{names[name.rpartition('.')[0]]}.{name.rpartition('.')[2]}": x for name, x in theirs.items()}
+
+
+def residual(theirs: State) -> State:
+    """Hyper-connections of both kinds; nothing for a plain residual."""
+    import torch
+
+    if not theirs:
+        return {}
+    alpha, shift = theirs["static_alpha"], theirs["dynamic_alpha_fn"]
+    dim, columns = shift.shape[-2:]
+    scales = ("dynamic_alpha_scale", "dynamic_beta_scale", "pre_branch_scale", "residual_scale", "h_post_scale")
+    return {
+        "width.pre": alpha[:, :1],
+        "width.mix": alpha[:, 1:],
+        "width.post": theirs["static_beta"].reshape(-1, 1),
+        "width.norm.weight": 1 + theirs["norm.gamma"],
+        "width.to_shift.weight": torch.cat(
+            [shift.reshape(dim, columns), theirs["dynamic_beta_fn"].reshape(dim, 1)], 1
+        ).T,
+        "width.scales": torch.stack([theirs[name].reshape(()) for name in scales if name in theirs]),
+    }
+
+
+def modulation(parts: list[tuple[Any, Any, bool]]) -> State:
+    """From (weight, bias, is a gamma of a norm) for each of our shift, scale and gate."""
+    import torch
+
+    weights, biases, gammas = zip(*parts, strict=True)
+    shifted = [bias - 1 if gamma else bias for bias, gamma in zip(biases, gammas, strict=True)]
+    return {"linear.weight": torch.cat(weights), "linear.bias": torch.cat(shifted)}
+
+
+def block(theirs: State, *, text_feedforward: bool = True) -> State:
+    """A two-modality block."""
+    ours = under("joint_attn.", joint_attention(below(theirs, "joint_attn.")))
+    names = ("text", "image")
+    if "to_cond.2.weight" in theirs:
+        widths = [theirs[f"{name}_ff.ff.2.bias"].shape[0] for name in names]
+        sizes = [w for w in widths for _ in range(4)] + [w for w in widths for _ in range(2)]
+        chunks = list(zip(theirs["to_cond.2.weight"].split(sizes), theirs["to_cond.2.bias"].split(sizes), strict=True))
+    for i, name in enumerate(names):
+        fed = text_feedforward or name != "text"
+        if "to_cond.2.weight" in theirs:
+            gammas, betas = chunks[4 * i : 4 * i + 4], chunks[8 + 2 * i : 10 + 2 * i]
+            parts = [(*betas[0], False), (*gammas[0], True), (*gammas[1], False)]
+            parts += [(*betas[1], False), (*gammas[2], True), (*gammas[3], False)] if fed else []
+            ours |= under(f"modulations.{i}.", modulation(parts))
+        for sublayer in ("attn", "ff") if fed else ("attn",):
+            ours |= under(f"{sublayer}_norms.{i}.norm.", below(theirs, f"{name}_{sublayer}_layernorm."))
+            ours |= under(f"{sublayer}_residuals.{i}.", residual(below(theirs, f"{name}_{sublayer}_residual_fn.")))
+        if fed:
+            ours |= under(f"feedforwards.{i}.", feedforward(below(theirs, f"{name}_ff.")))
+    return ours
+
+
+def general_block(theirs: State, widths: tuple[int, ...]) -> State:
+    ours = under("joint_attn.", joint_attention(below(theirs, "joint_attn.")))
+    conditioned = "to_post_branch_gammas.2.weight" in theirs
+    for i, width in enumerate(widths):
+        if conditioned:
+            parts = []
+            for sublayer, start in (("attn", 0), ("ff", sum(widths))):
+                gate = slice(start + sum(widths[:i]), start + sum(widths[: i + 1]))
+                norm = below(theirs, f"{sublayer}_layernorms.{i}.to_cond.2.")
+                scale, shift = slice(0, width), slice(width, None)
+                parts += [(norm["weight"][rows], norm["bias"][rows], rows is scale) for rows in (shift, scale)]
+                gates = below(theirs, "to_post_branch_gammas.2.")
+                parts += [(gates["weight"][gate], gates["bias"][gate], False)]
+            ours |= under(f"modulations.{i}.", modulation(parts))
+        for sublayer in ("attn", "ff"):
+            ours |= under(f"{sublayer}_norms.{i}.norm.", below(theirs, f"{sublayer}_layernorms.{i}.ln."))
+            ours |= under(f"{sublayer}_residuals.{i}.", residual(below(theirs, f"{sublayer}_residual_fns.{i}.")))
+        ours |= under(f"feedforwards.{i}.", feedforward(below(theirs, f"feedforwards.{i}.")))
+    return ours
+
+
+def transformer(theirs: State, depth: int) -> State:
+    """A two-modality transformer, whose last text feedforward never took part."""
+    ours = {"final_norms.1.weight": theirs["norm.g"]}
+    if theirs["register_tokens"].numel():
+        ours["registers.1.tokens"] = theirs["register_tokens"]
+    for i in range(depth):
+        ours |= under(f"blocks.{i}.", block(below(theirs, f"blocks.{i}."), text_feedforward=i < depth - 1))
+    return ours
+
+
+def general_transformer(theirs: State, depth: int, widths: tuple[int, ...]) -> State:
+    ours = {f"final_norms.{i}.weight": theirs[f"norms.{i}.g"] for i in range(len(widths))}
+    for i in range(depth):
+        ours |= under(f"blocks.{i}.", general_block(below(theirs, f"blocks.{i}."), widths))
+    return ours
+
+
+# --------------------------------------------------------------------------------------------------------- our side
+
+
+def build_ours(case: Case, theirs: State) -> Any:
+    from mmdit import mmdit_generalized_pytorch as general
+    from mmdit import mmdit_pytorch as two
+    from mmdit.adaptive_attention import AdaptiveAttention
     from mmdit.norms import MultiHeadRMSNorm, RMSNorm
 
-    options_here = dict(**ATTENTION, norm_eps=1e-5)
-    makers: dict[str, Callable[..., Any]] = {
-        "joint": lambda **o: two.JointAttention(dim_inputs=(T, I), **ATTENTION, **o),
-        "block": lambda **o: two.MMDiTBlock(dim_text=T, dim_image=I, **options_here, **o),
-        "transformer": lambda **o: two.MMDiT(depth=3, dim_text=T, dim_image=I, **options_here, **o),
-        "general block": lambda **o: general.MMDiTBlock(dim_modalities=(T, I), **options_here, **o),
-        "general": lambda **o: general.MMDiT(depth=3, dim_modalities=(T, I), **options_here, **o),
+    options = case.options
+    eps: dict[str, Any] = dict(norm_eps=LAYER_NORM_EPS)
+    widths, depth = options.get("dim_modalities", ()), options.get("depth", 1)
+    build: dict[str, Callable[[], tuple[Any, State]]] = {
+        "joint": lambda: (two.JointAttention(**options), joint_attention(theirs)),
+        "adaptive": lambda: (
+            AdaptiveAttention(**options),
+            adaptive_attention(theirs, options["heads"], options.get("num_adaptive_weights", 1)),
+        ),
+        "block": lambda: (two.MMDiTBlock(**options, **eps), block(theirs)),
+        "transformer": lambda: (two.MMDiT(**options, **eps), transformer(theirs, depth)),
+        "general_block": lambda: (general.MMDiTBlock(**options, **eps), general_block(theirs, widths)),
+        "general_transformer": lambda: (general.MMDiT(**options, **eps), general_transformer(theirs, depth, widths)),
     }
-    print(f"{'against mmdit 0.3.0 (fp32)':<40} {'outputs':>10} {'gradients':>10}")
-    good = True
-    for index, (name, (kind, options, _)) in enumerate(CASES.items()):
-        record = load_file(folder / f"{index}.safetensors")
-        part = {p: {k[len(p) + 1 :]: v for k, v in record.items() if k.startswith(p + ".")} for p in _PARTS}
-        net = makers[kind](**({} if kind == "joint" else {"dim_cond": C}) | options)
-        net.load_state_dict(Mapper(part["weight"]).whole(kind))
-        for module in net.modules():
-            if isinstance(module, (RMSNorm, MultiHeadRMSNorm)):
-                module.eps = 1e-20  # the published RMS norms add none
-        given = {k: v.requires_grad_() if v.is_floating_point() else v for k, v in part["input"].items()}
-        text, image = call(net, kind, given, published=False)
-        loss(text, image).backward()
-        outputs = max(_difference(x, part["output"][k]) for k, x in (("text", text), ("image", image)))
-        gradients = max(_difference(given[k].grad, wanted) for k, wanted in part["gradient"].items())
-        within = outputs <= OUTPUT_BOUND and gradients <= GRADIENT_BOUND
-        good &= within
-        print(f"{name:<40} {outputs:>10.1e} {gradients:>10.1e}{'' if within else '  TOO LARGE'}")
-    print(f"bounds: {OUTPUT_BOUND:g} and {GRADIENT_BOUND:g}, norm of the difference over the norm")
-    return good
+    net, state = build[case.kind]()
+    net.load_state_dict(state)
+    for module in net.modules():
+        if isinstance(module, (RMSNorm, MultiHeadRMSNorm)):
+            module.eps = 0.0
+    return net
 
 
-_PARTS = ("weight", "input", "output", "gradient")
+def difference(case: Case, file: Path) -> float:
+    """The largest difference of an output, over the largest value of that output."""
+    import torch
+    from safetensors.torch import load_file
+
+    saved = load_file(file)
+    net, wanted = build_ours(case, below(saved, "state.")), below(saved, "out.")
+    with torch.no_grad():
+        got = run(case, net, below(saved, "given."))
+    if got.keys() != wanted.keys():
+        raise SystemExit(f"{case.name}: outputs {sorted(wanted)} wanted, got {sorted(got)}")
+    # a maximum must not pass over NaN, as Python's does
+    return torch.stack([(got[k] - wanted[k]).abs().max() / wanted[k].abs().max() for k in wanted]).max().item()
 
 
-def _difference(ours: Any, theirs: Any) -> float:
-    return float((ours.detach() - theirs).norm() / theirs.norm())
+# ------------------------------------------------------------------------------------------------------ environment
 
 
-def main() -> None:
+def default_environment() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "mmdit" / f"published-{VERSION}"
+
+
+def make_environment(folder: Path) -> Path:
+    """A virtual environment with the published package, made anew where it is missing, unfinished or outdated."""
+    constraints = ROOT / "constraints.txt"
+    wanted = hashlib.sha256(constraints.read_bytes() + repr((PACKAGES, sys.version)).encode()).hexdigest()
+    done = folder / "complete"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    if done.is_file() and done.read_text() == wanted and python.exists():
+        return python
+    if folder.exists() and not (folder / "pyvenv.cfg").is_file() and any(folder.iterdir()):
+        raise SystemExit(f"{folder} is no virtual environment; name another folder with --environment")
+    print(f"making an environment in {folder} (some minutes, once)", file=sys.stderr)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
+    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), *PACKAGES]
+    subprocess.run(install, check=True)
+    done.write_text(wanted)
+    return python
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--python", help="an interpreter that has mmdit 0.3.0; default: make an environment")
-    parser.add_argument("--published", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--python", type=Path, help="a python that has mmdit 0.3.0; default: make an environment")
+    parser.add_argument("--environment", type=Path, default=default_environment(), help="default: %(default)s")
+    parser.add_argument("--save-theirs", type=Path, help=argparse.SUPPRESS)  # how this script calls itself
     arguments = parser.parse_args()
-    if arguments.published:
-        run_published(arguments.published)
-        return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        python = arguments.python
-        if python is None:
-            venv.create(folder / "environment", with_pip=True)
-            python = str(folder / "environment" / "bin" / "python")
-            install = ["-m", "pip", "install", "--quiet", "-c", str(ROOT / "constraints.txt"), *PACKAGES]
-            subprocess.run([python, *install], check=True)
-        script = [python, __file__, "--published", str(folder)]
-        subprocess.run(script, check=True, cwd=folder)  # away from this project, whose package has the same name
-        sys.path.insert(0, str(ROOT))
-        raise SystemExit(0 if compare(folder) else 1)
+    if arguments.save_theirs:
+        save_theirs(arguments.save_theirs)
+        return 0
+
+    folder = Path(tempfile.mkdtemp(prefix="published-mmdit-"))
+    try:
+        python = arguments.python or make_environment(arguments.environment)
+        # -I: nothing of this repository or of PYTHONPATH on their path, where our `mmdit` would hide theirs
+        subprocess.run([str(python), "-I", __file__, "--save-theirs", str(folder)], check=True)
+        differences = {case.name: difference(case, folder / f"{i}.safetensors") for i, case in enumerate(CASES)}
+    except (subprocess.CalledProcessError, OSError) as error:
+        print(f"the published mmdit {VERSION} could not be run: {error}", file=sys.stderr)
+        return 2
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+    width = max(map(len, differences))
+    print(f"{'against mmdit ' + VERSION + ', float32':<{width}}  largest relative difference")
+    for name, value in differences.items():
+        print(f"{name:<{width}}  {value:.1e}{'' if value <= TOLERANCE else f'  above {TOLERANCE:.0e}'}")
+    return 0 if all(value <= TOLERANCE for value in differences.values()) else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

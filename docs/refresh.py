@@ -3,7 +3,7 @@
     python docs/refresh.py            all of them
     python docs/refresh.py profile    those that hold the word
 
-A block is fenced as `console` and starts with `$ ` and the command. Files that a command writes go to a temporary folder.
+A block is fenced as `console` and starts with `$ ` and the command. What a command writes goes to a temporary folder.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def refreshed(match: re.Match[str], folder: Path, words: list[str]) -> str:
     if words and not any(word in command for word in words):
         return match[0]
     print("$", command, file=sys.stderr)
-    done = subprocess.run(command, shell=True, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
     text = done.stdout if done.returncode == 0 else done.stdout + done.stderr
     lines = [line.rstrip() for line in text.splitlines()]
     for made, kept in PICTURES.items():

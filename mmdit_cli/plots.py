@@ -1,78 +1,137 @@
-"""Pictures of results. Figures are made without pyplot, so that nothing global is touched and no window is needed."""
+"""Pictures of results. Figures are made without pyplot, so that nothing global is touched and no window is needed.
+
+Importing this imports matplotlib: do so where a picture is drawn.
+"""
 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from torch import Tensor
+
+from mmdit.files import replacing
 
 if TYPE_CHECKING:
     from mmdit_cli.toy.evaluate import Samples
 
-RIGHT, WRONG = "#1a7f37", "#cf222e"
-COLUMNS = 4
+RIGHT, WRONG, INK, FAINT = "#1a7f37", "#cf222e", "#1f2328", "#8c959f"
+SERIES = ("#0969da", "#bc4c00", "#8250df", "#1a7f37")  # dark and light enough apart to be told without their hue
+COLUMNS, CELL = 8, 1.55  # samples in a row, and the inches that each takes
+CAPTION_LINES, CAPTION_WIDTH = 5, 24
 
 
-def sample_plot(samples: Samples) -> Figure:
-    """A grid of drawn pictures under their captions, with the tone below where there is one; the frame and the mark say
-    whether the oracle read every attribute right."""
-    count, sound = len(samples.batch.captions), "audio" in samples.data
-    rows = -(-count // COLUMNS)
-    figure = _figure(2.6 * COLUMNS, rows * (3.3 if sound else 2.75) + 0.3)
-    heights = [3, 1] if sound else [3]
-    outer = figure.add_gridspec(rows, COLUMNS)
-    for index, caption in enumerate(samples.batch.captions):
-        cell = outer[index // COLUMNS, index % COLUMNS].subgridspec(len(heights), 1, height_ratios=heights)
-        picture = figure.add_subplot(cell[0])
-        picture.imshow(_as_picture(samples.data["image"][index]), interpolation="nearest")
-        picture.set_title("\n".join(textwrap.wrap(caption, 34)), fontsize=7)
-        _mark(picture, bool(samples.right["image"][index]))
-        if sound:
-            tone = figure.add_subplot(cell[1])
-            tone.plot(samples.data["audio"][index].flatten().numpy(), linewidth=0.6, color="#0969da")
-            tone.set_ylim(-1.2, 1.2)
-            _mark(tone, bool(samples.right["audio"][index]))
+def sample_plot(samples: Samples, *, title: str = "") -> Figure:
+    """A grid of samples under their captions: picture above waveform, framed and marked by whether all is right."""
+    captions, right = samples.batch.captions, samples.right
+    columns = min(len(captions), COLUMNS)
+    rows = -(-len(captions) // columns)
+    heights = [1.0 if x.ndim == 4 else 0.4 for x in samples.data.values()]
+    text = 0.11 * (2 + max(len(_wrapped(caption)) for caption in captions))
+    cell = CELL * sum(heights) + text
+    top = 0.35 if title else 0.05
+    figure = Figure(figsize=(CELL * columns, cell * rows + top), facecolor="white")
+    figure.suptitle(title, fontsize=9, color=INK, y=1 - 0.12 / figure.get_figheight())
+    for index, caption in enumerate(captions):
+        row, column = divmod(index, columns)
+        bottom = cell * (rows - row - 1)
+        for line, (name, x) in enumerate(samples.data.items()):
+            axes = _axes(figure, CELL * column, bottom + CELL * sum(heights[line + 1 :]), heights[line])
+            _draw_sample(axes, x[index], bool(right[name][index]))
+        marks = {name: bool(right[name][index]) for name in samples.data}
+        x_middle, y_text = CELL * (column + 0.5), bottom + CELL * sum(heights)
+        style: dict[str, Any] = dict(ha="center", va="bottom", fontsize=6.5, linespacing=1.15)
+        verdict = "   ".join(f"{'✓' if mark else '✗'} {name}" for name, mark in marks.items())
+        width, height = figure.get_size_inches()
+        colour = RIGHT if all(marks.values()) else WRONG
+        figure.text(x_middle / width, y_text / height, verdict, color=colour, **style)
+        text_above = "\n".join(_wrapped(caption))
+        figure.text(x_middle / width, (y_text + 0.13) / height, text_above, color=INK, **style)
     return figure
 
 
-def loss_plot(losses: Sequence[float], name: str) -> Figure:
-    """The loss by step, each and smoothed, on a logarithmic axis."""
-    figure = _figure(7, 4)
-    axes = figure.add_subplot()
-    steps = range(1, len(losses) + 1)
-    axes.plot(steps, losses, linewidth=0.6, alpha=0.4, color="#0969da", label="each step")
-    axes.plot(steps, _smoothed(losses), linewidth=1.6, color="#0969da", label="mean of 20 steps")
-    axes.set(xlabel="step", ylabel="loss", yscale="log", title=name)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(frameon=False)
+def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Loss by step, faint as measured and strong as smoothed, for each modality; below it the accuracy, where known.
+
+    Args:
+        records: a run's metrics: `step` with `loss` and `losses` by modality, or with `accuracy` by modality.
+    """
+    losses = [record for record in records if "loss" in record]
+    scores = [record for record in records if "accuracy" in record]
+    figure = Figure(figsize=(6.4, 5.6 if scores else 3.8), facecolor="white", layout="constrained")
+    ratios = [3, 2] if scores else [1]
+    panels: list[Axes] = list(figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0])
+    names = list(losses[0]["losses"]) if losses else []
+    steps = [record["step"] for record in losses]
+    for colour, name in zip(SERIES, names, strict=False):
+        values = [record["losses"][name] for record in losses]
+        panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=name)
+    panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
+    if scores:
+        for colour, name in zip(SERIES, scores[0]["accuracy"], strict=False):
+            shares = [record["accuracy"][name] for record in scores]
+            panels[1].plot([r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=name)
+        panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
+    for axes in panels:
+        axes.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        axes.tick_params(labelsize=7)
+        axes.yaxis.label.set_fontsize(8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(fontsize=7, frameon=False)
+    panels[-1].set_xlabel("step", fontsize=8)
+    panels[0].set_title(title, fontsize=9, color=INK)
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), layout="constrained")
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all."""
     FigureCanvasAgg(figure)
-    return figure
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
 
 
-def _as_picture(image: torch.Tensor) -> np.ndarray:
-    return ((image.nan_to_num().clamp(-1, 1) + 1) / 2).permute(1, 2, 0).numpy()
+def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
+    """Axes at a place in inches, a margin smaller than their cell."""
+    width, total = figure.get_size_inches()
+    gap = 0.05
+    return figure.add_axes(
+        ((left + gap) / width, (bottom + gap) / total, (CELL - 2 * gap) / width, (CELL * height - 2 * gap) / total)
+    )
 
 
-def _mark(axes: Axes, is_right: bool) -> None:
-    colour = RIGHT if is_right else WRONG
+def _draw_sample(axes: Axes, x: Tensor, right: bool) -> None:
+    """A picture `3 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
+    if x.ndim == 3:
+        axes.imshow(((x.nan_to_num() + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+    else:
+        axes.plot(x.flatten().numpy(), color=INK, linewidth=0.5)
+        axes.set_ylim(-1.15, 1.15)
+        axes.margins(x=0)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
-        spine.set(color=colour, linewidth=1.5)
-    text = "right" if is_right else "wrong"
-    axes.set_ylabel(text, fontsize=7, color=colour)
+        spine.set(color=RIGHT if right else WRONG, linewidth=1.4)
 
 
-def _smoothed(losses: Sequence[float], window: int = 20) -> list[float]:
-    return [sum(part) / len(part) for part in (losses[max(0, i - window + 1) : i + 1] for i in range(len(losses)))]
+def _wrapped(caption: str) -> list[str]:
+    return textwrap.wrap(
+        caption.replace(" ,", ",").replace(" :", ":"), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ..."
+    )
+
+
+def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
+    """The mean over a window of 2 % of the curve to either side, cut at its ends."""
+    total = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
+    reach, count = round(share * len(values)), len(values)
+    at = torch.arange(count)
+    low, high = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=count)
+    smooth: list[float] = ((total[high] - total[low]) / (high - low)).tolist()
+    return smooth

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from mmdit.config_file import load_config
 from pydantic import Field, PositiveInt, model_validator
 
 from mmdit.config import Config, ModelConfig, PatchInput, Section, TokenInput, wrong
+from mmdit.config_file import load_config
 from mmdit_cli.toy.settings import TrainConfig
 
 DEFAULT_TOKENS = 256

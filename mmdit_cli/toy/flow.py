@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def sample(
         return velocity({**known, **x}, {**clean, **times})
 
     grid = shift_timesteps(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
-    for t, t_next in zip(grid[:-1], grid[1:], strict=True):
+    for t, t_next in pairwise(grid):
         first = at(x, t)
         euler = {name: x[name] + (t_next - t) * first[name] for name in x}
         if kind == "heun":

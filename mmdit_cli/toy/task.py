@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from mmdit.config import LinearInput, LinearOutput, ModelConfig, PatchInput, PatchOutput, TokenInput
@@ -36,7 +38,8 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
         ids: the captions' word ids `b n`; mask: `b n` bool, True = a word.
         per_modality: pass each modality's own t (the text's is 0), not the one they share.
     """
-    scale = TIMESTEP_RANGE / model.config.timestep.scale  # type: ignore[union-attr]
+    timestep = cast(ModelConfig, model.config).timestep
+    scale = TIMESTEP_RANGE / (timestep.scale if timestep else 1)
     scaled = {name: t * scale for name, t in times.items()}
     shared = next(iter(scaled.values()))
     t = {"text": shared.new_zeros(shared.shape), **scaled} if per_modality else shared

@@ -1,0 +1,143 @@
+"""A run's folder: its name, what it says of the run, its metrics, and how the run is stopped and found again."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mmdit.files import write_atomic
+from mmdit_cli import __version__
+from mmdit_cli.errors import UserError
+
+CONFIG, ABOUT, METRICS = "config.yaml", "run.json", "metrics.jsonl"
+
+
+def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
+    """The run's folder, new unless it is resumed.
+
+    Raises:
+        UserError: it exists and is not empty, is missing where it should be resumed, or can't be made.
+    """
+    if resume:
+        if run_dir is None:
+            raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+        if not run_dir.is_dir():
+            raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
+        return run_dir
+    safe = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+    folder = run_dir or Path("runs") / f"{safe}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(f"--run-dir {folder}: is not empty; name a new folder, or go on with it by --resume")
+    except OSError as error:
+        raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"--run-dir {folder}: is not writable")
+    return folder
+
+
+def describe(folder: Path, identity: dict[str, Any], *, device: torch.device, command_line: Sequence[str]) -> None:
+    """Write the resolved config, and what the run was made with. A config that is there already stays."""
+    if not (folder / CONFIG).exists():
+        write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
+    about = {
+        "command_line": list(command_line),
+        "seed": identity["seed"],
+        "dtype": identity["dtype"],
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "mmdit_version": __version__,
+        "torch_version": str(torch.__version__),
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+    }
+    write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def resume_command(folder: Path, identity: dict[str, Any], device: torch.device) -> str:
+    """What to type to go on with a run."""
+    options = f"--seed {identity['seed']} --dtype {identity['dtype']} --device {device}"
+    return f"mmdit train-toy --config {folder / CONFIG} --run-dir {folder} --resume {options}"
+
+
+def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+    """The dotted keys in which two documents differ, each with both values."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        keys = [*saved, *(key for key in wanted if key not in saved)]
+        return [
+            text for key in keys for text in differences(saved.get(key), wanted.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
+
+
+class Metrics:
+    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def append(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Make sure the disk holds what a checkpoint is about to build on."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records; a line cut short by a kill is passed over."""
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and isinstance(record.get("step"), int):
+                records.append(record)
+        return records
+
+    def truncate(self, step: int) -> None:
+        """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
+        kept = [record for record in self.read() if record["step"] <= step and not record.get("final")]
+        self.close()
+        write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = self.path.open("a", encoding="utf-8")
+
+
+@contextmanager
+def held_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C waits until it is asked for, so that it can't tear a step; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    caught = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal caught
+        if caught:
+            raise KeyboardInterrupt
+        caught = True
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: caught
+    finally:
+        signal.signal(signal.SIGINT, before)

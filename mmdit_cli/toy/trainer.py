@@ -1,0 +1,186 @@
+"""One training run's state and its step: model, average, optimizer, schedule."""
+
+from __future__ import annotations
+
+import math
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from mmdit.config import build
+from mmdit_cli.errors import CheckFailed
+from mmdit_cli.schema import ToolConfig
+from mmdit_cli.toy.checkpoints import Checkpoint, restore, save_checkpoint
+from mmdit_cli.toy.flow import Tensors, interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.task import predict
+from mmdit_cli.toy.world import NULL, World, encode, hash_seed
+
+TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+
+class Diverged(CheckFailed):
+    """A loss, gradient or weight stopped being finite; the message names the step and the layer where it began."""
+
+
+class Trainer:
+    """Every step is a pure function of seed, step and state, so a run may stop after any step and go on from its
+    checkpoint with the same bits. Weights are float32; another `dtype` is that of autocast."""
+
+    def __init__(
+        self, config: ToolConfig, world: World, *, device: torch.device, dtype: torch.dtype, seed: int
+    ) -> None:
+        self.config, self.settings, self.world = config, config.train, world
+        self.device, self.dtype, self.seed, self.completed = device, dtype, seed, 0
+        with torch.random.fork_rng(devices=[]):  # the same weights on every device; the caller's generator stays
+            torch.manual_seed(seed)
+            self.model: nn.Module = build(config.model).to(device).train()
+        self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
+
+    @property
+    def averaged_model(self) -> nn.Module:
+        """The exponential moving average of the weights, in eval mode."""
+        return self.average.module.eval()
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+    def learning_rate_factor(self, step: int) -> float:
+        """Linear warm-up, then half a cosine to zero: a pure function of the step."""
+        warm = min(1.0, (step + 1) / (self.settings.warmup_steps + 1))
+        return warm * 0.5 * (1 + math.cos(math.pi * min(1.0, step / self.settings.steps)))
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to go on."""
+        return {"seed": self.seed, "dtype": DTYPES[self.dtype], "config": self.config.model_dump(mode="json")}
+
+    def step(self) -> dict[str, Any]:
+        """One step of training; what is logged of it.
+
+        Raises:
+            Diverged: the loss or the gradient is not finite. The weights are as they were before the step.
+        """
+        ids, mask, data, noise, times = self._draw()
+        noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
+        losses = self._losses(ids, mask, noisy, data, noise, times)
+        weights = self.settings.loss_weights
+        loss = torch.stack([x * weights.get(name, 1.0) for name, x in losses.items()]).sum()
+        value = loss.item()
+        if not math.isfinite(value):
+            layer = self._first_not_finite(lambda: self._losses(ids, mask, noisy, data, noise, times))
+            raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm).item()
+        if not math.isfinite(norm):
+            named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
+            layer = next((name for name, grad in reversed(named) if not grad.isfinite().all()), "their norm")
+            self.optimizer.zero_grad()
+            raise Diverged(f"the gradient is {norm} at step {self.completed + 1}, beginning in {layer}")
+        rate = self.schedule.get_last_lr()[0]
+        self.optimizer.step()
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.average.update_parameters(self.model)
+        self.completed += 1
+        parts = {name: x.item() for name, x in losses.items()}
+        return {"step": self.completed, "loss": value, "losses": parts, "learning_rate": rate, "gradient_norm": norm}
+
+    def save(self, run_dir: Path) -> Path:
+        """Write a checkpoint.
+
+        Raises:
+            Diverged: a weight is not finite; the checkpoints before stay the last ones.
+            OSError: it can't be written.
+        """
+        for name, p in self.model.named_parameters():
+            if not p.isfinite().all():
+                raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
+        return save_checkpoint(
+            run_dir, self.completed, self.model, self.average, self.optimizer, identity=self.identity()
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up a checkpoint's state."""
+        restore(checkpoint, self.model, self.average, self.optimizer)
+        self.completed = checkpoint.step
+        self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensors, Tensors, Tensors]:
+        """This step's captions, data, noise and timesteps, drawn on the CPU so that every device sees the same."""
+        size, settings = self.settings.batch_size, self.settings
+        batch = self.world.batch(size, seed=self.seed, stream=TRAINING, index=self.completed)
+        generator = torch.Generator().manual_seed(hash_seed(self.seed, NOISE, self.completed))
+        dropped = torch.rand(size, generator=generator) < settings.caption_dropout
+        captions = [NULL if drop else text for text, drop in zip(batch.captions, dropped.tolist(), strict=True)]
+        ids, mask = encode(captions)
+        times: Tensors = {}
+        for name in batch.data:
+            if times and not settings.timesteps.per_modality:
+                times[name] = next(iter(times.values()))
+                continue
+            uniform, normal = torch.rand(size, generator=generator), torch.randn(size, generator=generator)
+            times[name] = sample_timesteps(settings.timesteps, uniform, normal, shift=settings.shift).to(self.device)
+        noise = {name: torch.randn(x.shape, generator=generator) for name, x in batch.data.items()}
+        data, noise = ({name: x.to(self.device) for name, x in part.items()} for part in (batch.data, noise))
+        return ids.to(self.device), mask.to(self.device), data, noise, times
+
+    def _losses(
+        self, ids: Tensor, mask: Tensor, noisy: Tensors, data: Tensors, noise: Tensors, times: Tensors
+    ) -> Tensors:
+        """Mean squared error of the velocity, by modality."""
+        autocast: AbstractContextManager[object] = nullcontext()
+        if self.dtype != torch.float32:
+            autocast = torch.autocast(self.device.type, self.dtype)
+        with autocast:
+            velocity = predict(self.model, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
+        return {
+            name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()
+        }
+
+    def _first_not_finite(self, forward: Any) -> str:
+        """The innermost module whose output stops being finite first, when `forward` is run again."""
+        for name, p in self.model.named_parameters():
+            if not p.isfinite().all():
+                return f"the weights of {name}"
+        found: list[str] = []
+
+        def check(name: str) -> Any:
+            def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+                if not found and any(not x.isfinite().all() for x in _tensors(output)):
+                    found.append(name)
+
+            return hook
+
+        hooks = [
+            module.register_forward_hook(check(name or "the model")) for name, module in self.model.named_modules()
+        ]
+        try:
+            with torch.no_grad():
+                forward()
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return found[0] if found else "the loss itself"
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """The floating-point tensors in a module's output."""
+    if isinstance(value, Tensor):
+        return [value] if value.is_floating_point() else []
+    if isinstance(value, dict):
+        value = list(value.values())
+    return [x for item in value for x in _tensors(item)] if isinstance(value, (list, tuple)) else []
