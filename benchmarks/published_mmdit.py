@@ -4,9 +4,9 @@
 
 Both packages are imported as `mmdit`, so theirs runs in a subprocess, in an environment of its own (made on the first
 run under --environment; --python names one that exists). It draws every parameter away from its initial value, runs,
-and saves parameters, inputs and outputs as safetensors. Here the parameters are renamed to ours and the outputs
-compared, in float32. Exit code: 0 where every difference is within the tolerance, 1 where one is not, 2 where theirs
-can't be run.
+and saves parameters, inputs, outputs and the gradients of the inputs as safetensors. Here the parameters are renamed to
+ours, and outputs and gradients compared, in float32. Exit code: 0 where every difference is within the tolerance, 1
+where one is not, 2 where theirs can't be run.
 
 What differs by convention: their modulation multiplies by gamma, ours by 1 + scale (so scale = gamma - 1); their layer
 norms have an eps of 1e-5 and their RMS norms one of 0; their `AdaptiveAttention` returns its heads apart (its known
@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 VERSION = "0.3.0"
-TOLERANCE = 1e-5
+OUTPUT_TOLERANCE, GRADIENT_TOLERANCE = 1e-5, 1e-4
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (f"mmdit=={VERSION}", "torch", "numpy", "safetensors")  # constraints.txt decides the other versions
 LAYER_NORM_EPS, BATCH, COND = 1e-5, 2, 24
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 State = dict[str, Any]  # name -> tensor
 
 
@@ -46,88 +46,73 @@ class Case:
     call: dict[str, Any] = field(default_factory=dict)
 
 
-TWO: dict[str, Any] = dict(dim_text=48, dim_image=32, heads=4, dim_head=16)
-THREE: dict[str, Any] = dict(dim_modalities=(48, 32, 40), heads=4, dim_head=16)
-JOINT: dict[str, Any] = dict(dim_inputs=(48, 32, 40), heads=4, dim_head=16)
-ADAPTIVE: dict[str, Any] = dict(dim=48, heads=4, dim_head=16)
-WITH_COND: dict[str, Any] = dict(dim_cond=COND)
-SWIGLU: dict[str, Any] = dict(ff_kwargs=dict(glu=True, swish=True, mult=2))
-FULL_BLOCK: dict[str, Any] = dict(call=dict(skip_feedforward_text_tokens=False))
+HEADS: dict[str, Any] = dict(heads=4, dim_head=16)
+TWO = dict(dim_text=48, dim_image=32, **HEADS)
+THREE = dict(dim_modalities=(48, 32, 40), **HEADS)
+JOINT = dict(dim_inputs=(48, 32, 40), **HEADS)
+ADAPTIVE = dict(dim=48, **HEADS)
+TWO_COND, THREE_COND = (sizes | dict(dim_cond=COND) for sizes in (TWO, THREE))
+TWO_DEEP, THREE_DEEP = (sizes | dict(depth=3) for sizes in (TWO_COND, THREE_COND))
+ONE_STREAM, STREAMS = dict(num_residual_streams=1), dict(num_residual_streams=4)
+CLAMP = dict(softclamp=True, softclamp_value=2.0)
+SWIGLU = dict(ff_kwargs=dict(glu=True, swish=True, mult=2))
+FED, UNFED = (dict(skip_feedforward_text_tokens=skip) for skip in (False, True))
 
 CASES = (
     Case("JointAttention", "joint", JOINT),
     Case("JointAttention, masks", "joint", JOINT, masked=True),
     Case("JointAttention, qk_rmsnorm, masks", "joint", JOINT | dict(qk_rmsnorm=True), masked=True),
-    Case("JointAttention, softclamp, masks", "joint", JOINT | dict(softclamp=True, softclamp_value=2.0), masked=True),
+    Case("JointAttention, softclamp, masks", "joint", JOINT | CLAMP, masked=True),
     Case("AdaptiveAttention, 1 weight, mask", "adaptive", ADAPTIVE, masked=True),
     Case("AdaptiveAttention, 4 weights, mask", "adaptive", ADAPTIVE | dict(num_adaptive_weights=4), masked=True),
-    Case("two-modality block", "block", TWO, **FULL_BLOCK),
-    Case("two-modality block, conditioned, mask", "block", TWO | WITH_COND, masked=True, **FULL_BLOCK),
-    Case("two-modality block, swiglu", "block", TWO | WITH_COND | SWIGLU, **FULL_BLOCK),
-    Case(
-        "two-modality block, text feedforward skipped",
-        "block",
-        TWO | WITH_COND,
-        call=dict(skip_feedforward_text_tokens=True),
-    ),
-    Case(
-        "two-modality transformer, 1 stream, registers, mask",
-        "transformer",
-        TWO | WITH_COND | dict(depth=3, num_residual_streams=1, num_register_tokens=3),
-        masked=True,
-    ),
-    Case(
-        "two-modality transformer, 4 streams, mask",
-        "transformer",
-        TWO | WITH_COND | dict(depth=3, num_residual_streams=4),
-        masked=True,
-    ),
-    Case("generalized block, masks", "general_block", THREE, masked=True),
-    Case(
-        "generalized block, conditioned, softclamp",
-        "general_block",
-        THREE | WITH_COND | dict(softclamp=True, softclamp_value=2.0),
-        masked=True,
-    ),
-    Case(
-        "generalized transformer, 1 stream, masks",
-        "general_transformer",
-        THREE | WITH_COND | dict(depth=3, num_residual_streams=1),
-        masked=True,
-    ),
-    Case(
-        "generalized transformer, 4 streams, masks",
-        "general_transformer",
-        THREE | WITH_COND | dict(depth=3, num_residual_streams=4),
-        masked=True,
-    ),
+    Case("two-modality block", "block", TWO, call=FED),
+    Case("two-modality block, conditioned, mask", "block", TWO_COND, masked=True, call=FED),
+    Case("two-modality block, swiglu", "block", TWO_COND | SWIGLU, call=FED),
+    Case("two-modality block, text feedforward skipped", "block", TWO_COND, call=UNFED),
+    Case("two-modality transformer, 1 stream, mask", "transformer", TWO_DEEP | ONE_STREAM, masked=True),
+    Case("two-modality transformer, registers", "transformer", TWO_DEEP | ONE_STREAM | dict(num_register_tokens=3)),
+    Case("two-modality transformer, 4 streams, mask", "transformer", TWO_DEEP | STREAMS, masked=True),
+    Case("generalized block, mask", "general_block", THREE, masked=True),
+    Case("generalized block, conditioned, softclamp, mask", "general_block", THREE_COND | CLAMP, masked=True),
+    Case("generalized transformer, 1 stream, mask", "general_transformer", THREE_DEEP | ONE_STREAM, masked=True),
+    Case("generalized transformer, 4 streams, mask", "general_transformer", THREE_DEEP | STREAMS, masked=True),
 )
 
 
 # --------------------------------------------------------------------------------------------- what both sides share
 
 
-def run(case: Case, net: Any, given: State) -> dict[str, Any]:
-    """Call either side's module; outputs by name."""
+def run(case: Case, net: Any, given: State) -> tuple[State, State]:
+    """Call either side's module; its outputs, and the gradients of its inputs under a fixed weighted sum of them.
+
+    (Not the sum of squares: that of a normed output is nearly constant, and its gradient rounding alone.)
+    """
+    leaves = {name: x.requires_grad_() for name, x in given.items() if x.is_floating_point()}
+    out = {str(i): x for i, x in enumerate(call(case, net, given))}
+    sum((x * x.new_tensor(range(x.numel())).sin().view_as(x)).sum() for x in out.values()).backward()
+    return {name: x.detach() for name, x in out.items()}, {name: x.grad for name, x in leaves.items()}
+
+
+def call(case: Case, net: Any, given: State) -> tuple[Any, ...]:
     tokens = [given[f"tokens.{i}"] for i in range(sum(name.startswith("tokens.") for name in given))]
     masks = [given.get(f"mask.{i}") for i in range(len(tokens))]
     cond = {"time_cond": given["cond"]} if "cond" in given else {}
     if case.kind == "joint":
-        out = net(tokens, masks)
-    elif case.kind == "adaptive":
-        out = (net(tokens[0], mask=masks[0]),)
-    elif case.kind.startswith("general"):
-        out = net(modality_tokens=tuple(tokens), modality_masks=tuple(masks), **cond)
-    else:
-        out = net(text_tokens=tokens[0], image_tokens=tokens[1], text_mask=masks[0], **cond, **case.call)
-    return {str(i): x for i, x in enumerate(out)}
+        return tuple(net(tokens, masks))
+    if case.kind == "adaptive":
+        x, (batch, length, dim) = net(tokens[0], mask=masks[0]), tokens[0].shape
+        # theirs: b h n e for several weights, b n (h e) for one; what was meant is the sum over the heads
+        return (x.sum(1) if x.ndim == 4 else x.reshape(batch, length, -1, dim).sum(2),)
+    if case.kind.startswith("general"):
+        return tuple(net(modality_tokens=tuple(tokens), modality_masks=tuple(masks), **cond))
+    return tuple(net(text_tokens=tokens[0], image_tokens=tokens[1], text_mask=masks[0], **cond, **case.call))
 
 
 # ------------------------------------------------------------------------------------------------------- their side
 
 
 def save_theirs(folder: Path) -> None:
-    """Runs in the published package's environment: one file a case, with `state.`, `given.` and `out.` tensors."""
+    """Runs in the published package's environment: a file for each case, of what `differences` reads."""
     import random
     from importlib.metadata import version
 
@@ -170,13 +155,11 @@ def save_theirs(folder: Path) -> None:
             given["mask.0"] = torch.arange(lengths[0]) < torch.tensor([[5], [8]])
         if "dim_cond" in options:
             given["cond"] = torch.randn(BATCH, COND)
-        with torch.no_grad():
-            out = run(case, net, given)
-        if case.kind == "adaptive":  # b h n e, or b n (h e) for one weight: the sum over heads is what was meant
-            heads, x = options["heads"], out["0"]
-            out["0"] = x.sum(1) if x.ndim == 4 else x.unflatten(-1, (heads, -1)).sum(2)
-        parts = {"state": net.state_dict(), "given": given, "out": out}
-        flat = {f"{part}.{name}": x.contiguous() for part, tensors in parts.items() for name, x in tensors.items()}
+        out, gradients = run(case, net, given)
+        parts = {"state": net.state_dict(), "given": given, "out": out, "gradient": gradients}
+        flat = {
+            f"{part}.{name}": x.detach().contiguous() for part, tensors in parts.items() for name, x in tensors.items()
+        }
         save_file(flat, folder / f"{index}.safetensors")
 
 
@@ -344,27 +327,22 @@ def build_ours(case: Case, theirs: State) -> Any:
     return net
 
 
-def difference(case: Case, file: Path) -> float:
-    """The largest difference of an output, over the largest value of that output."""
+def differences(case: Case, file: Path) -> tuple[float, float]:
+    """Of outputs and of gradients: the largest difference of a tensor, over the largest value of that tensor."""
     import torch
     from safetensors.torch import load_file
 
     saved = load_file(file)
-    net, wanted = build_ours(case, below(saved, "state.")), below(saved, "out.")
-    with torch.no_grad():
-        got = run(case, net, below(saved, "given."))
-    if got.keys() != wanted.keys():
-        raise SystemExit(f"{case.name}: outputs {sorted(wanted)} wanted, got {sorted(got)}")
-    # a maximum must not pass over NaN, as Python's does
-    return torch.stack([(got[k] - wanted[k]).abs().max() / wanted[k].abs().max() for k in wanted]).max().item()
+    net = build_ours(case, below(saved, "state."))
 
+    def largest(got: State, wanted: State) -> float:
+        if got.keys() != wanted.keys():
+            raise SystemExit(f"{case.name}: {sorted(wanted)} wanted, got {sorted(got)}")
+        shares = [(got[name] - x).abs().max() / x.abs().max() for name, x in wanted.items()]
+        return torch.stack(shares).max().item()  # torch's maximum does not pass over NaN, as Python's does
 
-# ------------------------------------------------------------------------------------------------------ environment
-
-
-def default_environment() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "mmdit" / f"published-{VERSION}"
+    out, gradients = run(case, net, below(saved, "given."))
+    return largest(out, below(saved, "out.")), largest(gradients, below(saved, "gradient."))
 
 
 def make_environment(folder: Path) -> Path:
@@ -376,7 +354,7 @@ def make_environment(folder: Path) -> Path:
     if done.is_file() and done.read_text() == wanted and python.exists():
         return python
     if folder.exists() and not (folder / "pyvenv.cfg").is_file() and any(folder.iterdir()):
-        raise SystemExit(f"{folder} is no virtual environment; name another folder with --environment")
+        raise OSError(f"{folder} is no virtual environment; name another folder with --environment")
     print(f"making an environment in {folder} (some minutes, once)", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
     install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), *PACKAGES]
@@ -388,30 +366,33 @@ def make_environment(folder: Path) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", type=Path, help="a python that has mmdit 0.3.0; default: make an environment")
-    parser.add_argument("--environment", type=Path, default=default_environment(), help="default: %(default)s")
+    parser.add_argument(
+        "--environment", type=Path, default=CACHE / "mmdit" / f"published-{VERSION}", help="default: %(default)s"
+    )
     parser.add_argument("--save-theirs", type=Path, help=argparse.SUPPRESS)  # how this script calls itself
     arguments = parser.parse_args()
     if arguments.save_theirs:
         save_theirs(arguments.save_theirs)
         return 0
 
-    folder = Path(tempfile.mkdtemp(prefix="published-mmdit-"))
     try:
         python = arguments.python or make_environment(arguments.environment)
-        # -I: nothing of this repository or of PYTHONPATH on their path, where our `mmdit` would hide theirs
-        subprocess.run([str(python), "-I", __file__, "--save-theirs", str(folder)], check=True)
-        differences = {case.name: difference(case, folder / f"{i}.safetensors") for i, case in enumerate(CASES)}
+        with tempfile.TemporaryDirectory() as name:
+            # -I: nothing of this repository or of PYTHONPATH on their path, where our `mmdit` would hide theirs
+            subprocess.run([str(python), "-I", __file__, "--save-theirs", name], check=True)
+            found = {case.name: differences(case, Path(name) / f"{i}.safetensors") for i, case in enumerate(CASES)}
     except (subprocess.CalledProcessError, OSError) as error:
         print(f"the published mmdit {VERSION} could not be run: {error}", file=sys.stderr)
         return 2
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
-    width = max(map(len, differences))
-    print(f"{'against mmdit ' + VERSION + ', float32':<{width}}  largest relative difference")
-    for name, value in differences.items():
-        print(f"{name:<{width}}  {value:.1e}{'' if value <= TOLERANCE else f'  above {TOLERANCE:.0e}'}")
-    return 0 if all(value <= TOLERANCE for value in differences.values()) else 1
+    width, good = max(map(len, found)), True
+    print(f"{'against mmdit ' + VERSION + ', float32':<{width}}  outputs  gradients")
+    for name, (out, gradient) in found.items():
+        within = out <= OUTPUT_TOLERANCE and gradient <= GRADIENT_TOLERANCE
+        good &= within
+        print(f"{name:<{width}}  {out:7.1e}  {gradient:9.1e}{'' if within else '  too large'}")
+    print(f"largest difference over largest value; at most {OUTPUT_TOLERANCE:g} and {GRADIENT_TOLERANCE:g}")
+    return 0 if good else 1
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "mod
     return tuple(names)
 
 
-def modality_indexes(given: Sequence[int], count: int, argument: str) -> frozenset[int]:
+def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:
     """The set of modality indexes in `given`, each checked to exist."""
     for index in given:
         if not 0 <= index < count:

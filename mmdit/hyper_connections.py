@@ -199,7 +199,7 @@ def make_residual(
     """
     if kind not in RESIDUAL_KINDS:
         raise ValueError(f"residual must be one of {', '.join(RESIDUAL_KINDS)}, got {kind!r}")
-    if (kind == "plain") != (streams == 1):
+    if streams != 1 if kind == "plain" else streams < 2:
         wanted = "1 residual stream" if kind == "plain" else "at least 2 residual streams"
         raise ValueError(f"residual {kind!r} has {wanted}, got num_residual_streams={streams}")
     if kind == "plain":

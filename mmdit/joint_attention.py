@@ -100,7 +100,7 @@ class JointAttention(nn.Module):
         Args:
             inputs: N tensors `b n_i d_i`.
             masks: N masks `b n_i`, bool, True = valid, None = all valid. Outputs at masked positions are finite and
-                mean nothing. A sample with no valid token in any input gives zeros.
+                mean nothing. A sample with no valid token in any input gives zeros (with `bias`, that of `to_out`).
             cond: `b dim_cond`, or one for each input; for `gating="sample"` alone.
 
         Returns:

@@ -169,11 +169,13 @@ class MMDiTBlock(nn.Module):
             N tensors shaped as they came, None for a discarded modality.
 
         Raises:
-            ValueError: a shape, a mask's dtype or the conditioning is wrong; it names the modality, got and wanted.
+            ValueError: a shape, a mask's dtype, the conditioning or an index is wrong; it names the modality, got and
+                wanted.
         """
         check_count(modality_tokens, self.modality_names, "modality_tokens")
         check_tokens(modality_tokens, self.dim_modalities, self.modality_names, dims=self.token_dims)
         conds = check_conditioning(time_cond, self.dim_cond, modality_tokens, self.modality_names)
+        modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality

@@ -38,7 +38,8 @@ class TimestepEmbed(VectorEmbed):
 
     def forward(self, timestep: Tensor) -> Tensor:
         """`timestep`: b -> b dim."""
-        waves = sinusoid(timestep * self.scale, self.frequencies, cos_first=True)
+        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
+        waves = sinusoid(timestep.double() * self.scale, self.frequencies, cos_first=True)
         return super().forward(waves.to(self.linear_in.weight.dtype))
 
 

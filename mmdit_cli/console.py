@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import shutil
 import sys
@@ -23,6 +24,8 @@ class PipeConsole(Console):
 
 def stdout() -> Console:
     """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
+    if not can_draw() and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PipeConsole(highlight=False)
     return PipeConsole(highlight=False, width=_columns() or WIDE, soft_wrap=True)
@@ -31,6 +34,18 @@ def stdout() -> Console:
 def stderr() -> Console:
     """The console for progress and messages."""
     return Console(stderr=True, highlight=False)
+
+
+SPELLED = {"×": "x", "µ": "u", "·": "|", "…": "..."}
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal without Unicode shows for the few signs that tables use."""
+    assert isinstance(error, UnicodeEncodeError)
+    return "".join(SPELLED.get(sign, "?") for sign in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error("mmdit-spell", _spell)
 
 
 def can_draw() -> bool:

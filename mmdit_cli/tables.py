@@ -35,11 +35,11 @@ def header(document: dict[str, Any]) -> RenderableType:
     return Text(" · ".join(parts) if can_draw() else " | ".join(parts), style="dim")
 
 
-def profile_tables(results: Sequence[ProfileResult]) -> list[RenderableType]:
+def profile_tables(results: Sequence[ProfileResult], width: int) -> list[RenderableType]:
     parts: list[RenderableType] = [_profile_summary(results)]
     for result in results:
         if result.components:
-            parts.append(_profile_components(result))
+            parts.append(_profile_components(result, width))
     parts.append(_note(f"FLOPs: {results[0].convention}. Ceilings: measured in this run, at the model's dtype."))
     parts.append(_note("Peak memory: weights and what torch's allocator held at most during a call."))
     if results[0].components:
@@ -86,37 +86,29 @@ def _range(result: ProfileResult) -> str:
     return f"{f.seconds(result.latency_ms.p10 / 1e3)} to {f.seconds(result.latency_ms.p90 / 1e3)}"
 
 
-def _profile_components(result: ProfileResult) -> Table:
-    train = result.mode == "train"
-    table = Table(title=f"{result.config}: components", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("component", overflow="fold")
-    table.add_column("calls", justify="right")
-    table.add_column("time", justify="right")
-    if train:
-        table.add_column("backward", justify="right")
-    table.add_column("share", justify="right")
-    if not train:
-        table.add_column("", no_wrap=True, min_width=BAR)
-    table.add_column("FLOPs", justify="right")
-    table.add_column("FLOP/s", justify="right")
-    table.add_column("params", justify="right")
+def _profile_components(result: ProfileResult, width: int) -> Table:
+    table = _Columns(f"{result.config}: components", width)
     for row in result.components:
-        cells = [row.name, str(row.calls) if row.calls else "", f.seconds(row.time_ms / 1e3)]
-        if train:
-            cells.append(f.seconds(row.backward_ms / 1e3) if row.backward_ms else "")
-        cells.append(f.percent(row.share))
-        if not train:
-            cells.append(f.bar(row.share, BAR, ascii_only=not can_draw()))
-        cells += [
-            f.quantity(row.flops, "") if row.flops else "",
-            f.quantity(row.flops_per_s, "") if row.flops else "",
-            f.count(row.parameters) if row.parameters else "",
+        cells = [
+            ("component", row.name, 0),
+            ("calls", str(row.calls) if row.calls else "", 70),
+            ("time", f.seconds(row.time_ms / 1e3), 0),
         ]
-        table.add_row(*cells)
-    return table
+        if result.mode == "train":
+            cells.append(("backward", f.seconds(row.backward_ms / 1e3) if row.backward_ms else "", 60))
+        cells.append(("share", f.percent(row.share), 0))
+        if result.mode == "forward":
+            cells.append(("", _bar(row.share), 60))
+        cells += [
+            ("FLOPs", f.quantity(row.flops, "") if row.flops else "", 50),
+            ("FLOP/s", f.quantity(row.flops_per_s, "") if row.flops else "", 76),
+            ("params", f.count(row.parameters) if row.parameters else "", 76),
+        ]
+        table.add(cells)
+    return table.table
 
 
-def flops_tables(results: Sequence[FlopsResult]) -> list[RenderableType]:
+def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableType]:
     table = _table("flops", results)
     for label, cells in (
         ("batch × tokens", [f"{r.batch_size} × {_tokens(r.tokens)}" for r in results]),
@@ -134,17 +126,18 @@ def flops_tables(results: Sequence[FlopsResult]) -> list[RenderableType]:
         table.add_row(label, *cells, style="bold" if label in ("parameters", "forward") else None)
     parts: list[RenderableType] = [table]
     for result in results:
-        rows = Table(title=f"{result.config}: components", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-        rows.add_column("component", overflow="fold")
-        rows.add_column("FLOPs", justify="right")
-        rows.add_column("share", justify="right")
-        rows.add_column("", no_wrap=True, min_width=BAR)
-        rows.add_column("parameters", justify="right")
+        rows = _Columns(f"{result.config}: components", width)
         for row in result.components:
-            bar = f.bar(row.share, BAR, ascii_only=not can_draw())
-            flops = f.quantity(row.flops, "") if row.flops else ""
-            rows.add_row(row.name, flops, f.percent(row.share), bar, f"{row.parameters:,}" if row.parameters else "")
-        parts.append(rows)
+            rows.add(
+                [
+                    ("component", row.name, 0),
+                    ("FLOPs", f.quantity(row.flops, "") if row.flops else "", 0),
+                    ("share", f.percent(row.share), 0),
+                    ("", _bar(row.share), 60),
+                    ("parameters", f"{row.parameters:,}" if row.parameters else "", 50),
+                ]
+            )
+        parts.append(rows.table)
     parts.append(_note(f"FLOPs: {results[0].convention}, counted by torch's flop_counter on the meta device."))
     parts.append(_note("Executed backward: fused attention recomputes the scores, 2.5 × its forward, not 2 ×."))
     parts.append(_note("Arithmetic intensity: forward FLOPs over the bytes of weights, inputs and outputs moved once."))
@@ -233,6 +226,28 @@ def _pairs(title: str) -> Table:
     table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     return table
+
+
+class _Columns:
+    """A table of components. Each cell comes with its heading and the width of screen from which on it is shown."""
+
+    def __init__(self, title: str, width: int) -> None:
+        self.width = width
+        self.table = Table(
+            title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True
+        )
+
+    def add(self, cells: Sequence[tuple[str, str, int]]) -> None:
+        shown = [(heading, text) for heading, text, needs in cells if self.width >= needs]
+        if not self.table.columns:
+            for index, (heading, _) in enumerate(shown):
+                bar = {"no_wrap": True, "min_width": BAR} if not heading else {"justify": "right", "no_wrap": True}
+                self.table.add_column(heading, **({"overflow": "fold"} if index == 0 else bar))
+        self.table.add_row(*(text for _, text in shown))
+
+
+def _bar(share: float) -> str:
+    return f.bar(share, BAR, ascii_only=not can_draw())
 
 
 def _tokens(tokens: dict[str, int]) -> str:

@@ -5,7 +5,14 @@ import pytest
 import torch
 from conftest import drawn, randn
 
-from mmdit.hyper_connections import HyperConnection, PlainResidual, sinkhorn_knopp
+from mmdit.hyper_connections import (
+    ExpandStreams,
+    HyperConnection,
+    PlainResidual,
+    ReduceStreams,
+    make_residual,
+    sinkhorn_knopp,
+)
 from mmdit.mmdit_generalized_pytorch import MMDiT
 
 STREAMS, DIM, BATCH, LENGTH = 3, 8, 2, 5
@@ -70,31 +77,48 @@ def test_manifold_hyper_connections_are_the_published_ones():
 def test_streams_are_read_mixed_and_written_by_the_formula(dynamic, manifold):
     net = drawn(HyperConnection(DIM, streams=STREAMS, dynamic=dynamic, manifold=manifold))
     x, out, gate = randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM), randn(BATCH, 1, DIM)
-    w = net.width
-    branch, state = w(x)
-    got = net.depth(state, out, gate)
-    for b in range(BATCH):
-        for n in range(LENGTH):
-            pre, mix, post = w.pre[:, 0], w.mix, w.post[:, 0]
-            if dynamic:
-                shift = oracles.rms_norm(x[b, n], w.norm.weight) @ w.to_shift.weight.T
-                shift = shift if manifold else shift.tanh()
-                scale = w.scales if manifold else w.scales[[0, 0, 1]]
-                pre = pre + scale[0] * shift[:, 0]
-                mix = mix + scale[1] * shift[:, 1:-1]
-                post = post + scale[2] * shift[:, -1]
-            if manifold:
-                pre, mix, post = pre.sigmoid(), oracles.sinkhorn(mix), 2 * post.sigmoid()
-            torch.testing.assert_close(branch[b, n], pre @ x[b, n])
-            torch.testing.assert_close(got[b, n], mix.T @ x[b, n] + torch.outer(post, gate[b, 0] * out[b, n]))
+    wanted, add = oracles.residual(net.width.state_dict(), x, manifold)
+    branch, state = net.width(x)
+    torch.testing.assert_close(branch, wanted)
+    torch.testing.assert_close(net.depth(state, out, gate), add(gate * out))
+    torch.testing.assert_close(net.depth(state, out), add(out))
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_without_writes_it_reads_the_same_and_holds_no_other_weight(dynamic, manifold):
+    options = dict(streams=STREAMS, dynamic=dynamic, manifold=manifold)
+    full, lean = drawn(HyperConnection(DIM, **options)).width, HyperConnection(DIM, writes=False, **options).width
+    state = {name: x for name, x in full.state_dict().items() if name in lean.state_dict()}
+    if dynamic:
+        state |= {"scales": state["scales"][:1], "to_shift.weight": state["to_shift.weight"][:1]}
+    lean.double().load_state_dict(state)
+    x = randn(BATCH, LENGTH, STREAMS, DIM)
+    (branch, nothing), (wanted, _) = lean(x), full(x)
+    assert nothing is None
+    torch.testing.assert_close(branch, wanted)
+    branch.sin().sum().backward()
+    assert all(p.grad.abs().max() > 1e-9 for p in lean.parameters())
 
 
 def test_sinkhorn_makes_rows_and_columns_add_up_to_one():
-    matrix = sinkhorn_knopp(randn(7, 4, 4), iterations=200)
+    logits = randn(7, 4, 4)
+    matrix = sinkhorn_knopp(logits, iterations=200)
     torch.testing.assert_close(matrix.sum(-1), torch.ones(7, 4).double())
     torch.testing.assert_close(matrix.sum(-2), torch.ones(7, 4).double())
     assert (matrix >= 0).all()
-    torch.testing.assert_close(sinkhorn_knopp(randn(2, 3, 3)).sum(-1), torch.ones(2, 3).double())
+    torch.testing.assert_close(matrix, oracles.sinkhorn(logits, 200))
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("streams", [2, 4])
+def test_the_mix_of_every_token_has_rows_and_columns_that_add_up_to_one(streams, dynamic):
+    width = drawn(HyperConnection(DIM, streams=streams, dynamic=dynamic, manifold=True)).width
+    _, mix, _ = width.coefficients(randn(BATCH, LENGTH, streams, DIM))
+    assert mix.shape == (*((BATCH, LENGTH) if dynamic else ()), streams, streams)
+    assert (mix > 0).all()
+    torch.testing.assert_close(mix.sum(-1), torch.ones_like(mix[..., 0]), rtol=0, atol=1e-12)
+    torch.testing.assert_close(mix.sum(-2), torch.ones_like(mix[..., 0]), rtol=0, atol=1e-2)  # 20 rounds
 
 
 def test_sinkhorn_survives_large_logits():
@@ -132,7 +156,32 @@ def test_a_fresh_network_with_streams_is_the_plain_one_times_the_streams(residua
     assert not unexpected and all("width" in name for name in missing)
     xs = (randn(2, 4, 8), randn(2, 3, 6))
     for a, b in zip(net(modality_tokens=xs), plain(modality_tokens=xs), strict=True):
-        torch.testing.assert_close(a / STREAMS, b, rtol=0, atol=0.1 if residual.startswith("manifold") else 1e-9)
+        torch.testing.assert_close(a / STREAMS, b, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("kind", "streams", "message"),
+    [
+        ("highway", 2, "residual must be one of plain, hyper_connections, manifold_hyper_connections, got 'highway'"),
+        ("plain", 2, "'plain' has 1 residual stream, got num_residual_streams=2"),
+        ("plain", 0, "'plain' has 1 residual stream, got num_residual_streams=0"),
+        ("hyper_connections", 1, "at least 2 residual streams, got num_residual_streams=1"),
+        ("manifold_hyper_connections", 0, "at least 2 residual streams, got num_residual_streams=0"),
+        ("hyper_connections", -1, "at least 2 residual streams, got num_residual_streams=-1"),
+    ],
+)
+def test_kinds_and_streams_that_do_not_fit_are_refused(kind, streams, message):
+    with pytest.raises(ValueError, match=message):
+        make_residual(kind, DIM, streams=streams, layer_index=0)
+
+
+def test_streams_are_copies_at_the_start_and_a_sum_at_the_end():
+    x = randn(2, 3, 4)
+    streams = ExpandStreams(3)(x)
+    assert streams.shape == (2, 3, 3, 4)
+    assert all(torch.equal(streams[:, :, i], x) for i in range(3))
+    torch.testing.assert_close(ReduceStreams(3)(streams), 3 * x)
+    assert ExpandStreams(1)(x) is x and ReduceStreams(1)(x) is x
 
 
 def test_coefficients_of_a_manifold_are_computed_in_float32():

@@ -15,15 +15,11 @@ MASKS = [padded_mask(5, 3, 5), None, padded_mask(7, 7, 2)]
 
 
 def build(**options) -> JointAttention:
-    return drawn(JointAttention(dim_inputs=DIMS, heads=HEADS, dim_head=DIM_HEAD, **options))
+    return drawn(JointAttention(**(dict(dim_inputs=DIMS, heads=HEADS, dim_head=DIM_HEAD) | options)))
 
 
 def inputs(batch: int = 2, lengths=LENGTHS):
-    return [randn(batch, n, d) for n, d in zip(lengths, DIMS, strict=True)]
-
-
-def dense(module):
-    return [(m.linear.weight, m.linear.bias) for m in module]
+    return [randn(batch, n, d) for n, d in zip(lengths, DIMS, strict=False)]
 
 
 def close(ours, theirs):
@@ -31,40 +27,47 @@ def close(ours, theirs):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("masks", [None, MASKS])
-@pytest.mark.parametrize(
-    "options", [{}, {"bias": True}, {"softclamp": True, "softclamp_value": 0.7}, {"flash_attn": False}]
-)
-def test_it_is_one_attention_over_the_joined_sequences(options, masks):
-    net, xs = build(**options), inputs()
-    clamp = options.get("softclamp_value")
-    close(net(xs, masks), oracles.joint_attention(xs, dense(net.to_qkv), dense(net.to_out), HEADS, masks, clamp=clamp))
+OPTIONS = {
+    "standard": {},
+    "bias": dict(bias=True),
+    "explicit": dict(flash_attn=False),
+    "soft-clamped": dict(softclamp=True, softclamp_value=0.7),
+    "qk-norm": dict(qk_rmsnorm=True),
+    "shared qk-norm": dict(qk_rmsnorm=True, qk_norm_shared=True),
+    "2 weights a token": dict(num_adaptive_weights=2),
+    "4 weights a token": dict(num_adaptive_weights=4, bias=True, qk_rmsnorm=True, softclamp=True, softclamp_value=0.7),
+    "3 weights a sample": dict(num_adaptive_weights=3, gating="sample", dim_cond=9),
+    "2 weights a sample, bias": dict(num_adaptive_weights=2, gating="sample", dim_cond=9, bias=True),
+}
 
 
-@pytest.mark.parametrize("shared", [False, True])
-def test_queries_and_keys_are_normed_per_head(shared):
-    net, xs = build(qk_rmsnorm=True, qk_norm_shared=shared), inputs()
-    norms = [(q.weight, k.weight) for q, k in zip(net.q_norms, net.k_norms, strict=True)]
-    assert norms[0][0].shape == ((DIM_HEAD,) if shared else (HEADS, DIM_HEAD))
-    close(net(xs), oracles.joint_attention(xs, dense(net.to_qkv), dense(net.to_out), HEADS, norms=norms))
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_it_is_one_attention_over_the_joined_sequences(options, masked, count):
+    net, xs = build(**options, dim_inputs=DIMS[:count]), inputs()[:count]
+    masks = MASKS[:count] if masked else None
+    conds = [randn(2, 9) for _ in xs] if "gating" in options else None
+    wanted = oracles.joint_attention(
+        net.state_dict(), xs, HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
+    )
+    close(net(xs, masks, conds), wanted)
 
 
-@pytest.mark.parametrize("masks", [None, MASKS])
-@pytest.mark.parametrize("weights", [2, 4])
-def test_token_gates_mix_the_results_of_all_weights(weights, masks):
-    net, xs = build(num_adaptive_weights=weights), inputs()
-    parts = ([m.weight for m in net.to_qkv], [m.weight for m in net.to_out], [g.linear.weight for g in net.gates])
-    close(net(xs, masks), oracles.token_adaptive(xs, *parts, HEADS, masks=masks))
+@pytest.mark.parametrize(("shared", "shape"), [(False, (HEADS, DIM_HEAD)), (True, (DIM_HEAD,))])
+def test_queries_and_keys_have_a_scale_for_every_head_or_share_one(shared, shape):
+    net = build(qk_rmsnorm=True, qk_norm_shared=shared)
+    assert {norm.weight.shape for norm in [*net.q_norms, *net.k_norms]} == {shape}
 
 
-def test_sample_gates_mix_the_weights_once_for_every_sample():
-    net, xs, cond = build(num_adaptive_weights=3, gating="sample", dim_cond=9), inputs(), randn(2, 9)
-    shares = []
-    for gate in net.gates:
-        logits = torch.nn.functional.silu(cond) @ gate.linear.weight.T + gate.linear.bias
-        shares.append(logits.reshape(2, HEADS, 3).softmax(-1))
-    parts = ([m.weight for m in net.to_qkv], [m.weight for m in net.to_out], shares)
-    close(net(xs, MASKS, cond), oracles.sample_adaptive(xs, *parts, HEADS, masks=MASKS))
+@pytest.mark.parametrize("options", [{}, dict(softclamp=True), dict(num_adaptive_weights=2)])
+def test_masked_tokens_get_no_gradient_from_valid_outputs(options):
+    net, xs = build(**options), [x.requires_grad_() for x in inputs()]
+    outs = net(xs, MASKS)
+    sum((o if m is None else o[m]).sin().sum() for o, m in zip(outs, MASKS, strict=True)).backward()
+    for x, mask in zip(xs, MASKS, strict=True):
+        assert mask is None or not x.grad[~mask].any()
+        assert (x.grad if mask is None else x.grad[mask]).ne(0).all()
 
 
 def test_one_adaptive_weight_is_standard_attention_to_the_bit():
@@ -94,14 +97,17 @@ def test_the_results_of_all_weights_are_never_held_together():
                     self.elements = max(self.elements, tensor.numel())
             return out
 
-    weights, tokens = 8, 64
-    net = JointAttention(dim_inputs=[16], heads=2, dim_head=8, num_adaptive_weights=weights)
-    with torch.no_grad(), Largest() as largest:
-        net([torch.randn(1, tokens, 16)])
-    assert largest.elements < tokens * 3 * 16 * weights
+    weights, tokens, inner = 8, 64, 16
+    net = JointAttention(dim_inputs=[16], heads=2, dim_head=8, num_adaptive_weights=weights, bias=True)
+    with Largest() as largest:
+        net([torch.randn(1, tokens, 16, requires_grad=True)])
+    # queries, keys and values of all tokens; one of the three for all weights would be 8 / 3 of it
+    assert largest.elements == tokens * 3 * inner
 
 
-@pytest.mark.parametrize("options", [{}, {"num_adaptive_weights": 2}, {"softclamp": True}, {"qk_rmsnorm": True}])
+@pytest.mark.parametrize(
+    "options", [{}, dict(num_adaptive_weights=2), dict(softclamp=True), dict(qk_rmsnorm=True), dict(flash_attn=False)]
+)
 def test_masked_tokens_change_no_valid_output_and_neither_does_their_number(options):
     net, xs = build(**options), inputs()
     before = net(xs, MASKS)
@@ -118,29 +124,50 @@ def test_masked_tokens_change_no_valid_output_and_neither_does_their_number(opti
             torch.testing.assert_close(a[valid], b[:, : a.shape[1]][valid], rtol=1e-9, atol=1e-11)
 
 
+CONDITIONED = dict(num_adaptive_weights=2, gating="sample", dim_cond=9)
+HARD = [
+    {},
+    dict(softclamp=True),
+    dict(flash_attn=False),
+    dict(num_adaptive_weights=2),
+    dict(qk_rmsnorm=True),
+    CONDITIONED,
+]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("options", [{}, {"softclamp": True}, {"num_adaptive_weights": 2}])
+@pytest.mark.parametrize("options", HARD)
 def test_a_modality_masked_whole_gives_finite_numbers_and_gradients(options, dtype):
     net = build(**options).to(dtype)
     xs = [x.to(dtype).requires_grad_() for x in inputs()]
-    outs = net(xs, [torch.zeros(2, 5, dtype=torch.bool), None, None])
+    cond = torch.randn(2, 9, dtype=dtype) if options is CONDITIONED else None
+    outs = net(xs, [torch.zeros(2, 5, dtype=torch.bool), None, None], cond)
     sum(o.float().square().sum() for o in outs).backward()
     assert all(o.isfinite().all() for o in outs)
     assert all(x.grad.isfinite().all() for x in xs)
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("options", [{}, {"softclamp": True}])
-def test_a_sample_without_any_valid_token_gives_zeros(options):
-    net, xs = build(**options), inputs()
-    xs = [x.requires_grad_() for x in xs]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", HARD)
+def test_a_sample_without_any_valid_token_gives_zeros(options, dtype):
+    net, xs = build(**options).to(dtype), [x.to(dtype).requires_grad_() for x in inputs()]
+    cond = torch.randn(2, 9, dtype=dtype) if options is CONDITIONED else None
     masks = [torch.ones(2, n, dtype=torch.bool) for n in LENGTHS]
     for mask in masks:
         mask[0] = False
-    outs = net(xs, masks)
-    sum(o.square().sum() for o in outs).backward()
+    outs = net(xs, masks, cond)
+    sum(o.float().square().sum() for o in outs).backward()
     assert all((o[0] == 0).all() and (o[1] != 0).any() for o in outs)
     assert all((x.grad[0] == 0).all() and x.grad.isfinite().all() for x in xs)
+    assert all(p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_a_sample_without_any_valid_token_gives_the_bias_where_the_out_projection_has_one():
+    net, xs = build(bias=True), inputs()
+    outs = net(xs, [torch.zeros(2, n, dtype=torch.bool) for n in LENGTHS])
+    for out, projection in zip(outs, net.to_out, strict=True):
+        assert torch.equal(out, projection.linear.bias.expand_as(out))
 
 
 def test_no_mask_reaches_the_kernel_where_none_was_given():
@@ -176,6 +203,9 @@ def test_unused_queries_are_kept_and_change_nothing():
     lean.load_state_dict({k: v[inner:] if k.startswith("to_qkv.0") else v for k, v in state.items()})
     xs = inputs()
     close(net(xs)[1:], lean(xs)[1:])
+    sum(o.sin().sum() for o in net(xs)[1:]).backward()
+    grad = net.to_qkv[0].linear.weight.grad
+    assert not grad[:inner].any() and grad[inner:].ne(0).all()
 
 
 def test_an_empty_modality_and_an_empty_batch_are_legal():
@@ -219,19 +249,3 @@ def test_wrong_inputs_are_named_with_what_was_got_and_wanted(change, message):
 def test_options_that_exclude_one_another_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         JointAttention(dim_inputs=[8], **options)
-
-
-@pytest.mark.parametrize(
-    ("given", "wanted"),
-    [
-        ({}, (8, 64)),
-        ({"dim_joint_attn": 256}, (4, 64)),
-        ({"heads": 3}, (3, 64)),
-        ({"dim_head": 32}, (8, 32)),
-        ({"dim_joint_attn": 96, "heads": 3}, (3, 32)),
-        ({"dim_joint_attn": 96, "dim_head": 48}, (2, 48)),
-    ],
-)
-def test_any_two_sizes_decide_the_third(given, wanted):
-    net = JointAttention(dim_inputs=[8], **given)
-    assert (net.heads, net.dim_head) == wanted

@@ -1,15 +1,15 @@
 from __future__ import annotations
 
-import math
-
+import oracles
 import pytest
 import torch
 from conftest import drawn, padded_mask, randn
+from torch.nn.functional import silu
 
 import mmdit
 from mmdit import MMDiTModel
 from mmdit.config import ConfigError
-from mmdit.positions import SinCos2D, sinusoid
+from mmdit.positions import sinusoid
 
 CONFIG = {
     "variant": "generalized",
@@ -72,14 +72,6 @@ def test_images_of_other_sizes_and_masked_words_go_through():
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_each_modality_can_have_a_timestep_of_its_own():
-    net, given, t, pooled = model(), inputs(), torch.rand(2), randn(2, 10)
-    same = net(given, {"text": t, "image": t, "audio": t}, pooled)
-    assert all(torch.equal(x, net(given, t, pooled)[name]) for name, x in same.items())
-    other = net(given, {"text": t, "image": t, "audio": t + 0.5}, pooled)
-    assert not torch.allclose(other["image"], same["image"])
-
-
 def test_patches_come_out_where_they_went_in():
     """A head that copies the mean of each input patch must give an image of the means, patch by patch."""
     net, image = model(), randn(2, 3, 8, 4)
@@ -100,32 +92,86 @@ def test_patches_come_out_where_they_went_in():
     torch.testing.assert_close(out[:, 0], patches.mean((1, 4, 5)).repeat_interleave(2, 1).repeat_interleave(2, 2))
 
 
-def test_positions_are_a_central_crop_of_one_table():
-    dim, size, base = 12, 6, 3
-    table = torch.empty(size, size, dim, dtype=torch.float64)
-    for row in range(size):
-        for column in range(size):
-            for k in range(dim // 4):
-                frequency = 10_000 ** (-k / (dim // 4))
-                for half, place in ((0, column), (dim // 2, row)):
-                    angle = place * base / size * frequency
-                    table[row, column, half + k] = math.sin(angle)
-                    table[row, column, half + dim // 4 + k] = math.cos(angle)
-    positions = SinCos2D(dim, max_size=size, base_size=base)
-    got = positions(torch.zeros(1, 3, 4, dim, dtype=torch.float64))[0]
-    torch.testing.assert_close(got, table[1:4, 1:5])
-    with pytest.raises(ValueError, match="reach 6 patches a side, got 7 x 4"):
-        positions(torch.zeros(1, 7, 4, dim))
+def test_token_ids_are_looked_up_and_numbered():
+    embed, ids = model().inputs["text"], torch.randint(20, (2, 4))
+    wanted = embed.embedding.weight[ids] + embed.positions[:4]
+    torch.testing.assert_close(embed(ids, "text"), wanted)
 
 
-def test_timesteps_are_embedded_cosines_first():
-    t = torch.tensor([0.0, 3.0, 777.0])
-    got = sinusoid(t, 6, cos_first=True)
-    for i, value in enumerate(t.tolist()):
-        angles = [value * 10_000 ** (-k / 3) for k in range(3)]
-        torch.testing.assert_close(
-            got[i], torch.tensor([math.cos(a) for a in angles] + [math.sin(a) for a in angles]).double()
-        )
+def test_a_sequence_is_projected_and_numbered():
+    embed, x = model().inputs["audio"], randn(2, 5, 4)
+    wanted = oracles.project(x, embed.linear.weight, embed.linear.bias) + sinusoid(torch.arange(5), 8)
+    torch.testing.assert_close(embed(x, "audio"), wanted)
+
+
+def conditioning(net, t, pooled, scale=1.0):
+    """b dim_cond: the timestep's waves, cosines first, and the pooled vector, each through linear, silu, linear."""
+
+    def two_layers(x, state):
+        hidden = silu(x @ state["linear_in.weight"].T + state["linear_in.bias"])
+        return hidden @ state["linear_out.weight"].T + state["linear_out.bias"]
+
+    angles = (t.double() * scale)[:, None] * 10_000.0 ** (-torch.arange(8).double() / 8)
+    waves = torch.cat([angles.cos(), angles.sin()], -1)
+    return two_layers(waves, net.time_embed.state_dict()) + two_layers(pooled, net.pooled_embed.state_dict())
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_the_network_is_ends_around_a_transformer_conditioned_on_timestep_and_pooled_vector(each):
+    net, given, pooled = model(timestep={"frequencies": 16, "scale": 1000}), inputs(), randn(2, 10)
+    times = {name: torch.rand(2) for name in given} if each else dict.fromkeys(given, torch.rand(2))
+    mask = padded_mask(6, 2, 6)
+    conds = {name: conditioning(net, t, pooled, 1000.0) for name, t in times.items()}
+    tokens = [net.inputs[name](x, name) for name, x in given.items()]
+    state = oracles.below(net.state_dict(), "transformer.")
+    outs = dict(
+        zip(given, oracles.network(state, tokens, 2, [mask, None, None], list(conds.values()), depth=2), strict=True)
+    )
+    got = net(given, times if each else times["text"], pooled, {"text": mask})
+    assert list(got) == ["image", "audio"]
+    for name, out in got.items():
+        head = net.outputs[name]
+        shift, scale = (silu(conds[name]) @ head.modulation.weight.T + head.modulation.bias)[:, None].chunk(2, -1)
+        normed = oracles.layer_norm(outs[name]) * (1 + scale) + shift
+        wanted = oracles.project(normed, head.linear.weight, head.linear.bias)
+        if name == "image":  # b (h w) (p q c) -> b c (h p) (w q)
+            wanted = wanted.reshape(2, 4, 2, 2, 2, 5).permute(0, 5, 1, 3, 2, 4).reshape(2, 5, 8, 4)
+        torch.testing.assert_close(out, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_a_timestep_is_scaled_without_rounding_in_its_own_dtype():
+    embed = model(timestep={"frequencies": 16, "scale": 1000}).time_embed
+    t = torch.rand(5).bfloat16()
+    assert torch.equal(embed(t), embed(t.double()))
+
+
+def test_timesteps_may_be_whole_numbers():
+    net, given, pooled = model(), inputs(), randn(2, 10)
+    whole, real = (net(given, t, pooled)["audio"] for t in (torch.tensor([3, 999]), torch.tensor([3.0, 999.0])))
+    assert torch.equal(whole, real)
+
+
+@pytest.mark.parametrize(("adaln", "zero"), [("zero", True), ("identity", False)])
+def test_a_fresh_network_of_adaln_zero_gives_zeros(adaln, zero):
+    out = mmdit.build(CONFIG | {"adaln": adaln}).double()(inputs(), torch.rand(2), randn(2, 10))
+    assert all((x == 0).all() == zero for x in out.values())
+
+
+def test_every_parameter_gets_a_gradient():
+    net = model()
+    ids = torch.randint(20, (2, 6))
+    out = net(inputs() | {"text": ids}, torch.rand(2), randn(2, 10))
+    sum((x * torch.randn_like(x)).sum() for x in out.values()).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.norm() < 1e-9] == []
+
+
+def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector():
+    free = {"timestep": None, "pooled": None, "dim_cond": None}
+    net = model(**free)
+    assert net(inputs())["audio"].shape == (2, 5, 7)
+    for wrong in ({"timestep": torch.rand(2)}, {"pooled": randn(2, 10)}):
+        with pytest.raises(ValueError, match="no timestep in its config, so neither timestep nor pooled"):
+            net(inputs(), **wrong)
 
 
 @pytest.mark.parametrize(
@@ -136,6 +182,16 @@ def test_timesteps_are_embedded_cosines_first():
         (lambda g: g.update(masks={"sound": None}), "masks must be named"),
         (lambda g: g.update(timestep=None), "timestep is missing"),
         (lambda g: g.update(timestep=torch.rand(3)), r"timestep must have the shape \(batch,\) = \(2,\), got \(3,\)"),
+        (lambda g: g.update(timestep={"text": 1}), "timestep must be named text, image, audio, got text"),
+        (
+            lambda g: g["inputs"].update(audio=randn(3, 5, 4)),
+            "audio tokens have a batch of 3, but text tokens have one of 2",
+        ),
+        (
+            lambda g: g.update(masks={"image": torch.ones(2, 32).bool()}),
+            r"image mask must have the shape \(2, 8\) .*got \(2, 32\)",
+        ),
+        (lambda g: g.update(masks={"text": torch.ones(2, 6)}), "text mask must be of dtype torch.bool"),
         (lambda g: g.update(pooled=None), "this model needs a pooled vector, got none"),
         (
             lambda g: g.update(pooled=randn(2, 9)),

@@ -1,4 +1,4 @@
-"""Pictures of a run: they are PNG files with something on them, and drawing them needs no window and leaves no state."""
+"""Pictures of a run: PNG files with the right things on them; drawing needs no window and leaves no state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ def samples(count: int, *, sound: bool = True) -> Samples:
 
 
 def records(steps: int) -> list[dict[str, object]]:
-    logged: list[dict[str, object]] = [{"step": s, "loss": 2 / s, "losses": {"image": 2 / s}} for s in range(1, steps + 1)]
+    logged: list[dict[str, object]] = [
+        {"step": s, "loss": 2 / s, "losses": {"image": 2 / s}} for s in range(1, steps + 1)
+    ]
     return [*logged, {"step": steps, "accuracy": {"image": 0.5}}]
 
 

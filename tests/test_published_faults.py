@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from unittest import mock
 
+import oracles
 import torch
 from conftest import drawn, randn
 
@@ -19,9 +20,18 @@ def call(net, **options):
     return net.double()(**given, **options)
 
 
-def test_1_dim_joint_attn_is_accepted():
-    block = MMDiTBlock(dim_joint_attn=512, dim_cond=256, dim_text=768, dim_image=512, qk_rmsnorm=True)
-    assert block.joint_attn.heads * block.joint_attn.dim_head == 512
+def test_1_dim_joint_attn_is_accepted_in_the_examples_of_its_readme():
+    """The examples, narrower."""
+    block = MMDiTBlock(dim_joint_attn=128, dim_cond=16, dim_text=24, dim_image=16, qk_rmsnorm=True)
+    text, image, mask = torch.randn(2, 8, 24), torch.randn(2, 12, 16), torch.ones(2, 8).bool()
+    outs = block(time_cond=torch.randn(2, 16), text_tokens=text, text_mask=mask, image_tokens=image)
+    assert [x.shape for x in outs] == [text.shape, image.shape]
+    assert (block.joint_attn.heads, block.joint_attn.dim_head) == (2, 64)
+
+    net = generalized.MMDiT(depth=2, dim_modalities=(24, 16, 12), dim_joint_attn=128, dim_cond=16, qk_rmsnorm=True)
+    tokens = (text, image, torch.randn(2, 6, 12))
+    outs = net(modality_tokens=tokens, modality_masks=(mask, None, None), time_cond=torch.randn(2, 16))
+    assert [x.shape for x in outs] == [x.shape for x in tokens]
 
 
 def test_2_qk_rmsnorm_normalizes_in_blocks_and_transformers():
@@ -51,13 +61,17 @@ def test_4_adaptive_attention_is_joint_and_works_in_a_block():
 
 
 def test_5_softclamp_exists_in_the_two_modality_block():
-    net = drawn(MMDiTBlock(**SMALL))
-    clamped = drawn(MMDiTBlock(**SMALL, softclamp=True, softclamp_value=0.1))
-    clamped.load_state_dict(net.state_dict())
-    torch.manual_seed(1)
-    plain = call(net)[1]
-    torch.manual_seed(1)
-    assert not torch.allclose(plain, call(clamped)[1])
+    net, clamped = MMDiTBlock(**SMALL), MMDiTBlock(**SMALL, softclamp=True, softclamp_value=0.1)
+    clamped.load_state_dict(drawn(net).state_dict())
+    given = dict(text_tokens=randn(2, 5, 12), image_tokens=randn(2, 4, 8), time_cond=randn(2, 6))
+    conds = [given["time_cond"]] * 2
+    for block, clamp in ((net, None), (clamped.double(), 0.1)):
+        wanted = oracles.block(
+            net.state_dict(), [given["text_tokens"], given["image_tokens"]], 2, None, conds, clamp=clamp
+        )
+        for a, b in zip(block(**given), wanted, strict=True):
+            torch.testing.assert_close(a, b)
+    assert not torch.allclose(net(**given)[1], clamped(**given)[1])
 
 
 def test_6_no_mask_is_made_where_none_was_given():
@@ -76,4 +90,4 @@ def test_7_the_last_block_owns_no_parameter_without_a_gradient():
     _, image = general(modality_tokens=(randn(2, 5, 12), randn(2, 4, 8)), time_cond=randn(2, 6))
     image.square().sum().backward()
     for net in (two, general):
-        assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+        assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.norm() < 1e-9] == []

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 
-def show(request: Request, results: Sequence[Any], tables: Callable[[], list[RenderableType]], **extra: Any) -> None:
-    """Print the tables, unless `--json` asks for the document, and write `--report`."""
+def show(request: Request, results: Sequence[Any], tables: Callable[[int], list[RenderableType]], **extra: Any) -> None:
+    """Print the tables (made for a width), unless `--json` asks for the document, and write `--report`."""
     document = make_document(request, results, **extra)
     if not request.json:
         from mmdit_cli.console import stdout
@@ -21,6 +21,6 @@ def show(request: Request, results: Sequence[Any], tables: Callable[[], list[Ren
 
         console = stdout()
         console.print(header(document))
-        for table in tables():
+        for table in tables(console.width):
             console.print(table)
     emit(request, document)

@@ -43,4 +43,4 @@ def command(
     result = export_model(
         loaded, out=out, weights=weights, seed=seed, dtype=torch_dtype, device=torch_device, force=force
     )
-    show(request, [result], lambda: export_tables(result))
+    show(request, [result], lambda _: export_tables(result))

@@ -31,4 +31,4 @@ def command(
 
     configs, _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     results = [count_flops(config, dtype=torch_dtype) for config in configs]
-    show(request, results, lambda: flops_tables(results))
+    show(request, results, lambda width: flops_tables(results, width))

@@ -56,4 +56,4 @@ def command(
             max_seconds=max_seconds,
             on_progress=on_progress,
         )
-    show(request, results, lambda: profile_tables(results))
+    show(request, results, lambda width: profile_tables(results, width))

@@ -37,6 +37,6 @@ def command(
 
     (loaded,), _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     result = check_shapes(loaded, dtype=torch_dtype)
-    show(request, [result], lambda: shape_tables(result, every_layer=all_layers))
+    show(request, [result], lambda _: shape_tables(result, every_layer=all_layers))
     if not result.ok:
         raise CheckFailed("; ".join(result.problems))

@@ -66,4 +66,4 @@ def command(
                     command_line=["mmdit", *sys.argv[1:]],
                 )
             )
-    show(request, results, lambda: train_tables(results))
+    show(request, results, lambda _: train_tables(results))

@@ -102,7 +102,7 @@ def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, op
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor
+        state.setdefault(int(index), {})[name] = tensor.clone()  # not the file's own memory, which is mapped
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 

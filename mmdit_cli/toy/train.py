@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -19,6 +20,7 @@ from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
 AVERAGED = 20  # steps that the first and the last loss are means of
 PICTURED = 16  # captions in the picture of samples, the same throughout a run
+ON_THE_WAY = 128  # samples of an evaluation on the way
 
 Progress = Callable[[int, int, float, float, float], None]
 
@@ -156,7 +158,8 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
 def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
     """Log the accuracy, and draw the run's captions once more."""
     samples = _draw_shown(trainer)
-    batch = trainer.world.batch(128, seed=trainer.seed, stream=SEEN, index=0)
+    count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
+    batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
     scores = draw(trainer.averaged_model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
     accuracy = {name: score.accuracy for name, score in scores.items()}
     metrics.append({"step": trainer.completed, "accuracy": accuracy})
@@ -165,8 +168,6 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
 
 def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
     """Judge, and draw the pictures."""
-    from mmdit_cli.plots import curve_plot, save_figure
-
     checkpoint, _ = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step != trainer.completed:
         raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
@@ -185,7 +186,7 @@ def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> Tr
         "metrics": metrics.path,
     }
     _picture(_draw_shown(trainer), files["samples"], trainer)
-    save_figure(curve_plot(records, title=trainer.config.name), files["loss_plot"])
+    _curves(records, files["loss_plot"], trainer)
     return TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,
@@ -216,6 +217,12 @@ def _picture(samples: Samples, path: Path, trainer: Trainer) -> None:
 
     path.parent.mkdir(exist_ok=True)
     save_figure(sample_plot(samples, title=f"{trainer.config.name}, step {trainer.completed}"), path)
+
+
+def _curves(records: list[dict[str, Any]], path: Path, trainer: Trainer) -> None:
+    from mmdit_cli.plots import curve_plot, save_figure
+
+    save_figure(curve_plot(records, title=trainer.config.name), path)
 
 
 def _last_good(folder: Path) -> str:

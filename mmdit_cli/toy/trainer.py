@@ -84,12 +84,14 @@ class Trainer:
             layer = self._first_not_finite(lambda: self._losses(ids, mask, noisy, data, noise, times))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_grad_norm).item()
-        if not math.isfinite(norm):
-            named = [(name, p.grad) for name, p in self.model.named_parameters() if p.grad is not None]
-            layer = next((name for name, grad in reversed(named) if not grad.isfinite().all()), "their norm")
+        gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
+        norm = nn.utils.get_total_norm(gradients.values())
+        if not norm.isfinite():
+            # the backward pass goes from the last layer to the first, so the last one that is not finite is the first
+            layer = next((name for name in reversed(gradients) if not gradients[name].isfinite().all()), "their norm")
             self.optimizer.zero_grad()
-            raise Diverged(f"the gradient is {norm} at step {self.completed + 1}, beginning in {layer}")
+            raise Diverged(f"the gradient is {norm.item()} at step {self.completed + 1}, beginning in {layer}")
+        nn.utils.clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -97,7 +99,8 @@ class Trainer:
         self.average.update_parameters(self.model)
         self.completed += 1
         parts = {name: x.item() for name, x in losses.items()}
-        return {"step": self.completed, "loss": value, "losses": parts, "learning_rate": rate, "gradient_norm": norm}
+        step, size = self.completed, norm.item()
+        return {"step": step, "loss": value, "losses": parts, "learning_rate": rate, "gradient_norm": size}
 
     def save(self, run_dir: Path) -> Path:
         """Write a checkpoint.
