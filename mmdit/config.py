@@ -7,6 +7,7 @@ the tool; here those two sections pass through unread, so that `build("file.yaml
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -199,6 +200,9 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _parts_match(self) -> ModelConfig:
         names = tuple(self.modalities)
+        for name in names:
+            if not name.isidentifier() or name in _taken_names():
+                raise wrong(("modalities", name), f"{name!r} can't name a modality; take a word such as audio")
         if self.variant == "two_modality" and names != ("text", "image"):
             raise wrong(
                 ("modalities",), f"two_modality needs exactly text, image in this order, got {', '.join(names)}"
@@ -250,6 +254,14 @@ class ModelConfig(Section):
         """Whether this config describes a whole network (`MMDiTModel`) rather than a bare transformer."""
         ends = any(m.input is not None or m.output is not None for m in self.modalities.values())
         return ends or self.timestep is not None
+
+
+@cache
+def _taken_names() -> frozenset[str]:
+    """What a `ModuleDict` of modalities has by itself."""
+    from torch import nn
+
+    return frozenset(dir(nn.ModuleDict()))
 
 
 class Config(Section):

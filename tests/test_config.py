@@ -212,3 +212,14 @@ def test_build_refuses_what_is_no_config() -> None:
 
 def test_config_errors_are_value_errors() -> None:
     assert issubclass(ConfigError, ValueError)
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "two words", "keys", "training", "forward"])
+def test_a_modality_has_a_name_that_a_module_can_have(name: str) -> None:
+    with pytest.raises(ConfigError, match="can't name a modality; take a word such as audio"):
+        as_config({"depth": 1, "modalities": {name: {"dim": 64}}})
+
+
+@pytest.mark.parametrize("name", ["глубина", "camera_2"])
+def test_a_modality_may_have_any_word_for_a_name(name: str) -> None:
+    assert name in as_config({"depth": 1, "modalities": {name: {"dim": 64}}}).model.modalities
