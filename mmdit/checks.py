@@ -99,3 +99,18 @@ def check_conditioning(
                 f"got {tuple(c.shape)}"
             )
     return conds
+
+
+def check_positions(
+    positions: Sequence[Tensor | None], tokens: Sequence[Tensor], axes: int, names: Sequence[str]
+) -> None:
+    """One `n a` or `b n a` tensor of coordinates, or None, for each modality."""
+    if isinstance(positions, Tensor) or len(positions) != len(tokens):
+        got = "one tensor" if isinstance(positions, Tensor) else f"{len(positions)}"
+        raise ValueError(f"modality_positions must be one (or None) for each of {', '.join(names)}, got {got}")
+    for place, x, name in zip(positions, tokens, names, strict=True):
+        if place is not None and place.shape not in ((x.shape[1], axes), (*x.shape[:2], axes)):
+            raise ValueError(
+                f"the positions of {name} must have the shape {(x.shape[1], axes)} (length, axes), "
+                f"got {tuple(place.shape)}"
+            )

@@ -9,12 +9,33 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from mmdit.config_file import ConfigError, load_config, validate_mapping
+from mmdit.config_parts import (
+    AttentionConfig,
+    FeedForwardConfig,
+    GuidanceConfig,
+    LinearInput,
+    LinearOutput,
+    ModalityConfig,
+    ModalityRotary,
+    ModulationConfig,
+    Names,
+    NonNegativeInt,
+    PatchInput,
+    PatchOutput,
+    PooledConfig,
+    ResidualConfig,
+    RotaryConfig,
+    Section,
+    SingleStreamConfig,
+    TimestepConfig,
+    TokenInput,
+    wrong,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,153 +45,25 @@ __all__ = [
     "Config",
     "ConfigError",
     "FeedForwardConfig",
+    "GuidanceConfig",
     "LinearInput",
     "LinearOutput",
     "ModalityConfig",
+    "ModalityRotary",
     "ModelConfig",
+    "ModulationConfig",
     "PatchInput",
     "PatchOutput",
     "PooledConfig",
     "ResidualConfig",
+    "RotaryConfig",
+    "SingleStreamConfig",
     "TimestepConfig",
     "TokenInput",
     "as_config",
     "build",
     "wrong",
 ]
-
-NonNegativeInt = Annotated[int, Field(ge=0)]
-Names = Annotated[tuple[str, ...], Field(strict=False)]  # a YAML list is as good as a tuple; its items stay strict
-Indexes = Annotated[tuple[NonNegativeInt, ...], Field(strict=False)]
-
-
-class Section(BaseModel):
-    """A part of the config: immutable, no unknown keys, no silent conversion (`true` is not 1, `"4"` is not 4)."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-def wrong(at: tuple[str | int, ...], message: str) -> PydanticCustomError:
-    """A validation error pinned to the key at the path `at` below the section that raises it."""
-    return PydanticCustomError("value_error", "{message}", {"message": message, "at": at})
-
-
-# ---------------------------------------------------------------------------------------------- ends of a modality
-
-
-class LinearInput(Section):
-    """A sequence `b n dim` projected to the stream's width."""
-
-    kind: Literal["linear"]
-    dim: PositiveInt
-    positions: Literal["none", "sincos"] = "none"
-
-
-class PatchInput(Section):
-    """An image `b c h w` cut into `patch` x `patch` squares, with a 2D sine-cosine table cropped at its centre."""
-
-    kind: Literal["patches"]
-    channels: PositiveInt
-    patch: PositiveInt
-    positions: Literal["none", "sincos"] = "sincos"
-    max_size: PositiveInt = 192  # patches a side of the position table
-    base_size: PositiveInt | None = (
-        None  # patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...)
-    )
-
-
-class TokenInput(Section):
-    """Integer token ids `b n`, embedded, with learned positions."""
-
-    kind: Literal["tokens"]
-    vocabulary: PositiveInt
-    max_length: PositiveInt
-
-
-class LinearOutput(Section):
-    """Adaptive final norm, then a projection to `b n dim`."""
-
-    kind: Literal["linear"]
-    dim: PositiveInt
-
-
-class PatchOutput(Section):
-    """Adaptive final norm, then a projection to patches, put together to `b c h w`."""
-
-    kind: Literal["patches"]
-    channels: PositiveInt
-
-
-class ModalityConfig(Section):
-    dim: PositiveInt
-    input: Annotated[LinearInput | PatchInput | TokenInput, Field(discriminator="kind")] | None = None
-    output: Annotated[LinearOutput | PatchOutput, Field(discriminator="kind")] | None = None
-
-    @model_validator(mode="after")
-    def _ends_match(self) -> ModalityConfig:
-        if isinstance(self.output, PatchOutput) and not isinstance(self.input, PatchInput):
-            raise wrong(("output", "kind"), "output 'patches' puts an image together, so it needs input kind 'patches'")
-        positions = isinstance(self.input, (PatchInput, LinearInput)) and self.input.positions == "sincos"
-        multiple = 4 if isinstance(self.input, PatchInput) else 2
-        if positions and self.dim % multiple:
-            raise wrong(("dim",), f"sine-cosine positions need a dim that is a multiple of {multiple}, got {self.dim}")
-        return self
-
-
-# ------------------------------------------------------------------------------------------------ parts of a block
-
-
-class AttentionConfig(Section):
-    kind: Literal["standard", "adaptive"] = "standard"
-    num_adaptive_weights: PositiveInt = 1
-    gating: Literal["token", "sample"] = "token"
-    softclamp: PositiveFloat | None = None
-    bias: bool = False
-    qk_norm_scale: Literal["per_head", "shared"] = "per_head"  # shared: one scale for all heads (SD3.5)
-    dual: Indexes = ()  # blocks with a second attention over the last modality alone
-    unused_queries: bool = False  # keep the query weights that published checkpoints hold for a discarded modality
-
-    @model_validator(mode="after")
-    def _weights_match_kind(self) -> AttentionConfig:
-        if self.kind == "adaptive" and self.num_adaptive_weights < 2:
-            raise wrong(
-                ("num_adaptive_weights",), "kind 'adaptive' mixes at least 2 weights; set num_adaptive_weights >= 2"
-            )
-        if self.kind == "standard" and self.num_adaptive_weights != 1:
-            raise wrong(("num_adaptive_weights",), "kind 'standard' has 1 weight; set kind: adaptive to mix several")
-        if self.kind == "standard" and self.gating != "token":
-            raise wrong(("gating",), "gating is a setting of kind 'adaptive'")
-        return self
-
-
-class ResidualConfig(Section):
-    kind: Literal["plain", "hyper_connections", "manifold_hyper_connections"] = "plain"
-    streams: PositiveInt = 1
-    dynamic: bool = True  # false: the mixing weights are parameters alone and do not depend on the tokens
-
-    @model_validator(mode="after")
-    def _streams_match_kind(self) -> ResidualConfig:
-        if self.kind == "plain" and self.streams != 1:
-            raise wrong(("streams",), f"kind 'plain' has 1 stream, got {self.streams}; set kind: hyper_connections")
-        if self.kind != "plain" and self.streams < 2:
-            raise wrong(("streams",), f"kind {self.kind!r} needs at least 2 streams, got {self.streams}")
-        return self
-
-
-class FeedForwardConfig(Section):
-    mult: PositiveFloat = 4
-    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "swiglu"] = "gelu"
-    bias: bool = True
-
-
-class TimestepConfig(Section):
-    frequencies: Annotated[int, Field(ge=2, multiple_of=2)] = 256
-    scale: PositiveFloat = 1  # the timestep is multiplied by this: 1 for 0..1000, 1000 for 0..1
-
-
-class PooledConfig(Section):
-    dim: PositiveInt
-
 
 # --------------------------------------------------------------------------------------------------- the whole model
 
@@ -185,15 +78,22 @@ class ModelConfig(Section):
     dim_head: PositiveInt | None = None
     qk_rmsnorm: bool = False
     attention: AttentionConfig = AttentionConfig()
+    rotary: RotaryConfig | None = None
     residual: ResidualConfig = ResidualConfig()
     feedforward: FeedForwardConfig = FeedForwardConfig()
+    single_stream: SingleStreamConfig | None = None
+    modulation: ModulationConfig = ModulationConfig()
     adaln: Literal["zero", "identity"] = "zero"
     norm_eps: PositiveFloat = 1e-6
     register_tokens: NonNegativeInt | dict[str, NonNegativeInt] = 0
     discard: Names = ()  # modalities not needed after the last block
+    # what published checkpoints hold for a discarded modality in the last joint block, and nothing reads: its query
+    # projection (SD3) or all of it (Qwen-Image)
+    unused_weights: Literal["none", "queries", "all"] = "none"
     skip_last_feedforward: Names | None = None  # null: text for two_modality, none for generalized
     final_norm: bool | None = None  # null: on where a modality has no output head, whose norm would repeat it
     timestep: TimestepConfig | None = None
+    guidance: GuidanceConfig | None = None
     pooled: PooledConfig | None = None
     checkpoint_activations: bool = False  # recompute each block in the backward pass
 
@@ -230,15 +130,44 @@ class ModelConfig(Section):
                 raise wrong(("modalities", name, "output"), f"{name!r} is discarded, so it can have no output head")
         if self.attention.gating == "sample" and self.dim_cond is None:
             raise wrong(("attention", "gating"), "gating 'sample' comes from the conditioning vector, so set dim_cond")
-        if self.dim_cond is None and (self.timestep or self.pooled):
-            key = "timestep" if self.timestep else "pooled"
-            raise wrong((key,), f"{key} conditions the blocks through dim_cond, which is null; set it")
-        if self.pooled and not self.timestep:
-            raise wrong(("pooled",), "pooled is added to the timestep embedding; set timestep as well")
+        for key in ("timestep", "guidance", "pooled"):
+            if getattr(self, key) is None:
+                continue
+            if self.dim_cond is None:
+                raise wrong((key,), f"{key} conditions the blocks through dim_cond, which is null; set it")
+            if self.timestep is None:
+                raise wrong((key,), f"{key} is added to the timestep embedding; set timestep as well")
         if self.has_ends and self.dim_cond is not None and self.timestep is None:
             raise wrong(("timestep",), "a model with ends makes its conditioning from the timestep; set timestep")
+        self._check_modulation()
+        self._check_single_stream()
         self._check_heads()
+        self._check_rotary()
         return self
+
+    def _check_modulation(self) -> None:
+        if self.modulation != ModulationConfig() and self.dim_cond is None:
+            raise wrong(("modulation",), "modulation comes from the conditioning vector, so set dim_cond")
+        if self.adaln == "identity" and not self.modulation.bias:
+            raise wrong(("modulation", "bias"), "adaln 'identity' starts the gates at 1 by their bias; set bias: true")
+        if self.qk_rmsnorm and self.attention.qk_layernorm:
+            raise wrong(("attention", "qk_layernorm"), "queries and keys have one norm; qk_rmsnorm is on")
+        if self.unused_weights != "none":
+            if not self.discard:
+                raise wrong(("unused_weights",), "unused weights are those of a discarded modality; set discard")
+            if self.attention.kind == "adaptive":
+                raise wrong(("unused_weights",), "no published checkpoint is adaptive; leave unused_weights at none")
+
+    def _check_single_stream(self) -> None:
+        if self.single_stream is None:
+            return
+        if len({modality.dim for modality in self.modalities.values()}) > 1:
+            widths = ", ".join(f"{name} {modality.dim}" for name, modality in self.modalities.items())
+            raise wrong(("single_stream",), f"one stream holds all tokens, so their widths must be equal, got {widths}")
+        if self.unused_weights != "none":
+            raise wrong(("unused_weights",), "the single-stream blocks read every modality, so no weight is unused")
+        if self.skip_last_feedforward:
+            raise wrong(("skip_last_feedforward",), "the single-stream blocks read what the last feedforward gives")
 
     def _check_heads(self) -> None:
         from mmdit.heads import resolve_heads
@@ -248,6 +177,34 @@ class ModelConfig(Section):
         except ValueError as error:
             key = next(k for k in ("dim_joint_attn", "heads", "dim_head") if getattr(self, k) is not None)
             raise wrong((key,), str(error)) from None
+
+    def _check_rotary(self) -> None:
+        from mmdit.heads import resolve_heads
+
+        for name, modality in self.modalities.items():
+            at, place = ("modalities", name, "rotary"), modality.rotary
+            if place is None:
+                continue
+            if self.rotary is None:
+                raise wrong(at, "the model has no rotary axes; set rotary: {axes: [...]} below model")
+            for index, axis in enumerate(place.axes):
+                if axis >= len(self.rotary.axes):
+                    raise wrong((*at, "axes", index), f"axis {axis} does not exist; there are {len(self.rotary.axes)}")
+            other = None if place.after is None else self.modalities.get(place.after)
+            if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
+                raise wrong((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
+            if modality.input is None:
+                raise wrong(at, f"{name!r} needs an input, which knows where its tokens are")
+        if self.rotary is None:
+            return
+        _, dim_head = resolve_heads(dim_joint_attn=self.dim_joint_attn, heads=self.heads, dim_head=self.dim_head)
+        if sum(self.rotary.axes) != dim_head:
+            raise wrong(
+                ("rotary", "axes"),
+                f"the axes share dim_head = {dim_head} features, got a sum of {sum(self.rotary.axes)}",
+            )
+        if all(modality.rotary is None for modality in self.modalities.values()):
+            raise wrong(("rotary",), "no modality has a place on the rotary axes; set rotary below one of modalities")
 
     @property
     def has_ends(self) -> bool:

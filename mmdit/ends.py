@@ -10,35 +10,48 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from mmdit.config import LinearInput, LinearOutput, ModalityConfig, PatchInput, PatchOutput, TokenInput
-from mmdit.norms import AdaptiveLayerNorm
-from mmdit.positions import SinCos1D, SinCos2D
+from mmdit.norms import AdaptiveLayerNorm, RMSNorm
+from mmdit.positions import Learned2D, SinCos1D, SinCos2D
 
 
 class SequenceEmbed(nn.Module):
-    """`b n dim_in -> b n d`: a linear, and sine-cosine positions if asked for."""
+    """`b n dim_in -> b n d`: an RMS norm and sine-cosine positions if asked for, around a linear."""
 
-    def __init__(self, dim_in: int, dim: int, *, positions: bool) -> None:
+    def __init__(self, dim_in: int, dim: int, *, normed: bool, positions: bool, bias: bool, eps: float) -> None:
         super().__init__()
         self.dim_in = dim_in
-        self.linear = nn.Linear(dim_in, dim)
+        self.norm = RMSNorm(dim_in, eps=eps) if normed else nn.Identity()
+        self.linear = nn.Linear(dim_in, dim, bias=bias)
         self.positions = SinCos1D() if positions else nn.Identity()
 
     def forward(self, x: Tensor, name: str) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.dim_in:
             raise ValueError(f"{name} must have the shape (batch, length, {self.dim_in}), got {tuple(x.shape)}")
-        return self.positions(self.linear(x))
+        return self.positions(self.linear(self.norm(x)))
 
 
 class PatchEmbed(nn.Module):
-    """`b c (h p) (w p) -> b (h w) d`: a linear on each p x p patch, and sine-cosine positions if asked for."""
+    """`b c (h p) (w p) -> b (h w) d`: a linear on each p x p patch, and a table of positions if asked for."""
 
     def __init__(
-        self, channels: int, patch: int, dim: int, *, positions: bool, max_size: int, base_size: int | None
+        self,
+        channels: int,
+        patch: int,
+        dim: int,
+        *,
+        positions: str = "none",
+        max_size: int = 192,
+        base_size: int | None = None,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.channels, self.patch = channels, patch
-        self.linear = nn.Linear(channels * patch * patch, dim)
-        self.positions = SinCos2D(dim, max_size=max_size, base_size=base_size) if positions else nn.Identity()
+        self.linear = nn.Linear(channels * patch * patch, dim, bias=bias)
+        self.positions: nn.Module = nn.Identity()
+        if positions == "sincos":
+            self.positions = SinCos2D(dim, max_size=max_size, base_size=base_size)
+        elif positions == "learned":
+            self.positions = Learned2D(dim, max_size=max_size)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
         p = self.patch
@@ -78,17 +91,33 @@ class NoEmbed(nn.Module):
 
 
 class SequenceHead(nn.Module):
-    """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder")."""
+    """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder").
 
-    def __init__(self, dim: int, dim_out: int, *, dim_cond: int | None, eps: float, zero: bool) -> None:
+    Args:
+        normed: False modulates the tokens as they are.
+        zero: start the projection at zero; the modulation always is.
+        bias, modulation_bias: whether the projection and the modulation have one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        *,
+        dim_cond: int | None,
+        eps: float,
+        zero: bool,
+        normed: bool = True,
+        bias: bool = True,
+        modulation_bias: bool = True,
+    ) -> None:
         super().__init__()
-        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps)
-        self.linear = nn.Linear(dim, dim_out)
+        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim, bias=modulation_bias)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps, normed=normed)
+        self.linear = nn.Linear(dim, dim_out, bias=bias)
         for linear in (self.modulation, self.linear if zero else None):
-            if linear is not None:
-                nn.init.zeros_(linear.weight)
-                nn.init.zeros_(linear.bias)
+            for parameter in () if linear is None else linear.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, cond: Tensor | None, like: Tensor) -> Tensor:
         """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end."""
@@ -112,18 +141,20 @@ class PatchHead(SequenceHead):
         return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
 
 
-def make_embed(config: ModalityConfig) -> nn.Module:
+def make_embed(config: ModalityConfig, *, eps: float) -> nn.Module:
     match config.input:
-        case LinearInput(dim=dim, positions=positions):
-            return SequenceEmbed(dim, config.dim, positions=positions == "sincos")
+        case LinearInput() as end:
+            positions, normed = end.positions == "sincos", end.norm == "rms"
+            return SequenceEmbed(end.dim, config.dim, normed=normed, positions=positions, bias=end.bias, eps=eps)
         case PatchInput() as end:
             return PatchEmbed(
                 end.channels,
                 end.patch,
                 config.dim,
-                positions=end.positions == "sincos",
+                positions=end.positions,
                 max_size=end.max_size,
                 base_size=end.base_size,
+                bias=end.bias,
             )
         case TokenInput(vocabulary=vocabulary, max_length=max_length):
             return TokenEmbed(vocabulary, max_length, config.dim)
@@ -131,11 +162,12 @@ def make_embed(config: ModalityConfig) -> nn.Module:
             return NoEmbed()
 
 
-def make_head(config: ModalityConfig, *, dim_cond: int | None, eps: float, zero: bool) -> nn.Module | None:
+def make_head(config: ModalityConfig, **options: Any) -> nn.Module | None:
+    """`options`: those of `SequenceHead` that do not lie in the modality's config."""
     match config.output, config.input:
-        case LinearOutput(dim=dim), _:
-            return SequenceHead(config.dim, dim, dim_cond=dim_cond, eps=eps, zero=zero)
-        case PatchOutput(channels=channels), PatchInput(patch=patch):
-            return PatchHead(config.dim, channels, patch, dim_cond=dim_cond, eps=eps, zero=zero)
+        case LinearOutput() as end, _:
+            return SequenceHead(config.dim, end.dim, normed=end.norm, bias=end.bias, **options)
+        case PatchOutput() as end, PatchInput(patch=patch):
+            return PatchHead(config.dim, end.channels, patch, normed=end.norm, bias=end.bias, **options)
         case _:
             return None

@@ -23,19 +23,26 @@ class FeedForward(nn.Module):
 
     Args:
         dim: width of the tokens.
-        mult: hidden width over `dim`.
+        mult: hidden width over `dim`; `dim_hidden` gives it itself.
         kind: gelu, gelu_tanh (the one of SD3), silu, geglu or swiglu.
         bias: whether both linears have one.
         dropout: share of hidden features dropped in training.
     """
 
     def __init__(
-        self, dim: int, *, mult: float = 4, kind: str = "gelu", bias: bool = True, dropout: float = 0.0
+        self,
+        dim: int,
+        *,
+        mult: float = 4,
+        dim_hidden: int | None = None,
+        kind: str = "gelu",
+        bias: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if kind not in FEEDFORWARD_KINDS:
             raise ValueError(f"feedforward kind must be one of {', '.join(FEEDFORWARD_KINDS)}, got {kind!r}")
-        dim_hidden = int(dim * mult)
+        dim_hidden = dim_hidden or int(dim * mult)
         if dim_hidden < 1:
             raise ValueError(f"feedforward mult must leave a hidden width of at least 1, got {mult} of {dim}")
         self.activation, self.gated = FEEDFORWARD_KINDS[kind]
@@ -70,7 +77,7 @@ def feedforward_options(ff_kwargs: dict[str, Any] | None) -> dict[str, Any]:
         options["kind"] = {(0, 0): "gelu", (0, 1): "silu", (1, 0): "geglu", (1, 1): "swiglu"}[bool(glu), bool(swish)]
     if "no_bias" in options:
         options["bias"] = not options.pop("no_bias")
-    known = ("mult", "kind", "bias", "dropout")
+    known = ("mult", "dim_hidden", "kind", "bias", "dropout")
     unknown = [key for key in options if key not in known]
     if unknown:
         raise ValueError(f"ff_kwargs: unknown {', '.join(unknown)}; known are {', '.join(known)}, glu, swish, no_bias")

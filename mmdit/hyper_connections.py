@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mmdit.norms import RMSNorm
 
-RESIDUAL_KINDS = ("plain", "hyper_connections", "manifold_hyper_connections")
+RESIDUAL_KINDS = ("plain", "nested", "hyper_connections", "manifold_hyper_connections")
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 
 
@@ -24,8 +24,15 @@ SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 class PlainWidth(nn.Module):
     """The branch reads the residual itself."""
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
         return x, x
+
+
+class NestedWidth(nn.Module):
+    """The branch reads the residual, and is added to what `entered` the block."""
+
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x, x if entered is None else entered
 
 
 class PlainDepth(nn.Module):
@@ -42,6 +49,15 @@ class PlainResidual(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.width, self.depth = PlainWidth(), PlainDepth()
+
+
+class NestedResidual(nn.Module):
+    """Of a feedforward that reads what attention gave, without that staying in the stream, as in AuraFlow:
+    `x + gate * feedforward(norm(x + attn_gate * attention(x)))`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.depth = NestedWidth(), PlainDepth()
 
 
 # ------------------------------------------------------------------------------------------------- hyper-connections
@@ -109,7 +125,7 @@ class WidthConnection(nn.Module):
             for base, index, shift in zip(static, self.scale_of, self.shifts(x), strict=False)
         ]
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
         pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
         if not write:
@@ -199,11 +215,12 @@ def make_residual(
     """
     if kind not in RESIDUAL_KINDS:
         raise ValueError(f"residual must be one of {', '.join(RESIDUAL_KINDS)}, got {kind!r}")
-    if streams != 1 if kind == "plain" else streams < 2:
-        wanted = "1 residual stream" if kind == "plain" else "at least 2 residual streams"
+    single = kind in ("plain", "nested")
+    if streams != 1 if single else streams < 2:
+        wanted = "1 residual stream" if single else "at least 2 residual streams"
         raise ValueError(f"residual {kind!r} has {wanted}, got num_residual_streams={streams}")
-    if kind == "plain":
-        return PlainResidual()
+    if single:
+        return PlainResidual() if kind == "plain" else NestedResidual()
     manifold = kind == "manifold_hyper_connections"
     return HyperConnection(
         dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes, manifold=manifold

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from mmdit.attention import join_masks, make_attention
 from mmdit.checks import check_conditioning, check_count, check_masks, check_tokens, modality_labels
 from mmdit.heads import resolve_heads
-from mmdit.norms import MultiHeadRMSNorm
-from mmdit.projections import make_projections
+from mmdit.norms import HeadLayerNorm, MultiHeadRMSNorm
+from mmdit.projections import UNUSED_WEIGHTS, make_projections
+from mmdit.rotary import rotate
 
 
 class JointAttention(nn.Module):
@@ -23,13 +24,15 @@ class JointAttention(nn.Module):
         dim_joint_attn, heads, dim_head: `dim_joint_attn = heads * dim_head`; any two decide the third
             (default 8 heads of 64).
         qk_rmsnorm: learned RMS norm of queries and keys per head; `qk_norm_shared` learns one scale for all heads.
+        qk_layernorm: a layer norm without weights instead.
         flash_attn: None or True: `scaled_dot_product_attention`; False: the explicit formula.
         softclamp, softclamp_value: clamp the logits to +-value by a tanh (slower: the explicit formula).
         num_adaptive_weights: weight matrices that each projection holds and a gate mixes; 1 is standard attention.
         gating: "token" takes the gate from each token, "sample" from the conditioning vector (needs `dim_cond`).
-        bias: whether the projections have one.
+        bias: whether the projections have one; `out_bias` says otherwise for the out projection.
         discard: indexes of inputs that are attended to but not updated; they have keys and values only.
-        unused_queries: keep query weights for the discarded inputs, as the SD3 checkpoints do. Nothing reads them.
+        unused_weights: what to keep for the discarded inputs though nothing reads it, because published checkpoints
+            hold it: "none", "queries" (SD3) or "all" (Qwen-Image: the out projection as well).
         names: what errors call the inputs.
 
     Raises:
@@ -45,6 +48,7 @@ class JointAttention(nn.Module):
         dim_head: int | None = None,
         qk_rmsnorm: bool = False,
         qk_norm_shared: bool = False,
+        qk_layernorm: bool = False,
         norm_eps: float = 1e-6,
         flash_attn: bool | None = None,
         softclamp: bool = False,
@@ -53,8 +57,9 @@ class JointAttention(nn.Module):
         gating: str = "token",
         dim_cond: int | None = None,
         bias: bool = False,
+        out_bias: bool | None = None,
         discard: Sequence[int] = (),
-        unused_queries: bool = False,
+        unused_weights: str = "none",
         names: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
@@ -65,6 +70,10 @@ class JointAttention(nn.Module):
         self.discard = frozenset(discard)
         if len(self.discard) == len(self.dim_inputs):
             raise ValueError("every input is discarded, so nothing would come out; keep at least one")
+        if unused_weights not in UNUSED_WEIGHTS:
+            raise ValueError(f"unused_weights must be one of {', '.join(UNUSED_WEIGHTS)}, got {unused_weights!r}")
+        if qk_rmsnorm and qk_layernorm:
+            raise ValueError("queries and keys have one norm; set either qk_rmsnorm or qk_layernorm")
 
         self.gates, self.to_qkv, self.to_out = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.q_norms, self.k_norms = nn.ModuleList(), nn.ModuleList()
@@ -78,15 +87,20 @@ class JointAttention(nn.Module):
                 gating=gating,
                 dim_cond=dim_cond,
                 bias=bias,
+                out_bias=bias if out_bias is None else out_bias,
                 discarded=discarded,
-                unused_queries=unused_queries,
+                unused_weights=unused_weights,
             )
             self.gates.append(gate)
             self.to_qkv.append(qkv)
             self.to_out.append(nn.Identity() if out is None else out)
-            for norms, needed in ((self.q_norms, unused_queries or not discarded), (self.k_norms, True)):
-                norm = MultiHeadRMSNorm(self.dim_head, heads=self.heads, shared=qk_norm_shared, eps=norm_eps)
-                norms.append(norm if qk_rmsnorm and needed else nn.Identity())
+            for norms, needed in ((self.q_norms, unused_weights != "none" or not discarded), (self.k_norms, True)):
+                norm: nn.Module = nn.Identity()
+                if needed and qk_rmsnorm:
+                    norm = MultiHeadRMSNorm(self.dim_head, heads=self.heads, shared=qk_norm_shared, eps=norm_eps)
+                elif needed and qk_layernorm:
+                    norm = HeadLayerNorm(eps=norm_eps)
+                norms.append(norm)
         self.attend = make_attention(flash_attn=flash_attn, softclamp_value=softclamp_value if softclamp else None)
 
     def forward(
@@ -94,6 +108,7 @@ class JointAttention(nn.Module):
         inputs: Sequence[Tensor],
         masks: Sequence[Tensor | None] | None = None,
         cond: Tensor | Sequence[Tensor] | None = None,
+        rotary: Sequence[Tensor | None] | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Attend over all inputs together.
 
@@ -102,6 +117,7 @@ class JointAttention(nn.Module):
             masks: N masks `b n_i`, bool, True = valid, None = all valid. Outputs at masked positions are finite and
                 mean nothing. A sample with no valid token in any input gives zeros (with `bias`, that of `to_out`).
             cond: `b dim_cond`, or one for each input; for `gating="sample"` alone.
+            rotary: N tables `n_i d/2 2` of a `RotaryTable`, None where nothing turns.
 
         Returns:
             N tensors shaped as the inputs, None for a discarded one.
@@ -114,13 +130,15 @@ class JointAttention(nn.Module):
         masks = check_masks(masks, inputs, self.names)
         conds = check_conditioning(cond, self.dim_cond, inputs, self.names, argument="cond")
 
-        # each modality for itself: queries, keys, values  (b n_i h d)
+        turns = (None,) * len(inputs) if rotary is None else rotary
+
+        # each modality for itself: queries, keys, values, their norms and places  (b n_i h d)
         gates = [gate(x, c) for gate, x, c in zip(self.gates, inputs, conds, strict=True)]
         queries, keys, values = [], [], []
         for index, (x, gate) in enumerate(zip(inputs, gates, strict=True)):
             *query, key, value = self.to_qkv[index](x, gate)
-            queries += [self.q_norms[index](q) for q in query]
-            keys.append(self.k_norms[index](key))
+            queries += [rotate(self.q_norms[index](q), turns[index]) for q in query]
+            keys.append(rotate(self.k_norms[index](key), turns[index]))
             values.append(value)
 
         # all together: one attention over the joined sequence  (b N h d)

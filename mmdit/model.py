@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from mmdit import mmdit_generalized_pytorch as generalized
 from mmdit import mmdit_pytorch as two_modality
-from mmdit.config import ModelConfig
+from mmdit.config import ModelConfig, PatchInput, TimestepConfig
 from mmdit.ends import make_embed, make_head
-from mmdit.positions import sinusoid
+from mmdit.positions import timestep_sinusoid
+from mmdit.rotary import grid_coordinates, sequence_coordinates
 
 BareModel = two_modality.MMDiT | generalized.MMDiT
 
@@ -20,9 +21,9 @@ BareModel = two_modality.MMDiT | generalized.MMDiT
 class VectorEmbed(nn.Module):
     """`linear -> silu -> linear`, from a vector to the conditioning."""
 
-    def __init__(self, dim_in: int, dim: int) -> None:
+    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.linear_in, self.linear_out = nn.Linear(dim_in, dim), nn.Linear(dim, dim)
+        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: b dim_in -> b dim."""
@@ -32,37 +33,46 @@ class VectorEmbed(nn.Module):
 class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
-    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0) -> None:
-        super().__init__(frequencies, dim)
+    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0, bias: bool = True) -> None:
+        super().__init__(frequencies, dim, bias=bias)
         self.frequencies, self.scale = frequencies, scale
 
     def forward(self, timestep: Tensor) -> Tensor:
         """`timestep`: b -> b dim."""
         # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
-        waves = sinusoid(timestep.double() * self.scale, self.frequencies, cos_first=True)
+        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
         return super().forward(waves.to(self.linear_in.weight.dtype))
 
 
 class MMDiTModel(nn.Module):
     """A network from its inputs' own forms to its outputs' (Esser et al. 2024, Figure 2a), built from a config.
 
-    Timestep and pooled vector become the conditioning; each input is embedded to tokens; the transformer runs; each
-    modality with an output head is brought back to its form.
+    Timestep, guidance scale and pooled vector become the conditioning; each input is embedded to tokens and given its
+    place; the transformer runs; each modality with an output head is brought back to its form.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.modality_names = tuple(config.modalities)
-        self.inputs = nn.ModuleDict({name: make_embed(modality) for name, modality in config.modalities.items()})
-        time, pooled, dim_cond = config.timestep, config.pooled, config.dim_cond
-        self.time_embed = (
-            None if time is None or dim_cond is None else TimestepEmbed(time.frequencies, dim_cond, scale=time.scale)
+        dim_cond, eps = config.dim_cond, config.norm_eps
+        self.inputs = nn.ModuleDict(
+            {name: make_embed(modality, eps=eps) for name, modality in config.modalities.items()}
         )
+        self.time_embed = _timestep_embed(config.timestep, dim_cond)
+        self.guidance_embed = _timestep_embed(config.guidance, dim_cond)
+        pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
+        self.places = None if config.rotary is None else RotaryPlaces(config)
         self.transformer = generalized.MMDiT(**_transformer_options(config))
         heads = {
-            name: make_head(modality, dim_cond=dim_cond, eps=config.norm_eps, zero=config.adaln == "zero")
+            name: make_head(
+                modality,
+                dim_cond=dim_cond,
+                eps=eps,
+                zero=config.adaln == "zero",
+                modulation_bias=config.modulation.bias,
+            )
             for name, modality in config.modalities.items()
         }
         self.outputs = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
@@ -73,6 +83,7 @@ class MMDiTModel(nn.Module):
         timestep: Tensor | Mapping[str, Tensor] | None = None,
         pooled: Tensor | None = None,
         masks: Mapping[str, Tensor] | None = None,
+        guidance: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Run the network.
 
@@ -81,6 +92,7 @@ class MMDiTModel(nn.Module):
             timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out.
+            guidance: `b`, the guidance scale, where the config has `guidance`.
 
         Returns:
             By modality what its output head gives, tokens where it has none; discarded modalities are absent.
@@ -91,12 +103,15 @@ class MMDiTModel(nn.Module):
         self._check_names(inputs, "inputs", complete=True)
         self._check_names(masks or {}, "masks", complete=False)
         ordered = [inputs[name] for name in self.modality_names]
-        conds = self._conditioning(timestep, pooled, ordered[0].shape[0])
+        conds = self._conditioning(timestep, pooled, guidance, ordered[0].shape[0])
 
         tokens = [embed(x, name) for x, (name, embed) in zip(ordered, self.inputs.items(), strict=True)]
         token_masks = None if not masks else [masks.get(name) for name in self.modality_names]
         outs = self.transformer(
-            modality_tokens=tokens, modality_masks=token_masks, time_cond=None if conds[0] is None else conds
+            modality_tokens=tokens,
+            modality_masks=token_masks,
+            time_cond=None if conds[0] is None else conds,
+            modality_positions=None if self.places is None else self.places(inputs),
         )
 
         result = {}
@@ -106,13 +121,17 @@ class MMDiTModel(nn.Module):
         return result
 
     def _conditioning(
-        self, timestep: Tensor | Mapping[str, Tensor] | None, pooled: Tensor | None, batch: int
+        self,
+        timestep: Tensor | Mapping[str, Tensor] | None,
+        pooled: Tensor | None,
+        guidance: Tensor | None,
+        batch: int,
     ) -> list[Tensor | None]:
         """One `b dim_cond` vector for each modality."""
         if self.time_embed is None:
-            if timestep is not None or pooled is not None:
+            if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
-                    "this model has no timestep in its config, so neither timestep nor pooled may be passed"
+                    "this model has no timestep in its config, so no timestep, pooled or guidance may be passed"
                 )
             return [None] * len(self.modality_names)
         if timestep is None:
@@ -127,10 +146,20 @@ class MMDiTModel(nn.Module):
         for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
             if t.shape != (batch,):
                 raise ValueError(f"timestep must have the shape (batch,) = ({batch},), got {tuple(t.shape)}")
-        extra = self._pooled(pooled, batch)
+        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
         if isinstance(timestep, Mapping):
             return [self.time_embed(timestep[name]) + extra for name in self.modality_names]
         return [self.time_embed(timestep) + extra] * len(self.modality_names)
+
+    def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
+        if (guidance is None) != (self.guidance_embed is None):
+            wanted = "needs" if self.guidance_embed else "was built without"
+            raise ValueError(f"this model {wanted} guidance, got {'none' if guidance is None else 'one'}")
+        if guidance is None or self.guidance_embed is None:
+            return 0
+        if guidance.shape != (batch,):
+            raise ValueError(f"guidance must have the shape (batch,) = ({batch},), got {tuple(guidance.shape)}")
+        return self.guidance_embed(guidance)
 
     def _pooled(self, pooled: Tensor | None, batch: int) -> Tensor | int:
         if pooled is None or self.pooled_embed is None:
@@ -146,6 +175,43 @@ class MMDiTModel(nn.Module):
         if unknown or missing:
             wanted = ", ".join(self.modality_names)
             raise ValueError(f"{argument} must be named {wanted}, got {', '.join(given) or 'none'}")
+
+
+class RotaryPlaces(nn.Module):
+    """Where each modality's tokens stand on the rotary axes, from the sizes of the inputs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.rotary is not None
+        self.count = len(config.rotary.axes)
+        self.modalities = config.modalities
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
+        """Coordinates `n_i a` for each modality, None for one without a place."""
+        own = {name: self._place(name, inputs[name], 0.0) for name in self.modalities}
+        for name, modality in self.modalities.items():
+            after = None if modality.rotary is None else own.get(modality.rotary.after or "")
+            if after is not None:
+                own[name] = self._place(name, inputs[name], after.amax() + 1)
+        return list(own.values())
+
+    def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:
+        modality = self.modalities[name]
+        place, end = modality.rotary, modality.input
+        if place is None:
+            return None
+        if isinstance(end, PatchInput):
+            height, width = x.shape[2] // end.patch, x.shape[3] // end.patch
+            options: dict[str, Any] = dict(count=self.count, axes=place.axes, device=x.device)
+            return grid_coordinates(height, width, centered=place.centered, **options)
+        options = dict(count=self.count, axes=place.axes, scale=place.scale, device=x.device)
+        return sequence_coordinates(x.shape[1], start=start, **options)
+
+
+def _timestep_embed(config: TimestepConfig | None, dim_cond: int | None) -> TimestepEmbed | None:
+    if config is None or dim_cond is None:
+        return None
+    return TimestepEmbed(config.frequencies, dim_cond, scale=config.scale, bias=config.bias)
 
 
 def build_model(config: ModelConfig) -> BareModel | MMDiTModel:
@@ -197,16 +263,23 @@ def _transformer_options(config: ModelConfig) -> dict[str, Any]:
         dim_head=config.dim_head,
         qk_rmsnorm=config.qk_rmsnorm,
         qk_norm_shared=attention.qk_norm_scale == "shared",
+        qk_layernorm=attention.qk_layernorm,
         softclamp=attention.softclamp is not None,
         softclamp_value=attention.softclamp or 50.0,
         num_adaptive_weights=attention.num_adaptive_weights,
         gating=attention.gating,
         bias=attention.bias,
-        unused_queries=attention.unused_queries,
+        unused_weights=config.unused_weights,
+        single_stream_depth=0 if config.single_stream is None else config.single_stream.depth,
+        single_stream="parallel" if config.single_stream is None else config.single_stream.kind,
+        shared_modulation=config.modulation.shared,
+        modulation_bias=config.modulation.bias,
+        rotary_axes=None if config.rotary is None else config.rotary.axes,
+        rotary_theta=10_000.0 if config.rotary is None else config.rotary.theta,
         num_residual_streams=residual.streams,
         residual=residual.kind,
         dynamic_residual=residual.dynamic,
-        ff_kwargs=dict(mult=feedforward.mult, kind=feedforward.kind, bias=feedforward.bias),
+        ff_kwargs=dict(mult=feedforward.mult, dim_hidden=feedforward.dim, kind=feedforward.kind, bias=feedforward.bias),
         adaln=config.adaln,
         norm_eps=config.norm_eps,
     )

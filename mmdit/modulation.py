@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,21 +37,27 @@ class Modulation(nn.Module):
     2022, section 3.2) does; `adaln="identity"` starts the gates at 1, as the published `mmdit` package does.
 
     Raises:
-        ValueError: `adaln` is neither "zero" nor "identity".
+        ValueError: `adaln` is neither "zero" nor "identity", or it is "identity" without a bias.
     """
 
-    def __init__(self, dim_cond: int, dim: int, parts: tuple[str, ...], *, adaln: str = "zero") -> None:
+    def __init__(
+        self, dim_cond: int, dim: int, parts: tuple[str, ...], *, adaln: str = "zero", bias: bool = True
+    ) -> None:
         super().__init__()
         if adaln not in ADALN_GATES:
             raise ValueError(f"adaln must be one of {', '.join(ADALN_GATES)}, got {adaln!r}")
+        if adaln == "identity" and not bias:
+            raise ValueError("adaln='identity' starts the gates at 1 by their bias; it needs modulation_bias=True")
         self.parts = parts
         self.gate_init = ADALN_GATES[adaln]
-        self.linear = nn.Linear(dim_cond, dim * len(parts))
+        self.linear = nn.Linear(dim_cond, dim * len(parts), bias=bias)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         self.linear.weight.zero_()
+        if self.linear.bias is None:
+            return
         for part, bias in zip(self.parts, self.linear.bias.chunk(len(self.parts)), strict=True):
             bias.fill_(self.gate_init if part.endswith("gate") else 0.0)
 
@@ -58,6 +65,19 @@ class Modulation(nn.Module):
         """`cond`: b dim_cond."""
         chunks = self.linear(F.silu(cond)).unsqueeze(1).chunk(len(self.parts), dim=-1)
         return BlockModulation(**dict(zip(self.parts, chunks, strict=True)))
+
+
+def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:
+    """One modulation for the joined sequence: `b 1 d` where all modalities have the same, else `b N d`."""
+    if all(modulation is modulations[0] for modulation in modulations):
+        return modulations[0]
+    parts = (
+        torch.cat([part.expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)], dim=1)
+        if parts[0] is not None
+        else None
+        for parts in zip(*modulations, strict=True)
+    )
+    return BlockModulation(*parts)
 
 
 class NoModulation(nn.Module):

@@ -11,12 +11,12 @@ class AdaptiveLayerNorm(nn.Module):
     """Layer norm whose shift and scale come from the conditioning: `norm(x) * (1 + scale) + shift`.
 
     DiT (Peebles & Xie 2022), section 3.2; Figure 2 of Esser et al. 2024. Without conditioning it is a plain layer norm
-    with learned weight and bias.
+    with learned weight and bias. `normed=False` leaves the norm out and keeps the modulation (AuraFlow's last).
     """
 
-    def __init__(self, dim: int, *, conditioned: bool, eps: float = 1e-6) -> None:
+    def __init__(self, dim: int, *, conditioned: bool, eps: float = 1e-6, normed: bool = True) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned)
+        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if normed else nn.Identity()
 
     def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
@@ -35,6 +35,18 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x`: ... d."""
         return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+
+
+class HeadLayerNorm(nn.Module):
+    """Layer norm over each head's features, without weights (AuraFlow)."""
+
+    def __init__(self, *, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n h d."""
+        return F.layer_norm(x, x.shape[-1:], eps=self.eps)
 
 
 class MultiHeadRMSNorm(nn.Module):

@@ -1,20 +1,34 @@
-"""Sine-cosine position tables, fixed and computed from closed forms."""
+"""Positions that are added to tokens: sine-cosine tables, computed from closed forms, and a learned one."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 
+MAX_PERIOD = 10_000.0
 
-def sinusoid(positions: Tensor, dim: int, *, max_period: float = 10_000.0, cos_first: bool = False) -> Tensor:
-    """`... -> ... dim`: sines then cosines of `positions` at `dim / 2` frequencies, 1 down to about 1 / max_period.
+
+def sinusoid(positions: Tensor, dim: int) -> Tensor:
+    """`... -> ... dim`: sines then cosines of `positions` at `dim / 2` frequencies, 1 down to about 1e-4.
 
     Vaswani et al. 2017, section 3.5. Computed in float64, because large positions lose their phase in float32.
     """
     exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim // 2)
-    angles = positions.to(torch.float64)[..., None] * max_period**-exponents
-    halves = (angles.cos(), angles.sin()) if cos_first else (angles.sin(), angles.cos())
-    return torch.cat(halves, dim=-1)
+    angles = positions.to(torch.float64)[..., None] * MAX_PERIOD**-exponents
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def timestep_sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """`b -> b dim`: the same of timesteps, cosines first, as SD3, FLUX and Qwen-Image have it.
+
+    In float32, in the order of operations of their code: at a timestep of 1000 the angles are rounded by 3e-5, and the
+    checkpoints were trained with that rounding.
+    """
+    exponents = -math.log(MAX_PERIOD) * torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) / (dim // 2)
+    angles = timestep.float()[:, None] * exponents.exp()
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class SinCos1D(nn.Module):
@@ -56,3 +70,25 @@ class SinCos2D(nn.Module):
         start = (self.max_size - length) // 2
         positions = torch.arange(start, start + length, dtype=torch.float64, device=like.device) * self.step
         return sinusoid(positions, self.dim // 2).to(like.dtype)
+
+
+class Learned2D(nn.Module):
+    """Adds a learned table of `max_size` x `max_size` places, cropped at its centre, to an image (AuraFlow)."""
+
+    def __init__(self, dim: int, *, max_size: int) -> None:
+        super().__init__()
+        self.max_size = max_size
+        self.table = nn.Parameter(torch.randn(max_size, max_size, dim) * 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b h w d.
+
+        Raises:
+            ValueError: the image has more patches a side than the table.
+        """
+        height, width = x.shape[1:3]
+        if height > self.max_size or width > self.max_size:
+            raise ValueError(f"image positions reach {self.max_size} patches a side, got {height} x {width}")
+        # its middle, in AuraFlow's rounding: SinCos2D's begins a place earlier where one of the sizes is odd
+        top, left = self.max_size // 2 - height // 2, self.max_size // 2 - width // 2
+        return x + self.table[top : top + height, left : left + width].to(x.dtype)

@@ -15,6 +15,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 GATINGS = ("token", "sample")
+UNUSED_WEIGHTS = ("none", "queries", "all")
 
 
 # ------------------------------------------------------------------------------------------------------------ gates
@@ -211,12 +212,13 @@ def make_projections(
     gating: str,
     dim_cond: int | None,
     bias: bool,
+    out_bias: bool,
     discarded: bool,
-    unused_queries: bool,
+    unused_weights: str,
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The gate, the qkv projection and the out projection of one modality.
 
-    A discarded modality has keys and values only, and no out projection (None).
+    A discarded modality has keys and values only, and no out projection (None), but for what `unused_weights` keeps.
 
     Raises:
         ValueError: `num_weights` or `gating` is out of range, or `gating="sample"` comes without `dim_cond`.
@@ -227,13 +229,15 @@ def make_projections(
         raise ValueError(f"gating must be one of {', '.join(GATINGS)}, got {gating!r}")
     parts = 2 if discarded else 3
     if num_weights == 1:
-        stored_parts = 3 if unused_queries else parts
+        stored_parts = parts if unused_weights == "none" else 3
         qkv: nn.Module = DenseQKV(
             dim, heads=heads, dim_head=dim_head, parts=parts, stored_parts=stored_parts, bias=bias
         )
-        return NoGate(), qkv, None if discarded else DenseOut(dim, heads=heads, dim_head=dim_head, bias=bias)
-    if unused_queries and discarded:
-        raise ValueError("unused_queries keeps what published checkpoints hold, and none of them is adaptive")
+        if discarded and unused_weights != "all":
+            return NoGate(), qkv, None
+        return NoGate(), qkv, DenseOut(dim, heads=heads, dim_head=dim_head, bias=out_bias)
+    if unused_weights != "none" and discarded:
+        raise ValueError("unused_weights keeps what published checkpoints hold, and none of them is adaptive")
     gate: nn.Module
     if gating == "token":
         gate, qkv_class, out_class = (
@@ -247,5 +251,5 @@ def make_projections(
         gate = SampleGate(dim_cond, heads=heads, num_weights=num_weights)
         qkv_class, out_class = SampleAdaptiveQKV, SampleAdaptiveOut  # type: ignore[assignment]
     qkv = qkv_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, parts=parts, bias=bias)
-    out = None if discarded else out_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, bias=bias)
+    out = None if discarded else out_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, bias=out_bias)
     return gate, qkv, out

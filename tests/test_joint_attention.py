@@ -197,7 +197,7 @@ def test_a_discarded_input_is_attended_to_and_holds_no_unneeded_weight(weights):
 
 
 def test_unused_queries_are_kept_and_change_nothing():
-    net, lean = build(discard=[0], unused_queries=True, bias=True), build(discard=[0], bias=True)
+    net, lean = build(discard=[0], unused_weights="queries", bias=True), build(discard=[0], bias=True)
     state, inner = net.state_dict(), HEADS * DIM_HEAD
     assert state["to_qkv.0.linear.weight"].shape[0] == 3 * inner
     lean.load_state_dict({k: v[inner:] if k.startswith("to_qkv.0") else v for k, v in state.items()})

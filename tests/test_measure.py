@@ -154,7 +154,7 @@ def test_a_modality_of_the_wrong_shape_is_named_with_got_and_wanted():
 
 
 def test_parameters_without_a_gradient_are_noted():
-    result = check_shapes(config(discard=["text"], qk_rmsnorm=True, attention={"unused_queries": True}))
+    result = check_shapes(config(discard=["text"], qk_rmsnorm=True, unused_weights="queries"))
     assert result.ok
     assert result.notes == ["no gradient reaches blocks.1.joint_attn.q_norms.0.weight"]
 

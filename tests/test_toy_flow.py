@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.flow import Tensors, guide, interpolate, sample, sample_timesteps, shift_timesteps, velocity_target
+from mmdit.sampling import Tensors, guide, sample, shift_timesteps
+from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.settings import TimestepDensity
 
 DRAWS = 200_000

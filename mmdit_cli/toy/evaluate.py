@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mmdit_cli.toy.flow import Tensors, guide, sample
+from mmdit.sampling import Tensors, guide, sample
 from mmdit_cli.toy.oracle import Score, chance, hits, score
 from mmdit_cli.toy.settings import TrainConfig
 from mmdit_cli.toy.task import predict

@@ -7,9 +7,9 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmdit.config import LinearInput, LinearOutput, ModelConfig, PatchInput, PatchOutput, TokenInput
+from mmdit.sampling import Tensors
 from mmdit_cli.errors import UserError
 from mmdit_cli.schema import ToolConfig
-from mmdit_cli.toy.flow import Tensors
 from mmdit_cli.toy.world import FRAME, MAX_WORDS, SAMPLES, SIZE, VOCABULARY_SIZE, World
 
 TIMESTEP_RANGE = 1000  # networks take t as 0..1000, divided by their config's timestep.scale

@@ -13,10 +13,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmdit.config import build
+from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.checkpoints import Checkpoint, restore, save_checkpoint
-from mmdit_cli.toy.flow import Tensors, interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.task import predict
 from mmdit_cli.toy.world import NULL, World, encode, hash_seed
 

@@ -1,0 +1,107 @@
+"""Rotary positions (Su et al. 2021, arXiv 2104.09864) over several axes: frame, row, column, or what else they mean.
+
+Each axis turns its own share of a head's features. Within a share, features 2i and 2i + 1 are a pair, turned by
+`coordinate * theta^(-2i / share)`, as in the checkpoints of FLUX and Qwen-Image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class RotaryTable(nn.Module):
+    """From coordinates to the cosines and sines of every pair of a head's features.
+
+    Args:
+        axes: features of a head that each axis turns; even numbers that add up to `dim_head`.
+        theta: the longest wavelength is about 2 pi theta.
+
+    Raises:
+        ValueError: a share is odd or not above 0.
+    """
+
+    def __init__(self, axes: Sequence[int], *, theta: float = 10_000.0) -> None:
+        super().__init__()
+        if not axes or any(share < 2 or share % 2 for share in axes):
+            raise ValueError(f"rotary axes must be even numbers above 0, got {tuple(axes)}")
+        self.axes, self.theta = tuple(axes), theta
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """`coordinates`: n a, or b n a -> n d/2 2, or b n d/2 2; computed in float64, given in float32."""
+        angles = []
+        for axis, share in enumerate(self.axes):
+            exponents = torch.arange(0, share, 2, dtype=torch.float64, device=coordinates.device) / share
+            angles.append(coordinates[..., axis, None].double() * self.theta**-exponents)
+        joined = torch.cat(angles, dim=-1)
+        return torch.stack([joined.cos(), joined.sin()], dim=-1).float()
+
+
+def rotate(x: Tensor, table: Tensor | None) -> Tensor:
+    """Turn the pairs of each head's features.
+
+    `x`: b n h d; `table`: n d/2 2 or b n d/2 2, or None where nothing turns. In float32 at least, as the checkpoints
+    were trained: the angles of neighbours are too close for bfloat16.
+    """
+    if table is None:
+        return x
+    wide = x.to(torch.promote_types(x.dtype, table.dtype))
+    first, second = wide.unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table.unsqueeze(-3).unbind(-1)
+    return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2).type_as(x)
+
+
+# -------------------------------------------------------------------------------------------- where the tokens stand
+
+
+def grid_coordinates(
+    height: int,
+    width: int,
+    *,
+    count: int,
+    axes: Sequence[int],
+    centered: bool = False,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The place of each patch of an image: `(h w) count`, rows on `axes[0]`, columns on `axes[1]`, 0 elsewhere.
+
+    Args:
+        count: number of axes.
+        centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1.
+    """
+    coordinates = torch.zeros(height, width, count, dtype=torch.float64, device=device)
+    for axis, length, shape in ((axes[0], height, (-1, 1)), (axes[1], width, (1, -1))):
+        places = torch.arange(length, dtype=torch.float64, device=device) - (length - length // 2 if centered else 0)
+        coordinates[:, :, axis] = places.view(shape)
+    return coordinates.flatten(0, 1)
+
+
+def sequence_coordinates(
+    length: int,
+    *,
+    count: int,
+    axes: Sequence[int],
+    start: float | Tensor = 0.0,
+    scale: float = 1.0,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The place of each token of a sequence: `n count`, `start + scale * index` on each of `axes`, 0 elsewhere."""
+    coordinates = torch.zeros(length, count, dtype=torch.float64, device=device)
+    places = start + scale * torch.arange(length, dtype=torch.float64, device=device)
+    coordinates[:, list(axes)] = places[:, None].expand(-1, len(axes))
+    return coordinates
+
+
+def join_tables(tables: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor | None:
+    """The table of the joined sequence; a modality without one does not turn. None where none has one."""
+    like = next((table for table in tables if table is not None), None)
+    if like is None:
+        return None
+    still = torch.stack([torch.ones_like(like[..., :1, :, 0]), torch.zeros_like(like[..., :1, :, 0])], dim=-1)
+    parts = [
+        still.expand(*like.shape[:-3], length, -1, -1) if table is None else table
+        for table, length in zip(tables, lengths, strict=True)
+    ]
+    return torch.cat(parts, dim=-3)
