@@ -127,9 +127,6 @@ class Rule:
     dim: int
     shapes: Mapping[str, Tensor]
 
-    def written_sizes(self) -> list[int]:
-        return [self._written(term, self.shapes.__getitem__).shape[self.dim] for term in self.ours]
-
     def to_theirs(self, index: int, read: Read) -> Tensor:
         """Theirs number `index`, from ours."""
         joined = _cat([self._written(term, read) for term in self.ours], self.dim)
@@ -138,15 +135,16 @@ class Rule:
 
     def to_ours(self, index: int, read: Read) -> Tensor:
         """The rows of ours number `index`, from theirs."""
-        like = _cat([self._written(term, self.shapes.__getitem__) for term in self.ours], self.dim)
+        written = [self._written(term, self.shapes.__getitem__) for term in self.ours]
+        like = _cat(written, self.dim)
         parts = [like] if len(self.theirs) == 1 else like.chunk(len(self.theirs), self.dim)
         joined = _cat(
             [term.read(read(term.name), part) for term, part in zip(self.theirs, parts, strict=True)], self.dim
         )
-        sizes = self.written_sizes()
-        piece = joined if len(sizes) == 1 else joined.split(sizes, self.dim)[index]
+        if len(self.ours) > 1:
+            joined = joined.split([x.shape[self.dim] for x in written], self.dim)[index]
         term = self.ours[index]
-        return term.read(piece, self.shapes[term.name][term.rows])
+        return term.read(joined, self.shapes[term.name][term.rows])
 
     def _written(self, term: Term, read: Read) -> Tensor:
         x = read(term.name)

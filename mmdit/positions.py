@@ -16,7 +16,7 @@ def sinusoid(positions: Tensor, dim: int) -> Tensor:
     Vaswani et al. 2017, section 3.5. Computed in float64, because large positions lose their phase in float32.
     """
     exponents = torch.arange(dim // 2, dtype=torch.float64, device=positions.device) / (dim // 2)
-    angles = positions.to(torch.float64)[..., None] * MAX_PERIOD**-exponents
+    angles = positions.to(torch.float64)[..., None] * (1 / MAX_PERIOD**exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -51,7 +51,7 @@ class SinCos2D(nn.Module):
     def __init__(self, dim: int, *, max_size: int, base_size: int | None = None) -> None:
         super().__init__()
         self.dim, self.max_size = dim, max_size
-        self.step = (base_size or max_size) / max_size
+        self.places_a_step = max_size / (base_size or max_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: b h w d.
@@ -68,7 +68,8 @@ class SinCos2D(nn.Module):
 
     def _axis(self, length: int, like: Tensor) -> Tensor:
         start = (self.max_size - length) // 2
-        positions = torch.arange(start, start + length, dtype=torch.float64, device=like.device) * self.step
+        # in float32, so that the table has the bits of the checkpoints' own
+        positions = torch.arange(start, start + length, dtype=torch.float32, device=like.device) / self.places_a_step
         return sinusoid(positions, self.dim // 2).to(like.dtype)
 
 

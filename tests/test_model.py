@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import oracles
 import pytest
 import torch
@@ -111,8 +113,8 @@ def conditioning(net, t, pooled, scale=1.0):
         hidden = silu(x @ state["linear_in.weight"].T + state["linear_in.bias"])
         return hidden @ state["linear_out.weight"].T + state["linear_out.bias"]
 
-    angles = (t.double() * scale)[:, None] * 10_000.0 ** (-torch.arange(8).double() / 8)
-    waves = torch.cat([angles.cos(), angles.sin()], -1)
+    angles = (t.float() * scale)[:, None] * (-math.log(10_000.0) * torch.arange(8).float() / 8).exp()
+    waves = torch.cat([angles.cos(), angles.sin()], -1).double()
     return two_layers(waves, net.time_embed.state_dict()) + two_layers(pooled, net.pooled_embed.state_dict())
 
 
@@ -170,7 +172,7 @@ def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector
     net = model(**free)
     assert net(inputs())["audio"].shape == (2, 5, 7)
     for wrong in ({"timestep": torch.rand(2)}, {"pooled": randn(2, 10)}):
-        with pytest.raises(ValueError, match="no timestep in its config, so neither timestep nor pooled"):
+        with pytest.raises(ValueError, match="no timestep in its config, so no timestep, pooled or guidance"):
             net(inputs(), **wrong)
 
 

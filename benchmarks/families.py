@@ -1,4 +1,7 @@
-"""Small networks of the published families, ours and those of diffusers, and the same call of both."""
+"""Small networks of the published families, ours and those of diffusers, with the same weights, called alike.
+
+The facts about the published sizes are those of the constructors of diffusers 0.42.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +23,10 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 @dataclass(frozen=True)
 class Family:
-    """`config`: the shipped config file; `small`: what is changed in it; `theirs`: how diffusers makes the same network.
+    """A shipped config and the class of diffusers that is the same network.
 
-    `call` runs theirs on what ours takes. `options` are theirs at the published size, and `parameters` the count there.
+    `small` is what makes the config small, and `options` what makes theirs small; `published` are their arguments at
+    the published size, which has so many `parameters`. `call` runs theirs on what ours takes.
     """
 
     config: str
@@ -41,7 +45,7 @@ class Family:
         return load_config(CONFIGS / f"{self.config}.yaml", Config, overrides=overrides)
 
 
-# ------------------------------------------------------------------------------------------------- theirs, called as ours
+# ----------------------------------------------------------------------------------------------- theirs, called as ours
 
 
 def pack(image: Tensor) -> Tensor:
@@ -93,7 +97,7 @@ def call_auraflow(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor,
     return net(image, text, timestep, return_dict=False)[0]
 
 
-# ---------------------------------------------------------------------------------------------------------- the families
+# --------------------------------------------------------------------------------------------------------- the families
 
 
 def _theirs(name: str) -> Callable[..., nn.Module]:
@@ -298,3 +302,89 @@ def call_theirs(net: nn.Module, family: Family, arguments: dict[str, Any]) -> Te
     """Their image, from our arguments."""
     rest = {key: value for key, value in arguments.items() if key != "inputs"}
     return family.call(net, arguments["inputs"]["image"], arguments["inputs"]["text"], **rest)
+
+
+# ----------------------------------------------------------------------------------------------------- what is compared
+
+CALLS: tuple[dict[str, int], ...] = (
+    dict(batch=2, height=12, width=8, length=7, seed=1),
+    dict(batch=1, height=8, width=20, length=1, seed=2),
+    dict(batch=3, height=6, width=10, length=13, seed=3),
+)
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    """`|ours - theirs| / |theirs|`, in the Euclidean norm."""
+    return ((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-300)).item()
+
+
+def output_error(family: Family) -> float:
+    """The largest relative difference of the outputs, over several batch sizes, image shapes and text lengths."""
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    errors = []
+    with torch.no_grad():
+        for call in CALLS:
+            arguments = random_call(family, **call)
+            errors.append(relative(ours(**arguments)["image"], call_theirs(theirs, family, arguments)))
+    return max(errors)
+
+
+def gradient_errors(family: Family) -> dict[str, float]:
+    """By tensor of ours, and by input: the relative difference of the gradients of a weighted sum of the output.
+
+    Of a tensor whose gradient all but cancels, such as a key's bias, the difference is taken relative to a millionth of
+    the largest gradient instead.
+    """
+    from mmdit.layouts import from_layout
+
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    inputs = arguments["inputs"]
+    found = []
+    for net, run in (
+        (theirs, lambda: call_theirs(theirs, family, arguments)),
+        (ours, lambda: ours(**arguments)["image"]),
+    ):
+        leaves = {name: x.requires_grad_() for name, x in inputs.items()}
+        for x in leaves.values():
+            x.grad = None
+        out = run()
+        (out * torch.arange(out.numel()).sin().view_as(out)).sum().backward()
+        parameters = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
+        found.append((parameters, {f"input {name}": x.grad.clone() for name, x in leaves.items()}))
+    (their_parameters, their_inputs), (our_parameters, our_inputs) = found
+    fixed = {name: x for name, x in theirs.state_dict().items() if name not in their_parameters}  # position tables
+    wanted = from_layout(their_parameters | fixed, family.small_config().model, "diffusers") | their_inputs
+    got = our_parameters | our_inputs
+    floor = max(x.norm().item() for x in wanted.values()) * 1e-6
+    return {
+        name: ((got[name] - x).double().norm() / max(x.double().norm().item(), floor)).item()
+        for name, x in wanted.items()
+    }
+
+
+def blocks_of(net: nn.Module) -> list[nn.Module]:
+    """The joint and single-stream blocks of either side, in order."""
+    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks")
+    stack = getattr(net, "transformer", None)
+    if stack is not None:
+        return [*stack.blocks, *stack.single_blocks]
+    return [block for name in lists for block in getattr(net, name, ())]
+
+
+def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any]) -> list[Tensor]:
+    """What each block gives for the image."""
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
+        last = output if isinstance(output, Tensor) else output[-1]  # a single stream ends with the image
+        outputs.append(last[:, -image_tokens:].detach())
+
+    handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
+    with torch.no_grad():
+        run()
+    for handle in handles:
+        handle.remove()
+    return outputs
