@@ -20,7 +20,7 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
 
     Raises:
         FileExistsError: the file is there and `force` is false.
-        OSError: the folder is missing or read-only, a folder is in the way, the disk is full.
+        OSError: the folder is missing or read-only, a folder or a device is in the way, the disk is full.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
     _refuse_existing(target, force)
@@ -71,6 +71,8 @@ def check_writable(path: str | Path) -> None:
 def _refuse_existing(target: Path, force: bool) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(target))
+    if target.exists() and not target.is_file():  # root could put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, "Not a regular file", str(target))
     if not force and os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "File exists", str(target))
 
