@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import importlib.metadata
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +13,8 @@ from torch import nn
 
 from mmdit.config import Config, ConfigError, ModelConfig, as_config, build
 from mmdit.files import replacing
-from mmdit.tensor_file import FLOATS, HASH_KEY, CheckpointError, content_hash, named, tensor_bytes, write_tensors
+from mmdit.tensor_file import FLOATS, CheckpointError, named
+from mmdit.tensor_writer import HASH_KEY, content_hash, digest, specs_of, write_tensors
 from mmdit.weight_files import WeightFiles
 from mmdit.yaml_document import one_line
 
@@ -61,9 +61,6 @@ def save(
         )
     if dtype is not None and dtype not in FLOATS.values():
         raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
-    for key, value in (metadata or {}).items():
-        if not isinstance(key, str) or not isinstance(value, str):
-            raise ValueError(f"metadata must map text to text, got {key!r}: {value!r}")
     tensors = model.state_dict()
     _check_savable(tensors, config)
     kept = dict(metadata or {}) | {
@@ -74,7 +71,8 @@ def save(
         "torch_version": str(torch.__version__),
     }
     with replacing(path, force=force) as temporary:
-        write_tensors(temporary, tensors, kept, dtype=dtype, on_tensor=on_tensor)
+        specs = specs_of(tensors, dtype)
+        write_tensors(temporary, specs, tensors.__getitem__, kept, hashed=True, on_tensor=on_tensor)
 
 
 def load(
@@ -115,7 +113,7 @@ def load_weights(
         for name in files.tensors:
             tensor = files.read(name)
             if verify:
-                digests[name] = hashlib.sha256(tensor_bytes(tensor)).hexdigest()
+                digests[name] = digest(tensor)
             tensors[name] = tensor.to(device=device, dtype=dtype)
         if verify:
             _check_hash(files, digests)
@@ -223,10 +221,9 @@ def _meta_model(config: ModelConfig) -> nn.Module:
 
 def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
     wanted = files.metadata.get(HASH_KEY)
-    entries = {name: {"dtype": info.dtype, "shape": list(info.shape)} for name, info in files.tensors.items()}
     if wanted is None:
         raise CheckpointError(f"{files.path}: holds no hash to verify (metadata {HASH_KEY!r})")
-    if content_hash(entries, digests) != wanted:
+    if content_hash(files.tensors, digests) != wanted:
         raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 

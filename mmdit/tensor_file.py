@@ -1,4 +1,4 @@
-"""The safetensors format: a header that is checked before it is believed, a writer that copies one tensor at a time.
+"""The safetensors format, and its header, which is checked before it is believed.
 
 A file is 8 bytes of length (little-endian), so much JSON (`{name: {dtype, shape, data_offsets}}` and `__metadata__`),
 and the tensors' bytes without a gap. Nothing is allocated by what a file claims, only by what it holds.
@@ -6,7 +6,6 @@ and the tensors' bytes without a gap. Nothing is allocated by what a file claims
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -18,22 +17,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
 from mmdit.yaml_document import one_line
 
-__all__ = ["HASH_KEY", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json", "write_tensors"]
+__all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json"]
 
-HASH_KEY = "mmdit_sha256"
 MAX_HEADER = 16_000_000  # bytes; published headers have some 100,000
 MAX_DIMS = 8
-ALIGNMENT = 64  # bytes: the first tensor begins at a multiple, so that a mapped file is as fast as memory
 
-FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_NAMES = {dtype: name for name, dtype in FLOATS.items()}
-_BITS = {name: dtype.itemsize * 8 for name, dtype in FLOATS.items()} | {
-    **{f"{kind}{bits}": bits for kind in "IU" for bits in (8, 16, 32, 64)},
-    **{"BOOL": 8, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+# In the order in which the library that defines the format (safetensors, in Rust) puts tensors into a file.
+DTYPES = {
+    **{"U64": torch.uint64, "I64": torch.int64, "F64": torch.float64, "C64": torch.complex64},
+    **{"F32": torch.float32, "U32": torch.uint32, "I32": torch.int32},
+    **{"BF16": torch.bfloat16, "F16": torch.float16, "U16": torch.uint16, "I16": torch.int16},
+    **{"F8_E5M2FNUZ": torch.float8_e5m2fnuz, "F8_E4M3FNUZ": torch.float8_e4m3fnuz},
+    **{"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2},
+    **{"I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool},
+}
+FLOATS = {name: DTYPES[name] for name in ("F64", "F32", "F16", "BF16")}
+_BITS = {name: dtype.itemsize * 8 for name, dtype in DTYPES.items()} | {
+    **{"F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},  # a header may name them; their tensors are not read
 }
 
 
@@ -187,68 +190,3 @@ def _check_layout(tensors: Mapping[str, TensorInfo], size: int) -> None:
 def named(tensor: str) -> str:
     """A tensor's name for a message: a file may call one anything."""
     return one_line(tensor, 200)
-
-
-# ------------------------------------------------------------------------------------------------------------- writing
-
-
-def write_tensors(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    metadata: Mapping[str, str],
-    *,
-    dtype: torch.dtype | None = None,
-    on_tensor: Callable[[int, int], None] = lambda done, total: None,
-) -> str:
-    """Write a safetensors file, and return the hash of its content, which its metadata holds as well.
-
-    One tensor at a time is brought to the CPU and converted, so no second copy of the model is made.
-
-    Args:
-        dtype: what the tensors are converted to; None: as they are.
-        on_tensor: told how many tensors are written, and of how many.
-
-    Raises:
-        OSError: the file can't be written.
-    """
-    kinds = {name: dtype or tensor.dtype for name, tensor in tensors.items()}
-    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # wide first keeps all aligned
-    entries: dict[str, Any] = {}
-    end = 0
-    for name in names:
-        start, end = end, end + tensors[name].numel() * kinds[name].itemsize
-        shape = list(tensors[name].shape)
-        entries[name] = {"dtype": _NAMES[kinds[name]], "shape": shape, "data_offsets": [start, end]}
-    digests = {}
-    with open(path, "wb") as file:
-        file.write(_encode(entries, metadata, "0" * 64))
-        for done, name in enumerate(names, 1):
-            data = tensor_bytes(tensors[name].detach().to("cpu", kinds[name]))
-            file.write(data)
-            digests[name] = hashlib.sha256(data).hexdigest()
-            on_tensor(done, len(names))
-        digest = content_hash(entries, digests)
-        file.seek(0)
-        file.write(_encode(entries, metadata, digest))  # the same length: only the hash has changed
-    return digest
-
-
-def _encode(entries: Mapping[str, Any], metadata: Mapping[str, str], digest: str) -> bytes:
-    header = {"__metadata__": {**metadata, HASH_KEY: digest}, **entries}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    padded = -(-(8 + len(text)) // ALIGNMENT) * ALIGNMENT - 8
-    return struct.pack("<Q", padded) + text.ljust(padded)
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """A CPU tensor's bytes, without a copy where it is contiguous."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def content_hash(entries: Mapping[str, Mapping[str, Any]], digests: Mapping[str, str]) -> str:
-    """SHA-256 over each tensor's name, dtype, shape and the SHA-256 of its bytes, in the names' order.
-
-    It does not depend on the order in the file, nor on how the tensors are shared out among files.
-    """
-    lines = [[name, entries[name]["dtype"], entries[name]["shape"], digests[name]] for name in sorted(digests)]
-    return hashlib.sha256(json.dumps(lines).encode()).hexdigest()

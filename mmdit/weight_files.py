@@ -8,7 +8,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmdit.tensor_file import CheckpointError, TensorInfo, named, read_header, read_json
+from mmdit.tensor_file import DTYPES, CheckpointError, TensorInfo, named, read_header, read_json
+from mmdit.tensor_writer import TensorSpec
 from mmdit.yaml_document import one_line
 
 __all__ = ["INDEX", "SINGLE", "WeightFiles"]
@@ -44,16 +45,31 @@ class WeightFiles:
     def __exit__(self, *exception: object) -> None:
         self._open.clear()  # tensors that were read keep their mapping
 
+    def spec(self, name: str) -> TensorSpec:
+        """A tensor's dtype and shape, from the header alone.
+
+        Raises:
+            CheckpointError: torch has no such dtype.
+        """
+        info = self.tensors[name]
+        if info.dtype not in DTYPES:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)} has the dtype {info.dtype}, which is not read")
+        return TensorSpec(DTYPES[info.dtype], info.shape)
+
     def read(self, name: str) -> Tensor:
-        """A tensor, mapped from its file."""
-        shard = self._shards[name]
+        """A tensor, mapped from its file: nothing is copied, and writing to it does not change the file.
+
+        Raises:
+            CheckpointError: the file has changed, or torch has no such dtype.
+        """
+        spec, shard = self.spec(name), self._shards[name]
         try:
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, framework="pt")
             tensor: Tensor = self._open[shard].get_tensor(name)
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{shard}: {named(name)} can't be read: {error}") from None
-        if tuple(tensor.shape) != self.tensors[name].shape:
+        if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
             raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
         return tensor
 

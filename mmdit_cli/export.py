@@ -15,7 +15,7 @@ import mmdit
 from mmdit.checkpoint import load_weights
 from mmdit.config import ModelConfig, build
 from mmdit.files import check_writable, replacing
-from mmdit.tensor_file import HASH_KEY
+from mmdit.tensor_writer import HASH_KEY
 from mmdit.weight_files import INDEX, SINGLE, WeightFiles
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.inputs import example_inputs, outputs_by_name
