@@ -1,20 +1,23 @@
-"""Weights with their config in one safetensors file, so that a file alone rebuilds its model. Nothing is unpickled."""
+"""Weights with their config in a safetensors file, or in shards, so that they alone rebuild their model. Nothing is
+unpickled."""
 
 from __future__ import annotations
 
-import difflib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from mmdit.config import Config, ConfigError, ModelConfig, as_config, build
-from mmdit.files import replacing
-from mmdit.tensor_file import FLOATS, CheckpointError, named
-from mmdit.tensor_writer import HASH_KEY, content_hash, digest, specs_of, write_tensors
+from mmdit.files import replacing, replacing_folder
+from mmdit.fitting import check_savable, empty_model
+from mmdit.shards import CONFIG, not_an_export, parse_size, write_shards
+from mmdit.tensor_file import FLOATS, CheckpointError
+from mmdit.tensor_writer import HASH_KEY, Written, content_hash, digest, specs_of, write_tensors
 from mmdit.weight_files import WeightFiles
 from mmdit.yaml_document import one_line
 
@@ -22,11 +25,6 @@ __all__ = ["CheckpointError", "load", "load_weights", "save"]
 
 FORMAT_KEY, CONFIG_KEY = "mmdit_format", "mmdit_config"
 FORMAT = "1"
-SHOWN = 5  # tensors named in an error
-MAX_TENSORS = 20_000  # SD3.5-large has 922
-CANDIDATES = 1000  # names among which the nearest is looked for
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 def save(
@@ -35,17 +33,21 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
+    max_shard_size: str | int | None = None,
     force: bool = True,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
-) -> None:
-    """Write a model that `build` made, with its config in the file's metadata. The file appears whole or not at all.
+) -> Written:
+    """Write a model that `build` made, with its config in the metadata. The file appears whole or not at all.
 
-    The metadata also holds the versions of mmdit and torch, and a hash of the content, which `load` can verify.
+    The metadata also holds the versions of mmdit and torch, and a hash of the content, which `load` can verify. With
+    `max_shard_size`, `path` is a folder in the layout of the Hugging Face hub: `model-00001-of-00003.safetensors` and
+    so on, `model.safetensors.index.json`, and the config once more in `config.json`. It, too, appears whole or not.
 
     Args:
         metadata: further text to keep in the file.
         dtype: the floating-point type in the file; None: the model's own.
-        force: replace an existing file.
+        max_shard_size: bytes of tensors in a file (one larger tensor has a file of its own), such as `"5GB"`.
+        force: replace an existing file, or a folder that holds such an export and nothing else.
         on_tensor: told how many tensors are written, and of how many.
 
     Raises:
@@ -62,17 +64,27 @@ def save(
     if dtype is not None and dtype not in FLOATS.values():
         raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
     tensors = model.state_dict()
-    _check_savable(tensors, config)
+    check_savable(tensors, config)
+    described = {"model": config.model_dump(mode="json")}  # defaults too: they may change
     kept = dict(metadata or {}) | {
         "format": "pt",
         FORMAT_KEY: FORMAT,
-        CONFIG_KEY: json.dumps({"model": config.model_dump(mode="json")}),  # defaults too: they may change
+        CONFIG_KEY: json.dumps(described),
         "mmdit_version": _version(),
         "torch_version": str(torch.__version__),
     }
-    with replacing(path, force=force) as temporary:
-        specs = specs_of(tensors, dtype)
-        write_tensors(temporary, specs, tensors.__getitem__, kept, hashed=True, on_tensor=on_tensor)
+    specs, read = specs_of(tensors, dtype), tensors.__getitem__
+    if max_shard_size is None:
+        with replacing(path, force=force) as temporary:
+            written = write_tensors(temporary, specs, read, kept, hashed=True, on_tensor=on_tensor)
+        return replace(written, files=(Path(path),))
+    size = parse_size(max_shard_size)
+    with replacing_folder(path, force=force, other=not_an_export) as temporary:
+        written = write_shards(temporary, specs, read, kept, max_size=size, hashed=True, on_tensor=on_tensor)
+        text = json.dumps(described, indent=2).encode() + b"\n"
+        (temporary / CONFIG).write_bytes(text)
+    files = (*(Path(path) / file.name for file in written.files), Path(path) / CONFIG)
+    return replace(written, files=files, bytes=written.bytes + len(text))
 
 
 def load(
@@ -108,7 +120,7 @@ def load_weights(
         raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
     with WeightFiles(path) as files:
         wanted = (read_config(files) if config is None else as_config(config)).model
-        model = _empty_model(files, wanted)
+        model = empty_model(files, wanted)
         tensors, digests = {}, {}
         for name in files.tensors:
             tensor = files.read(name)
@@ -125,6 +137,9 @@ def load_weights(
 def read_config(files: WeightFiles) -> Config:
     """The config in the files' metadata."""
     text, version = files.metadata.get(CONFIG_KEY), files.metadata.get(FORMAT_KEY)
+    for path, header in files.headers.items():
+        if header.metadata.get(CONFIG_KEY) != text:
+            raise CheckpointError(f"{path}: holds another config than the first of its shards")
     if text is None:
         raise CheckpointError(f"{files.path}: holds no config (metadata {CONFIG_KEY!r}); was it written by mmdit.save?")
     if version != FORMAT:
@@ -141,89 +156,10 @@ def read_config(files: WeightFiles) -> Config:
         raise CheckpointError(f"{files.path}: its config can't be read: {error}") from None
 
 
-# ---------------------------------------------------------------------------------------------------------- what fits
-
-
-def _empty_model(files: WeightFiles, config: ModelConfig) -> nn.Module:
-    """The model on the meta device, once its tensors are known to be those of the files."""
-    held = files.tensors
-    # before a model is built for nothing: at least the queries, keys and values, the out projection and the feedforward
-    # of every modality in every block, of which the last may lack all but the first
-    modalities = len(config.modalities)
-    needed = ((config.depth - 1) * 4 + 1) * modalities
-    if not needed <= len(held) <= MAX_TENSORS:
-        raise CheckpointError(
-            f"{files.path}: does not fit the config: {config.depth} blocks of {modalities} modalities have at least "
-            f"{needed:,} tensors, the file has {len(held):,}, and at most {MAX_TENSORS:,} are read"
-        )
-    try:
-        model = _meta_model(config)
-    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise CheckpointError(
-            f"{files.path}: a model of its config can't be built: {one_line(str(error), 200)}"
-        ) from None
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = _misfits(wanted, {name: info.shape for name, info in held.items()})
-    problems += [
-        f"{name} has the dtype {held[name].dtype}, wanted one of {', '.join(FLOATS)}"
-        for name in sorted(wanted.keys() & held.keys())
-        if held[name].dtype not in FLOATS
-    ]
-    if problems:
-        raise CheckpointError(f"{files.path}: does not fit the config: {_listed(problems)}")
-    return model
-
-
-def _misfits(wanted: Shapes, held: Shapes) -> list[str]:
-    """How the tensors that are held differ from those that are wanted."""
-    missing, unexpected = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
-    problems = [f"{named(name)} is missing{_nearest(name, unexpected)}" for name in missing[:SHOWN]]
-    problems += [f"{named(name)} is missing" for name in missing[SHOWN:]]
-    problems += [f"{named(name)} is not in the model" for name in unexpected]
-    problems += [
-        f"{name} has the shape {list(held[name])}, wanted {list(wanted[name])}"
-        for name in sorted(wanted.keys() & held.keys())
-        if wanted[name] != held[name]
-    ]
-    return problems
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(names)[:CANDIDATES], n=1)
-    return f" (is it {named(near[0])}?)" if near else ""
-
-
-def _listed(problems: list[str]) -> str:
-    return "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
-
-
-def _check_savable(tensors: Mapping[str, torch.Tensor], config: ModelConfig) -> None:
-    """Nothing is written that could not be loaded: a wrapped or altered model, or one without values."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in _meta_model(config).state_dict().items()}
-    problems = _misfits(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    if len(tensors) > MAX_TENSORS:
-        problems.append(f"{len(tensors):,} tensors are more than the {MAX_TENSORS:,} that are read")
-    for name, tensor in tensors.items():
-        if tensor.is_meta:
-            problems.append(f"{name} is on the meta device and has no values")
-        elif tensor.dtype not in FLOATS.values():
-            problems.append(f"{name} has the dtype {tensor.dtype}, wanted floating point")
-    if problems:
-        raise ValueError(
-            f"the model could not be loaded from a file, as it is not what its config says: {_listed(problems)}"
-        )
-
-
-def _meta_model(config: ModelConfig) -> nn.Module:
-    with torch.device("meta"):
-        return build(config)
-
-
 def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
-    wanted = files.metadata.get(HASH_KEY)
-    if wanted is None:
+    if files.sha256 is None:
         raise CheckpointError(f"{files.path}: holds no hash to verify (metadata {HASH_KEY!r})")
-    if content_hash(files.tensors, digests) != wanted:
+    if content_hash(files.tensors, digests) != files.sha256:
         raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mmdit.tensor_file import DTYPES, MAX_HEADER, TensorInfo, named
 
-__all__ = ["HASH_KEY", "TensorSpec", "Written", "content_hash", "digest", "specs_of", "write_tensors"]
+__all__ = ["HASH_KEY", "TensorSpec", "Written", "content_hash", "digest", "layout_of", "specs_of", "write_tensors"]
 
 HASH_KEY = "mmdit_sha256"
 _METADATA = "__metadata__"
@@ -38,9 +38,10 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Written:
-    """A file that was written: its size in bytes and, where it was hashed, the SHA-256 of each tensor's bytes and of
-    the content (`content_hash`)."""
+    """What was written: the files, their size in bytes and, where they were hashed, the SHA-256 of each tensor's bytes
+    and of the content (`content_hash`)."""
 
+    files: tuple[Path, ...]
     bytes: int
     digests: dict[str, str]
     sha256: str | None
@@ -83,7 +84,7 @@ def write_tensors(
         ValueError: a spec can't be written, or `read` gives something else than a spec says.
         OSError: the file can't be written. What is there by then stays: see `mmdit.files.replacing`.
     """
-    layout = _layout(specs)
+    layout = layout_of(specs)
     kept = None if metadata is None and not hashed else dict(metadata or {}) | ({HASH_KEY: "0" * 64} if hashed else {})
     header = _header(layout, kept)
     digests: dict[str, str] = {}
@@ -101,7 +102,8 @@ def write_tensors(
             sha256 = content_hash(layout, digests)
             file.seek(0)
             file.write(_header(layout, kept | {HASH_KEY: sha256}))  # of the same length
-    return Written(len(header) + max((info.stop for info in layout.values()), default=0), digests, sha256)
+    size = len(header) + max((info.stop for info in layout.values()), default=0)
+    return Written((Path(path),), size, digests, sha256)
 
 
 def content_hash(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) -> str:
@@ -118,7 +120,7 @@ def digest(tensor: Tensor) -> str:
     return hashlib.sha256(_bytes(tensor.detach().cpu())).hexdigest()
 
 
-def _layout(specs: Mapping[str, TensorSpec]) -> dict[str, TensorInfo]:
+def layout_of(specs: Mapping[str, TensorSpec]) -> dict[str, TensorInfo]:
     """Where each tensor goes, in the file's order: by dtype, then by name."""
     for name, spec in specs.items():
         if name == _METADATA:

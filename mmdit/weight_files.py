@@ -8,19 +8,26 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmdit.tensor_file import DTYPES, CheckpointError, TensorInfo, named, read_header, read_json
-from mmdit.tensor_writer import TensorSpec
+from mmdit.tensor_file import DTYPES, CheckpointError, TensorFile, TensorInfo, named, read_header, read_json
+from mmdit.tensor_writer import HASH_KEY, TensorSpec
 from mmdit.yaml_document import one_line
 
 __all__ = ["INDEX", "SINGLE", "WeightFiles"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 INDEX_SUFFIX = ".index.json"
+SUFFIXES = (".safetensors.index.json", ".safetensors")
 
 
 class WeightFiles:
     """The tensors of a safetensors file, of an index's shards (`model.safetensors.index.json`), or of a folder with
     either. All headers are read and checked at once, the tensors when they are asked for.
+
+    Attributes:
+        path: the file or the index.
+        tensors: what the headers say of each tensor, by name.
+        headers: of each file.
+        sha256: the hash of the whole content, where the index or the only file holds one.
 
     Raises:
         CheckpointError: a file can't be read or is damaged, or index and shards do not agree.
@@ -29,15 +36,24 @@ class WeightFiles:
     def __init__(self, path: str | Path) -> None:
         self.path = _file_of(Path(path))
         self.tensors: dict[str, TensorInfo] = {}
-        self.metadata: dict[str, str] = {}
+        self.headers: dict[Path, TensorFile] = {}
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         if not self.path.name.endswith(INDEX_SUFFIX):
             self._add(self.path, None)
+            self.sha256 = self.metadata.get(HASH_KEY)
             return
-        places = _weight_map(self.path)
-        for shard in sorted(set(places.values())):
-            self._add(self.path.parent / shard, {name for name, place in places.items() if place == shard})
+        places, self.sha256 = _index(self.path)
+        names: dict[str, set[str]] = {}
+        for name, shard in places.items():
+            names.setdefault(shard, set()).add(name)
+        for shard in sorted(names):
+            self._add(self.path.parent / shard, names[shard])
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The first file's metadata: shards repeat it."""
+        return next(iter(self.headers.values())).metadata
 
     def __enter__(self) -> WeightFiles:
         return self
@@ -81,31 +97,45 @@ class WeightFiles:
             problem = "is not in it" if name in wanted else "is in it and not in the index, or in another shard there"
             raise CheckpointError(f"{shard}: does not agree with {self.path.name}: {named(name)} {problem}")
         self.tensors |= header.tensors
-        self.metadata = header.metadata | self.metadata
+        self.headers[shard] = header
         self._shards |= dict.fromkeys(header.tensors, shard)
 
 
 def _file_of(path: Path) -> Path:
+    """The file or the index that a path means."""
     if not path.is_dir():
         return path
-    for name in (INDEX, SINGLE):
-        if (path / name).is_file():
-            return path / name
-    raise CheckpointError(f"{path}: is a folder without {SINGLE} or {INDEX}; expected a safetensors file")
+    try:
+        held = sorted(item.name for item in path.iterdir() if item.name.endswith(SUFFIXES))
+    except OSError as error:
+        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
+    for stem in ("model", "diffusion_pytorch_model"):  # the hub's names
+        for suffix in SUFFIXES:
+            if stem + suffix in held:
+                return path / (stem + suffix)
+    if len(held) == 1:
+        return path / held[0]
+    problem = f"holds {len(held)} of them; name one" if held else f"is a folder without {SINGLE} or {INDEX}"
+    raise CheckpointError(f"{path}: {problem}; expected a safetensors file")
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    """The shard of each tensor. A shard's name is a bare name: an index can't point out of its folder."""
-    places = read_json(index).get("weight_map")
+def _index(path: Path) -> tuple[dict[str, str], str | None]:
+    """The shard of each tensor, and the hash of them all where the index holds one.
+
+    A shard's name is a bare name: an index can't point out of its folder.
+    """
+    content = read_json(path)
+    places, about = content.get("weight_map"), content.get("metadata")
     if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{index}: has no weight_map of tensors to shards")
+        raise CheckpointError(f"{path}: has no weight_map of tensors to shards")
     for name, shard in places.items():
         if not isinstance(shard, str):
             raise CheckpointError(
-                f"{index}: {named(name)}: its shard must be a file's name, got {one_line(str(shard), 60)}"
+                f"{path}: {named(name)}: its shard must be a file's name, got {one_line(str(shard), 60)}"
             )
         if shard in ("", ".", "..") or any(sign in shard for sign in "/\\:\0"):
             raise CheckpointError(
-                f"{index}: {named(name)}: its shard {one_line(str(shard), 60)} is not a file's name in the same folder"
+                f"{path}: {named(name)}: its shard {one_line(shard, 60)!r} is not a file's name in the same folder"
             )
-    return places
+    sha256 = about.get(HASH_KEY) if isinstance(about, dict) else None
+    return places, sha256 if isinstance(sha256, str) else None
