@@ -127,7 +127,7 @@ def check_folder(path: str | Path, *, force: bool, other: Callable[[Path], str |
             if not force:
                 raise FileExistsError(errno.EEXIST, "File exists", str(path))
             if (name := other(target)) is not None:
-                raise OSError(errno.ENOTEMPTY, f"Holds {name!r}, which would be lost", str(path))
+                raise OSError(errno.ENOTEMPTY, f"holds {name!r}, which would be lost", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
     if not os.access(target.parent, os.W_OK):

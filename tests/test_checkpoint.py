@@ -12,7 +12,7 @@ from conftest import drawn
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit import checkpoint, files
+from mmdit import checkpoint
 from mmdit.checkpoint import CheckpointError
 from mmdit.tensor_file import read_header
 
@@ -137,13 +137,6 @@ def test_a_missing_tensor_is_named_with_its_nearest(path):
         mmdit.load(path)
 
 
-# -------------------------------------------------------------------------------------------------- whole or not at all
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
-
-
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(problem, path, model, monkeypatch):
     before = path.read_bytes()
@@ -155,33 +148,4 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(problem, path, 
     monkeypatch.setattr(checkpoint, "write_tensors", cut_short)
     with pytest.raises(type(problem)):
         mmdit.save(model, path)
-    assert path.read_bytes() == before and left_in(path.parent) == [path.name]
-
-
-def test_an_existing_file_is_kept_unless_forced(tmp_path):
-    target = tmp_path / "x"
-    files.write_atomic(target, b"one")
-    with pytest.raises(FileExistsError, match="File exists"):
-        files.write_atomic(target, b"two", force=False)
-    assert target.read_bytes() == b"one"
-    files.write_atomic(target, b"two")
-    assert target.read_bytes() == b"two" and left_in(tmp_path) == ["x"]
-
-
-def test_links_keep_pointing_and_modes_are_those_of_any_file(tmp_path):
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "real").chmod(0o640)
-    (tmp_path / "link").symlink_to("real")
-    files.write_atomic(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
-    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
-    files.write_atomic(tmp_path / "fresh", b"")
-    (tmp_path / "usual").touch()
-    assert (tmp_path / "fresh").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-
-def test_a_folder_in_the_way_or_missing_is_an_error(tmp_path):
-    with pytest.raises(IsADirectoryError):
-        files.write_atomic(tmp_path, b"")
-    with pytest.raises(FileNotFoundError):
-        files.write_atomic(tmp_path / "no" / "x", b"")
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]

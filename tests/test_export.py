@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import mmdit
-from mmdit_cli import export
+from mmdit_cli import export, export_checks
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import export_model
 from mmdit_cli.schema import ToolConfig
@@ -86,6 +86,6 @@ def test_a_path_that_can_not_be_written_is_refused(name, message, tmp_path):
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "free_memory", lambda device: 1000)
+    monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
     with pytest.raises(UserError, match=r"the model needs .* GB .* are free; fewer blocks"):
         export_model(config(), out=tmp_path / "m")
