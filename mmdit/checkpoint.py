@@ -151,7 +151,9 @@ def read_config(files: WeightFiles) -> Config:
             raise ValueError(f"a {type(data).__name__} is no config")
         return as_config(data)
     except ConfigError as error:
-        raise CheckpointError(f"{files.path}: its config does not fit this version: {error}") from None
+        raise CheckpointError(
+            f"{files.path}: its config does not fit this version: {one_line('; '.join(str(error).splitlines()))}"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{files.path}: its config can't be read: {error}") from None
 

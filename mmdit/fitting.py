@@ -9,14 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from mmdit.config import ModelConfig, build
-from mmdit.tensor_file import FLOATS, CheckpointError, named
+from mmdit.tensor_file import FLOATS, MAX_TENSORS, CheckpointError, named
 from mmdit.weight_files import WeightFiles
 from mmdit.yaml_document import one_line
 
 __all__ = ["check_savable", "empty_model", "misfits"]
 
 SHOWN = 5  # tensors named in an error
-MAX_TENSORS = 20_000  # SD3.5-large has 922
 CANDIDATES = 1000  # names among which the nearest is looked for
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -22,7 +22,8 @@ from mmdit.yaml_document import one_line
 
 __all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json"]
 
-MAX_HEADER = 16_000_000  # bytes; published headers have some 100,000
+MAX_HEADER = 8_000_000  # bytes; published headers have some 100,000
+MAX_TENSORS = 20_000  # in a file; SD3.5-large has 922
 MAX_DIMS = 8
 
 # In the order in which the library that defines the format (safetensors, in Rust) puts tensors into a file.
@@ -118,6 +119,8 @@ def _header(file: BinaryIO, size: int) -> TensorFile:
         raise ValueError(f"truncated: its header reaches byte {8 + length:,} of {size:,}")
     header = _object(prefix[8:] + file.read(length - 1))
     metadata = header.pop("__metadata__", {})
+    if len(header) > MAX_TENSORS:
+        raise ValueError(f"it names {len(header):,} tensors; at most {MAX_TENSORS:,} are read")
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its __metadata__ does not map text to text")
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ class WeightFiles:
 
 def _file_of(path: Path) -> Path:
     """The file or the index that a path means."""
-    if not path.is_dir():
+    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
         return path
     try:
         held = sorted(item.name for item in path.iterdir() if item.name.endswith(SUFFIXES))
@@ -133,7 +134,7 @@ def _index(path: Path) -> tuple[dict[str, str], str | None]:
             raise CheckpointError(
                 f"{path}: {named(name)}: its shard must be a file's name, got {one_line(str(shard), 60)}"
             )
-        if shard in ("", ".", "..") or any(sign in shard for sign in "/\\:\0"):
+        if shard in ("", ".", "..") or len(shard) > 255 or any(sign in shard for sign in "/\\:\0"):
             raise CheckpointError(
                 f"{path}: {named(name)}: its shard {one_line(shard, 60)!r} is not a file's name in the same folder"
             )

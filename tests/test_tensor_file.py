@@ -137,8 +137,8 @@ def test_names_and_metadata_that_a_file_can_not_hold_are_refused(tmp_path):
         write_tensors(tmp_path / "x", {"__metadata__": spec}, lambda name: torch.zeros(()))
     with pytest.raises(ValueError, match="metadata must map text to text, got 'a': 1"):
         write_tensors(tmp_path / "x", {"x": spec}, lambda name: torch.zeros(()), {"a": 1})
-    with pytest.raises(ValueError, match="larger than the 16,000,000 that are read"):
-        write_tensors(tmp_path / "x", {"x": spec}, lambda name: torch.zeros(()), {"a": "b" * 16_000_000})
+    with pytest.raises(ValueError, match="larger than the 8,000,000 that are read"):
+        write_tensors(tmp_path / "x", {"x": spec}, lambda name: torch.zeros(()), {"a": "b" * 8_000_000})
     assert not (tmp_path / "x").exists()
 
 
