@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_writable", "replacing", "write_atomic"]
+__all__ = ["check_folder", "check_writable", "replacing", "replacing_folder", "write_atomic"]
 
 
 @contextmanager
@@ -20,7 +21,7 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
 
     Raises:
         FileExistsError: the file is there and `force` is false.
-        OSError: the folder is missing or read-only, a folder is in the way, the disk is full.
+        OSError: the folder is missing or read-only, a folder or a device is in the way, the disk is full.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
     _refuse_existing(target, force)
@@ -36,10 +37,53 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
-            raise type(error)(error.errno, error.strerror, str(path)) from error  # the name the user knows
+        _name_as_known(error, temporary, path)
         raise
     with suppress(OSError):  # not every system lets a folder be opened
+        _sync(target.parent)
+
+
+@contextmanager
+def replacing_folder(
+    path: str | Path, *, force: bool = True, other: Callable[[Path], str | None] = lambda folder: None
+) -> Iterator[Path]:
+    """An empty folder beside `path` to write files to; at the end they are synced and it takes `path`'s place.
+
+    Whatever stops the write, the old folder stays as it was and the temporary one goes. The old one is moved aside, the
+    new one moved in, the old one removed: a machine that dies between the first two leaves both, as `.mmdit-*`.
+
+    Args:
+        force: replace a folder that is not empty.
+        other: names something in the old folder that must not be lost; None where there is no such thing.
+
+    Raises:
+        OSError: as `check_folder`, or the disk is full.
+    """
+    target = Path(os.path.realpath(path))
+    check_folder(path, force=force, other=other)
+    temporary = target.parent / f".mmdit-{secrets.token_hex(6)}.tmp"
+    old = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            _sync(file)
+        check_folder(path, force=force, other=other)  # it may have come into being meanwhile
+        if target.exists():
+            os.chmod(temporary, _mode(target))
+            os.rename(target, old)
+        os.rename(temporary, target)
+    except BaseException as error:
+        if old.exists() and not target.exists():
+            os.rename(old, target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        _name_as_known(error, temporary, path)
+        raise
+    finally:
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+    with suppress(OSError):
+        _sync(target)
         _sync(target.parent)
 
 
@@ -68,9 +112,39 @@ def check_writable(path: str | Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
 
+def check_folder(path: str | Path, *, force: bool, other: Callable[[Path], str | None]) -> None:
+    """Refuse early what `replacing_folder` would refuse.
+
+    Raises:
+        FileExistsError: the folder is there, is not empty, and `force` is false.
+        OSError: a file is in the way, the folder holds something else, or the one above it is missing or read-only.
+    """
+    target = Path(os.path.realpath(path))
+    if os.path.lexists(target):
+        if not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "Is no folder", str(path))
+        if any(target.iterdir()):
+            if not force:
+                raise FileExistsError(errno.EEXIST, "File exists", str(path))
+            if (name := other(target)) is not None:
+                raise OSError(errno.ENOTEMPTY, f"holds {name!r}, which would be lost", str(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def _name_as_known(error: BaseException, temporary: Path, path: str | Path) -> None:
+    """Raise an error about a temporary file again, with the name that the user gave."""
+    if isinstance(error, OSError) and (error.filename is None or str(error.filename).startswith(str(temporary))):
+        raise type(error)(error.errno, error.strerror, str(path)) from error
+
+
 def _refuse_existing(target: Path, force: bool) -> None:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(target))
+    if target.exists() and not target.is_file():  # root could put a file in the place of /dev/null
+        raise OSError(errno.EINVAL, "Not a regular file", str(target))
     if not force and os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, "File exists", str(target))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,26 +13,41 @@ from torch import nn
 import mmdit
 from mmdit.checkpoint import load_weights
 from mmdit.config import ModelConfig, build
-from mmdit.files import replacing
+from mmdit.files import replacing, replacing_folder
+from mmdit.shards import not_an_export
+from mmdit.tensor_writer import Written, digest
+from mmdit.weight_files import WeightFiles
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.export_checks import check_out, check_room, shard_size, weights_file
 from mmdit_cli.inputs import example_inputs, outputs_by_name
 from mmdit_cli.schema import ToolConfig
-from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint
+
+TOKENS = 64  # of a modality at most, in the outputs that are compared
+# The tensors are the same to the bit; kernels may still add up in another order. Shares of the largest output.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What was written. `verified`: the file was read back with the same tensors to the bit, and `max_abs_diff` is the
-    largest difference between the outputs of the model and of its copy on random inputs."""
+    """What was written, and that it was read back.
+
+    `verified`: the files hold the same tensors to the bit. `max_abs_diff`: the largest difference between the outputs
+    of the model and of its copy on random inputs. `source`: where the weights came from. `sha256`: of the content,
+    which the file or the index of shards holds as well (`mmdit.load(path, verify=True)`).
+    """
 
     config: str
     format: str
     files: list[str]
+    source: str
     tensors: int
     parameters: int
     bytes: int
     verified: bool
     max_abs_diff: float
+    sha256: str
 
 
 def export_model(
@@ -43,119 +59,124 @@ def export_model(
     device: torch.device | None = None,
     force: bool = False,
     weights: Path | None = None,
+    raw: bool = False,
+    max_shard_size: str | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+    on_message: Callable[[str], None] = lambda message: None,
 ) -> ExportResult:
-    """Write a config's model: fresh weights by seed, or those of a safetensors file or of a train-toy run.
+    """Write a config's model: fresh weights by seed, or those of a safetensors file, of shards, or of a train-toy run.
+
+    Args:
+        dtype: of the weights in the file.
+        device: where the model and its copy are compared.
+        weights: a safetensors file, a folder of shards, or a train-toy run, of which the newest whole checkpoint's
+            averaged weights are taken.
+        raw: take a run's weights as they were trained, not their average.
+        max_shard_size: such as `5GB`; then `out` is a folder of files that hold at most so many bytes of tensors.
+        on_progress: told the stage, what is done and the total (None where it is not known).
+        on_message: told what a user should know, such as a damaged checkpoint that was passed over.
 
     Raises:
-        UserError: the file can't be written, the weights do not fit, or the model is larger than the free memory.
-        CheckFailed: what was read back is not what was written; no file is left.
+        UserError: the file can't be written, or the model is larger than the free memory or disk.
+        mmdit.checkpoint.CheckpointError: the weights are damaged or do not fit the config.
+        CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
     """
     device = device or torch.device("cpu")
-    _check_out(out, force)
-    model = _model(config, weights, seed=seed, dtype=dtype, device=device)
-    tensors = model.state_dict()
+    shards = None if max_shard_size is None else shard_size(max_shard_size)
+    check_out(out, force, folder=shards is not None)
+    file = weights_file(weights, raw, on_message)
+    source = f"seed {seed}" if file is None else str(file)
+    check_room(config.model, out, dtype=dtype, device=device, file=file)
+    on_progress("building" if file is None else "reading", 0, None)
+    model = _model(config.model, file, seed=seed, dtype=dtype, device=device)
+    parameters = sum(p.numel() for p in model.parameters())
+    target: AbstractContextManager[Path] = (
+        replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
+    )
     try:
-        with replacing(out, force=force) as temporary:
-            mmdit.save(model, temporary, metadata={"source": str(weights or f"seed {seed}")})
-            difference = _verify(model, temporary, config, device=device, dtype=dtype, seed=seed)
-            size = temporary.stat().st_size
+        with target as temporary:
+            written = mmdit.save(
+                model,
+                temporary,
+                metadata={"config_name": config.name, "source": source},
+                max_shard_size=shards,
+                on_tensor=lambda *done: on_progress("writing", *done),
+            )
+            on_progress("comparing", 0, None)
+            difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
+    assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,
         format="safetensors",
-        files=[str(out)],
-        tensors=len(tensors),
-        parameters=sum(p.numel() for p in model.parameters()),
-        bytes=size,
+        files=[str(out if shards is None else out / file.name) for file in written.files],
+        source=source,
+        tensors=len(written.digests),
+        parameters=parameters,
+        bytes=written.bytes,
         verified=True,
         max_abs_diff=difference,
+        sha256=written.sha256,
     )
 
 
-def _check_out(out: Path, force: bool) -> None:
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / 'model.safetensors'}")
-    if not out.parent.is_dir():
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first")
-    if out.exists() and not force:
-        raise UserError(f"--out {out}: exists; --force replaces it")
-    if not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: the folder {out.parent} is not writable")
-
-
-def _model(
-    config: ToolConfig, weights: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
-    if weights is not None:
-        return load_weights(_weights_file(weights), config.model, device=device, dtype=dtype)
-    check_memory(config.model, dtype)
+def _model(config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    if file is not None:
+        with WeightFiles(file) as files:
+            hashed = files.sha256 is not None
+        return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
     torch.manual_seed(seed)
     with torch.device(device):
-        return build(config.model).to(dtype).eval()
+        return build(config).to(dtype).eval()
 
 
-def _weights_file(weights: Path) -> Path:
-    """The file itself, or the averaged weights of a run's newest checkpoint."""
-    if not weights.is_dir():
-        return weights
-    checkpoint, problems = newest_checkpoint(weights)
-    if checkpoint is None:
-        raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
-    return checkpoint.path / EMA
-
-
-def check_memory(config: ModelConfig, dtype: torch.dtype) -> None:
-    """Refuse a model that would not fit beside its copy, before anything is allocated.
-
-    Raises:
-        UserError: it says what is needed and what there is.
-    """
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build(config).parameters())
-    # built in float32, then converted; the copy that is read back lies in the page cache
-    needed = parameters * max(4, 4 + dtype.itemsize if dtype != torch.float32 else 4)
-    free = _free_memory()
-    if free is not None and needed > free:
-        raise UserError(
-            f"the model needs {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB are free; "
-            "fewer blocks would need less, as in --set model.depth=2"
-        )
-
-
-def _free_memory() -> int | None:
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    return None
-
-
-def _verify(
-    model: nn.Module, path: Path, config: ToolConfig, *, device: torch.device, dtype: torch.dtype, seed: int
+def verify(
+    model: nn.Module,
+    path: Path,
+    written: Written,
+    config: ToolConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
 ) -> float:
-    """Tensors equal to the bit, and outputs equal. Fresh gates are zero and hide most weights from the outputs, so the
-    outputs alone would prove little.
+    """Read the file back and compare: tensors to the bit, then outputs, whose largest difference it returns.
+
+    Fresh gates are zero and hide most weights from the outputs, so the outputs alone would prove little. The model
+    gives up its weights before the copy is read, so that never both are held; what was `written` stands for them.
 
     Raises:
-        CheckFailed: they are not.
+        CheckFailed: they differ.
     """
+    outputs = _outputs(model, config, device=device, dtype=dtype, seed=seed)
+    model.to("meta")
     copy = mmdit.load(path, device=device)
-    wrong = [name for name, x in model.state_dict().items() if not _same_bits(x, copy.state_dict()[name])]
+    theirs = {name: digest(tensor) for name, tensor in copy.state_dict().items()}
+    wrong = sorted(name for name, mine in written.digests.items() if theirs.get(name) != mine)
     if wrong:
         raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
-    inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=min(2, config.run.batch_size))
-    model.eval()
+    copied = _outputs(copy, config, device=device, dtype=dtype, seed=seed)
+    largest = max(_difference(outputs[name], copied[name]) for name in outputs)
+    scale = max(x.abs().nan_to_num(0, 0).max().item() for x in outputs.values())
+    if largest > TOLERANCE[dtype] * max(scale, 1):
+        raise CheckFailed(f"verification failed: outputs of the copy differ by up to {largest:g}")
+    return largest
+
+
+def _outputs(
+    model: nn.Module, config: ToolConfig, *, device: torch.device, dtype: torch.dtype, seed: int
+) -> dict[str, torch.Tensor]:
+    """What a model makes of a few random tokens."""
+    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
+    config = config.model_copy(update={"run": config.run.model_copy(update={"tokens": small})})
+    inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=1)
     with torch.inference_mode():
-        ours, theirs = (outputs_by_name(config, net(**inputs.kwargs)) for net in (model, copy))
-    difference = max((ours[name] - theirs[name]).abs().max().item() for name in ours)
-    if not difference == 0:
-        raise CheckFailed(f"verification failed: outputs of the copy differ by up to {difference:g}")
-    return difference
+        return outputs_by_name(config, model.eval()(**inputs.kwargs))
 
 
-def _same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.dtype == b.dtype and torch.equal(a.reshape(-1).view(torch.uint8), b.reshape(-1).view(torch.uint8))
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, where weights that diverged give the same infinities and NaNs on both sides."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = (a.double() - b.double()).abs().masked_fill(same, 0).max().item()
+    return difference if difference == difference else float("inf")

@@ -12,8 +12,10 @@ from conftest import drawn
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit import checkpoint, files
+from mmdit import checkpoint, fitting
 from mmdit.checkpoint import CheckpointError
+from mmdit.tensor_file import read_header
+from mmdit.tensor_writer import HASH_KEY
 
 CONFIG = {
     "variant": "generalized",
@@ -56,6 +58,59 @@ def test_loading_converts_the_dtype(path):
     assert {p.dtype for p in mmdit.load(path, dtype=torch.bfloat16).parameters()} == {torch.bfloat16}
 
 
+def test_saving_converts_the_dtype_and_keeps_the_metadata(model, tmp_path):
+    mmdit.save(model, tmp_path / "x", dtype=torch.bfloat16, metadata={"note": "né"})
+    assert read_header(tmp_path / "x").metadata["note"] == "né"
+    state = mmdit.load(tmp_path / "x", verify=True).state_dict()
+    assert all(torch.equal(x.bfloat16(), state[name]) for name, x in model.state_dict().items())
+
+
+def test_the_file_of_a_model_is_the_same_whenever_it_is_written(model, path, tmp_path):
+    mmdit.save(model, tmp_path / "again")
+    assert (tmp_path / "again").read_bytes() == path.read_bytes()
+
+
+def test_the_safetensors_library_reads_the_file(model, path):
+    tensors = load_file(path)
+    assert all(torch.equal(x, tensors[name]) for name, x in model.state_dict().items())
+
+
+def test_a_changed_bit_of_a_weight_does_not_verify(path):
+    mmdit.load(path, verify=True)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+    mmdit.load(path)
+    with pytest.raises(CheckpointError, match="model.safetensors: its tensors are not those that were written"):
+        mmdit.load(path, verify=True)
+
+
+def test_a_file_without_a_hash_can_not_be_verified(path):
+    metadata = {key: text for key, text in read_header(path).metadata.items() if key != HASH_KEY}
+    save_file(load_file(path), path, metadata=metadata)
+    mmdit.load(path)
+    with pytest.raises(CheckpointError, match="holds no hash to verify"):
+        mmdit.load(path, verify=True)
+
+
+def test_a_compiled_model_is_saved_as_it_was_before(model, path, tmp_path):
+    mmdit.save(torch.compile(model, backend="eager"), tmp_path / "compiled")
+    assert (tmp_path / "compiled").read_bytes() == path.read_bytes()
+
+
+def test_buffers_that_are_in_no_file_are_computed_again(model, path, monkeypatch):
+    def with_table(config):
+        net = build(config)
+        net.final_norms[0].register_buffer("table", torch.arange(3.0), persistent=False)
+        return net
+
+    build = checkpoint.build
+    monkeypatch.setattr(checkpoint, "build", with_table)
+    monkeypatch.setattr(fitting, "build", with_table)
+    assert torch.equal(mmdit.load(path).final_norms[0].table, torch.arange(3.0))
+    assert mmdit.load(path, device="meta").final_norms[0].table.is_meta
+
+
 def test_a_loaded_model_can_be_trained_and_leaves_its_file_alone(path):
     before, net = path.read_bytes(), mmdit.load(path).train()
     sum(x.square().sum() for x in outputs(net)).backward()
@@ -67,6 +122,38 @@ def test_a_model_without_a_config_is_refused(tmp_path):
     net = mmdit.JointAttention(dim_inputs=[8])
     with pytest.raises(ValueError, match="make the model with mmdit.build"):
         mmdit.save(net, tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda net: net.to("meta"), "is on the meta device and has no values"),
+        (lambda net: net.register_buffer("extra", torch.zeros(1)), "extra is not in the model"),
+        (lambda net: net.blocks.__delitem__(1), "blocks.1.* is missing.*and .* more"),
+        (lambda net: net.half().to(torch.complex64), "has the dtype torch.complex64, wanted floating point"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Complex modules")
+def test_a_model_that_could_not_be_loaded_is_not_saved(change, message, model, tmp_path):
+    change(model)
+    with pytest.raises(ValueError, match=f"not what its config says: .*{message}"):
+        mmdit.save(model, tmp_path / "x")
+    assert os.listdir(tmp_path) == []
+
+
+def test_wrong_arguments_are_refused(model, path, tmp_path):
+    for options, message in (
+        ({"dtype": torch.int8}, "dtype must be float64, float32, float16 or bfloat16, got torch.int8"),
+        ({"metadata": {"a": 1}}, "metadata must map text to text, got 'a': 1"),
+        ({"max_shard_size": "much"}, "a size is a number of bytes or a text such as 5GB or 500MiB, got 'much'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            mmdit.save(model, tmp_path / "x", **options)
+    with pytest.raises(ValueError, match="dtype must be float64"):
+        mmdit.load(path, dtype=torch.int8)
+    with pytest.raises(FileExistsError):
+        mmdit.save(model, path, force=False)
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def changed(path: Path, change) -> Path:
@@ -131,58 +218,20 @@ def test_a_path_without_a_file_is_refused(name, message, tmp_path):
 def test_a_missing_tensor_is_named_with_its_nearest(path):
     tensors = load_file(path)
     tensors["blocks.1.joint_attn.to_qkv.0.weights"] = tensors.pop("blocks.1.joint_attn.to_qkv.0.weight")
-    with checkpoint.open_weights(path) as file:
-        metadata = file.metadata()
-    save_file(tensors, path, metadata=metadata)
+    save_file(tensors, path, metadata=read_header(path).metadata)
     with pytest.raises(CheckpointError, match=r"to_qkv.0.weight is missing \(is it .*to_qkv.0.weights\?\)"):
         mmdit.load(path)
-
-
-# -------------------------------------------------------------------------------------------------- whole or not at all
-
-
-def left_in(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
 
 
 @pytest.mark.parametrize("problem", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(problem, path, model, monkeypatch):
     before = path.read_bytes()
 
-    def cut_short(tensors, target, metadata):
+    def cut_short(target, *rest, **options):
         Path(target).write_bytes(b"half")
         raise problem
 
-    monkeypatch.setattr(checkpoint, "save_file", cut_short)
+    monkeypatch.setattr(checkpoint, "write_tensors", cut_short)
     with pytest.raises(type(problem)):
         mmdit.save(model, path)
-    assert path.read_bytes() == before and left_in(path.parent) == [path.name]
-
-
-def test_an_existing_file_is_kept_unless_forced(tmp_path):
-    target = tmp_path / "x"
-    files.write_atomic(target, b"one")
-    with pytest.raises(FileExistsError, match="File exists"):
-        files.write_atomic(target, b"two", force=False)
-    assert target.read_bytes() == b"one"
-    files.write_atomic(target, b"two")
-    assert target.read_bytes() == b"two" and left_in(tmp_path) == ["x"]
-
-
-def test_links_keep_pointing_and_modes_are_those_of_any_file(tmp_path):
-    (tmp_path / "real").write_bytes(b"old")
-    (tmp_path / "real").chmod(0o640)
-    (tmp_path / "link").symlink_to("real")
-    files.write_atomic(tmp_path / "link", b"new")
-    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_bytes() == b"new"
-    assert (tmp_path / "real").stat().st_mode & 0o777 == 0o640
-    files.write_atomic(tmp_path / "fresh", b"")
-    (tmp_path / "usual").touch()
-    assert (tmp_path / "fresh").stat().st_mode == (tmp_path / "usual").stat().st_mode
-
-
-def test_a_folder_in_the_way_or_missing_is_an_error(tmp_path):
-    with pytest.raises(IsADirectoryError):
-        files.write_atomic(tmp_path, b"")
-    with pytest.raises(FileNotFoundError):
-        files.write_atomic(tmp_path / "no" / "x", b"")
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
