@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -66,13 +67,7 @@ def save(
     tensors = model.state_dict()
     check_savable(tensors, config)
     described = {"model": config.model_dump(mode="json")}  # defaults too: they may change
-    kept = dict(metadata or {}) | {
-        "format": "pt",
-        FORMAT_KEY: FORMAT,
-        CONFIG_KEY: json.dumps(described),
-        "mmdit_version": _version(),
-        "torch_version": str(torch.__version__),
-    }
+    kept = dict(metadata or {}) | own_metadata(config)
     specs, read = specs_of(tensors, dtype), tensors.__getitem__
     if max_shard_size is None:
         with replacing(path, force=force) as temporary:
@@ -88,9 +83,15 @@ def save(
 
 
 def load(
-    path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype | None = None, *, verify: bool = False
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    verify: bool = False,
+    config: str | Path | Mapping[str, Any] | Config | ModelConfig | None = None,
+    layout: str = "mmdit",
 ) -> nn.Module:
-    """Rebuild a model from what `save` wrote, in eval mode.
+    """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
 
     The header is checked first; then the model is built on the meta device and takes the tensors as they are read. On
     the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
@@ -100,19 +101,37 @@ def load(
         device: where the tensors go.
         dtype: the floating-point type they are converted to; None: as in the file.
         verify: read everything and compare it with the hash in the metadata.
+        config: of the model, where the file holds none.
+        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
 
     Raises:
         CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
+        ConfigError: `config` can't be read.
+        LayoutError: the layout has no place for the config's model.
     """
-    return load_weights(path, None, device=device, dtype=dtype, verify=verify)
+    if layout == "mmdit":
+        return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
+    if config is None:
+        raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
+    from mmdit.conversion import LayoutFiles, our_weights
+    from mmdit.layouts import Layout
+
+    wanted = as_config(config).model
+    weights = our_weights(LayoutFiles(path, Layout(layout, wanted)).weights(), Layout(layout, wanted))
+    with torch.device("meta"):
+        model = build(wanted)
+    tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
+    model.load_state_dict(tensors, assign=True)
+    _fill_buffers(model, wanted, device)
+    return model.eval()
 
 
 def load_weights(
     path: str | Path,
     config: Config | ModelConfig | None,
-    *,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
+    *,
     verify: bool = False,
 ) -> nn.Module:
     """`load` for a given config; None takes the one in the file."""
@@ -174,6 +193,17 @@ def _fill_buffers(model: nn.Module, config: ModelConfig, device: str | torch.dev
     for name in empty:
         owner, _, key = name.rpartition(".")
         setattr(model.get_submodule(owner), key, whole[name].to(device))
+
+
+def own_metadata(config: ModelConfig) -> dict[str, str]:
+    """What a file in our layout says of itself; `load` rebuilds the model from it."""
+    return {
+        "format": "pt",
+        FORMAT_KEY: FORMAT,
+        CONFIG_KEY: json.dumps({"model": config.model_dump(mode="json")}),
+        "mmdit_version": _version(),
+        "torch_version": str(torch.__version__),
+    }
 
 
 def _version() -> str:

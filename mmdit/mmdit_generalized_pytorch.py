@@ -26,7 +26,7 @@ from mmdit.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, Modulation, joi
 from mmdit.norms import RMSNorm
 from mmdit.registers import make_registers
 from mmdit.rotary import RotaryTable, join_tables
-from mmdit.single_stream import ParallelBlock
+from mmdit.single_stream import JOINED, ParallelBlock
 
 __all__ = ["MMDiT", "MMDiTBlock"]
 
@@ -133,7 +133,7 @@ class MMDiT(nn.Module):
             if single_stream == "parallel"
             else MMDiTBlock(
                 dim_modalities=self.dim_modalities[:1],
-                modality_names=["joined"],
+                modality_names=[JOINED],
                 layer_index=depth + index,
                 **block_kwargs,
             )

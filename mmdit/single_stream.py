@@ -14,6 +14,8 @@ from mmdit.joint_attention import JointAttention
 from mmdit.modulation import ATTENTION_PARTS, BlockModulation, Modulation, NoModulation
 from mmdit.norms import AdaptiveLayerNorm
 
+JOINED = "joined"  # what tables call the one stream
+
 
 class ParallelBlock(nn.Module):
     """`x + gate * (attention(y) + feedforward(y))` with `y = modulate(norm(x))`, over one sequence.
@@ -31,7 +33,7 @@ class ParallelBlock(nn.Module):
         self,
         *,
         dim: int,
-        name: str = "joined",
+        name: str = JOINED,
         dim_cond: int | None = None,
         num_residual_streams: int = 1,
         residual: str | None = None,

@@ -13,6 +13,7 @@ from torch import nn
 import mmdit
 from mmdit.checkpoint import load_weights
 from mmdit.config import ModelConfig, build
+from mmdit.conversion import nearest_layout
 from mmdit.files import replacing, replacing_folder
 from mmdit.shards import not_an_export
 from mmdit.tensor_writer import Written, digest
@@ -35,7 +36,11 @@ class ExportResult:
 
     `verified`: the files hold the same tensors to the bit. `max_abs_diff`: the largest difference between the outputs
     of the model and of its copy on random inputs. `source`: where the weights came from. `sha256`: of the content,
-    which the file or the index of shards holds as well (`mmdit.load(path, verify=True)`).
+    which the file or the index of shards holds as well (`mmdit.load(path, verify=True)`); None in another layout.
+
+    Where weights were converted between layouts, `verified` says that they were brought back and compared with the
+    source, and `max_abs_diff` is the largest difference of a weight; `changed` names the tensors that have one, and
+    `left_aside` counts those of the file that are none of the model's.
     """
 
     config: str
@@ -47,7 +52,11 @@ class ExportResult:
     bytes: int
     verified: bool
     max_abs_diff: float
-    sha256: str
+    sha256: str | None
+    source_layout: str = "mmdit"
+    layout: str = "mmdit"
+    changed: tuple[str, ...] = ()
+    left_aside: int = 0
 
 
 def export_model(
@@ -125,6 +134,9 @@ def _model(config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dt
     if file is not None:
         with WeightFiles(file) as files:
             hashed = files.sha256 is not None
+            other = nearest_layout(files, config)
+        if other not in (None, "mmdit"):
+            raise UserError(f"--weights {file}: has the names of another layout; add --from {other}")
         return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
     torch.manual_seed(seed)
     with torch.device(device):

@@ -55,6 +55,8 @@ def example_inputs(
             kwargs["timestep"] = draw.uniform((batch,)) * 1000 / config.model.timestep.scale
         if config.model.pooled is not None:
             kwargs["pooled"] = draw.normal((batch, config.model.pooled.dim))
+        if config.model.guidance is not None:
+            kwargs["guidance"] = draw.uniform((batch,)) + 3  # about what pictures are made with
         return ModelInputs(kwargs, batch, tokens)
     if config.model.variant == "two_modality":
         kwargs = {f"{name}_tokens": x for name, x in data.items()} | {f"{name}_mask": m for name, m in masks.items()}

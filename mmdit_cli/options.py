@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -32,6 +32,8 @@ SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of we
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
 ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write the JSON to FILE.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "lucidrains"]
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -45,7 +45,7 @@ class ToolConfig(Config):
                 )
             if isinstance(end, PatchInput):
                 height, width = patch_grid(count)
-                if end.positions == "sincos" and width > end.max_size:
+                if end.positions != "none" and width > end.max_size:
                     raise wrong(
                         ("run", "tokens", name),
                         f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}",

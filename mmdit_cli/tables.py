@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmdit_cli.measure.shapes import ShapesResult
     from mmdit_cli.toy.train import TrainResult
 
+PROBLEMS = 12  # shown on a screen
 BAR = 8
 
 
@@ -165,14 +166,27 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
         ends.add_row(
             name, _shapes([shape]), _shapes([result.outputs[name]]) if name in result.outputs else "(discarded)"
         )
-    verdict = Text(
-        "every shape is right" if result.ok else "wrong shapes", style="bold green" if result.ok else "bold red"
-    )
+    verdict = Text("every shape is right" if result.ok else "not so:", style="bold green" if result.ok else "bold red")
     parts: list[RenderableType] = [table, ends, verdict]
-    parts += [Text(problem, style="red") for problem in result.problems]
+    parts += [Text(problem, style="red") for problem in result.problems[:PROBLEMS]]
+    if len(result.problems) > PROBLEMS:
+        parts.append(Text(f"... and {len(result.problems) - PROBLEMS} more, which --json lists", style="red"))
+    if result.weights is not None:
+        parts.append(_weights_table(result.weights))
     parts += [_note(note) for note in result.notes]
     parts.append(_note(f"{result.parameters:,} parameters, {f.bytes_(result.weight_bytes)}"))
     return parts
+
+
+def _weights_table(weights: Any) -> Table:
+    table = _pairs("weights")
+    table.add_row("file", weights.file)
+    table.add_row("layout", f"{weights.layout}{f', under {weights.prefix}' if weights.prefix else ''}")
+    table.add_row("tensors", f"{weights.tensors:,} of {', '.join(weights.dtypes)}, {f.bytes_(weights.bytes)}")
+    table.add_row("not the model's", f"{weights.left_aside:,}")
+    verdict = f"{len(weights.problems):,} differences" if weights.problems else "every tensor is there, and no other"
+    table.add_row("fits the config", verdict, style="bold")
+    return table
 
 
 def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
@@ -207,8 +221,16 @@ def export_tables(result: ExportResult) -> list[RenderableType]:
     table.add_row("tensors", str(result.tensors))
     table.add_row("parameters", f"{result.parameters:,}")
     table.add_row("size", f.bytes_(result.bytes))
-    table.add_row("verified", "yes: reloaded, same tensors, same outputs" if result.verified else "no", style="bold")
-    table.add_row("largest output difference", f.number(result.max_abs_diff))
+    if (result.source_layout, result.layout) == ("mmdit", "mmdit"):
+        table.add_row("verified", "yes: reloaded, same tensors, same outputs", style="bold")
+        table.add_row("largest output difference", f.number(result.max_abs_diff))
+        return [table]
+    table.add_row("layout", f"{result.source_layout} to {result.layout}")
+    table.add_row("verified", "yes: read back and brought back to the source's layout", style="bold")
+    changed = f"{len(result.changed)} tensors, by {f.number(result.max_abs_diff)} at most" if result.changed else "none"
+    table.add_row("bits that do not come back", changed)
+    if result.left_aside:
+        table.add_row("left aside", f"{result.left_aside} tensors of the file that are none of the model's")
     return [table]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,6 +27,14 @@ def command(
     raw: Annotated[
         bool, typer.Option("--raw", help="Of a run: the weights as they were trained, not their average.")
     ] = False,
+    from_: Annotated[
+        o.LayoutName | None,
+        typer.Option("--from", help="Whose names the weights have. Default: mmdit."),
+    ] = None,
+    to: Annotated[
+        o.LayoutName | None,
+        typer.Option("--to", help="Whose names to write. Default: mmdit."),
+    ] = None,
     max_shard_size: Annotated[
         str | None,
         typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of files of at most SIZE, such as 5GB."),
@@ -35,7 +43,12 @@ def command(
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder of shards.")] = False,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; with --from or --to, as it is."
+        ),
+    ] = None,
     seed: o.SeedOption = 0,
     json: o.JsonOption = False,
     report: o.ReportOption = None,
@@ -43,28 +56,33 @@ def command(
 ) -> None:
     """Write a model's weights with its config inside, reload them and compare.
 
-    Example: mmdit export -c configs/two-modality.yaml --out model.safetensors
+    --from and --to convert a file between the names of other implementations, tensor by tensor.
+
+    Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --from flux --out model.safetensors
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+    request = o.make_request(NAME, config, set_, device, dtype or "fp32", seed, json, report)
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress
+    from mmdit_cli.convert import convert_weights
     from mmdit_cli.export import export_model
     from mmdit_cli.tables import export_tables
 
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
-        result = export_model(
-            loaded,
+        shared: dict[str, Any] = dict(
             out=out,
             weights=weights,
             raw=raw,
             max_shard_size=max_shard_size,
             seed=seed,
-            dtype=torch_dtype,
-            device=torch_device,
             force=force,
             on_progress=on_progress,
             on_message=lambda message: print(message, file=sys.stderr),
         )
+        if from_ or to:
+            kept = torch_dtype if dtype else None
+            result = convert_weights(loaded, source=from_ or "mmdit", target=to or "mmdit", dtype=kept, **shared)
+        else:
+            result = export_model(loaded, dtype=torch_dtype, device=torch_device, **shared)
     show(request, [result], lambda _: export_tables(result))

@@ -7,17 +7,18 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from mmdit.hyper_connections import PlainWidth
+from mmdit.hyper_connections import NestedWidth, PlainWidth
 from mmdit.joint_attention import JointAttention
 from mmdit.mmdit_generalized_pytorch import MMDiT, MMDiTBlock
 from mmdit.model import MMDiTModel
 from mmdit.modulation import NoModulation
 from mmdit.projections import NoGate
 from mmdit.registers import NoRegisterTokens
+from mmdit.single_stream import JOINED, ParallelBlock
 
 OTHER = "other"
 # modules that compute nothing, so that a table need not show them
-SILENT = (nn.Identity, NoGate, NoModulation, NoRegisterTokens, PlainWidth)
+SILENT = (nn.Identity, NoGate, NoModulation, NoRegisterTokens, PlainWidth, NestedWidth)
 
 
 @dataclass
@@ -49,6 +50,7 @@ def find_components(model: nn.Module) -> list[Component]:
 _ORDER = (
     "embedding",
     "conditioning",
+    "rotary positions",
     "register tokens",
     "modulation",
     "norm",
@@ -66,15 +68,24 @@ _ORDER = (
 
 def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
     """(kind, modality, module) for every module that has a job."""
+    blocks = [module for module in model.modules() if isinstance(module, MMDiTBlock)]
+    second = {id(attention) for block in blocks for attention in block.dual_attns}
     for module in model.modules():
         if isinstance(module, MMDiTModel):
             yield from (("embedding", name, m) for name, m in module.inputs.items())
             yield from (("output head", name, m) for name, m in module.outputs.items())
-            yield from (("conditioning", None, m) for m in (module.time_embed, module.pooled_embed) if m is not None)
+            embeds = (module.time_embed, module.guidance_embed, module.pooled_embed)
+            yield from (("conditioning", None, m) for m in embeds if m is not None)
         elif isinstance(module, MMDiT):
             for name, norm, registers in zip(module.modality_names, module.final_norms, module.registers, strict=True):
                 yield "norm", name, norm
                 yield "register tokens", name, registers
+            for name, modulation in zip(module.modality_names, module.shared_modulations, strict=False):
+                yield "modulation", name, modulation
+            if module.shared_single_modulation is not None:
+                yield "modulation", JOINED, module.shared_single_modulation
+            if module.rotary is not None:
+                yield "rotary positions", None, module.rotary
             if module.expand_streams.streams > 1:
                 yield "residual", None, module.expand_streams
                 yield "residual", None, module.reduce_streams
@@ -85,11 +96,18 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
                 yield "feedforward", name, module.feedforwards[i]
                 for residual in (module.attn_residuals[i], module.ff_residuals[i]):
                     yield from (("residual", name, half) for half in residual.children())
+        elif isinstance(module, ParallelBlock):
+            yield "modulation", JOINED, module.modulation
+            yield "norm", JOINED, module.norm
+            yield "feedforward", JOINED, module.feedforward
+            yield from (("residual", JOINED, half) for half in module.residual.children())
         elif isinstance(module, JointAttention):
-            single = len(module.names) == 1 and isinstance(model, (MMDiT, MMDiTModel, MMDiTBlock))
             for i, name in enumerate(module.names):
                 yield "adaptive gate", name, module.gates[i]
                 yield "qkv projection", name, module.to_qkv[i]
                 yield from (("qk norm", name, norm) for norm in (module.q_norms[i], module.k_norms[i]))
                 yield "out projection", name, module.to_out[i]
-            yield ("second attention", module.names[0], module.attend) if single else ("attention", None, module.attend)
+            if id(module) in second:
+                yield "second attention", module.names[0], module.attend
+            else:
+                yield "attention", JOINED if module.names == (JOINED,) else None, module.attend

@@ -40,6 +40,7 @@ class ShapesResult:
     layers: list[LayerShapes]
     problems: list[str]
     notes: list[str]
+    weights: Any = None  # a WeightsCheck, where a file was checked
 
 
 def check_shapes(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
