@@ -56,6 +56,7 @@ TWO_DEEP, THREE_DEEP = (sizes | dict(depth=3) for sizes in (TWO_COND, THREE_COND
 ONE_STREAM, STREAMS = dict(num_residual_streams=1), dict(num_residual_streams=4)
 CLAMP = dict(softclamp=True, softclamp_value=2.0)
 SWIGLU = dict(ff_kwargs=dict(glu=True, swish=True, mult=2))
+SKIPPED = dict(should_skip_last_feedforward=True)  # the default on their side
 FED, UNFED = (dict(skip_feedforward_text_tokens=skip) for skip in (False, True))
 
 CASES = (
@@ -69,9 +70,14 @@ CASES = (
     Case("two-modality block, conditioned, mask", "block", TWO_COND, masked=True, call=FED),
     Case("two-modality block, swiglu", "block", TWO_COND | SWIGLU, call=FED),
     Case("two-modality block, text feedforward skipped", "block", TWO_COND, call=UNFED),
-    Case("two-modality transformer, 1 stream, mask", "transformer", TWO_DEEP | ONE_STREAM, masked=True),
-    Case("two-modality transformer, registers", "transformer", TWO_DEEP | ONE_STREAM | dict(num_register_tokens=3)),
-    Case("two-modality transformer, 4 streams, mask", "transformer", TWO_DEEP | STREAMS, masked=True),
+    Case("two-modality transformer, 1 stream, mask", "transformer", TWO_DEEP | ONE_STREAM, masked=True, call=SKIPPED),
+    Case(
+        "two-modality transformer, registers",
+        "transformer",
+        TWO_DEEP | ONE_STREAM | dict(num_register_tokens=3),
+        call=SKIPPED,
+    ),
+    Case("two-modality transformer, 4 streams, mask", "transformer", TWO_DEEP | STREAMS, masked=True, call=SKIPPED),
     Case("generalized block, mask", "general_block", THREE, masked=True),
     Case("generalized block, conditioned, softclamp, mask", "general_block", THREE_COND | CLAMP, masked=True),
     Case("generalized transformer, 1 stream, mask", "general_transformer", THREE_DEEP | ONE_STREAM, masked=True),
@@ -235,7 +241,7 @@ def modulation(parts: list[tuple[Any, Any, bool]]) -> State:
     return {"linear.weight": torch.cat(weights), "linear.bias": torch.cat(shifted)}
 
 
-def block(theirs: State, *, text_feedforward: bool = True) -> State:
+def block(theirs: State) -> State:
     """A two-modality block."""
     ours = under("joint_attn.", joint_attention(below(theirs, "joint_attn.")))
     names = ("text", "image")
@@ -244,17 +250,15 @@ def block(theirs: State, *, text_feedforward: bool = True) -> State:
         sizes = [w for w in widths for _ in range(4)] + [w for w in widths for _ in range(2)]
         chunks = list(zip(theirs["to_cond.2.weight"].split(sizes), theirs["to_cond.2.bias"].split(sizes), strict=True))
     for i, name in enumerate(names):
-        fed = text_feedforward or name != "text"
         if "to_cond.2.weight" in theirs:
             gammas, betas = chunks[4 * i : 4 * i + 4], chunks[8 + 2 * i : 10 + 2 * i]
             parts = [(*betas[0], False), (*gammas[0], True), (*gammas[1], False)]
-            parts += [(*betas[1], False), (*gammas[2], True), (*gammas[3], False)] if fed else []
+            parts += [(*betas[1], False), (*gammas[2], True), (*gammas[3], False)]
             ours |= under(f"modulations.{i}.", modulation(parts))
-        for sublayer in ("attn", "ff") if fed else ("attn",):
+        for sublayer in ("attn", "ff"):
             ours |= under(f"{sublayer}_norms.{i}.norm.", below(theirs, f"{name}_{sublayer}_layernorm."))
             ours |= under(f"{sublayer}_residuals.{i}.", residual(below(theirs, f"{name}_{sublayer}_residual_fn.")))
-        if fed:
-            ours |= under(f"feedforwards.{i}.", feedforward(below(theirs, f"{name}_ff.")))
+        ours |= under(f"feedforwards.{i}.", feedforward(below(theirs, f"{name}_ff.")))
     return ours
 
 
@@ -279,35 +283,49 @@ def general_block(theirs: State, widths: tuple[int, ...]) -> State:
     return ours
 
 
-def transformer(theirs: State, depth: int) -> State:
-    """A two-modality transformer, whose last text feedforward never took part."""
-    ours = {"final_norms.1.weight": theirs["norm.g"]}
-    if theirs["register_tokens"].numel():
-        ours["registers.1.tokens"] = theirs["register_tokens"]
-    for i in range(depth):
-        ours |= under(f"blocks.{i}.", block(below(theirs, f"blocks.{i}."), text_feedforward=i < depth - 1))
-    return ours
+def transformer_config(options: dict[str, Any]) -> Any:
+    """A transformer's config; its weights are in the layout `lucidrains`."""
+    from mmdit.config import as_config
 
-
-def general_transformer(theirs: State, depth: int, widths: tuple[int, ...]) -> State:
-    ours = {f"final_norms.{i}.weight": theirs[f"norms.{i}.g"] for i in range(len(widths))}
-    for i in range(depth):
-        ours |= under(f"blocks.{i}.", general_block(below(theirs, f"blocks.{i}."), widths))
-    return ours
+    widths = options.get("dim_modalities") or (options["dim_text"], options["dim_image"])
+    two, streams = "dim_text" in options, options.get("num_residual_streams", 1)
+    names = ("text", "image") if two else ("text", "video", "audio")
+    model = dict(
+        variant="two_modality" if two else "generalized",
+        depth=options["depth"],
+        modalities={name: {"dim": width} for name, width in zip(names, widths, strict=True)},
+        dim_cond=options["dim_cond"],
+        heads=options["heads"],
+        dim_head=options["dim_head"],
+        adaln="identity",
+        norm_eps=LAYER_NORM_EPS,
+        register_tokens=options.get("num_register_tokens", 0),
+        skip_last_feedforward=[],
+    )
+    if streams > 1:
+        model["residual"] = {"kind": ("" if two else "manifold_") + "hyper_connections", "streams": streams}
+    return as_config(model).model
 
 
 # --------------------------------------------------------------------------------------------------------- our side
 
 
 def build_ours(case: Case, theirs: State) -> Any:
+    import mmdit
     from mmdit import mmdit_generalized_pytorch as general
     from mmdit import mmdit_pytorch as two
     from mmdit.adaptive_attention import AdaptiveAttention
+    from mmdit.layouts import from_layout
     from mmdit.norms import MultiHeadRMSNorm, RMSNorm
 
     options = case.options
     eps: dict[str, Any] = dict(norm_eps=LAYER_NORM_EPS)
-    widths, depth = options.get("dim_modalities", ()), options.get("depth", 1)
+    widths = options.get("dim_modalities", ())
+
+    def whole() -> tuple[Any, State]:
+        config = transformer_config(options)
+        return mmdit.build(config), from_layout(theirs, config, "lucidrains")
+
     build: dict[str, Callable[[], tuple[Any, State]]] = {
         "joint": lambda: (two.JointAttention(**options), joint_attention(theirs)),
         "adaptive": lambda: (
@@ -315,9 +333,9 @@ def build_ours(case: Case, theirs: State) -> Any:
             adaptive_attention(theirs, options["heads"], options.get("num_adaptive_weights", 1)),
         ),
         "block": lambda: (two.MMDiTBlock(**options, **eps), block(theirs)),
-        "transformer": lambda: (two.MMDiT(**options, **eps), transformer(theirs, depth)),
+        "transformer": whole,
         "general_block": lambda: (general.MMDiTBlock(**options, **eps), general_block(theirs, widths)),
-        "general_transformer": lambda: (general.MMDiT(**options, **eps), general_transformer(theirs, depth, widths)),
+        "general_transformer": whole,
     }
     net, state = build[case.kind]()
     net.load_state_dict(state)
