@@ -34,6 +34,7 @@ ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", h
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "lucidrains"]
+LAYOUTS = "mmdit, diffusers, stability, flux or lucidrains"
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 

@@ -162,7 +162,11 @@ def test_a_fresh_network_with_streams_is_the_plain_one_times_the_streams(residua
 @pytest.mark.parametrize(
     ("kind", "streams", "message"),
     [
-        ("highway", 2, "residual must be one of plain, hyper_connections, manifold_hyper_connections, got 'highway'"),
+        (
+            "highway",
+            2,
+            "residual must be one of plain, nested, hyper_connections, manifold_hyper_connections, got 'highway'",
+        ),
         ("plain", 2, "'plain' has 1 residual stream, got num_residual_streams=2"),
         ("plain", 0, "'plain' has 1 residual stream, got num_residual_streams=0"),
         ("hyper_connections", 1, "at least 2 residual streams, got num_residual_streams=1"),

@@ -29,11 +29,11 @@ def command(
     ] = False,
     from_: Annotated[
         o.LayoutName | None,
-        typer.Option("--from", help="Whose names the weights have. Default: mmdit."),
+        typer.Option("--from", metavar="LAYOUT", help=f"Whose names the weights have: {o.LAYOUTS}. Default: mmdit."),
     ] = None,
     to: Annotated[
         o.LayoutName | None,
-        typer.Option("--to", help="Whose names to write. Default: mmdit."),
+        typer.Option("--to", metavar="LAYOUT", help="Whose names to write. Default: mmdit."),
     ] = None,
     max_shard_size: Annotated[
         str | None,

@@ -21,7 +21,9 @@ def command(
             "--weights", metavar="PATH", help="Check the names and shapes in a safetensors file (or shards) too."
         ),
     ] = None,
-    from_: Annotated[o.LayoutName, typer.Option("--from", help="Whose names the file has.")] = "mmdit",
+    from_: Annotated[
+        o.LayoutName, typer.Option("--from", metavar="LAYOUT", help=f"Whose names the file has: {o.LAYOUTS}.")
+    ] = "mmdit",
     all_layers: Annotated[bool, typer.Option("--all", help="Show every layer, not blocks alone.")] = False,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
