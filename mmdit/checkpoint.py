@@ -117,7 +117,8 @@ def load(
     from mmdit.layouts import Layout
 
     wanted = as_config(config).model
-    weights = our_weights(LayoutFiles(path, Layout(layout, wanted)).weights(), Layout(layout, wanted))
+    names = Layout(layout, wanted)
+    weights = our_weights(LayoutFiles(path, names).weights(), names)
     with torch.device("meta"):
         model = build(wanted)
     tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}

@@ -63,7 +63,7 @@ class MMDiTBlock(generalized.MMDiTBlock):
         """
         return super().forward(
             modality_tokens=(text_tokens, image_tokens),
-            modality_masks=_masks(text_mask, image_mask),
+            modality_masks=_pair(text_mask, image_mask),
             time_cond=time_cond,
             skip_feedforward=_skipped(skip_feedforward_text_tokens, self, "skip_feedforward_text_tokens"),
         )
@@ -115,10 +115,14 @@ class MMDiT(generalized.MMDiT):
         text_mask: Tensor | None = None,
         image_mask: Tensor | None = None,
         time_cond: Tensor | None = None,
+        text_positions: Tensor | None = None,
+        image_positions: Tensor | None = None,
         should_skip_last_feedforward: bool | None = None,
     ) -> tuple[Tensor | None, ...]:
         """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b d.
 
+        With `rotary_axes`, `text_positions` (t axes) and `image_positions` (n axes) say where the tokens stand; one of
+        them may be None, whose tokens then don't turn.
         `should_skip_last_feedforward` leaves the last text feedforward out of this call; None does as was built.
 
         Raises:
@@ -126,8 +130,9 @@ class MMDiT(generalized.MMDiT):
         """
         return super().forward(
             modality_tokens=(text_tokens, image_tokens),
-            modality_masks=_masks(text_mask, image_mask),
+            modality_masks=_pair(text_mask, image_mask),
             time_cond=time_cond,
+            modality_positions=_pair(text_positions, image_positions),
             skip_last_feedforward=_skipped(
                 should_skip_last_feedforward, self.blocks[-1], "should_skip_last_feedforward"
             ),
@@ -138,8 +143,8 @@ def _residual(residual: str | None, streams: int) -> str:
     return residual or ("plain" if streams == 1 else "hyper_connections")
 
 
-def _masks(text_mask: Tensor | None, image_mask: Tensor | None) -> tuple[Tensor | None, ...] | None:
-    return None if text_mask is None and image_mask is None else (text_mask, image_mask)
+def _pair(text: Tensor | None, image: Tensor | None) -> tuple[Tensor | None, ...] | None:
+    return None if text is None and image is None else (text, image)
 
 
 def _skipped(skip: bool | None, block: Any, argument: str) -> tuple[int, ...]:

@@ -110,3 +110,20 @@ def test_registers_and_the_final_norm_are_the_images_alone():
 def test_wrong_calls_name_text_or_image(make, change, message):
     with pytest.raises(ValueError, match=message):
         make(**SIZES, dim_cond=COND).double()(**given(**change))
+
+
+def test_the_two_modality_face_takes_places_for_rotary_positions():
+    sizes = dict(depth=2, heads=2, dim_head=4, dim_cond=COND, rotary_axes=(2, 2))
+    face = drawn(two.MMDiT(dim_text=10, dim_image=6, **sizes))
+    general = generalized.MMDiT(dim_modalities=(10, 6), final_norms=(False, True), skip_last_feedforward=(0,), **sizes)
+    general.double().load_state_dict(face.state_dict())
+    call, places = given(), randn(4, 2)
+    ours = face(**call, image_positions=places)
+    theirs = general(
+        modality_tokens=(call["text_tokens"], call["image_tokens"]),
+        time_cond=call["time_cond"],
+        modality_positions=(None, places),
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (ours[1] - face(**call, image_positions=2 * places)[1]).abs().max() > 1e-4
