@@ -73,7 +73,7 @@ class LayoutFiles:
         if self.problems:
             raise CheckpointError(self.explain())
         specs = {name: self.files.spec(self.prefix + name) for name in self.layout.theirs}
-        return Weights(specs, lambda name: self.files.read(self.prefix + name), self._origin())
+        return Weights(specs, lambda name: self.files.copy(self.prefix + name), self._origin())
 
     def _origin(self) -> Origin | None:
         if self.layout.name != "mmdit":
@@ -230,7 +230,7 @@ def _compare(
         our_weights(
             Weights(
                 {name: files.spec(prefix + name) for name in target_layout.theirs},
-                lambda name: files.read(prefix + name),
+                lambda name: files.copy(prefix + name),
             ),
             target_layout,
         ),

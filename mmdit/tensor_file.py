@@ -57,10 +57,11 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """The checked header of a file."""
+    """The checked header of a file; `start` is where it ends and the tensors begin, in bytes."""
 
     tensors: dict[str, TensorInfo]
     metadata: dict[str, str]
+    start: int
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -125,7 +126,7 @@ def _header(file: BinaryIO, size: int) -> TensorFile:
         raise ValueError("its __metadata__ does not map text to text")
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
     _check_layout(tensors, size - 8 - length)
-    return TensorFile(tensors, metadata)
+    return TensorFile(tensors, metadata, 8 + length)
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -87,6 +88,24 @@ class WeightFiles:
         except (SafetensorError, OSError, RuntimeError, ValueError) as error:
             raise CheckpointError(f"{shard}: {named(name)} can't be read: {error}") from None
         if (tensor.dtype, tuple(tensor.shape)) != (spec.dtype, spec.shape):
+            raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
+        return tensor
+
+    def copy(self, name: str) -> Tensor:
+        """A tensor in memory of its own, which is given back with it: what is mapped counts as used while it is open.
+
+        Raises:
+            CheckpointError: the file has changed, or torch has no such dtype.
+        """
+        spec, shard, info = self.spec(name), self._shards[name], self.tensors[name]
+        tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        try:
+            with open(shard, "rb") as file:
+                file.seek(self.headers[shard].start + info.start)
+                count = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        except OSError as error:
+            raise CheckpointError(f"{shard}: {named(name)} can't be read: {error.strerror or error}") from None
+        if count != spec.nbytes:
             raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
         return tensor
 

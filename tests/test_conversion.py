@@ -197,13 +197,13 @@ def test_a_table_of_positions_of_another_config_is_refused(tmp_path):
 def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch):
     family = BY_NAME["qwen-image"]
     file = save_theirs(family, tmp_path / "theirs")
-    read = WeightFiles.read
+    copy = WeightFiles.copy
 
     def damaged(self, name):
-        x = read(self, name)
+        x = copy(self, name)
         return x + 1 if self.path != file and name.endswith("proj_in.bias") else x
 
-    monkeypatch.setattr(conversion.WeightFiles, "read", damaged)
+    monkeypatch.setattr(conversion.WeightFiles, "copy", damaged)
     with pytest.raises(CheckpointError, match=r"net.0.proj.bias came back changed by 1"):
         convert_weights(tool_config(family), out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
