@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -213,13 +213,18 @@ def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def run(tmp_path):
-    def command(*arguments: str):
-        done = subprocess.run(
-            [sys.executable, "-m", "mmdit_cli", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
-        )
-        assert "Traceback" not in done.stderr
-        return done
+def run(tmp_path, monkeypatch, capfd):
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    from mmdit_cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=stop.value.code, stdout=out, stderr=err)
 
     return command
 

@@ -7,6 +7,7 @@ import torch
 from families import (
     BY_NAME,
     CALLS,
+    CONFIGS,
     FAMILIES,
     block_outputs,
     call_theirs,
@@ -129,7 +130,7 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family, shi
     assert relative(got, inputs["image"]) > 0.1
 
 
-@each_family
+@pytest.mark.parametrize("family", [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")], ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
@@ -138,3 +139,9 @@ def test_it_compiles_whole_and_gives_the_same(family):
         wanted = ours(**arguments)["image"]
         got = torch.compile(ours, fullgraph=True, backend="eager")(**arguments)["image"]
     assert relative(got, wanted) < 1e-6
+
+
+@each_family
+def test_the_document_of_the_families_has_the_counts(family):
+    row = f"| {family.config} | {family.parameters:,} | {family.parameters:,} |"
+    assert row in (CONFIGS.parent / "docs" / "families.md").read_text()

@@ -71,6 +71,7 @@ def test_the_original_layouts_are_those_that_diffusers_converts_from(family):
     same_bits(converted, theirs)
 
 
+@pytest.mark.slow
 def test_the_original_layout_of_flux_1_is_the_one_that_diffusers_converts_from():
     from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
 
