@@ -30,15 +30,32 @@ def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[s
         ConfigError: the file can't be read, an override is malformed, or a key is wrong. Each line of the message
             names `file:line:column` (or `--set KEY=VALUE`) and the key.
     """
+    return load_points(path, schema, overrides=overrides)[0]
+
+
+def load_points(
+    path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = (), points: Sequence[Sequence[str]] = ((),)
+) -> list[Schema]:
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides.
+
+    Raises:
+        ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
+    """
     source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
-    document = parse(_read(path, source), source)
-    if document.data is None:
-        raise ConfigError(f"{source}: the file is empty; expected a mapping")
-    if not isinstance(document.data, dict):
-        raise ConfigError(f"{document.where(())}: expected a mapping, got {short(document.data)}")
-    for override in overrides:
-        _override(document, override)
-    return _validate(document, schema)
+    text = _read(path, source)  # once, for standard input can't be read again
+    configs = []
+    for point in points:
+        document = parse(text, source)
+        if document.data is None:
+            raise ConfigError(f"{source}: the file is empty; expected a mapping")
+        if not isinstance(document.data, dict):
+            raise ConfigError(f"{document.where(())}: expected a mapping, got {short(document.data)}")
+        for override in overrides:
+            _override(document, override, "--set")
+        for override in point:
+            _override(document, override, "--sweep")
+        configs.append(_validate(document, schema))
+    return configs
 
 
 def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source: str) -> Schema:
@@ -68,12 +85,12 @@ def _plain(value: Any, source: str, depth: int = 0) -> Any:
     return value
 
 
-def _override(document: Document, override: str) -> None:
+def _override(document: Document, override: str, option: str) -> None:
     key, equals, text = override.partition("=")
-    label = f"--set {one_line(override, 60)}"
+    label = f"{option} {one_line(override, 60)}"
     path: KeyPath = tuple(key.strip().split("."))
     if not equals or "" in path:
-        raise ConfigError(f"{label}: expected KEY=VALUE with a dotted key, as in --set model.depth=4")
+        raise ConfigError(f"{label}: expected KEY=VALUE with a dotted key, as in {option} model.depth=4")
     document.set(path, parse(text, label, lines=False))
 
 

@@ -26,6 +26,10 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: --set model.depth=4. Repeatable."),
 ]
+SweepOption = Annotated[
+    list[str] | None,
+    typer.Option("--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn. Repeat for a grid."),
+]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")]
 DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16.")]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")]
