@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mmdit_cli import __version__
-from mmdit_cli.commands import export, flops, profile, shape_check, train_toy
+from mmdit_cli.commands import export, flops, profile, schema, shape_check, train_toy
 from mmdit_cli.console import error
 from mmdit_cli.errors import CheckFailed, UserError
 
@@ -47,7 +47,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (profile, flops, shape_check, train_toy, export):
+for _command in (profile, flops, shape_check, train_toy, export, schema):
     app.command(_command.NAME)(_guarded(_command.command))
 
 

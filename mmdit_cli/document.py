@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.reports import render, to_json
 
 if TYPE_CHECKING:
     from mmdit_cli.options import Request
@@ -31,7 +31,7 @@ def make_document(request: Request, results: Sequence[Any], **extra: Any) -> dic
         "threads": torch.get_num_threads(),
         "dtype": request.dtype,
         "seed": request.seed,
-        **extra,
+        **{key: _plain(value) for key, value in extra.items()},
         "results": [_plain(result) for result in results],
     }
 
@@ -60,16 +60,15 @@ def emit(request: Request, document: dict[str, Any]) -> None:
     Raises:
         UserError: the report can't be written.
     """
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     if request.report is not None:
         from mmdit.files import write_atomic
 
         try:
-            write_atomic(request.report, text.encode())
+            write_atomic(request.report, render(document, request.report.suffix).encode())
         except OSError as error:
             raise UserError(f"--report {request.report}: {error.strerror or error}") from None
     if request.json:
-        sys.stdout.write(text)
+        sys.stdout.write(to_json(document))
         sys.stdout.flush()
 
 

@@ -34,7 +34,9 @@ DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="c
 DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16.")]
 SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-ReportOption = Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write the JSON to FILE.")]
+ReportOption = Annotated[
+    Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv or .md file.")
+]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "lucidrains"]
@@ -115,5 +117,7 @@ def make_request(
 def check_report(path: Path) -> None:
     """Refuse a report that could not be written, before the work rather than after it."""
     from mmdit_cli.document import check_target
+    from mmdit_cli.reports import check_suffix
 
     check_target(path, "--report")
+    check_suffix(path)

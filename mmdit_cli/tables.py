@@ -14,6 +14,7 @@ from mmdit_cli import formats as f
 from mmdit_cli.console import can_draw
 
 if TYPE_CHECKING:
+    from mmdit_cli.baseline import Change
     from mmdit_cli.export import ExportResult
     from mmdit_cli.measure.flops import FlopsResult
     from mmdit_cli.measure.profile import ProfileResult
@@ -46,6 +47,23 @@ def profile_tables(results: Sequence[ProfileResult], width: int) -> list[Rendera
     if results[0].components:
         parts.append(_note(f"Components: timed with hooks in runs of their own ({_overhead(results)})."))
     return parts
+
+
+def change_tables(changes: Sequence[Change]) -> list[RenderableType]:
+    """Against a baseline; nothing where there is none."""
+    if not changes:
+        return []
+    table = Table(title="against the baseline", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("config", overflow="fold")
+    table.add_column("figure", overflow="fold")
+    for heading in ("before", "now", "ratio"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for change in changes:
+        style = {"worse": "bold red", "better": "green"}.get(change.verdict, "")
+        before, now = f.number(change.before), f.number(change.now)
+        table.add_row(change.config, change.figure, before, now, f"{change.ratio:.3f}", change.verdict, style=style)
+    return [table, _note("Latency in ms. noise: worse, but the intervals of both medians share a value.")]
 
 
 def _overhead(results: Sequence[ProfileResult]) -> str:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -234,3 +235,30 @@ def test_every_shipped_config_passes_its_shape_check_and_is_counted(name, mmdit)
     code, out, _ = mmdit("flops", "-c", path, "--json")
     (result,) = json.loads(out)["results"]
     assert code == 0 and sum(row["flops"] for row in result["components"]) == result["forward_flops"]
+
+
+def test_a_profile_is_compared_with_an_earlier_one(mmdit):
+    quick = ("profile", "-c", "tiny.yaml", "--repeats", "2")
+    assert mmdit(*quick, "--report", "old.json", "--trace", "trace.json")[0] == 0
+    assert "attention" in Path("trace.json").read_text()
+    code, out, err = mmdit(*quick, "--baseline", "old.json", "--tolerance", "100000%", "--json")
+    assert code == 0, err
+    assert {change["verdict"] for change in json.loads(out)["baseline"]} <= {"same", "better"}
+    code, out, err = mmdit(*quick, "--set", "model.depth=2", "--baseline", "old.json", "--tolerance", "100000%")
+    assert code == 1 and "against the baseline" in out
+    assert re.search(r"tiny: parameters is 1\.\d+ x the baseline's; tiny: FLOPs is", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--baseline", "none.json"], "--baseline none.json: No such file"),
+        (["--tolerance", "much"], "--tolerance much: expected a share such as 5%"),
+        (["--trace", "no/where.json"], "--trace no/where.json: there is no folder no"),
+        (["--trace", "t.json", "-c", "tiny.yaml"], "--trace: is of one config"),
+        (["--report", "r.txt"], "--report r.txt: expected a name that ends in .json, .csv, .md"),
+    ],
+)
+def test_a_profile_that_can_not_be_compared_is_refused_before_it_is_made(arguments, message, mmdit):
+    code, out, err = mmdit("profile", "-c", "tiny.yaml", *arguments)
+    assert code == 2 and out == "" and message in err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -24,6 +25,16 @@ def command(
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
     ] = 10.0,
+    trace: Annotated[
+        Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of one call (JSON).")
+    ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option("--baseline", metavar="FILE", help="An earlier --report, .json. Exit 1 where a figure is worse."),
+    ] = None,
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", metavar="SHARE", help="How much worse than --baseline is still the same.")
+    ] = "5%",
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = "fp32",
@@ -38,11 +49,19 @@ def command(
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
 
+    from mmdit_cli.baseline import compare, load_baseline, parse_tolerance
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress
+    from mmdit_cli.document import check_target, make_document
+    from mmdit_cli.errors import CheckFailed, UserError
     from mmdit_cli.measure.profile import profile_configs
-    from mmdit_cli.tables import profile_tables
+    from mmdit_cli.tables import change_tables, profile_tables
 
+    share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
+    if trace is not None:
+        check_target(trace, "--trace")
+        if len(config) > 1:
+            raise UserError("--trace: is of one config; give --config once")
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
         results = profile_configs(
@@ -54,6 +73,14 @@ def command(
             compile=compile,
             repeats=repeats,
             max_seconds=max_seconds,
+            trace=trace,
             on_progress=on_progress,
         )
-    show(request, results, lambda width: profile_tables(results, width))
+    changes = []
+    if earlier is not None:
+        changes = compare(make_document(request, results)["results"], earlier, share)
+    more = {} if earlier is None else {"baseline": changes}
+    show(request, results, lambda width: [*profile_tables(results, width), *change_tables(changes)], **more)
+    worse = [f"{c.config}: {c.figure} is {c.ratio:.3g} x the baseline's" for c in changes if c.verdict == "worse"]
+    if worse:
+        raise CheckFailed("; ".join(worse))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from mmdit.config import build
+from mmdit_cli.errors import UserError
 from mmdit_cli.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.measure.attribution import Attribution
 from mmdit_cli.measure.ceilings import Ceilings, measure_ceilings
@@ -18,6 +20,7 @@ from mmdit_cli.measure.components import OTHER, find_components
 from mmdit_cli.measure.flops import CONVENTION, FlopsResult, count_flops, outputs_sum
 from mmdit_cli.measure.memory import MemoryUse, measure_peak
 from mmdit_cli.measure.timing import Latency, Stopwatch, repeat, warm_up
+from mmdit_cli.measure.trace import write_trace
 from mmdit_cli.schema import ToolConfig
 
 Mode = Literal["forward", "train"]
@@ -101,6 +104,7 @@ def profile_configs(
     compile: bool = False,
     repeats: int | None = None,
     max_seconds: float = 10.0,
+    trace: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> list[ProfileResult]:
     """Profile each config's model in turn, against one measurement of the machine's ceilings.
@@ -108,7 +112,11 @@ def profile_configs(
     Args:
         mode: "forward" under `inference_mode`, or "train": forward, backward and AdamW's step (learning rate 0).
         repeats: measured runs; None: until the median is known to 2 % or `max_seconds` are up.
+        trace: where a Chrome trace of one call goes.
         on_progress: told the stage, what is done and the total (None where it is not known).
+
+    Raises:
+        UserError: the trace can't be written.
     """
     on_progress("ceilings", 0, None)
     ceiling = measure_ceilings(device, dtype)
@@ -124,6 +132,12 @@ def profile_configs(
         results.append(
             _profile(call, flops, ceiling, device, repeats=repeats, max_seconds=max_seconds, on_progress=on_progress)
         )
+        if trace is not None:
+            on_progress(f"{config.name}: trace", 0, None)
+            try:
+                write_trace(call, trace, device, find_components(model))
+            except OSError as error:
+                raise UserError(f"--trace {trace}: {error.strerror or error}") from None
     return results
 
 

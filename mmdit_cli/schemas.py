@@ -1,0 +1,95 @@
+"""JSON Schemas of the config file and of every command's document, derived from the classes that make them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def config_schema() -> dict[str, Any]:
+    """What an editor needs to check and complete a config file."""
+    from mmdit_cli.schema import ToolConfig
+
+    schema = ToolConfig.model_json_schema()
+    return {"$schema": DIALECT, **schema, "title": "mmdit config"}
+
+
+def _profile() -> type:
+    from mmdit_cli.measure.profile import ProfileResult
+
+    return ProfileResult
+
+
+def _flops() -> type:
+    from mmdit_cli.measure.flops import FlopsResult
+
+    return FlopsResult
+
+
+def _shapes() -> type:
+    from mmdit_cli.measure.shapes import ShapesResult
+
+    return ShapesResult
+
+
+def _train() -> type:
+    from mmdit_cli.toy.train import TrainResult
+
+    return TrainResult
+
+
+def _export() -> type:
+    from mmdit_cli.export import ExportResult
+
+    return ExportResult
+
+
+RESULTS: dict[str, Callable[[], type]] = {
+    "profile": _profile,
+    "flops": _flops,
+    "shape-check": _shapes,
+    "train-toy": _train,
+    "export": _export,
+}
+
+
+def document_schema(command: str) -> dict[str, Any]:
+    """The schema of `mmdit COMMAND --json`. A number that is not finite is written as null."""
+    result = TypeAdapter(RESULTS[command]()).json_schema(mode="serialization", ref_template="#/$defs/{model}")
+    defs = result.pop("$defs", {})
+    text, whole = {"type": "string"}, {"type": "integer"}
+    properties: dict[str, Any] = {
+        "command": {"const": command},
+        "mmdit_version": text,
+        "torch_version": text,
+        "device": text,
+        "device_name": text,
+        "threads": whole,
+        "dtype": text,
+        "seed": whole,
+        "results": {"type": "array", "items": {"$ref": "#/$defs/Result"}},
+    }
+    return {
+        "$schema": DIALECT,
+        "title": f"mmdit {command}",
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "$defs": _nullable_numbers({**defs, "Result": result}),
+    }
+
+
+def _nullable_numbers(schema: Any) -> Any:
+    """Every number may be null."""
+    if isinstance(schema, list):
+        return [_nullable_numbers(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    changed = {key: _nullable_numbers(value) for key, value in schema.items()}
+    if changed.get("type") == "number":
+        changed["type"] = ["number", "null"]
+    return changed
