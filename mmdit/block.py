@@ -91,6 +91,7 @@ class MMDiTBlock(nn.Module):
         self.dim_modalities = tuple(dim_modalities)
         self.modality_names = modality_labels(modality_names, len(self.dim_modalities))
         self.dim_cond = dim_cond
+        self.shares_modulation = dim_cond is not None and not own_modulation
         self.token_dims = 3 if num_residual_streams == 1 else 4
         indexes = range(len(self.dim_modalities))
         discarded = modality_indexes(discard, len(indexes), "discard")
@@ -200,6 +201,8 @@ class MMDiTBlock(nn.Module):
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality
+        if modulations is None and self.shares_modulation:
+            raise ValueError("this block shares its modulation with others; pass modulations")
         mod = self.modulate(conds) if modulations is None else modulations
 
         # norm and modulate, each for itself; ONE attention over all tokens; gate and residual

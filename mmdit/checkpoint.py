@@ -111,6 +111,10 @@ def load(
     """
     if layout == "mmdit":
         return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
+    if dtype is not None and dtype not in FLOATS.values():
+        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    if verify:
+        raise CheckpointError(f"{path}: a file in the layout {layout} holds no hash to verify")
     if config is None:
         raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
     from mmdit.conversion import LayoutFiles, our_weights

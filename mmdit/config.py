@@ -152,6 +152,11 @@ class ModelConfig(Section):
             raise wrong(("modulation", "bias"), "adaln 'identity' starts the gates at 1 by their bias; set bias: true")
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             raise wrong(("attention", "qk_layernorm"), "queries and keys have one norm; qk_rmsnorm is on")
+        if self.attention.dual and self.modulation.shared:
+            raise wrong(("modulation", "shared"), "the second attention of attention.dual has no shared modulation")
+        last = tuple(self.modalities)[-1]
+        if self.depth - 1 in self.attention.dual and last in self.discard and self.single_stream is None:
+            raise wrong(("attention", "dual"), f"the last block discards {last!r}, so it can't attend to it again")
         if self.unused_weights != "none":
             if not self.discard:
                 raise wrong(("unused_weights",), "unused weights are those of a discarded modality; set discard")
@@ -193,6 +198,8 @@ class ModelConfig(Section):
             other = None if place.after is None else self.modalities.get(place.after)
             if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
                 raise wrong((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
+            if len(set(place.axes)) != len(place.axes) or not place.axes:
+                raise wrong((*at, "axes"), f"its axes must be one or more, all different, got {list(place.axes)}")
             if modality.input is None:
                 raise wrong(at, f"{name!r} needs an input, which knows where its tokens are")
         if self.rotary is None:

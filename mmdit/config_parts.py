@@ -108,6 +108,8 @@ class ModalityConfig(Section):
                 raise wrong(("rotary", "axes"), "an image needs two axes: that of its rows and that of its columns")
             if image and self.rotary.after is not None:
                 raise wrong(("rotary", "after"), "after is for sequences; an image's rows and columns begin at 0")
+            if image and self.rotary.scale != 1:
+                raise wrong(("rotary", "scale"), "scale is for sequences; an image's rows and columns are 1 apart")
             if not image and self.rotary.centered:
                 raise wrong(("rotary", "centered"), "centered is for images (input kind 'patches')")
         return self

@@ -16,17 +16,19 @@ from torch import Tensor
 
 from mmdit.config import ModelConfig
 from mmdit.files import replacing, replacing_folder
-from mmdit.fitting import misfits
+from mmdit.fitting import listed, misfits
+from mmdit.layout_tables import prefixes
 from mmdit.layouts import LAYOUTS, Layout, LayoutError
 from mmdit.shards import not_an_export, write_shards
-from mmdit.tensor_file import CheckpointError
+from mmdit.tensor_file import FLOATS, CheckpointError
 from mmdit.tensor_writer import TensorSpec, Written, write_tensors
 from mmdit.weight_files import WeightFiles
 
 __all__ = ["Converted", "LayoutFiles", "Weights", "convert", "nearest_layout", "our_weights"]
 
 SOURCE = "mmdit_converted_from"  # in our files: the layout, prefix and metadata of the one that was converted
-ROUNDING = 2.0**-20  # of a value around 1: what a gamma or a table that is computed anew may differ by
+ROUNDINGS = 4  # units in the last place of 1 that a gamma may differ by
+TABLE = 2.0**-7  # what a table that is computed anew may differ by: half precision rounds it
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class LayoutFiles:
         self.left_aside = sorted(name for name in held if not name.startswith(self.prefix))
         shapes = {name.removeprefix(self.prefix): held[name].shape for name in held if name.startswith(self.prefix)}
         self.problems = misfits(layout.theirs, shapes)
+        self.problems += [
+            f"{name} has the dtype {held[self.prefix + name].dtype}, wanted one of {', '.join(FLOATS)}"
+            for name in layout.theirs
+            if self.prefix + name in held and held[self.prefix + name].dtype not in FLOATS
+        ]
 
     def weights(self) -> Weights:
         """The tensors under the layout's own names.
@@ -79,17 +86,19 @@ class LayoutFiles:
         if self.layout.name != "mmdit":
             return Origin(self.layout.name, self.prefix, dict(self.files.metadata))
         try:
-            return Origin(**json.loads(self.files.metadata[SOURCE]))
+            origin = Origin(**json.loads(self.files.metadata[SOURCE]))
         except (KeyError, ValueError, TypeError, RecursionError):
             return None
+        texts = origin.metadata.items() if isinstance(origin.metadata, dict) else [(None, None)]
+        good = origin.layout in LAYOUTS and all(isinstance(part, str) for item in texts for part in item)
+        return origin if good and origin.prefix in prefixes(origin.layout) else None
 
     def explain(self) -> str:
         """The problems in one line, or the layout that would fit better."""
         other = nearest_layout(self.files, self.layout.config)
         if other not in (None, self.layout.name):
             return f"{self.files.path}: has the names of the layout {other}, not of {self.layout.name}"
-        shown = "; ".join(self.problems[:5]) + (f"; and {len(self.problems) - 5} more" if self.problems[5:] else "")
-        return f"{self.files.path}: does not fit the config in the layout {self.layout.name}: {shown}"
+        return f"{self.files.path}: does not fit the config in the layout {self.layout.name}: {listed(self.problems)}"
 
 
 def nearest_layout(files: WeightFiles, config: ModelConfig) -> str | None:
@@ -176,6 +185,8 @@ def convert(
         CheckpointError: what was read back is not what was written.
         OSError: the file can't be written; what was there is as it was.
     """
+    if dtype is not None:
+        source = _cast(source, dtype)
     result = their_weights(our_weights(source, source_layout), target_layout)
     ours, origin = target_layout.name == "mmdit", source.origin
     prefix, kept = target_layout.prefixes[0], {"format": "pt"}
@@ -183,10 +194,7 @@ def convert(
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
     elif origin is not None and origin.layout == target_layout.name:
         prefix, kept = origin.prefix, origin.metadata
-    specs = {
-        prefix + name: TensorSpec(dtype if dtype and spec.dtype.is_floating_point else spec.dtype, spec.shape)
-        for name, spec in result.specs.items()
-    }
+    specs = {prefix + name: spec for name, spec in result.specs.items()}
 
     def read(name: str) -> Tensor:
         return result.read(name.removeprefix(prefix))
@@ -211,7 +219,10 @@ def convert(
                 hashed=ours,
                 on_tensor=lambda *done: on_stage("writing", *done),
             )
-        changed, largest = _compare(source, temporary, source_layout, target_layout, prefix, dtype, on_stage)
+        try:
+            changed, largest = _compare(source, temporary, source_layout, target_layout, prefix, on_stage)
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(temporary), str(target))) from None
     return Converted(written, left_aside or [], changed, largest)
 
 
@@ -221,7 +232,6 @@ def _compare(
     source_layout: Layout,
     target_layout: Layout,
     prefix: str,
-    dtype: torch.dtype | None,
     on_stage: Callable[[str, int, int], None],
 ) -> tuple[list[str], float]:
     """What comes back of each tensor of the source, against the source."""
@@ -239,17 +249,29 @@ def _compare(
     changed, largest = [], 0.0
     for done, name in enumerate(source.specs, 1):
         wanted = source.read(name)
-        wanted = wanted.to(dtype) if dtype and wanted.is_floating_point() else wanted
         got = back.read(name)
         if got.dtype != wanted.dtype or not torch.equal(_bits(got), _bits(wanted)):
             changed.append(name)
             difference = (got.double() - wanted.double()).abs()
-            allowed = ROUNDING * wanted.double().abs().clamp(min=1)
-            if dtype is None and (difference > allowed).any():
-                raise CheckpointError(f"{written.name}: {name} came back changed by {difference.max().item():g}")
+            allowed = torch.zeros(())
+            if name in source_layout.tables:
+                allowed = torch.tensor(TABLE)
+            elif name in source_layout.rounded or name in target_layout.rounded:
+                allowed = ROUNDINGS * torch.finfo(wanted.dtype).eps * wanted.double().abs().clamp(min=1)
+            if (difference > allowed).any():
+                raise CheckpointError(
+                    f"{written}: {name} came back changed by {difference.max().item():g}, so nothing was written; "
+                    "please report it"
+                )
             largest = max(largest, difference.max().item())
         on_stage("comparing", done, len(source.specs))
     return changed, largest
+
+
+def _cast(weights: Weights, dtype: torch.dtype) -> Weights:
+    """The weights in another floating-point type."""
+    specs = {name: TensorSpec(dtype, spec.shape) for name, spec in weights.specs.items()}
+    return Weights(specs, lambda name: weights.read(name).to(dtype), weights.origin)
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -59,7 +59,7 @@ class PatchEmbed(nn.Module):
             raise ValueError(
                 f"{name} must have the shape (batch, {self.channels}, height, width), got {tuple(x.shape)}"
             )
-        if x.shape[2] % p or x.shape[3] % p:
+        if x.shape[2] % p or x.shape[3] % p or not x.shape[2] or not x.shape[3]:
             raise ValueError(f"{name} must have a height and width that are multiples of {p}, got {tuple(x.shape)}")
         patches = rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
         return rearrange(self.positions(self.linear(patches)), "b h w d -> b (h w) d")

@@ -47,7 +47,7 @@ def empty_model(files: WeightFiles, config: ModelConfig) -> nn.Module:
         if held[name].dtype not in FLOATS
     ]
     if problems:
-        raise CheckpointError(f"{files.path}: does not fit the config: {_listed(problems)}")
+        raise CheckpointError(f"{files.path}: does not fit the config: {listed(problems)}")
     return model
 
 
@@ -70,7 +70,7 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f" (is it {named(near[0])}?)" if near else ""
 
 
-def _listed(problems: list[str]) -> str:
+def listed(problems: list[str]) -> str:
     return "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
 
 
@@ -87,7 +87,7 @@ def check_savable(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
             problems.append(f"{name} has the dtype {tensor.dtype}, wanted floating point")
     if problems:
         raise ValueError(
-            f"the model could not be loaded from a file, as it is not what its config says: {_listed(problems)}"
+            f"the model could not be loaded from a file, as it is not what its config says: {listed(problems)}"
         )
 
 

@@ -14,6 +14,21 @@ from mmdit.config import ModelConfig, PatchInput
 
 def family(config: ModelConfig) -> str:
     """Which published family a model is of, or why of none."""
+    kind = _family(config)
+    if kind not in FAMILIES:
+        return kind
+    wanted = "swiglu" if kind in ("flux.2", "auraflow") else "gelu_tanh"
+    problems = {
+        f"feedforward.kind: {wanted}": config.feedforward.kind != wanted,
+        "discard: [text]": tuple(config.discard) != ("text",),
+        "attention.qk_norm_scale: shared": config.qk_rmsnorm and config.attention.qk_norm_scale != "shared",
+        "rotary": (config.rotary is None) != (kind in ("sd3", "auraflow")),
+    }
+    missing = [key for key, wrong in problems.items() if wrong]
+    return f"networks of the family {kind} have {', '.join(missing)}" if missing else kind
+
+
+def _family(config: ModelConfig) -> str:
     image = config.modalities.get("image")
     if tuple(config.modalities) != ("text", "image") or image is None or not isinstance(image.input, PatchInput):
         return "the published networks have the modalities text and image, in this order, and an image input of patches"

@@ -21,11 +21,12 @@ from einops import rearrange
 from torch import Tensor
 
 from mmdit.config import ModelConfig, PatchInput, build
+from mmdit.fitting import listed, misfits
 from mmdit.layout_lucidrains import lucidrains
 from mmdit.layout_tables import diffusers, flux, prefixes, stability
 from mmdit.positions import SinCos2D
 
-__all__ = ["LAYOUTS", "Layout", "LayoutError", "from_layout", "make_layout", "to_layout"]
+__all__ = ["LAYOUTS", "Layout", "LayoutError", "from_layout", "to_layout"]
 
 TABLES: dict[str, Callable[[ModelConfig], list[str] | str]] = {
     "diffusers": diffusers,
@@ -50,6 +51,7 @@ class Operation:
 
     write: Callable[[Tensor], Tensor]
     read: Callable[[Tensor, torch.Size], Tensor]
+    exact: bool = True  # whether there and back gives the same bits
 
 
 def _reshaped(write: Callable[[Tensor], Tensor]) -> Operation:
@@ -77,8 +79,12 @@ def _operations(config: ModelConfig) -> dict[str, Operation]:
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
         "conv": _reshaped(lambda x: rearrange(x, "o (c p q) -> o c p q", **sizes) if x.ndim == 2 else x),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
-        "gamma": Operation(lambda x: x + 1 if x.ndim == 1 else x, lambda x, shape: x - 1 if x.ndim == 1 else x),
-        "one_less": Operation(lambda x: x - 1, lambda x, shape: x + 1),
+        "gamma": Operation(
+            lambda x: x + 1 if x.ndim == 1 else x,
+            lambda x, shape: x - 1 if x.ndim == 1 else x,
+            exact=False,
+        ),
+        "one_less": Operation(lambda x: x - 1, lambda x, shape: x + 1, exact=False),
         "transposed": Operation(lambda x: x.T, lambda x, shape: x.T),
         "transposed_batch": Operation(lambda x: x.T[None], lambda x, shape: x[0].T),
         "batch": _reshaped(lambda x: x.flatten(0, -2)[None]),  # ... d -> 1 n d
@@ -154,9 +160,10 @@ class Rule:
 def _cat(tensors: list[Tensor], dim: int) -> Tensor:
     if len(tensors) == 1:
         return tensors[0]
-    if len({x.dtype for x in tensors}) > 1:
+    dtypes = sorted({str(x.dtype).removeprefix("torch.") for x in tensors})
+    if len(dtypes) > 1:
         raise LayoutError(
-            f"tensors to be joined have several dtypes: {', '.join(sorted({str(x.dtype) for x in tensors}))}"
+            f"tensors that are one in the other layout have several dtypes ({', '.join(dtypes)}); convert to one first"
         )
     return torch.cat(tensors, dim)
 
@@ -185,14 +192,17 @@ class Layout:
         self.theirs = {
             name: tuple(rule.to_theirs(i, self._shapes.__getitem__).shape) for name, (rule, i) in self._theirs.items()
         }
+        inexact = [
+            rule for rule in self._rules if not all(o.exact for t in (*rule.ours, *rule.theirs) for o in t.operations)
+        ]
+        self.rounded = frozenset(term.name for rule in inexact for term in (*rule.ours, *rule.theirs))
         self.tables = self._fixed()
         self.theirs |= self.tables
         self.prefixes = prefixes(name)
 
     def to_ours(self, name: str, read: Read) -> Tensor:
         """Our tensor `name`, from theirs."""
-        parts = [rule.to_ours(index, read) for rule, index in self._pieces[name]]
-        return _cat(parts, 0)
+        return _cat([rule.to_ours(index, read) for rule, index in self._pieces[name]], 0)
 
     def to_theirs(self, name: str, read: Read) -> Tensor:
         """Their tensor `name`, from ours."""
@@ -287,15 +297,6 @@ class Layout:
         return positions(torch.zeros(1, size, size, image.dim)).reshape(self.tables[name])
 
 
-def make_layout(name: str, config: ModelConfig) -> Layout:
-    """The layout `name` of a model.
-
-    Raises:
-        LayoutError: it has no place for this model.
-    """
-    return Layout(name, config)
-
-
 _TERM = re.compile(r"(?P<name>[\w.]+)(?:\[(?P<rows>[^\]]+)\])?$")
 
 
@@ -330,7 +331,7 @@ def from_layout(tensors: Mapping[str, Tensor], config: ModelConfig, layout: str)
     Raises:
         LayoutError: a tensor is missing, left over or of another shape, or the layout has no place for the model.
     """
-    known = make_layout(layout, config)
+    known = Layout(layout, config)
     _check(tensors, known.theirs, layout)
     for name in known.tables:
         known.check_table(name, tensors[name])
@@ -343,19 +344,12 @@ def to_layout(tensors: Mapping[str, Tensor], config: ModelConfig, layout: str) -
     Raises:
         LayoutError: a tensor is missing, left over or of another shape, or the layout has no place for the model.
     """
-    known = make_layout(layout, config)
+    known = Layout(layout, config)
     _check(tensors, known.ours, "mmdit")
     return {name: known.to_theirs(name, tensors.__getitem__) for name in known.theirs}
 
 
 def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], layout: str) -> None:
-    problems = [f"{name} is missing" for name in wanted.keys() - tensors.keys()]
-    problems += [f"{name} is left over" for name in tensors.keys() - wanted.keys()]
-    problems += [
-        f"{name} has the shape {tuple(tensors[name].shape)}, wanted {wanted[name]}"
-        for name in wanted.keys() & tensors.keys()
-        if tuple(tensors[name].shape) != wanted[name]
-    ]
+    problems = misfits(wanted, {name: tuple(x.shape) for name, x in tensors.items()})
     if problems:
-        more = f"; and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise LayoutError(f"not the layout {layout!r} of this config: {'; '.join(sorted(problems)[:5])}{more}")
+        raise LayoutError(f"not the layout {layout!r} of this config: {listed(problems)}")

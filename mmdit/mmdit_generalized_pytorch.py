@@ -92,6 +92,10 @@ class MMDiT(nn.Module):
                 raise ValueError(f"dual_blocks holds block indexes below depth={depth}, got {block}")
         if single_stream not in SINGLE_STREAMS:
             raise ValueError(f"single_stream must be one of {', '.join(SINGLE_STREAMS)}, got {single_stream!r}")
+        if single_stream_depth < 0:
+            raise ValueError(f"single_stream_depth must be at least 0, got {single_stream_depth}")
+        if single_stream_depth and (skip_last_feedforward or unused_weights != "none"):
+            raise ValueError("single-stream blocks read all of every modality: skip_last_feedforward, unused_weights")
         if single_stream_depth and len(set(self.dim_modalities)) > 1:
             raise ValueError(f"single-stream blocks need modalities of one width, got {self.dim_modalities}")
         if shared_modulation and dual_blocks:
@@ -128,6 +132,9 @@ class MMDiT(nn.Module):
             )
             for index in range(depth)
         )
+        dim_head = self.blocks[0].joint_attn.dim_head  # type: ignore[union-attr]
+        if rotary_axes is not None and sum(rotary_axes) != dim_head:
+            raise ValueError(f"rotary_axes must add up to dim_head = {dim_head}, got {tuple(rotary_axes)}")
         self.single_blocks = nn.ModuleList(
             ParallelBlock(dim=self.dim_modalities[0], layer_index=2 * depth + index, **block_kwargs)
             if single_stream == "parallel"

@@ -192,7 +192,8 @@ class RotaryPlaces(nn.Module):
         for name, modality in self.modalities.items():
             after = None if modality.rotary is None else own.get(modality.rotary.after or "")
             if after is not None:
-                own[name] = self._place(name, inputs[name], after.amax() + 1)
+                other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
+                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax() + 1)  # type: ignore[union-attr]
         return list(own.values())
 
     def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:

@@ -99,9 +99,10 @@ def join_tables(tables: Sequence[Tensor | None], lengths: Sequence[int]) -> Tens
     like = next((table for table in tables if table is not None), None)
     if like is None:
         return None
-    still = torch.stack([torch.ones_like(like[..., :1, :, 0]), torch.zeros_like(like[..., :1, :, 0])], dim=-1)
+    batch = next((table.shape[:-3] for table in tables if table is not None and table.ndim > 3), ())
+    still = torch.stack([like.new_ones(like.shape[-2]), like.new_zeros(like.shape[-2])], dim=-1)
     parts = [
-        still.expand(*like.shape[:-3], length, -1, -1) if table is None else table
+        (still if table is None else table).expand(*batch, length, *still.shape)
         for table, length in zip(tables, lengths, strict=True)
     ]
     return torch.cat(parts, dim=-3)

@@ -43,7 +43,8 @@ def network_velocity(
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
-    The network's timestep is t in its own unit: t itself where its config scales it by 1000, else 1000 t.
+    The network's timestep is t in its own unit: t itself where its config scales it by 1000, else 1000 t. Modalities
+    that `sample` is `given` are clean and have the timestep 0; the `condition` has that of the noise.
 
     Args:
         condition: the modalities that are not drawn, such as a prompt's tokens `b n d`.
@@ -52,9 +53,12 @@ def network_velocity(
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
-        timestep = next(iter(t.values())) * (TRAINING_TIMESTEPS / scale)
-        out = net({**(condition or {}), **x}, timestep, pooled, masks, guidance)
-        return {name: out[name] for name in x}
+        times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
+        noisiest = torch.stack(list(times.values())).amax(dim=0)
+        inputs = {**(condition or {}), **x}
+        each = {name: times.get(name, noisiest) for name in inputs}
+        out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance)
+        return {name: out[name] for name in x if name in out}
 
     return velocity
 

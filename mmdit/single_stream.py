@@ -49,6 +49,7 @@ class ParallelBlock(nn.Module):
         super().__init__()
         self.dim, self.modality_names, self.dim_cond = dim, (name,), dim_cond
         self.token_dims = 3 if num_residual_streams == 1 else 4
+        self.shares_modulation = dim_cond is not None and not own_modulation
         self.modulation: nn.Module = NoModulation()
         if dim_cond is not None and own_modulation:
             self.modulation = Modulation(dim_cond, dim, ATTENTION_PARTS, adaln=adaln, bias=modulation_bias)
@@ -86,6 +87,8 @@ class ParallelBlock(nn.Module):
         check_count(modality_tokens, self.modality_names, "modality_tokens")
         check_tokens(modality_tokens, [self.dim], self.modality_names, dims=self.token_dims)
         conds = check_conditioning(time_cond, self.dim_cond, modality_tokens, self.modality_names)
+        if modulations is None and self.shares_modulation:
+            raise ValueError("this block shares its modulation with others; pass modulations")
         mod: BlockModulation = (self.modulate(conds) if modulations is None else modulations)[0]
 
         x, state = self.residual.width(modality_tokens[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from mmdit.layouts import Layout, LayoutError
 from mmdit.tensor_writer import specs_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export import ExportResult, Progress
-from mmdit_cli.export_checks import check_out, check_room, shard_size, weights_file
+from mmdit_cli.export_checks import check_disk, check_out, check_room, shard_size, weights_file
 from mmdit_cli.schema import ToolConfig
 
 SHOWN = 3
@@ -92,17 +93,22 @@ def convert_weights(
     shards = None if max_shard_size is None else shard_size(max_shard_size)
     check_out(out, force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
-    check_room(model, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=file)
     aside: list[str] = []
     if file is None:
         if source != "mmdit":
             raise UserError(f"--from {source}: names the layout of --weights, which is missing")
+        check_room(model, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=None)
         torch.manual_seed(seed)
         state = build(model).state_dict()
         given = Weights(specs_of(state), state.__getitem__)
     else:
         held = LayoutFiles(file, layouts[0])
+        other = nearest_layout(held.files, model) if held.problems else None
+        if other not in (None, source):
+            raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
         given, aside = held.weights(), held.left_aside
+        # as many bytes as the file has, or as its weights have in the dtype: no model is built, so memory is no matter
+        check_disk(sum(dtype.itemsize * prod(s.shape) if dtype else s.nbytes for s in given.specs.values()), out)
     if aside:
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
@@ -120,7 +126,8 @@ def convert_weights(
             on_stage=on_progress,
         )
     except LayoutError as error:
-        raise UserError(str(error)) from None
+        hint = ", as with --dtype bfloat16" if "several dtypes" in str(error) else ""
+        raise UserError(f"{error}{hint}") from None
     except OSError as error:
         raise UserError(f"--out {out}: {error.strerror or error}") from None
     with torch.device("meta"):

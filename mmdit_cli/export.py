@@ -136,7 +136,7 @@ def _model(config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dt
             hashed = files.sha256 is not None
             other = nearest_layout(files, config)
         if other not in (None, "mmdit"):
-            raise UserError(f"--weights {file}: has the names of another layout; add --from {other}")
+            raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
         return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
     torch.manual_seed(seed)
     with torch.device(device):

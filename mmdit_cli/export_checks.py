@@ -12,7 +12,7 @@ import torch
 from mmdit.config import ModelConfig, build
 from mmdit.files import check_folder, check_writable
 from mmdit.shards import not_an_export, parse_size
-from mmdit.weight_files import INDEX, SINGLE, WeightFiles
+from mmdit.weight_files import SINGLE, WeightFiles
 from mmdit_cli.errors import UserError
 from mmdit_cli.toy.checkpoints import EMA, WEIGHTS, newest_checkpoint
 
@@ -56,7 +56,7 @@ def weights_file(weights: Path | None, raw: bool, on_message: Callable[[str], No
     Raises:
         UserError: a folder holds neither; `raw` is said of something else than a run.
     """
-    if weights is not None and weights.is_dir() and not any((weights / name).is_file() for name in (SINGLE, INDEX)):
+    if weights is not None and weights.is_dir() and not _holds_weights(weights):
         checkpoint, problems = newest_checkpoint(weights)
         if checkpoint is None:
             raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
@@ -66,6 +66,18 @@ def weights_file(weights: Path | None, raw: bool, on_message: Callable[[str], No
     if raw:
         raise UserError("--raw takes a train-toy run's weights before averaging; --weights must name the run's folder")
     return weights
+
+
+def _holds_weights(folder: Path) -> bool:
+    """Whether weights lie in the folder itself; a run has them in its checkpoints' folders."""
+    return any(path.name.endswith((".safetensors", ".safetensors.index.json")) for path in folder.iterdir())
+
+
+def check_disk(needed: int, out: Path) -> None:
+    """Raises UserError where the disk has less room."""
+    free = shutil.disk_usage(out.parent).free
+    if needed > free:
+        raise UserError(f"--out {out}: needs {needed / 1e9:,.1f} GB on the disk and {free / 1e9:,.1f} GB are free")
 
 
 def check_room(config: ModelConfig, out: Path, *, dtype: torch.dtype, device: torch.device, file: Path | None) -> None:

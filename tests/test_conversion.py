@@ -169,6 +169,94 @@ def test_a_dtype_converts_the_weights_that_are_written(tmp_path):
     assert all(torch.equal(x, wanted[name]) for name, x in load_file(tmp_path / "ours").items())
 
 
+@pytest.mark.parametrize(("name", "dtype"), [("sd3-medium", torch.float16), ("auraflow", torch.float16)])
+def test_files_of_half_precision_come_back_byte_for_byte(name, dtype, tmp_path):
+    family = BY_NAME[name]
+    config, theirs = tool_config(family), tmp_path / "theirs"
+    save_file({key: x.to(dtype) for key, x in random_theirs(family).state_dict().items()}, theirs)
+    result = convert_weights(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")
+    assert set(result.changed) <= {"pos_embed.pos_embed"}  # the table is computed anew, and rounded as theirs
+    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
+    back, was = load_file(tmp_path / "back"), load_file(theirs)
+    assert all(torch.equal(x, was[key]) and x.dtype == dtype for key, x in back.items()) and back.keys() == was.keys()
+
+
+def test_eight_bit_weights_are_refused_by_name(tmp_path):
+    family = BY_NAME["flux.1-dev"]
+    state = random_theirs(family).state_dict()
+    state["proj_out.weight"] = state["proj_out.weight"].to(torch.float8_e4m3fn)
+    save_file(dict(state), tmp_path / "theirs")
+    with pytest.raises(CheckpointError, match="proj_out.weight has the dtype F8_E4M3, wanted one of"):
+        convert_weights(
+            tool_config(family), out=tmp_path / "ours", weights=tmp_path / "theirs", source="diffusers", target="mmdit"
+        )
+
+
+def test_tensors_of_several_dtypes_that_become_one_need_a_dtype(tmp_path):
+    family = BY_NAME["sd3-medium"]
+    config, state = tool_config(family), dict(random_theirs(family).state_dict())
+    mixed = next(name for name in state if name.endswith("attn.to_q.weight"))
+    state[mixed] = state[mixed].bfloat16()
+    save_file(state, tmp_path / "theirs")
+    kwargs = dict(out=tmp_path / "ours", weights=tmp_path / "theirs", source="diffusers", target="mmdit")
+    with pytest.raises(UserError, match=r"several dtypes \(bfloat16, float32\).*--dtype"):
+        convert_weights(config, **kwargs)
+    assert convert_weights(config, **kwargs, dtype=torch.float32).verified
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "[]",
+        "{",
+        '{"layout": "diffusers"}',
+        '{"layout": "diffusers", "prefix": "../", "metadata": {}}',
+        '{"layout": "diffusers", "prefix": "", "metadata": {"a": 1}}',
+        '{"layout": [], "prefix": "", "metadata": 3}',
+        "[" * 100_000,
+    ],
+)
+def test_what_a_file_says_of_its_origin_is_not_trusted(origin, tmp_path):
+    family = BY_NAME["sd3-medium"]
+    config = tool_config(family)
+    convert_weights(config, out=tmp_path / "ours", weights=None, source="mmdit", target="mmdit")
+    with safe_open(tmp_path / "ours", "pt") as opened:
+        metadata = opened.metadata() | {"mmdit_converted_from": origin}
+    save_file(load_file(tmp_path / "ours"), tmp_path / "hostile", metadata=metadata)
+    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "hostile", source="mmdit", target="diffusers")
+    with safe_open(tmp_path / "back", "pt") as opened:
+        assert opened.metadata() == {"format": "pt"}
+
+
+def test_a_dtype_that_was_written_wrong_is_noticed(tmp_path, monkeypatch):
+    family = BY_NAME["qwen-image"]
+    file = save_theirs(family, tmp_path / "theirs")
+    copy = WeightFiles.copy
+
+    def damaged(self, name):
+        x = copy(self, name)
+        return x * 1.01 if self.path != file and name.endswith("proj_in.weight") else x
+
+    monkeypatch.setattr(conversion.WeightFiles, "copy", damaged)
+    kwargs = dict(out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit", dtype=torch.bfloat16)
+    with pytest.raises(CheckpointError, match="came back changed"):
+        convert_weights(tool_config(family), **kwargs)
+
+
+def test_memory_is_no_matter_but_the_disk_is(tmp_path, monkeypatch):
+    """No model is built, so that one larger than the memory is converted; a full disk is noticed beforehand."""
+    from mmdit_cli import export_checks
+
+    family = BY_NAME["sd3-medium"]
+    file = save_theirs(family, tmp_path / "theirs")
+    monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
+    kwargs = dict(weights=file, source="diffusers", target="mmdit")
+    assert convert_weights(tool_config(family), out=tmp_path / "ours", **kwargs).verified
+    monkeypatch.setattr(export_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(UserError, match="GB on the disk and 0.0 GB are free"):
+        convert_weights(tool_config(family), out=tmp_path / "more", **kwargs)
+
+
 def test_fresh_weights_are_written_in_another_layout(tmp_path):
     family = BY_NAME["flux.2-dev"]
     convert_weights(
@@ -241,6 +329,26 @@ def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
     (result,) = json.loads(done.stdout)["results"]
     assert result["source_layout"] == "flux" and result["layout"] == "mmdit" and result["verified"]
     assert "left aside: 2 tensors" in done.stderr
+    back = run(
+        "export",
+        "-c",
+        "c.yaml",
+        "--weights",
+        "ours",
+        "--to",
+        "diffusers",
+        "--out",
+        "transformer",
+        "--max-shard-size",
+        "1MB",
+    )
+    assert back.returncode == 0, back.stderr
+    index = Path("transformer/model.safetensors.index.json")
+    index.rename(index.with_name("diffusion_pytorch_model.safetensors.index.json"))  # as diffusers names it
+    again = run("export", "-c", "c.yaml", "--weights", "transformer", "--from", "diffusers", "--out", "again")
+    assert again.returncode == 0, again.stderr
+    assert load_file("again").keys() == load_file("ours").keys()
+    assert all(torch.equal(x, load_file("ours")[name]) for name, x in load_file("again").items())
     profiled = run("profile", "-c", "c.yaml", "--repeats", "1", "--max-seconds", "0.1", "--json")
     assert json.loads(profiled.stdout)["results"][0]["parameters"] == result["parameters"]
 
@@ -250,8 +358,12 @@ def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
     [
         (["shape-check", "--weights", "theirs"], 1, r"its names are those of --from diffusers"),
         (["shape-check", "--weights", "theirs", "--from", "flux"], 2, r"--from flux: the layout 'flux' has no place"),
-        (["export", "--weights", "theirs", "--out", "x"], 2, "has the names of another layout; add --from diffusers"),
-        (["export", "--weights", "theirs", "--from", "stability", "--out", "x"], 2, "has the names of the layout diff"),
+        (["export", "--weights", "theirs", "--out", "x"], 2, "has the names of another layout; say --from diffusers"),
+        (
+            ["export", "--weights", "theirs", "--from", "stability", "--out", "x"],
+            2,
+            "names of another layout; say --from diffusers",
+        ),
         (["export", "--from", "diffusers", "--out", "x"], 2, "names the layout of --weights, which is missing"),
         (["export", "--to", "lucidrains", "--out", "x"], 2, "its networks have no ends"),
         (["export", "--to", "comfy", "--out", "x"], 2, "comfy"),

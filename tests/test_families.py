@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 
+import published_families
 import pytest
 import torch
 from families import (
@@ -143,5 +144,23 @@ def test_it_compiles_whole_and_gives_the_same(family):
 
 @each_family
 def test_the_document_of_the_families_has_the_counts(family):
-    row = f"| {family.config} | {family.parameters:,} | {family.parameters:,} |"
-    assert row in (CONFIGS.parent / "docs" / "families.md").read_text()
+    text = (CONFIGS.parent / "docs" / "families.md").read_text()
+    assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text
+    assert f"| {' | '.join(published_families.size(family.config))} |" in text
+
+
+def test_known_tokens_are_seen_clean_by_the_network_and_drawn_ones_follow_its_velocity():
+    family = BY_NAME["sd3-medium"]
+    net = ours_of(random_theirs(family), family)
+    arguments = random_call(family, **CALLS[0])
+    inputs, pooled = arguments["inputs"], arguments["pooled"]
+    scale = 1000 / net.config.timestep.scale
+    with torch.no_grad():
+        got = sample(
+            network_velocity(net, pooled=pooled), {"image": inputs["image"]}, steps=2, given={"text": inputs["text"]}
+        )["image"]
+        image, batch = inputs["image"], len(inputs["image"])
+        for t in (1.0, 0.5):
+            times = {"text": torch.zeros(batch), "image": torch.full((batch,), t * scale)}
+            image = image - 0.5 * net({"text": inputs["text"], "image": image}, times, pooled)["image"]
+    assert relative(got, image) < 1e-6

@@ -123,6 +123,23 @@ def test_padding_changes_no_valid_token_of_one_stream():
     close(got[1], wanted[1])
 
 
+def test_register_tokens_stand_at_0_on_every_rotary_axis():
+    options = dict(depth=1, dim_modalities=(DIM,), dim_cond=COND, heads=2, dim_head=4, rotary_axes=(2, 2))
+    net = drawn(MMDiT(**options, num_register_tokens=2, final_norms=False))
+    bare = MMDiT(**options, final_norms=False).double()
+    bare.load_state_dict({name: x for name, x in net.state_dict().items() if not name.startswith("registers")})
+    x, cond, places = randn(2, 5, DIM), randn(2, COND), randn(5, 2)
+    (got,) = net(modality_tokens=[x], time_cond=cond, modality_positions=[places])
+
+    def with_registers_at(place):
+        joined = torch.cat([net.registers[0].tokens.expand(2, -1, -1), x], 1)
+        at = torch.cat([torch.full((2, 2), place, dtype=places.dtype), places])
+        return bare(modality_tokens=[joined], time_cond=cond, modality_positions=[at])[0][:, 2:]
+
+    close(got, with_registers_at(0.0))
+    assert (got - with_registers_at(1.0)).abs().max() > 1e-4
+
+
 def test_a_nested_residual_keeps_the_feedforward_alone():
     options = dict(dim_modalities=(DIM,), dim_cond=COND, heads=2, dim_head=4)
     nested = drawn(MMDiT(depth=1, **options, residual="nested", final_norms=False))
@@ -219,3 +236,18 @@ def test_a_configs_rotary_places_are_those_of_its_inputs():
     t = torch.rand(2)
     moved = {"text": given["text"], "image": given["image"].transpose(2, 3)}
     assert net(given, t)["image"].shape == net(moved, t)["image"].shape == (2, 6, 8)
+
+
+def test_a_sequence_follows_another_and_counts_in_steps_of_its_scale():
+    modalities = {
+        "text": {"dim": 8, "input": {"kind": "linear", "dim": 4}, "rotary": {"axes": [0]}},
+        "audio": {
+            "dim": 8,
+            "input": {"kind": "linear", "dim": 4},
+            "rotary": {"axes": [0], "after": "text", "scale": 0.25},
+        },
+    }
+    net = mmdit.build({**WHOLE, "modalities": modalities, "rotary": {"axes": [4]}})
+    places = net.places({"text": randn(2, 3, 4), "audio": randn(2, 4, 4)})
+    assert places[0].flatten().tolist() == [0, 1, 2]
+    assert places[1].flatten().tolist() == [3, 3.25, 3.5, 3.75]
