@@ -17,15 +17,15 @@ if TYPE_CHECKING:
     from mmdit_cli.measure.budget import TrainingPlan
     from mmdit_cli.measure.flops import FlopsResult
 
-WIDE = 100  # columns of a screen from which on a component's work beside the products is shown with the rest
+WIDE = 100  # columns of a screen from which on a parameter count is written out beside others, and a bar fits too
 
 
 def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableType]:
     """One config by component and modality, several side by side, or the points of a sweep, one a row."""
     if any(result.point for result in results):
-        parts: list[RenderableType] = [_points(results)]
+        parts: list[RenderableType] = [_points(results, width)]
     else:
-        parts = [_summary(results)]
+        parts = [_summary(results, width)]
         for result in results:
             parts += [_components(result, width), _modalities(result, width)]
             if result.elementwise is not None:
@@ -35,8 +35,10 @@ def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableT
     return parts + [_note(text) for text in _notes(results)]
 
 
-def _summary(results: Sequence[FlopsResult]) -> Table:
-    table = _table("flops", results)
+def _summary(results: Sequence[FlopsResult], width: int) -> Table:
+    table = _side_by_side("flops", results)
+    exact = len(results) == 1 or width >= WIDE
+    flops: Callable[[float], str] = f.flops if exact else _cell
     table.add_row("batch × tokens", *(f"{r.batch_size} × {_tokens(r.tokens)}" for r in results))
 
     def row(label: str, value: Callable[[FlopsResult], float], show: Callable[[float], str]) -> None:
@@ -46,19 +48,29 @@ def _summary(results: Sequence[FlopsResult]) -> Table:
         bold = label in ("parameters", "forward", "training step")
         table.add_row(label, *cells, style="bold" if bold else None)
 
-    row("parameters", lambda r: r.parameters, lambda x: f"{x:,}")
+    row("parameters", lambda r: r.parameters, lambda x: f"{x:,}" if exact else f.count(x))
     row("weights", lambda r: r.weight_bytes, f.bytes_)
-    row("forward", lambda r: r.forward_flops, f.flops)
-    row("  linear", lambda r: r.linear_flops, f.flops)
-    row("  attention", lambda r: r.attention_flops, f.flops)
-    row("backward", lambda r: r.backward_flops, f.flops)
-    row("  linear", lambda r: r.backward_linear_flops, f.flops)
-    row("  attention", lambda r: r.backward_attention_flops, f.flops)
-    row("training step", lambda r: r.step_flops, f.flops)
-    row("  executed", lambda r: r.executed_step_flops, f.flops)
-    row("forward a token", lambda r: r.flops_per_token, f.flops)
-    row("step a token", lambda r: r.step_flops_per_token, f.flops)
-    row("arithmetic intensity", lambda r: r.arithmetic_intensity, lambda x: f"{f.number(x)} FLOP/B")
+    row("forward", lambda r: r.forward_flops, flops)
+    row("  linear", lambda r: r.linear_flops, flops)
+    row("  attention", lambda r: r.attention_flops, flops)
+    row("backward", lambda r: r.backward_flops, flops)
+    row("  linear", lambda r: r.backward_linear_flops, flops)
+    row("  attention", lambda r: r.backward_attention_flops, flops)
+    row("training step", lambda r: r.step_flops, flops)
+    row("  executed", lambda r: r.executed_step_flops, flops)
+    row("forward a token", lambda r: r.flops_per_token, flops)
+    row("step a token", lambda r: r.step_flops_per_token, flops)
+    row(
+        "arithmetic intensity",
+        lambda r: r.arithmetic_intensity,
+        lambda x: f"{f.number(x)} FLOP/B" if exact else f.number(x),
+    )
+    return table
+
+
+def _side_by_side(title: str, results: Sequence[FlopsResult]) -> Table:
+    table = _table(title, results)
+    table.columns[0].no_wrap = True
     return table
 
 
@@ -123,7 +135,7 @@ def _elementwise(result: FlopsResult) -> Table:
 
 
 def _training(results: Sequence[FlopsResult]) -> Table:
-    table = _table("training budget", results)
+    table = _side_by_side("training budget", results)
     plans = [result.training for result in results if result.training is not None]
     for label, cells in _plan_rows(plans):
         table.add_row(label, *cells, style="bold" if label == "time" else None)
@@ -141,24 +153,23 @@ def _plan_rows(plans: Sequence[TrainingPlan]) -> list[tuple[str, list[str]]]:
         rows += [
             ("on", [_hardware(p) for p in plans]),
             ("dense peak of a card", [f.rate(p.card_flops_per_s, "FLOP") for p in plans]),
-            ("utilization, model FLOPs", [f.percent(p.utilization) for p in plans]),
-            ("utilization, executed", [f.percent(p.executed_utilization) for p in plans]),
+            ("utilization, model", [f.percent(p.utilization) for p in plans]),
+            ("  executed", [f.percent(p.executed_utilization) for p in plans]),
             ("time", [_hours(p.hours) for p in plans]),
+            ("  in days", [f.number(p.hours and p.hours / 24) for p in plans]),
             ("card hours", [f.number(p.card_hours) for p in plans]),
         ]
     return rows
 
 
-def _points(results: Sequence[FlopsResult]) -> Table:
+def _points(results: Sequence[FlopsResult], width: int) -> Table:
     """One row a point of a sweep."""
-    table = Table(title="flops", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(title="flops", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     names = short_names([result.point for result in results])
     several = len({result.config for result in results}) > 1
     if several:
-        table.add_column("config", overflow="fold")
-    for name in names.values():
-        table.add_column(name, justify="right", overflow="fold")
-    headings = ["parameters", "forward", "step", "step a token"]
+        table.add_column("config", overflow="fold", min_width=8)
+    headings = [*names.values(), "params", "forward", "step", "step/token"]
     timed = results[0].training is not None and results[0].training.hours is not None
     if results[0].training is not None:
         headings.append("time" if timed else "steps")
@@ -167,7 +178,8 @@ def _points(results: Sequence[FlopsResult]) -> Table:
     for r in results:
         cells = [r.config] if several else []
         cells += [value_text(value) for value in r.point.values()]
-        cells += [f"{r.parameters:,}", f.flops(r.forward_flops), f.flops(r.step_flops), f.flops(r.step_flops_per_token)]
+        cells.append(f"{r.parameters:,}" if width >= WIDE else f.count(r.parameters))
+        cells += [f.quantity(flops, "") for flops in (r.forward_flops, r.step_flops, r.step_flops_per_token)]
         if r.training is not None:
             cells.append(_hours(r.training.hours) if timed else f"{r.training.steps:,}")
         table.add_row(*cells)
@@ -200,7 +212,7 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
     return notes
 
 
-def _cell(flops: int) -> str:
+def _cell(flops: float) -> str:
     return f.quantity(flops, "") if flops else ""
 
 
@@ -213,9 +225,7 @@ def _hardware(plan: TrainingPlan) -> str:
 
 
 def _hours(hours: float | None) -> str:
-    """`42.0 h`, `1,234 h (51.4 days)`."""
+    """`42.0 h`, `1,234 h`; below an hour in minutes and seconds."""
     if hours is None:
         return f.MISSING
-    if hours < 1:
-        return f.seconds(hours * 3600)
-    return f"{f.number(hours)} h" + (f" ({f.number(hours / 24)} days)" if hours >= 48 else "")
+    return f"{f.number(hours)} h" if hours >= 1 else f.seconds(hours * 3600)
