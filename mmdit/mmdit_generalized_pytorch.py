@@ -227,11 +227,9 @@ class MMDiT(nn.Module):
         table = None if tables is None else join_tables(tables, lengths)
         # one vector for all modalities is the rule; else every token is modulated by its modality's
         distinct = conds[:1] if all(cond is conds[0] for cond in conds) else conds
+        shared = self.shared_single_modulation and [self.shared_single_modulation(cond) for cond in distinct]
         for block in self.single_blocks:
-            if self.shared_single_modulation is None:
-                modulations = [block.modulate([cond])[0] for cond in distinct]
-            else:
-                modulations = [self.shared_single_modulation(cond) for cond in distinct]
+            modulations = shared or [block.modulate([cond])[0] for cond in distinct]
             if len(distinct) > 1 and self.sample_gated:
                 raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
             (joined,) = self._run(

@@ -16,7 +16,6 @@ from mmdit_cli.console import can_draw
 if TYPE_CHECKING:
     from mmdit_cli.baseline import Change
     from mmdit_cli.export import ExportResult
-    from mmdit_cli.measure.flops import FlopsResult
     from mmdit_cli.measure.profile import ProfileResult
     from mmdit_cli.measure.shapes import ShapesResult
     from mmdit_cli.toy.train import TrainResult
@@ -125,42 +124,6 @@ def _profile_components(result: ProfileResult, width: int) -> Table:
         ]
         table.add(cells)
     return table.table
-
-
-def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableType]:
-    table = _table("flops", results)
-    for label, cells in (
-        ("batch × tokens", [f"{r.batch_size} × {_tokens(r.tokens)}" for r in results]),
-        ("parameters", [f"{r.parameters:,}" for r in results]),
-        ("weights", [f.bytes_(r.weight_bytes) for r in results]),
-        ("forward", [f.flops(r.forward_flops) for r in results]),
-        ("  linear", [f.flops(r.linear_flops) for r in results]),
-        ("  attention", [f.flops(r.attention_flops) for r in results]),
-        ("backward, model", [f.flops(r.backward_flops) for r in results]),
-        ("backward, executed", [f.flops(r.executed_backward_flops) for r in results]),
-        ("training step", [f.flops(r.step_flops) for r in results]),
-        ("forward a token", [f.flops(r.flops_per_token) for r in results]),
-        ("arithmetic intensity", [f"{f.number(r.arithmetic_intensity)} FLOP/B" for r in results]),
-    ):
-        table.add_row(label, *cells, style="bold" if label in ("parameters", "forward") else None)
-    parts: list[RenderableType] = [table]
-    for result in results:
-        rows = _Columns(f"{result.config}: components", width)
-        for row in result.components:
-            rows.add(
-                [
-                    ("component", row.name, 0),
-                    ("FLOPs", f.quantity(row.flops, "") if row.flops else "", 0),
-                    ("share", f.percent(row.share), 0),
-                    ("", _bar(row.share), 60),
-                    ("parameters", f"{row.parameters:,}" if row.parameters else "", 50),
-                ]
-            )
-        parts.append(rows.table)
-    parts.append(_note(f"FLOPs: {results[0].convention}, counted by torch's flop_counter on the meta device."))
-    parts.append(_note("Executed backward: fused attention recomputes the scores, 2.5 × its forward, not 2 ×."))
-    parts.append(_note("Arithmetic intensity: forward FLOPs over the bytes of weights, inputs and outputs moved once."))
-    return parts
 
 
 def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableType]:

@@ -109,18 +109,6 @@ def test_a_fused_kernel_executes_half_a_forward_more_in_backward_and_the_explici
     assert explicit.executed_backward_flops == explicit.backward_flops
 
 
-def test_an_unknown_part_of_a_model_becomes_a_row_of_its_own():
-    from mmdit_cli.measure.flops import component_flops
-
-    net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2))
-    with FlopCounterMode(display=False) as counter:
-        net(torch.ones(3, 4))
-    rows = component_flops(
-        net, [Component("first", None, [net[0]])], counter.get_flop_counts(), counter.get_total_flops()
-    )
-    assert [(row.name, row.flops, row.parameters) for row in rows] == [("first", 192, 40), ("other", 96, 18)]
-
-
 # ------------------------------------------------------------------------------------------------------------- shapes
 
 

@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from mmdit_cli import options as o
+from mmdit_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mmdit_cli.measure.budget import Budget
 
 NAME = "flops"
+UTILIZATION = "40%"
 
 
 def command(
     config: o.ConfigsOption,
+    elementwise: Annotated[
+        bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
+    ] = False,
+    sweep: o.SweepOption = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="FLOPS", help="Model FLOPs to train with, as 5e22.")
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--card", metavar="NAME", help="Hours on this card, as h100, at the peak of --dtype, or as h100:tf32."
+        ),
+    ] = None,
+    card_flops: Annotated[
+        str | None, typer.Option("--card-flops", metavar="N", help="Dense FLOP/s of a card of your own, as 989e12.")
+    ] = None,
+    cards: Annotated[
+        int | None, typer.Option("--cards", min=1, metavar="N", help="Number of cards. Default: 1.")
+    ] = None,
+    utilization: Annotated[
+        str | None,
+        typer.Option(
+            "--utilization", metavar="SHARE", help=f"Share of the peak that model FLOPs reach. Default: {UTILIZATION}."
+        ),
+    ] = None,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = "fp32",
@@ -17,18 +54,69 @@ def command(
     report: o.ReportOption = None,
     debug: o.DebugOption = False,
 ) -> None:
-    """Count FLOPs and parameters by component, with no memory and for any size.
+    """Count FLOPs and parameters by component and modality, with no memory and for any size.
 
-    The model runs on the meta device, so that --device changes nothing but the report.
+    The model runs on the meta device, so that --device changes nothing but the report. --images or --budget turns the
+    count into training steps, and --card into hours.
 
-    Example: mmdit flops -c configs/sd3-medium.yaml -c configs/sd3.5-large.yaml
+    Example: mmdit flops -c configs/sd3-medium.yaml --images 1e9 --card h100 --cards 256 --dtype bf16
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+    torch_dtype, _ = request.torch_dtype, request.torch_device
+    wanted = read_budget(images, budget, card, card_flops, cards, utilization, dtype)
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.measure.flops import count_flops
-    from mmdit_cli.tables import flops_tables
+    from mmdit_cli.sweep import load_grid
+    from mmdit_cli.tables_flops import flops_tables
 
-    configs, _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
-    results = [count_flops(config, dtype=torch_dtype) for config in configs]
+    results = [
+        count_flops(point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point)
+        for point in load_grid(request, sweep)
+    ]
     show(request, results, lambda width: flops_tables(results, width))
+
+
+def read_budget(
+    images: str | None,
+    budget: str | None,
+    card: str | None,
+    card_flops: str | None,
+    cards: int | None,
+    utilization: str | None,
+    dtype: str,
+) -> Budget | None:
+    """The budget that the options describe; None where they describe none.
+
+    Raises:
+        UserError: an option is no number or contradicts another.
+    """
+    from mmdit_cli.measure.budget import Budget, Hardware
+    from mmdit_cli.measure.cards import Card, find_card, read_number, read_share
+
+    on_cards = {"--card": card, "--card-flops": card_flops, "--cards": cards, "--utilization": utilization}
+    given = [option for option, value in on_cards.items() if value is not None]
+    if images is not None and budget is not None:
+        raise UserError("--images and --budget: give one of them, the other follows from it")
+    if images is None and budget is None:
+        if given:
+            raise UserError(
+                f"{given[0]} says where a budget is spent; give the budget as --images 1e9 or --budget 5e22"
+            )
+        return None
+    if card is not None and card_flops is not None:
+        raise UserError("--card and --card-flops: give one of them")
+    if card is None and card_flops is None and given:
+        raise UserError(f"{given[0]}: of which card? Give --card h100 or --card-flops 989e12")
+    try:
+        hardware = None
+        if given:
+            named = find_card(card, dtype) if card is not None else None
+            own = read_number(card_flops, "--card-flops") if card_flops is not None else 0.0
+            share = read_share(utilization or UTILIZATION, "--utilization")
+            hardware = Hardware(named or Card("own card", dtype, own), cards or 1, share)
+        if images is not None:
+            return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
+        return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)
+    except ValueError as error:
+        raise UserError(str(error)) from None
