@@ -66,11 +66,7 @@ def change_tables(changes: Sequence[Change]) -> list[RenderableType]:
 
 
 def _overhead(results: Sequence[ProfileResult]) -> str:
-    figures = [
-        f"{(r.instrumented_ms / r.latency_ms.median - 1) * 100:+.1f}% latency"
-        for r in results
-        if r.instrumented_ms is not None
-    ]
+    figures = [f"{(r.instrumented.ratio - 1) * 100:+.1f}% latency" for r in results if r.instrumented is not None]
     return ", ".join(figures)
 
 

@@ -8,13 +8,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmdit.config import build
 from mmdit_cli.inputs import example_inputs
-from mmdit_cli.measure.attribution import Attribution
-from mmdit_cli.measure.components import Component, find_components
+from mmdit_cli.measure.components import find_components
 from mmdit_cli.measure.flops import count_flops
 from mmdit_cli.measure.memory import measure_peak, weight_bytes
-from mmdit_cli.measure.profile import profile_configs
 from mmdit_cli.measure.shapes import check_model, check_shapes
-from mmdit_cli.measure.timing import repeat, summarize, warm_up
 from mmdit_cli.schema import ToolConfig
 
 CPU = torch.device("cpu")
@@ -147,76 +144,7 @@ def test_parameters_without_a_gradient_are_noted():
     assert result.notes == ["no gradient reaches blocks.1.joint_attn.q_norms.0.weight"]
 
 
-# ------------------------------------------------------------------------------------------------------------- timing
-
-
-def fake_stopwatch(times):
-    iterator = iter(times)
-    return lambda call: next(iterator)
-
-
-def test_quantiles_and_the_medians_interval_are_order_statistics():
-    latency = summarize([t / 1e3 for t in range(1, 102)])
-    assert (latency.median, latency.p10, latency.p90, latency.runs) == pytest.approx((51, 11, 91, 101))
-    assert (latency.ci_low, latency.ci_high) == pytest.approx((41, 62))  # ranks 50.5 -+ 9.85
-    with pytest.raises(ValueError, match="at least one"):
-        summarize([])
-
-
-def test_measuring_stops_when_the_median_is_known():
-    assert repeat(print, fake_stopwatch([1.0] * 100), max_seconds=1e9).runs == 5
-    noisy = [1.0, 2.0] * 500
-    assert repeat(print, fake_stopwatch(noisy), max_seconds=20).runs == 14  # 20 s are up
-    assert repeat(print, fake_stopwatch(noisy), repeats=7).runs == 7
-
-
-def test_warming_up_ends_when_two_runs_agree():
-    assert warm_up(print, fake_stopwatch([9.0, 3.0, 1.0, 1.02, 1.0]), max_seconds=100) == [9.0, 3.0, 1.0, 1.02]
-    assert len(warm_up(print, fake_stopwatch([1.0, 2.0] * 50), max_seconds=1e9)) == 20
-    assert len(warm_up(print, fake_stopwatch([50.0, 20.0, 1.0]), max_seconds=1)) == 2
-
-
-class Ticking(nn.Module):
-    """Takes a known time forward, and backward, on a fake clock."""
-
-    def __init__(self, clock: list[int], forward: int, backward: int) -> None:
-        super().__init__()
-        self.clock, self.ticks = clock, (forward, backward)
-
-    def forward(self, x):
-        return _Tick.apply(x, self.clock, *self.ticks)
-
-
-class _Tick(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, clock, forward, backward):
-        ctx.clock, ctx.ticks = clock, backward
-        clock[0] += forward
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx, grad):
-        ctx.clock[0] += ctx.ticks
-        return grad, None, None, None
-
-
-def test_every_moment_belongs_to_one_component_forward_and_backward():
-    clock = [0]
-    a, b, between = Ticking(clock, 3, 30), Ticking(clock, 5, 50), Ticking(clock, 2, 20)
-    x = torch.ones(2, requires_grad=True)
-    components = [Component("a", None, [a]), Component("b", None, [b])]
-    with Attribution(components, CPU, clock=lambda: clock[0] * 10**9) as attribution:
-        attribution.start()
-        y = b(between(a(x))) + a(x)  # a residual and a module called twice
-        attribution.start("backward: ")
-        y.sum().backward()
-        times = attribution.finish()
-    assert attribution.calls == {"a": 2, "b": 1}
-    forward = {"a": 6.0, "b": 5.0, "other": 2.0}
-    assert {name: times.get(name, 0.0) for name in forward} == forward
-    assert times["backward: b"] == 50.0
-    assert times["backward: a"] == 60.0
-    assert times["backward: other"] == 20.0
+# --------------------------------------------------------------------------------------------------------- components
 
 
 def test_components_cover_a_model_without_overlap():
@@ -251,33 +179,3 @@ def test_training_memory_counts_what_is_saved_for_backward():
     net.requires_grad_(True)
     train = measure_peak(net, lambda: net(x).sum().backward(), CPU)
     assert train.activations > forward.activations + 4 * 4 * 128 * 64
-
-
-# ------------------------------------------------------------------------------------------------------------ profile
-
-
-@pytest.mark.parametrize("mode", ["forward", "train"])
-def test_a_profile_adds_up(mode):
-    chosen = config(run={"tokens": {"text": 64, "image": 256}}, modalities={"text": {"dim": 64}, "image": {"dim": 64}})
-    stages = []
-    (result,) = profile_configs(
-        [chosen], mode=mode, device=CPU, repeats=3, max_seconds=1, on_progress=lambda stage, *_: stages.append(stage)
-    )
-    assert sum(row.share for row in result.components) == pytest.approx(1)
-    assert sum(row.parameters for row in result.components) == result.parameters
-    assert sum(row.flops for row in result.components) == pytest.approx(result.flops, rel=0.01)
-    assert result.latency_ms.runs == 3
-    assert result.utilization == pytest.approx(result.achieved_flops_per_s / result.ceiling.gemm_flops_per_s)
-    assert result.samples_per_s == pytest.approx(BATCH / (result.latency_ms.median / 1e3))
-    assert any(row.backward_ms > 0 for row in result.components) == (mode == "train")
-    assert {"ceilings", "small: warming up", "small: measuring", "small: memory"} <= set(stages)
-
-
-def test_profiling_leaves_the_weights_as_they_were():
-    from mmdit_cli.measure.profile import Call
-
-    chosen = config()
-    net = build(chosen.model)
-    before = {name: x.clone() for name, x in net.state_dict().items()}
-    Call(net, example_inputs(chosen), chosen, "train", compile=False)()
-    assert all(torch.equal(before[name], x) for name, x in net.state_dict().items())

@@ -25,6 +25,7 @@ def command(
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
     ] = 10.0,
+    cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of one call (JSON).")
     ] = None,
@@ -54,7 +55,7 @@ def command(
     from mmdit_cli.console import stage_progress
     from mmdit_cli.document import check_target, make_document
     from mmdit_cli.errors import CheckFailed, UserError
-    from mmdit_cli.measure.profile import profile_configs
+    from mmdit_cli.measure.profile import Settings, profile_configs
     from mmdit_cli.tables import change_tables, profile_tables
 
     share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
@@ -66,14 +67,17 @@ def command(
     with stage_progress() as on_progress:
         results = profile_configs(
             configs,
-            mode=mode,
-            device=torch_device,
-            dtype=torch_dtype,
-            seed=seed,
-            compile=compile,
-            repeats=repeats,
-            max_seconds=max_seconds,
-            trace=trace,
+            Settings(
+                mode=mode,
+                device=torch_device,
+                dtype=torch_dtype,
+                seed=seed,
+                compile=compile,
+                cold=cold,
+                repeats=repeats,
+                max_seconds=max_seconds,
+                trace=trace,
+            ),
             on_progress=on_progress,
         )
     changes = []

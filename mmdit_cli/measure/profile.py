@@ -2,238 +2,271 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
 
 from mmdit.config import build
 from mmdit_cli.errors import UserError
-from mmdit_cli.inputs import ModelInputs, example_inputs, outputs_by_name
-from mmdit_cli.measure.attribution import Attribution
-from mmdit_cli.measure.ceilings import Ceilings, measure_ceilings
-from mmdit_cli.measure.components import OTHER, find_components
-from mmdit_cli.measure.flops import CONVENTION, FlopsResult, count_flops, outputs_sum
+from mmdit_cli.inputs import example_inputs
+from mmdit_cli.measure.attribution import Attribution, Parts
+from mmdit_cli.measure.bounds import Bound, bound
+from mmdit_cli.measure.call import Call, Mode
+from mmdit_cli.measure.ceilings import Ceilings, best_of, measure_ceilings
+from mmdit_cli.measure.components import Component, find_components
+from mmdit_cli.measure.flops import CONVENTION
+from mmdit_cli.measure.kernels import kernel_parts, write_trace
 from mmdit_cli.measure.memory import MemoryUse, measure_peak
-from mmdit_cli.measure.timing import Latency, Stopwatch, repeat, warm_up
-from mmdit_cli.measure.trace import write_trace
+from mmdit_cli.measure.parts import ComponentProfile, component_rows, device_parts, mean_parts
+from mmdit_cli.measure.room import groups_that_fit
+from mmdit_cli.measure.stats import Latency, Ratio, compare, summarize
+from mmdit_cli.measure.timing import Stopwatch, run_rounds, warm_up
+from mmdit_cli.measure.work import ModelWork, count_work
 from mmdit_cli.schema import ToolConfig
 
-Mode = Literal["forward", "train"]
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class ComponentProfile:
-    """One component: milliseconds of one call of the model (of those, in the backward pass), its share of the whole,
-    calls, FLOPs and parameters."""
-
-    name: str
-    kind: str
-    modality: str | None
-    calls: int
-    time_ms: float
-    backward_ms: float
-    share: float
-    flops: int
-    parameters: int
-    flops_per_s: float
+CPU = torch.device("cpu")
+MOST_GEMMS = 6  # of the models' own products, that ceilings are tried with
 
 
 @dataclass(frozen=True)
 class ProfileResult:
-    """One config's profile. The latency is that of the model as it is; the components' times come from a second set of
-    runs with hooks, scaled by nothing: `instrumented_ms` says how long those took."""
+    """One config's profile, or one sweep point's: `point` holds the swept values.
+
+    `latency_ms` is that of the model as it is; `caches` says whether runs found the caches as the run before had left
+    them. The components' shares come from runs of their own among the others, with hooks, or on CUDA from kernel times;
+    `instrumented` is the latency of those runs over that of the others in the same rounds. `phases_ms`: forward, and in
+    training backward and optimizer. `bound`: of the whole, with weights, inputs and outputs through memory once (see
+    `count_work`). `ratio`: to the first config, where several were measured.
+    """
 
     config: str
+    point: dict[str, Any]
     mode: Mode
     compiled: bool
     compile_seconds: float | None
+    caches: Literal["warm", "cold"]
     batch_size: int
     tokens: dict[str, int]
     parameters: int
     flops: int
     latency_ms: Latency
-    instrumented_ms: float | None
+    phases_ms: dict[str, float]
+    instrumented: Ratio | None
+    attributed_by: Literal["hooks", "kernels"] | None
     samples_per_s: float
     tokens_per_s: float
     achieved_flops_per_s: float
     ceiling: Ceilings
     utilization: float
+    bound: Bound
     memory_bytes: MemoryUse
+    ratio: Ratio | None
     components: list[ComponentProfile]
     convention: str
 
 
-class Call:
-    """A model with its inputs as something to time: a forward pass, or a training step with AdamW."""
+@dataclass
+class _Subject:
+    """What is measured of one config, as it comes in."""
 
-    def __init__(self, model: nn.Module, inputs: ModelInputs, config: ToolConfig, mode: Mode, *, compile: bool) -> None:
-        self.model, self.inputs, self.config, self.mode = model, inputs, config, mode
-        self.run_model: Callable[..., Any] = torch.compile(model) if compile else model
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=0.0) if mode == "train" else None
-        model.train(mode == "train")
-        model.requires_grad_(mode == "train")
+    config: ToolConfig
+    point: dict[str, Any]
+    work: ModelWork
+    times: list[float] = field(default_factory=list)
+    first_seconds: float = 0.0
+    instrumented: list[float] = field(default_factory=list)
+    shares: Parts = field(default_factory=dict)
+    components: list[Component] = field(default_factory=list)
+    calls: dict[str, int] = field(default_factory=dict)
+    memory: MemoryUse | None = None
 
-    def __call__(self, phase: Callable[[str], None] = lambda name: None) -> None:
-        """One call; `phase` is told when forward, backward and the optimizer's step begin."""
-        phase("")
-        if self.optimizer is None:
-            with torch.inference_mode():
-                self.run_model(**self.inputs.kwargs)
-            return
-        loss = outputs_sum(outputs_by_name(self.config, self.run_model(**self.inputs.kwargs)))
-        phase("backward: ")
-        loss.backward()
-        phase("optimizer: ")
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    `repeats`: rounds; None: until each median is known to 2 % or `max_seconds` a config are up. `cold`: with the caches
+    flushed before each run. `trace`: where a Chrome trace of one call of the last config goes.
+    """
+
+    mode: Mode = "forward"
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    compile: bool = False
+    cold: bool = False
+    repeats: int | None = None
+    max_seconds: float = 10.0
+    trace: Path | None = None
 
 
 def profile_configs(
     configs: Sequence[ToolConfig],
+    settings: Settings,
     *,
-    mode: Mode = "forward",
-    device: torch.device,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-    compile: bool = False,
-    repeats: int | None = None,
-    max_seconds: float = 10.0,
-    trace: Path | None = None,
+    points: Sequence[dict[str, Any]] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> list[ProfileResult]:
-    """Profile each config's model in turn, against one measurement of the machine's ceilings.
+    """Profile each config's model, in rounds of all of them, against one measurement of the machine's ceilings.
+
+    As many configs share their rounds as fit in memory together; configs with the same model share its weights.
 
     Args:
-        mode: "forward" under `inference_mode`, or "train": forward, backward and AdamW's step (learning rate 0).
-        repeats: measured runs; None: until the median is known to 2 % or `max_seconds` are up.
-        trace: where a Chrome trace of one call goes.
+        points: for each config, the values of the sweep that led to it.
         on_progress: told the stage, what is done and the total (None where it is not known).
 
     Raises:
         UserError: the trace can't be written.
     """
+    device, dtype, train = settings.device, settings.dtype, settings.mode == "train"
+    subjects = []
+    for config, point in zip(configs, points or [{}] * len(configs), strict=True):
+        on_progress(f"{config.name}: counting FLOPs and bytes", 0, None)
+        subjects.append(_Subject(config, point, count_work(config, train=train, device=device, dtype=dtype)))
+    gemms = list(dict.fromkeys(gemm for s in subjects for gemm in s.work.gemms))[:MOST_GEMMS]
     on_progress("ceilings", 0, None)
-    ceiling = measure_ceilings(device, dtype)
-    results = []
-    for config in configs:
-        on_progress(f"{config.name}: counting FLOPs", 0, None)
-        flops = count_flops(config)
-        torch.manual_seed(seed)
-        with torch.device(device):
-            model = build(config.model).to(dtype)
-        inputs = example_inputs(config, device=device, dtype=dtype, seed=seed)
-        call = Call(model, inputs, config, mode, compile=compile)
-        results.append(
-            _profile(call, flops, ceiling, device, repeats=repeats, max_seconds=max_seconds, on_progress=on_progress)
+    ceilings = measure_ceilings(device, dtype, gemms=gemms)
+    groups = groups_that_fit([(_model_key(s, settings), s.work.weight_bytes) for s in subjects], device, train=train)
+    for group in groups:
+        _measure([subjects[index] for index in group], settings, on_progress)
+    on_progress("ceilings", 0, None)
+    ceilings = best_of(ceilings, measure_ceilings(device, dtype, gemms=gemms))
+    reference = {index: subjects[group[0]] for group in groups for index in group}
+    return [_result(s, settings, ceilings, reference[index]) for index, s in enumerate(subjects)]
+
+
+def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress) -> None:
+    """Time, attribute and weigh configs that fit in memory together."""
+    device = settings.device
+    calls = list(_calls(subjects, settings))
+    stopwatch = Stopwatch(device, cold=settings.cold)
+    for subject, call in zip(subjects, calls, strict=True):
+        name = subject.config.name
+        times = warm_up(
+            call,
+            stopwatch,
+            max_seconds=settings.max_seconds / 3,
+            on_run=lambda runs, name=name: on_progress(f"{name}: warming up", runs, None),  # type: ignore[misc]
         )
-        if trace is not None:
-            on_progress(f"{config.name}: trace", 0, None)
-            try:
-                write_trace(call, trace, device, find_components(model))
-            except OSError as error:
-                raise UserError(f"--trace {trace}: {error.strerror or error}") from None
-    return results
+        subject.first_seconds = times[0]
+        subject.components = find_components(call.model)
+    hooked = [] if settings.compile else [_Hooked(call, s) for call, s in zip(calls, subjects, strict=True)]
+    names = ", ".join(dict.fromkeys(s.config.name for s in subjects))
+    taken, _ = run_rounds(
+        calls,
+        stopwatch,
+        repeats=settings.repeats,
+        max_seconds=settings.max_seconds,
+        seed=settings.seed,
+        beside=hooked if device.type == "cpu" else [],
+        on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
+    )
+    for index, (subject, call) in enumerate(zip(subjects, calls, strict=True)):
+        on_progress(f"{subject.config.name}: components and memory", 0, None)
+        subject.times = taken[index]
+        if hooked:
+            hooked[index].attribute(settings, stopwatch)
+        subject.memory = measure_peak(call.model, call, device)
+    if settings.trace is not None:
+        try:
+            write_trace(calls[-1], subjects[-1].components, device, settings.trace)
+        except OSError as error:
+            raise UserError(f"--trace {settings.trace}: {error.strerror or error}") from None
 
 
-def _profile(
-    call: Call,
-    flops: FlopsResult,
-    ceiling: Ceilings,
-    device: torch.device,
-    *,
-    repeats: int | None,
-    max_seconds: float,
-    on_progress: Progress,
-) -> ProfileResult:
-    name, stopwatch = call.config.name, Stopwatch(device)
+def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
+    """Something to time for each; the same model is built once."""
+    built: dict[str, Call] = {}
+    for subject in subjects:
+        config, key = subject.config, _model_key(subject, settings)
+        if (twin := built.get(key)) is None:
+            torch.manual_seed(settings.seed)
+            with torch.device(settings.device):
+                model = build(config.model).to(settings.dtype)
+        inputs = example_inputs(config, device=settings.device, dtype=settings.dtype, seed=settings.seed)
+        call = Call(
+            model if twin is None else twin.model,
+            inputs,
+            config,
+            settings.mode,
+            compile=settings.compile,
+            optimizer=None if twin is None else twin.optimizer,
+        )
+        built.setdefault(key, call)
+        yield call
 
-    def told(stage: str) -> Callable[[int], None]:
-        return lambda runs: on_progress(f"{name}: {stage}", runs, repeats if stage == "measuring" else None)
 
-    warm = warm_up(call, stopwatch, max_seconds=max_seconds / 3, on_run=told("warming up"))
-    latency = repeat(call, stopwatch, repeats=repeats, max_seconds=max_seconds, on_run=told("measuring"))
-    compiled = call.run_model is not call.model
+class _Hooked:
+    """A call with its components followed by hooks; every run leaves the parts of its time."""
 
-    rows: list[ComponentProfile] = []
+    def __init__(self, call: Call, subject: _Subject) -> None:
+        self.call, self.subject = call, subject
+        self.runs: list[Parts] = []
+
+    def __call__(self) -> None:
+        with Attribution(self.subject.components) as attribution:
+            self.call(attribution.start)
+            self.runs.append(attribution.finish())
+        self.subject.calls = dict(attribution.calls)
+
+    def attribute(self, settings: Settings, stopwatch: Stopwatch) -> None:
+        """Put the components' shares into the subject: from the hooked runs, or on CUDA from the kernels' times."""
+        subject = self.subject
+        if settings.device.type == "cuda":
+            self()  # for the number of calls
+            seconds = kernel_parts(self.call, subject.components, settings.device)
+            subject.shares = device_parts(seconds, summarize(subject.times).median / 1e3)
+            return
+        subject.shares = mean_parts(self.runs)
+        subject.instrumented = [sum(parts.values()) / 1e9 for parts in self.runs]
+
+
+def _model_key(subject: _Subject, settings: Settings) -> str:
+    """What configs of the same model have in common; a compiled model is each config's own."""
+    return f"{id(subject)}" if settings.compile else subject.config.model.model_dump_json()
+
+
+def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference: _Subject) -> ProfileResult:
+    work, latency = subject.work, summarize(subject.times)
+    assert subject.memory is not None
+    seconds, flops = latency.median / 1e3, work.total_flops
+    phases: dict[str, float] = defaultdict(float)
+    for (phase, _), share in subject.shares.items():
+        phases[phase] += share * latency.median
     instrumented = None
-    if not compiled:  # hooks in a compiled model would measure another one
-        rows, instrumented = _components(call, flops, latency, device, told("components"))
-    on_progress(f"{name}: memory", 0, None)
-    memory = measure_peak(call.model, call, device)
-
-    total = flops.step_flops if call.mode == "train" else flops.forward_flops
-    seconds = latency.median / 1e3
+    if subject.instrumented:
+        plain = subject.times[: len(subject.instrumented)]
+        instrumented = compare(subject.instrumented, plain, to="uninstrumented")
     return ProfileResult(
-        config=name,
-        mode=call.mode,
-        compiled=compiled,
-        compile_seconds=warm[0] - seconds if compiled else None,
-        batch_size=flops.batch_size,
-        tokens=flops.tokens,
-        parameters=flops.parameters,
-        flops=total,
+        config=subject.config.name,
+        point=subject.point,
+        mode=settings.mode,
+        compiled=settings.compile,
+        compile_seconds=subject.first_seconds - seconds if settings.compile else None,
+        caches="cold" if settings.cold else "warm",
+        batch_size=work.batch_size,
+        tokens=work.tokens,
+        parameters=work.parameters,
+        flops=flops,
         latency_ms=latency,
-        instrumented_ms=instrumented,
-        samples_per_s=flops.batch_size / seconds,
-        tokens_per_s=flops.batch_size * sum(flops.tokens.values()) / seconds,
-        achieved_flops_per_s=total / seconds,
-        ceiling=ceiling,
-        utilization=total / seconds / ceiling.gemm_flops_per_s,
-        memory_bytes=memory,
-        components=rows,
+        phases_ms=dict(phases),
+        instrumented=instrumented,
+        attributed_by=None if not subject.shares else "kernels" if settings.device.type == "cuda" else "hooks",
+        samples_per_s=work.batch_size / seconds,
+        tokens_per_s=work.batch_size * sum(work.tokens.values()) / seconds,
+        achieved_flops_per_s=flops / seconds,
+        ceiling=ceilings,
+        utilization=flops / seconds / ceilings.gemm_flops_per_s,
+        bound=bound(flops, work.whole, ceilings, model_bytes=work.weight_bytes, seconds=seconds),
+        memory_bytes=subject.memory,
+        ratio=None if reference is subject else compare(subject.times, reference.times, to=reference.config.name),
+        components=component_rows(subject.shares, seconds, subject.components, subject.calls, work, ceilings)
+        if subject.shares
+        else [],
         convention=CONVENTION,
     )
-
-
-def _components(
-    call: Call, flops: FlopsResult, latency: Latency, device: torch.device, told: Callable[[int], None]
-) -> tuple[list[ComponentProfile], float]:
-    """Median times by component over a few instrumented calls, and those calls' own median in milliseconds."""
-    components = find_components(call.model)
-    runs: list[dict[str, float]] = []
-    with Attribution(components, device) as attribution:
-        count = max(3, min(20, latency.runs))
-        for index in range(count):
-            attribution.calls.clear()
-            call(attribution.start)
-            runs.append(attribution.finish())
-            told(index + 1)
-        calls = dict(attribution.calls)
-    # the run whose total is the median, so that its parts add up to it
-    runs.sort(key=lambda times: sum(times.values()))
-    chosen = runs[len(runs) // 2]
-    total = sum(chosen.values())
-
-    backward_factor = 3 if call.mode == "train" else 1
-    rows = []
-    counted = {row.name: row for row in flops.components}
-    labels = [(c.name, c.kind, c.modality) for c in components] + [(OTHER, OTHER, None)]
-    for name, kind, modality in labels:
-        seconds = sum(chosen.get(phase + name, 0.0) for phase in ("", "backward: "))
-        row = counted.get(name)
-        work = row.flops * backward_factor if row else 0
-        rows.append(
-            ComponentProfile(
-                name=name,
-                kind=kind,
-                modality=modality,
-                calls=calls.get(name, 0),
-                time_ms=seconds * 1e3,
-                backward_ms=chosen.get("backward: " + name, 0.0) * 1e3,
-                share=seconds / total,
-                flops=work,
-                parameters=row.parameters if row else 0,
-                flops_per_s=work / seconds if seconds else 0.0,
-            )
-        )
-    if call.mode == "train":
-        seconds = chosen.get("optimizer: " + OTHER, 0.0)
-        rows.append(ComponentProfile("optimizer", "optimizer", None, 1, seconds * 1e3, 0.0, seconds / total, 0, 0, 0.0))
-    instrumented = statistics.median(sum(times.values()) for times in runs) * 1e3
-    return rows, instrumented

@@ -1,62 +1,40 @@
-"""How long a call takes: warm-up until stable, then repeats until the median is known well enough."""
+"""How long calls take: warm-up until stable, then rounds of all of them until their medians are known well enough."""
 
 from __future__ import annotations
 
-import math
+import gc
+import random
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 
-Clock = Callable[[], float]
+from mmdit_cli.measure.stats import is_known
 
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of one call: median, 10th and 90th percentile, number of runs, 95 % interval of the median."""
-
-    median: float
-    p10: float
-    p90: float
-    runs: int
-    ci_low: float
-    ci_high: float
-
-
-def summarize(seconds: Sequence[float]) -> Latency:
-    """The statistics of measured times. The interval is that of order statistics, free of any distribution:
-    ranks n / 2 -+ 0.98 sqrt(n) (Conover 1999, section 3.2)."""
-    if not seconds:
-        raise ValueError("at least one measured time is needed, got none")
-    ordered = sorted(t * 1e3 for t in seconds)
-    n = len(ordered)
-    spread = 0.98 * math.sqrt(n)
-    low, high = max(0, math.floor(n / 2 - spread)), min(n - 1, math.ceil(n / 2 + spread))
-    return Latency(
-        median=_quantile(ordered, 0.5),
-        p10=_quantile(ordered, 0.1),
-        p90=_quantile(ordered, 0.9),
-        runs=n,
-        ci_low=ordered[low],
-        ci_high=ordered[high],
-    )
-
-
-def _quantile(ordered: Sequence[float], q: float) -> float:
-    place = q * (len(ordered) - 1)
-    low, high = math.floor(place), math.ceil(place)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+Timer = Callable[[Callable[[], object]], float]
+CPU_CACHE_BYTES = 1 << 28  # more than the caches of any processor hold
+FEWEST_ROUNDS = 3
 
 
 class Stopwatch:
-    """Seconds of one call: the host's clock on the CPU, device events on CUDA, where the host runs ahead."""
+    """Seconds of one call: the host's clock on the CPU, device events on CUDA, where the host runs ahead.
 
-    def __init__(self, device: torch.device) -> None:
+    `cold` drives what the caches hold out of them before each run (on CUDA: the L2 cache), as a call would find them
+    whose weights and inputs have not been used for a while.
+    """
+
+    def __init__(self, device: torch.device, *, cold: bool = False) -> None:
         self.cuda = device.type == "cuda"
         self.device = device
+        self.evictor: torch.Tensor | None = None
+        if cold:
+            size = 4 * torch.cuda.get_device_properties(device).L2_cache_size if self.cuda else CPU_CACHE_BYTES
+            self.evictor = torch.zeros(size // 4, dtype=torch.int32, device=device)
 
     def __call__(self, call: Callable[[], object]) -> float:
+        if self.evictor is not None:
+            self.evictor.add_(1)
         if not self.cuda:
             start = time.perf_counter()
             call()
@@ -72,44 +50,85 @@ class Stopwatch:
 
 def warm_up(
     call: Callable[[], object],
-    stopwatch: Callable[[Callable[[], object]], float],
+    stopwatch: Timer,
     *,
     max_seconds: float = 10.0,
     tolerance: float = 0.1,
+    min_seconds: float = 0.1,
     on_run: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Run until two calls in a row differ by less than `tolerance`, 2 to 20 times and up to `max_seconds`."""
+    """Run until two calls in a row differ by less than `tolerance`: 3 times and `min_seconds` at least (clocks rise
+    slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`."""
     times: list[float] = []
-    while len(times) < 20 and (len(times) < 2 or sum(times) < max_seconds):
+    while len(times) < 2 or sum(times) < max_seconds:
         times.append(stopwatch(call))
         if on_run:
             on_run(len(times))
-        if len(times) >= 3 and abs(times[-1] - times[-2]) <= tolerance * times[-1]:
+        if len(times) < 3 or sum(times) < min_seconds:
+            continue
+        if abs(times[-1] - times[-2]) <= tolerance * times[-1] or len(times) >= 20:
             break
     return times
 
 
-def repeat(
-    call: Callable[[], object],
-    stopwatch: Callable[[Callable[[], object]], float],
+def run_rounds(
+    calls: Sequence[Callable[[], object]],
+    stopwatch: Timer,
     *,
     repeats: int | None = None,
     max_seconds: float = 10.0,
     tolerance: float = 0.02,
-    on_run: Callable[[int], None] | None = None,
-) -> Latency:
-    """Measure `repeats` times; or, without, until the median's 95 % interval is within `tolerance` of it (5 runs at
-    least) or `max_seconds` have been measured (3 runs at least)."""
-    times: list[float] = []
-    while True:
-        times.append(stopwatch(call))
-        if on_run:
-            on_run(len(times))
-        if repeats is not None:
-            if len(times) >= repeats:
-                return summarize(times)
-            continue
-        latency = summarize(times)
-        known = (latency.ci_high - latency.ci_low) / 2 <= tolerance * latency.median
-        if (len(times) >= 5 and known) or (len(times) >= 3 and sum(times) >= max_seconds):
-            return latency
+    seed: int = 0,
+    beside: Sequence[Callable[[], object]] = (),
+    most_beside: int = 20,
+    on_round: Callable[[int], None] | None = None,
+) -> tuple[list[list[float]], list[list[float]]]:
+    """Time every call once a round, in an order drawn anew each round, so that drift and neighbours hit all alike.
+
+    Ends after `repeats` rounds; or, without, once every call's median is known to `tolerance` (6 rounds at least), or
+    once the calls have taken `max_seconds` each on average (3 rounds at least).
+
+    Args:
+        beside: calls that are timed in the first `most_beside` rounds as well, and have no say in when to end.
+
+    Returns:
+        Seconds by call, and by call beside; the n-th of each are of the same round.
+    """
+    times: list[list[float]] = [[] for _ in calls]
+    others: list[list[float]] = [[] for _ in beside]
+    order, next_look = random.Random(seed), 0
+    with _no_collection():
+        while True:
+            turns = list(zip(calls, times, strict=True))
+            if len(times[0]) < most_beside:
+                turns += zip(beside, others, strict=True)
+            order.shuffle(turns)
+            for call, taken in turns:
+                taken.append(stopwatch(call))
+            rounds = len(times[0])
+            if on_round:
+                on_round(rounds)
+            if repeats is not None:
+                if rounds >= repeats:
+                    return times, others
+                continue
+            out_of_time = sum(map(sum, times)) >= max_seconds * len(calls)
+            if rounds >= FEWEST_ROUNDS and out_of_time:
+                return times, others
+            if rounds >= next_look:  # not after every one of ten thousand
+                if all(is_known(taken, tolerance) for taken in times):
+                    return times, others
+                next_look = rounds + rounds // 20
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Python's garbage collector would run in the middle of one call or another."""
+    gc.collect()
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()

@@ -1,0 +1,117 @@
+"""Medians of measured times, how well they are known, and whether two things measured together can be told apart."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+CONFIDENCE = 0.95
+FEWEST = 6  # values below which no two of them enclose the median with 95 %: 2 / 2^5 = 6 %
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds of one call: median, 10th and 90th percentile, number of runs, and the median's 95 % interval (None
+    below 6 runs, which can't give one)."""
+
+    median: float
+    p10: float
+    p90: float
+    runs: int
+    ci_low: float | None
+    ci_high: float | None
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """A config's time over that of another, measured in the same rounds: the median of the rounds' ratios and its 95 %
+    interval (None below 6 rounds). Where the interval includes 1, the two can't be told apart."""
+
+    to: str
+    ratio: float
+    low: float | None
+    high: float | None
+    rounds: int
+    distinguishable: bool
+
+
+def summarize(seconds: Sequence[float]) -> Latency:
+    """The statistics of measured times.
+
+    Raises:
+        ValueError: there are none.
+    """
+    if not seconds:
+        raise ValueError("at least one measured time is needed, got none")
+    ordered = sorted(t * 1e3 for t in seconds)
+    low, high = median_interval(ordered) or (None, None)
+    return Latency(
+        median=quantile(ordered, 0.5),
+        p10=quantile(ordered, 0.1),
+        p90=quantile(ordered, 0.9),
+        runs=len(ordered),
+        ci_low=low,
+        ci_high=high,
+    )
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the median between two order statistics, free of any distribution: the k-th value from
+    either end, where fewer than k of n fair coins show heads with at most 2.5 % (Conover 1999, section 3.2).
+
+    None for fewer than 6 values.
+    """
+    k = _rank(len(values))
+    if k < 1:
+        return None
+    ordered = sorted(values)
+    return ordered[k - 1], ordered[-k]
+
+
+def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) -> Ratio:
+    """The ratio of times that were measured in rounds, one of each in a round and in random order.
+
+    What a round has in common, such as a slow spell of the machine, cancels in its ratio. Were both the same thing, a
+    round's random order would make either sign of its log ratio equally likely whatever the noise, so that the interval
+    of order statistics leaves out 1 at most once in twenty times.
+    """
+    logs = [math.log(a / b) for a, b in zip(seconds, reference, strict=True)]
+    interval = median_interval(logs)
+    low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    return Ratio(
+        to=to,
+        ratio=math.exp(quantile(sorted(logs), 0.5)),
+        low=low,
+        high=high,
+        rounds=len(logs),
+        distinguishable=interval is not None and not interval[0] <= 0 <= interval[1],
+    )
+
+
+def is_known(seconds: Sequence[float], tolerance: float) -> bool:
+    """Whether the median's 95 % interval is within `tolerance` of it to either side, on average."""
+    interval = median_interval(seconds)
+    return interval is not None and (interval[1] - interval[0]) / 2 <= tolerance * quantile(sorted(seconds), 0.5)
+
+
+def quantile(ordered: Sequence[float], q: float) -> float:
+    """The value at the share `q` of an ordered sequence, between its two neighbours where it falls between them."""
+    place = q * (len(ordered) - 1)
+    low, high = math.floor(place), math.ceil(place)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+@cache
+def _rank(count: int) -> int:
+    """The largest k with P(fewer than k heads of `count`) <= (1 - CONFIDENCE) / 2; 0 where there is none."""
+    # in logarithms, for 2^count overflows
+    total, k = 0.0, 0
+    while k < count:
+        choose = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
+        total += math.exp(choose - count * math.log(2))
+        if total > (1 - CONFIDENCE) / 2:
+            break
+        k += 1
+    return k
