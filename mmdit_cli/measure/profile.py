@@ -16,7 +16,7 @@ from mmdit_cli.measure.attribution import Attribution
 from mmdit_cli.measure.ceilings import Ceilings, measure_ceilings
 from mmdit_cli.measure.components import OTHER, find_components
 from mmdit_cli.measure.flops import CONVENTION, FlopsResult, count_flops, outputs_sum
-from mmdit_cli.measure.memory import MemoryUse, measure_peak
+from mmdit_cli.measure.memory import MemoryUse, measure_memory
 from mmdit_cli.measure.timing import Latency, Stopwatch, repeat, warm_up
 from mmdit_cli.schema import ToolConfig
 
@@ -151,7 +151,7 @@ def _profile(
     if not compiled:  # hooks in a compiled model would measure another one
         rows, instrumented = _components(call, flops, latency, device, told("components"))
     on_progress(f"{name}: memory", 0, None)
-    memory = measure_peak(call.model, call, device)
+    memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
 
     total = flops.step_flops if call.mode == "train" else flops.forward_flops
     seconds = latency.median / 1e3
