@@ -100,7 +100,9 @@ def test_fused_attention_keeps_no_scores():
     tokens = 1024
     chosen = config(depth=1, run={"batch_size": 1, "tokens": {"text": 1, "image": tokens}})
     fused = estimate(chosen, "train", torch.float32, CPU)
-    clamped = chosen.model.model_copy(update={"attention": chosen.model.attention.model_copy(update={"softclamp": 9.0})})
+    clamped = chosen.model.model_copy(
+        update={"attention": chosen.model.attention.model_copy(update={"softclamp": 9.0})}
+    )
     explicit = estimate(chosen.model_copy(update={"model": clamped}), "train", torch.float32, CPU)
     scores = 4 * 4 * tokens * tokens
     assert explicit.activations - fused.activations > scores

@@ -24,6 +24,10 @@ def command(
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
     ] = 10.0,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Estimate the memory; no model is built.")] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="With --estimate: does it fit in, say, 80GB?")
+    ] = None,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
     dtype: o.DtypeOption = "fp32",
@@ -37,6 +41,11 @@ def command(
     Example: mmdit profile -c configs/two-modality.yaml --mode train
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+
+    if estimate or memory is not None:
+        from mmdit_cli.estimate_cli import estimate_command
+
+        return estimate_command(request, request.load_configs(), mode=mode, memory=memory)
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress

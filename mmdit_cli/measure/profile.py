@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mmdit.config import build
+from mmdit_cli.fit import check_fits
 from mmdit_cli.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.measure.attribution import Attribution
 from mmdit_cli.measure.ceilings import Ceilings, measure_ceilings
@@ -110,6 +111,8 @@ def profile_configs(
         repeats: measured runs; None: until the median is known to 2 % or `max_seconds` are up.
         on_progress: told the stage, what is done and the total (None where it is not known).
     """
+    for config in configs:
+        check_fits(config, mode, dtype, device)
     on_progress("ceilings", 0, None)
     ceiling = measure_ceilings(device, dtype)
     results = []
