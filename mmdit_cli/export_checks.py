@@ -14,6 +14,7 @@ from mmdit.files import check_folder, check_writable
 from mmdit.shards import not_an_export, parse_size
 from mmdit.weight_files import SINGLE, WeightFiles
 from mmdit_cli.errors import UserError
+from mmdit_cli.measure.room import free_memory
 from mmdit_cli.toy.checkpoints import EMA, WEIGHTS, newest_checkpoint
 
 __all__ = ["check_out", "check_room", "free_memory", "shard_size", "weights_file"]
@@ -115,22 +116,3 @@ def _held(parameters: int, dtype: torch.dtype, device: torch.device, file: Path 
             if all(files.spec(name).dtype == dtype for name in files.tensors):
                 return 0  # mapped: the system holds what it has room for
     return parameters * dtype.itemsize
-
-
-def free_memory(device: torch.device) -> int | None:
-    """Bytes that can still be allocated on the device; None where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = []
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            fields = dict(line.split(":") for line in file)
-        free.append(int(fields["MemAvailable"].split()[0]) * 1024)
-    except (OSError, ValueError, KeyError):  # not Linux
-        pass
-    try:  # a container may have less than its machine
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        free.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
-    except (OSError, ValueError):  # no such limit
-        pass
-    return min(free, default=None)

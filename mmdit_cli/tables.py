@@ -16,6 +16,7 @@ from mmdit_cli.console import can_draw
 if TYPE_CHECKING:
     from mmdit_cli.baseline import Change
     from mmdit_cli.export import ExportResult
+    from mmdit_cli.measure.memory import MemoryUse
     from mmdit_cli.measure.profile import ProfileResult
     from mmdit_cli.measure.shapes import ShapesResult
     from mmdit_cli.toy.train import TrainResult
@@ -42,7 +43,7 @@ def profile_tables(results: Sequence[ProfileResult], width: int) -> list[Rendera
         if result.components:
             parts.append(_profile_components(result, width))
     parts.append(_note(f"FLOPs: {results[0].convention}. Ceilings: measured in this run, at the model's dtype."))
-    parts.append(_note("Peak memory: weights and what torch's allocator held at most during a call."))
+    parts.append(_note("Peak memory: the most that torch's allocator held at once during a call, the inputs apart."))
     if results[0].components:
         parts.append(_note(f"Components: timed with hooks in runs of their own ({_overhead(results)})."))
     return parts
@@ -77,7 +78,7 @@ def _profile_summary(results: Sequence[ProfileResult]) -> Table:
         ("batch × tokens", [f"{r.batch_size} × {_tokens(r.tokens)}" for r in results]),
         ("parameters", [f.count(r.parameters) for r in results]),
         ("weights", [f.bytes_(r.memory_bytes.weights) for r in results]),
-        ("peak memory", [f.bytes_(r.memory_bytes.peak) for r in results]),
+        *_memory_rows([r.memory_bytes for r in results]),
         ("FLOPs a call", [f.flops(r.flops) for r in results]),
         ("latency, median", [f.seconds(r.latency_ms.median / 1e3) for r in results]),
         ("  p10 to p90", [_range(r) for r in results]),
@@ -94,6 +95,17 @@ def _profile_summary(results: Sequence[ProfileResult]) -> Table:
     for label, cells in rows:
         table.add_row(label, *cells, style="bold" if label in ("latency, median", "utilization") else None)
     return table
+
+
+def _memory_rows(uses: Sequence[MemoryUse]) -> list[tuple[str, list[str]]]:
+    """The parts that any config has, then the peak, and what the allocator and the system say where it is CUDA."""
+    parts = ("gradients", "optimizer", "activations", "temporaries")
+    rows = [(part, [f.bytes_(getattr(u, part)) for u in uses]) for part in parts if any(getattr(u, part) for u in uses)]
+    rows.append(("peak memory", [f.bytes_(u.peak) for u in uses]))
+    if any(u.allocated is not None for u in uses):
+        for part in ("allocated", "reserved", "process"):
+            rows.append((f"  {part}", [f.bytes_(getattr(u, part)) for u in uses]))
+    return rows
 
 
 def _range(result: ProfileResult) -> str:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import drawn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -10,7 +9,6 @@ from mmdit.config import build
 from mmdit_cli.inputs import example_inputs
 from mmdit_cli.measure.components import find_components
 from mmdit_cli.measure.flops import count_flops
-from mmdit_cli.measure.memory import measure_peak, weight_bytes
 from mmdit_cli.measure.shapes import check_model, check_shapes
 from mmdit_cli.schema import ToolConfig
 
@@ -157,25 +155,3 @@ def test_components_cover_a_model_without_overlap():
     assert {"feedforward, text", "qkv projection, image", "attention", "adaptive gate, text"} <= {
         c.name for c in components
     }
-
-
-# ------------------------------------------------------------------------------------------------------------- memory
-
-
-def test_peak_memory_is_what_the_formula_says():
-    rows, wide = 64, 512
-    net = nn.Sequential(nn.Linear(32, wide), nn.GELU(), nn.Linear(wide, 8)).requires_grad_(False)
-    use = measure_peak(net, lambda: net(torch.ones(rows, 32)), CPU)
-    weights = 4 * (32 * wide + wide + wide * 8 + 8)
-    assert use.weights == weights == weight_bytes(net)
-    given, hidden = 4 * rows * 32, 4 * rows * wide
-    assert use.peak - use.weights == use.activations == given + 2 * hidden  # the GELU's input and output
-
-
-def test_training_memory_counts_what_is_saved_for_backward():
-    net = drawn(nn.Sequential(*(nn.Linear(64, 64) for _ in range(6)))).float()
-    x = torch.ones(128, 64)
-    forward = measure_peak(net.requires_grad_(False), lambda: net(x), CPU)
-    net.requires_grad_(True)
-    train = measure_peak(net, lambda: net(x).sum().backward(), CPU)
-    assert train.activations > forward.activations + 4 * 4 * 128 * 64

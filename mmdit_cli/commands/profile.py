@@ -26,6 +26,12 @@ def command(
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
     ] = 10.0,
     cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Estimate the memory only; no model is built, and no device is needed.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option("--memory", metavar="SIZE", help="With --estimate: does it fit in, say, 80GB?")
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of one call (JSON).")
     ] = None,
@@ -49,6 +55,11 @@ def command(
     Example: mmdit profile -c configs/two-modality.yaml --mode train
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+
+    if estimate or memory is not None:
+        from mmdit_cli.estimate_cli import estimate_command
+
+        return estimate_command(request, request.load_configs(), mode=mode, memory=memory)
 
     from mmdit_cli.baseline import compare, load_baseline, parse_tolerance
     from mmdit_cli.commands._show import show

@@ -12,6 +12,7 @@ import torch
 
 from mmdit.config import build
 from mmdit_cli.errors import UserError
+from mmdit_cli.fit import check_fits
 from mmdit_cli.inputs import example_inputs
 from mmdit_cli.measure.attribution import Attribution, Parts
 from mmdit_cli.measure.bounds import Bound, bound
@@ -20,7 +21,7 @@ from mmdit_cli.measure.ceilings import Ceilings, best_of, measure_ceilings
 from mmdit_cli.measure.components import Component, find_components
 from mmdit_cli.measure.flops import CONVENTION
 from mmdit_cli.measure.kernels import kernel_parts, write_trace
-from mmdit_cli.measure.memory import MemoryUse, measure_peak
+from mmdit_cli.measure.memory import MemoryUse, measure_memory
 from mmdit_cli.measure.parts import ComponentProfile, component_rows, device_parts, mean_parts
 from mmdit_cli.measure.room import groups_that_fit
 from mmdit_cli.measure.stats import Latency, Ratio, compare, summarize
@@ -121,9 +122,11 @@ def profile_configs(
         on_progress: told the stage, what is done and the total (None where it is not known).
 
     Raises:
-        UserError: the trace can't be written.
+        UserError: a config would not fit into the free memory, or the trace can't be written.
     """
     device, dtype, train = settings.device, settings.dtype, settings.mode == "train"
+    for config in configs:
+        check_fits(config, settings.mode, dtype, device)
     subjects = []
     for config, point in zip(configs, points or [{}] * len(configs), strict=True):
         on_progress(f"{config.name}: counting FLOPs and bytes", 0, None)
@@ -171,7 +174,7 @@ def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress
         subject.times = taken[index]
         if hooked:
             hooked[index].attribute(settings, stopwatch)
-        subject.memory = measure_peak(call.model, call, device)
+        subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
     if settings.trace is not None:
         try:
             write_trace(calls[-1], subjects[-1].components, device, settings.trace)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
 SHARE = 0.4  # of the free memory that weights may take, to leave the rest to activations
+UNKNOWN = 1 << 33  # taken as free where the system does not say
 TRAINING_COPIES = 4  # weights, gradients and two moments
 
 
@@ -19,7 +21,7 @@ def groups_that_fit(
         models: what tells a model from others, and the bytes of its weights; the same model counts once.
         free: bytes; None: what the device has free now.
     """
-    room = SHARE * (free_bytes(device) if free is None else free)
+    room = SHARE * ((free_memory(device) if free is None else free) or UNKNOWN)
     groups: list[list[int]] = []
     held: dict[str, int] = {}
     for index, (key, size) in enumerate(models):
@@ -31,15 +33,20 @@ def groups_that_fit(
     return groups
 
 
-def free_bytes(device: torch.device) -> int:
-    """Memory that can be had: the card's, or what the operating system says is available (where it says so)."""
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that can still be allocated on the device; None where the system does not say."""
     if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0])
+        return torch.cuda.mem_get_info(device)[0]
+    free = []
     try:
         with open("/proc/meminfo", encoding="ascii") as file:
-            for line in file:
-                if line.startswith("MemAvailable:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
+            fields = dict(line.split(":") for line in file)
+        free.append(int(fields["MemAvailable"].split()[0]) * 1024)
+    except (OSError, ValueError, KeyError):  # not Linux
         pass
-    return 1 << 33
+    try:  # a container may have less than its machine
+        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
+        free.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
+    except (OSError, ValueError):  # no such limit
+        pass
+    return min(free, default=None)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.fit import check_fits
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint, sweep
 from mmdit_cli.toy.evaluate import SEEN, SHOWN, Samples, draw, evaluate
@@ -85,6 +86,7 @@ def train(
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
     world = world_of(config)
+    check_fits(config, "train", dtype, device, "train-toy")
     folder = open_run(config.name, run_dir, resume=resume)
     trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed)
     metrics = Metrics(folder)
