@@ -127,6 +127,12 @@ def test_the_judge_reads_real_digits_that_it_never_saw(data: Digits) -> None:
         assert score(data, "image", pictures[rows], labels[rows][:, None]).accuracy > 0.95
 
 
+def test_the_judge_is_fitted_on_pictures_of_its_own_part_alone(data: Digits) -> None:
+    pictures, _ = digits.load()
+    known = torch.from_numpy(data.judge.support_vectors_).float() / 8 - 1  # ink counts 0..16
+    assert rows_of(known) <= rows_of(pictures[data.parts["judging"]])
+
+
 def test_the_judge_reads_noise_at_chance(data: Digits) -> None:
     batch = data.batch(8000, **PLACE)
     accuracy = score(data, "image", torch.randn_like(batch.data["image"]), batch.attributes["image"]).accuracy

@@ -56,7 +56,7 @@ class Digits:
         pictures, labels = load()
         self.parts = split(labels)
         self._pictures, self._labels = pictures, labels
-        self._judge = _fitted()
+        self.judge = _fitted()
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -83,7 +83,7 @@ class Digits:
 
     def read(self, modality: str, data: Tensor) -> Tensor:
         """The digits `b 1` that the judge sees in pictures `b 1 8 8`."""
-        return torch.from_numpy(self._judge.predict(_ink(data))).long()[:, None]
+        return torch.from_numpy(self.judge.predict(_ink(data))).long()[:, None]
 
     def chance(self, modality: str) -> float:
         return 1 / len(DIGITS)
