@@ -136,3 +136,51 @@ def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
     low, high = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=count)
     smooth: list[float] = ((total[high] - total[low]) / (high - low)).tolist()
     return smooth
+
+
+def compare_plot(designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, title: str = "") -> Figure:
+    """Every run's loss, faint, and the mean over a design's runs, strong; below it the accuracy, its worst modality.
+
+    Args:
+        designs: by name, the metrics of each run.
+    """
+    figure = Figure(figsize=(6.8, 6.0), facecolor="white", layout="constrained")
+    loss, accuracy = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
+    for index, (name, runs) in enumerate(designs.items()):
+        colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index // len(SERIES) % 4]
+        style: dict[str, Any] = dict(color=colour, linestyle=dashes)
+        for axes, value, smooth in ((loss, _loss_of, _smooth), (accuracy, _worst_accuracy, list)):
+            curves = [_curve(run, value) for run in runs]
+            curves = [(steps, smooth(values)) for steps, values in curves if steps]
+            for steps, values in curves:
+                axes.plot(steps, values, alpha=0.3, linewidth=0.7, **style)
+            if curves:
+                count = min(len(steps) for steps, _ in curves)
+                mean = torch.tensor([values[:count] for _, values in curves], dtype=torch.float64).mean(dim=0).tolist()
+                axes.plot(curves[0][0][:count], mean, linewidth=1.8, label=name, **style)
+    loss.set(yscale="log", ylabel="velocity loss (mean squared error)")
+    accuracy.set(ylim=(-0.03, 1.03), ylabel="accuracy (worst modality)")
+    accuracy.set_xlabel("step", fontsize=8)
+    for axes in (loss, accuracy):
+        axes.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        axes.tick_params(labelsize=7)
+        axes.yaxis.label.set_fontsize(8)
+        axes.spines[["top", "right"]].set_visible(False)
+    if loss.lines:
+        loss.legend(fontsize=7, frameon=False)
+    loss.set_title(title, fontsize=9, color=INK)
+    return figure
+
+
+def _loss_of(record: Mapping[str, Any]) -> float | None:
+    return record.get("loss")
+
+
+def _worst_accuracy(record: Mapping[str, Any]) -> float | None:
+    return min(record["accuracy"].values()) if "accuracy" in record else None
+
+
+def _curve(records: Sequence[Mapping[str, Any]], value: Any) -> tuple[list[int], list[float]]:
+    """Steps and values of the records that have one."""
+    found = [(record["step"], value(record)) for record in records if value(record) is not None]
+    return [step for step, _ in found], [each for _, each in found]

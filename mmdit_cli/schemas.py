@@ -65,7 +65,16 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }
 
 
-BESIDE: dict[str, Callable[[], dict[str, Any]]] = {"profile": _beside_profiles}  # what only some documents have
+def _beside_runs() -> dict[str, Any]:
+    from mmdit_cli.toy.compare import Design
+
+    return {"comparison": list[Design]}
+
+
+BESIDE: dict[str, Callable[[], dict[str, Any]]] = {  # what only some documents have
+    "profile": _beside_profiles,
+    "train-toy": _beside_runs,
+}
 
 
 def document_schema(command: str) -> dict[str, Any]:

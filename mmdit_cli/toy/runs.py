@@ -36,8 +36,29 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
         if not run_dir.is_dir():
             raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
         return run_dir
-    safe = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
-    folder = run_dir or Path("runs") / f"{safe}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    return new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}")
+
+
+def compare_folder(run_dir: Path | None) -> Path:
+    """The folder of a comparison's runs.
+
+    Raises:
+        UserError: it exists and is not empty, or can't be made.
+    """
+    return new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}")
+
+
+def safe_name(name: str) -> str:
+    """A config's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+
+
+def new_folder(folder: Path) -> Path:
+    """Make a folder, or take an empty one.
+
+    Raises:
+        UserError: it is not empty, not writable, or can't be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -84,16 +105,49 @@ def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
     return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
 
 
-class Metrics:
-    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them."""
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """A run's records; a line cut short by a kill is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS
+
+def event_writer(folder: Path) -> Any:
+    """A writer of TensorBoard's event files.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'") from None
+    return SummaryWriter(str(folder))
+
+
+class Metrics:
+    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
+
+    Args:
+        events: a writer of TensorBoard's, which is given every number too.
+    """
+
+    def __init__(self, folder: Path, events: Any = None) -> None:
+        self.path, self.events = folder / METRICS, events
         self._file = self.path.open("a", encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        if self.events is not None:
+            for name, value in _scalars(record):
+                self.events.add_scalar(name, value, record["step"])
 
     def sync(self) -> None:
         """Make sure the disk holds what a checkpoint is about to build on."""
@@ -101,18 +155,12 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
+        if self.events is not None:
+            self.events.flush()
 
     def read(self) -> list[dict[str, Any]]:
-        """All records; a line cut short by a kill is passed over."""
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-        return records
+        """All records."""
+        return read_metrics(self.path)
 
     def truncate(self, step: int) -> None:
         """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
@@ -120,6 +168,30 @@ class Metrics:
         self.close()
         write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self.path.open("a", encoding="utf-8")
+
+
+class NoMetrics(Metrics):
+    """Those of a process that writes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+
+    def append(self, record: dict[str, Any]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def truncate(self, step: int) -> None: ...
+
+
+def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record under names such as `losses/image`."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
+            yield f"{prefix}{key}", value
 
 
 @contextmanager
