@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -84,16 +85,39 @@ def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
     return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
 
 
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All records of a `metrics.jsonl`; a line cut short by a kill is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
 class Metrics:
-    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them."""
+    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
+
+    A step's `seconds` are those spent in steps since the run began, without evaluations and checkpoints.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
         self._file = self.path.open("a", encoding="utf-8")
+        self._events: Events | None = None
+
+    def mirror(self, events: Events) -> None:
+        """Write every record from now on to `events` as well, and close them at the end."""
+        self._events = events
 
     def append(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
+        if self._events is not None:
+            self._events.append(record)
 
     def sync(self) -> None:
         """Make sure the disk holds what a checkpoint is about to build on."""
@@ -101,25 +125,51 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
+        if self._events is not None:
+            self._events.close()
 
     def read(self) -> list[dict[str, Any]]:
-        """All records; a line cut short by a kill is passed over."""
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(record, dict) and isinstance(record.get("step"), int):
-                records.append(record)
-        return records
+        return read_metrics(self.path)
+
+    def seconds(self) -> float:
+        """What the steps so far took; 0 for a new run."""
+        return max((float(record.get("seconds", 0.0)) for record in self.read()), default=0.0)
 
     def truncate(self, step: int) -> None:
         """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
         kept = [record for record in self.read() if record["step"] <= step and not record.get("final")]
-        self.close()
+        self._file.close()
         write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self.path.open("a", encoding="utf-8")
+
+
+class Events:
+    """TensorBoard event files in the run's folder: every number of `metrics.jsonl` under a tag such as `loss/image`."""
+
+    TAGS = {"loss": "loss/total", "losses": "loss"}  # noqa: RUF012
+
+    def __init__(self, folder: Path, completed: int) -> None:
+        """`completed`: the steps that a resumed run keeps; what earlier files say of later ones is hidden."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+
+    def append(self, record: dict[str, Any]) -> None:
+        for key, value in record.items():
+            tag = self.TAGS.get(key, key)
+            numbers = {f"{tag}/{name}": x for name, x in value.items()} if isinstance(value, dict) else {tag: value}
+            for name, number in numbers.items():
+                if key != "step" and isinstance(number, float):
+                    self._writer.add_scalar(name, number, record["step"])
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def check_tensorboard() -> None:
+    """Raises UserError where event files can't be written."""
+    if find_spec("tensorboard") is None:
+        raise UserError('--tensorboard needs a package that is not there: pip install "mmdit-cli[tensorboard]"')
 
 
 @contextmanager

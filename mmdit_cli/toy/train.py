@@ -15,7 +15,16 @@ from mmdit_cli.fit import check_fits
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint, sweep
 from mmdit_cli.toy.evaluate import SEEN, SHOWN, Samples, draw, evaluate
-from mmdit_cli.toy.runs import Metrics, describe, differences, held_interrupt, open_run, resume_command
+from mmdit_cli.toy.runs import (
+    Events,
+    Metrics,
+    check_tensorboard,
+    describe,
+    differences,
+    held_interrupt,
+    open_run,
+    resume_command,
+)
 from mmdit_cli.toy.task import world_of
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
@@ -35,6 +44,7 @@ class TrainResult:
     """
 
     config: str
+    seed: int
     steps: int
     parameters: int
     loss: dict[str, float]
@@ -64,6 +74,7 @@ def train(
     steps: int | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
+    tensorboard: bool = False,
     on_progress: Progress = lambda step, steps, loss, rate, left: None,
     on_message: Callable[[str], None] = lambda message: None,
     command_line: Sequence[str] = (),
@@ -73,6 +84,7 @@ def train(
     Args:
         steps: in place of the config's `train.steps`.
         run_dir: a new or empty folder, or the run to `resume`; None: `runs/NAME-TIME`.
+        tensorboard: write event files into the run's folder too.
         on_progress: called after each step with the step, the steps in all, the loss, steps/s and seconds left.
         on_message: called with what a user should know, such as a damaged checkpoint that was passed over.
 
@@ -85,6 +97,8 @@ def train(
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    if tensorboard:
+        check_tensorboard()
     world = world_of(config)
     check_fits(config, "train", dtype, device, "train-toy")
     folder = open_run(config.name, run_dir, resume=resume)
@@ -93,6 +107,8 @@ def train(
     try:
         if resume:
             _go_on(trainer, folder, metrics, on_message)
+        if tensorboard:
+            metrics.mirror(Events(folder, trainer.completed))
         describe(folder, trainer.identity(), device=device, command_line=command_line)
         try:
             rate = _train(trainer, folder, metrics, on_progress)
@@ -133,14 +149,14 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
         KeyboardInterrupt: Ctrl-C, after the step it came in has been finished and saved.
     """
     settings, first, spent = trainer.settings, trainer.completed, 0.0
-    saved = -1
+    saved, before = -1, metrics.seconds()
     with held_interrupt() as interrupted:
         while trainer.completed < settings.steps and not interrupted():
             began = time.perf_counter()
             record = trainer.step()
             spent += time.perf_counter() - began
             step = trainer.completed
-            metrics.append(record)
+            metrics.append({**record, "seconds": before + spent})
             rate = (step - first) / spent
             on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
             if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
@@ -191,6 +207,7 @@ def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> Tr
     _curves(records, files["loss_plot"], trainer)
     return TrainResult(
         config=trainer.config.name,
+        seed=trainer.seed,
         steps=trainer.completed,
         parameters=trainer.parameters,
         loss={"first": _mean(losses[:AVERAGED]), "last": _mean(losses[-AVERAGED:])},
