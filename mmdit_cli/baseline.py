@@ -98,7 +98,8 @@ def _verdict(ratio: float, counted: bool, tolerance: float) -> str:
 def _overlap(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether the intervals of both medians share a value."""
     a, b = before["latency_ms"], now["latency_ms"]
-    return bool(b.get("ci_low", b["median"]) <= a.get("ci_high", a["median"]))
+    high, low = (latency.get(end) for latency, end in ((a, "ci_high"), (b, "ci_low")))
+    return bool((b["median"] if low is None else low) <= (a["median"] if high is None else high))
 
 
 def _figure(result: Mapping[str, Any], path: tuple[str, ...]) -> float:

@@ -72,9 +72,11 @@ def emit(request: Request, document: dict[str, Any]) -> None:
         sys.stdout.flush()
 
 
-def check_target(path: Path, option: str) -> None:
-    """Raises UserError where a file at `path` could not be written."""
+def check_target(path: Path, option: str, suffix: str = "") -> None:
+    """Raises UserError where a file at `path` could not be written, or its name ends otherwise than in `suffix`."""
     parent = path.parent
+    if suffix and path.suffix.lower() != suffix:
+        raise UserError(f"{option} {path}: expected a name that ends in {suffix}")
     if path.is_dir():
         raise UserError(f"{option} {path}: is a folder; name a file in it")
     if not parent.is_dir():

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from mmdit_cli.measure.estimate import Mode
     from mmdit_cli.options import Request
-    from mmdit_cli.schema import ToolConfig
+    from mmdit_cli.sweep import PointConfig
 
 
-def estimate_command(request: Request, configs: Sequence[ToolConfig], *, mode: Mode, memory: str | None) -> None:
-    """Estimate each config and show it.
+def estimate_command(request: Request, grid: Sequence[PointConfig], *, mode: Mode, memory: str | None) -> None:
+    """Estimate each config at each point of the grid and show it.
 
     Args:
         memory: what it should fit into: bytes, or a text such as 80GB or 24GiB.
@@ -35,10 +35,10 @@ def estimate_command(request: Request, configs: Sequence[ToolConfig], *, mode: M
 
     results = []
     with stage_progress() as on_progress:
-        for config in configs:
-            on_progress(f"{config.name}: estimating", 0, None)
-            results.append(fit(config, mode, dtype, device, limit))
-    show(request, results, lambda width: estimate_tables(results))
+        for point in grid:
+            on_progress(f"{point.config.name}: estimating", 0, None)
+            results.append(fit(point.config, mode, dtype, device, limit, point.point))
+    show(request, results, lambda width: estimate_tables(results, width))
 
 
 def memory_limit(text: str | None) -> int | None:

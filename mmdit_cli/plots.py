@@ -108,9 +108,10 @@ def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
 
 
 def _draw_sample(axes: Axes, x: Tensor, right: bool) -> None:
-    """A picture `3 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
+    """A picture `3 h w` or `1 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
     if x.ndim == 3:
-        axes.imshow(((x.nan_to_num() + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), interpolation="nearest")
+        pixels = ((x.nan_to_num() + 1) / 2).clamp(0, 1).expand(3, -1, -1)  # one channel is grey
+        axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
     else:
         axes.plot(x.flatten().numpy(), color=INK, linewidth=0.5)
         axes.set_ylim(-1.15, 1.15)

@@ -18,10 +18,11 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, **schema, "title": "mmdit config"}
 
 
-def _profile() -> type:
+def _profile() -> Any:
+    from mmdit_cli.measure.fit import Fit
     from mmdit_cli.measure.profile import ProfileResult
 
-    return ProfileResult
+    return ProfileResult | Fit  # the latter with --estimate
 
 
 def _flops() -> type:
@@ -48,7 +49,14 @@ def _export() -> type:
     return ExportResult
 
 
-RESULTS: dict[str, Callable[[], type]] = {
+def _beside_profiles() -> dict[str, Any]:
+    from mmdit_cli.baseline import Change
+    from mmdit_cli.measure.growth import Growth
+
+    return {"baseline": list[Change], "growth": list[Growth]}
+
+
+RESULTS: dict[str, Callable[[], Any]] = {
     "profile": _profile,
     "flops": _flops,
     "shape-check": _shapes,
@@ -57,10 +65,20 @@ RESULTS: dict[str, Callable[[], type]] = {
 }
 
 
+BESIDE: dict[str, Callable[[], dict[str, Any]]] = {"profile": _beside_profiles}  # what only some documents have
+
+
 def document_schema(command: str) -> dict[str, Any]:
     """The schema of `mmdit COMMAND --json`. A number that is not finite is written as null."""
-    result = TypeAdapter(RESULTS[command]()).json_schema(mode="serialization", ref_template="#/$defs/{model}")
-    defs = result.pop("$defs", {})
+    defs: dict[str, Any] = {}
+
+    def schema_of(kind: Any) -> dict[str, Any]:
+        made = TypeAdapter(kind).json_schema(mode="serialization", ref_template="#/$defs/{model}")
+        defs.update(made.pop("$defs", {}))
+        return made
+
+    result = schema_of(RESULTS[command]())
+    beside = {name: schema_of(kind) for name, kind in BESIDE.get(command, dict)().items()}
     text, whole = {"type": "string"}, {"type": "integer"}
     properties: dict[str, Any] = {
         "command": {"const": command},
@@ -77,7 +95,7 @@ def document_schema(command: str) -> dict[str, Any]:
         "$schema": DIALECT,
         "title": f"mmdit {command}",
         "type": "object",
-        "properties": properties,
+        "properties": {**properties, **_nullable_numbers(beside)},
         "required": list(properties),
         "$defs": _nullable_numbers({**defs, "Result": result}),
     }

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from mmdit_cli import formats as f
+from mmdit_cli.sweep import short_names, value_text
+from mmdit_cli.table_parts import Columns, note, side_by_side
 
 if TYPE_CHECKING:
     from mmdit_cli.measure.fit import Fit
 
+TITLE = "profile: estimated memory"
 PARTS = ("weights", "gradients", "optimizer", "activations", "temporaries", "peak")
 
 
-def estimate_tables(results: Sequence[Fit]) -> list[RenderableType]:
-    """One column for each config."""
-    table = Table(title="profile: estimated memory", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for result in results:
-        table.add_column(result.config, justify="right", overflow="fold")
+def estimate_tables(results: Sequence[Fit], width: int) -> list[RenderableType]:
+    """One column for each config, or one row for each point of a sweep."""
+    if any(result.point for result in results):
+        return [_points(results, width), *map(note, _notes(results))]
+    table = side_by_side(TITLE, results)
 
     def row(label: str, cell: Callable[[Fit], str], style: str | None = None) -> None:
         table.add_row(label, *(cell(result) for result in results), style=style)
@@ -42,7 +42,28 @@ def estimate_tables(results: Sequence[Fit]) -> list[RenderableType]:
     parts: list[RenderableType] = [table]
     if any(result.changes for result in results):
         parts.append(_changes(results))
-    return parts + [Text(note, style="dim") for note in _notes(results)]
+    return [*parts, *map(note, _notes(results))]
+
+
+def _points(results: Sequence[Fit], width: int) -> Table:
+    columns = Columns(TITLE, width)
+    names = short_names([result.point for result in results])
+    several = len({result.config for result in results}) > 1
+    for r in results:
+        use = r.memory_bytes
+        cells = [("config", r.config, 0)] if several else []
+        cells += [(names[key], value_text(value), 0) for key, value in r.point.items()]
+        cells += [
+            ("weights", f.bytes_(use.weights), 90),
+            ("activations", f.bytes_(use.activations), 60 if r.mode == "train" else 10_000),
+            ("temporaries", f.bytes_(use.temporaries), 76),
+            ("peak", f.bytes_(use.peak), 0),
+        ]
+        if r.memory is not None:
+            cells.append((f"fits in {f.bytes_(r.memory)}", "yes" if r.fits else "no", 0))
+            cells.append(("largest batch", str(r.largest_batch or "none"), 60))
+        columns.add(cells)
+    return columns.table
 
 
 def _verdict(result: Fit) -> str:
@@ -51,10 +72,7 @@ def _verdict(result: Fit) -> str:
 
 
 def _changes(results: Sequence[Fit]) -> Table:
-    table = Table(title="what would change it", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("setting", overflow="fold")
-    for result in results:
-        table.add_column(result.config, justify="right", overflow="fold")
+    table = side_by_side("what would change it", results)
     settings = dict.fromkeys(change.setting for result in results for change in result.changes)
     for setting in settings:
         cells = []

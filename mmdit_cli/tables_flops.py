@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mmdit_cli import formats as f
 from mmdit_cli.sweep import short_names, value_text
-from mmdit_cli.tables import _bar, _Columns, _note, _table, _tokens
+from mmdit_cli.table_parts import Columns, bar, note, side_by_side, tokens_text
 
 if TYPE_CHECKING:
     from mmdit_cli.measure.budget import TrainingPlan
@@ -32,14 +32,14 @@ def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableT
                 parts.append(_elementwise(result))
         if any(result.training is not None for result in results):
             parts.append(_training(results))
-    return parts + [_note(text) for text in _notes(results)]
+    return parts + [note(text) for text in _notes(results)]
 
 
 def _summary(results: Sequence[FlopsResult], width: int) -> Table:
-    table = _side_by_side("flops", results)
+    table = _columns("flops", results)
     exact = len(results) == 1 or width >= WIDE
     flops: Callable[[float], str] = f.flops if exact else _cell
-    table.add_row("batch × tokens", *(f"{r.batch_size} × {_tokens(r.tokens)}" for r in results))
+    table.add_row("batch × tokens", *(f"{r.batch_size} × {tokens_text(r.tokens)}" for r in results))
 
     def row(label: str, value: Callable[[FlopsResult], float], show: Callable[[float], str]) -> None:
         first = value(results[0])
@@ -68,8 +68,8 @@ def _summary(results: Sequence[FlopsResult], width: int) -> Table:
     return table
 
 
-def _side_by_side(title: str, results: Sequence[FlopsResult]) -> Table:
-    table = _table(title, results)
+def _columns(title: str, results: Sequence[FlopsResult]) -> Table:
+    table = side_by_side(title, results)
     table.columns[0].no_wrap = True
     return table
 
@@ -79,13 +79,13 @@ def _ratio(value: float, first: float) -> str:
 
 
 def _components(result: FlopsResult, width: int) -> Table:
-    rows = _Columns(f"{result.config}: components", width)
+    rows = Columns(f"{result.config}: components", width)
     for row in result.components:
         cells = [
             ("component", row.name, 0),
             ("forward", _cell(row.flops), 0),
             ("share", f.percent(row.share), 0),
-            ("", _bar(row.share), 80 if result.elementwise is None else WIDE),
+            ("", bar(row.share), 80 if result.elementwise is None else WIDE),
             ("backward", _cell(row.backward_flops), 56),
         ]
         if row.elementwise is not None:
@@ -95,7 +95,7 @@ def _components(result: FlopsResult, width: int) -> Table:
 
 
 def _modalities(result: FlopsResult, width: int) -> Table:
-    rows = _Columns(f"{result.config}: modalities", width)
+    rows = Columns(f"{result.config}: modalities", width)
     for row in result.modalities:
         rows.add(
             [
@@ -135,7 +135,7 @@ def _elementwise(result: FlopsResult) -> Table:
 
 
 def _training(results: Sequence[FlopsResult]) -> Table:
-    table = _side_by_side("training budget", results)
+    table = _columns("training budget", results)
     plans = [result.training for result in results if result.training is not None]
     for label, cells in _plan_rows(plans):
         table.add_row(label, *cells, style="bold" if label == "time" else None)

@@ -16,6 +16,7 @@ from mmdit.attention import FusedAttention
 from mmdit.config import build
 from mmdit_cli.inputs import example_inputs
 from mmdit_cli.measure.components import Component
+from mmdit_cli.measure.counts import Counts
 from mmdit_cli.measure.flops import FlopsResult, component_flops, count_flops
 from mmdit_cli.measure.op_counter import OpRecorder, UncountedOperator
 from mmdit_cli.schema import ToolConfig, load_tool_config
@@ -97,6 +98,36 @@ def test_every_component_costs_twice_its_forward_in_backward_but_those_that_read
     assert {"embedding", "attention", "feedforward", "output head"} <= {r.kind for r in result.components if r.flops}
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(discard=["text"], unused_weights="all"),
+        dict(attention={"kind": "adaptive", "num_adaptive_weights": 2}),
+        dict(residual={"kind": "manifold_hyper_connections", "streams": 2}, register_tokens={"image": 3}),
+        dict(attention={"dual": [0, 1, 2]}),
+        dict(checkpoint_activations=True),
+        dict(
+            modulation={"shared": True},
+            single_stream={"depth": 5, "kind": "sequential"},
+            modalities={"text": {"dim": 12}, "image": {"dim": 12}},
+        ),
+    ],
+    ids=str,
+)
+def test_blocks_that_are_alike_are_counted_once_and_nothing_changes(changes):
+    chosen = small(**({"depth": 6} | changes))
+    fast, slow = (count_flops(chosen, elementwise=True, whole=whole) for whole in (False, True))
+    assert fast == slow
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_shipped_configs_count_the_same_by_their_blocks_and_as_a_whole(path):
+    chosen = load_tool_config(path)
+    assert count_flops(chosen) == count_flops(chosen, whole=True)
+
+
 def test_a_modality_is_all_that_works_on_its_tokens():
     result = count_flops(small(discard=["text"]))
     rows = {row.name: row for row in result.modalities}
@@ -114,7 +145,8 @@ def test_what_no_component_did_becomes_a_row_of_its_own():
     first = [Component("first", None, [net[0]])]
     with OpRecorder(first) as recorder, FlopCounterMode(display=False):
         net(torch.ones(3, 4, device="meta")).sum().backward()
-    rows = component_flops(net, first, recorder, 192 + 96, 192 + 2 * 96)
+    counts = Counts(192 + 96, 192 + 2 * 96, 0, recorder.flops, recorder.work, recorder.operators)
+    rows = component_flops(first, counts, 58)
     assert [(row.name, row.flops, row.backward_flops, row.parameters) for row in rows] == [
         ("first", 192, 192, 40),
         ("other", 96, 192, 18),

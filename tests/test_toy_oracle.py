@@ -1,41 +1,42 @@
-"""The oracle: right on real data, at chance on noise, and not fooled by what is not finite."""
+"""The world's judge: right on real data, at chance on noise, and not fooled by what is not finite."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from mmdit_cli.toy.oracle import chance, hits, read, score
+from mmdit_cli.toy.oracle import hits, score
 from mmdit_cli.toy.world import TABLES, World, combinations, renderings
 
 MODALITIES = ["image", "audio"]
+WORLD = World(sound=True)
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_every_rendering_is_read_back_as_its_combination(modality: str) -> None:
-    assert torch.equal(read(modality, renderings(modality)), combinations(modality))
+    assert torch.equal(WORLD.read(modality, renderings(modality)), combinations(modality))
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 @pytest.mark.parametrize("noise", [0.1, 0.3])
 def test_a_little_noise_changes_nothing(modality: str, noise: float) -> None:
     data = renderings(modality)
-    assert score(modality, data + noise * torch.randn_like(data), combinations(modality)).accuracy == 1
+    assert score(WORLD, modality, data + noise * torch.randn_like(data), combinations(modality)).accuracy == 1
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_noise_scores_at_chance(modality: str) -> None:
-    batch = World(sound=True).batch(8000, seed=0, stream=0, index=0)
-    accuracy = score(modality, torch.randn_like(batch.data[modality]), batch.attributes[modality]).accuracy
-    spread = (chance(modality) / 8000) ** 0.5
-    assert abs(accuracy - chance(modality)) < 5 * spread
+    batch = WORLD.batch(8000, seed=0, stream=0, index=0)
+    accuracy = score(WORLD, modality, torch.randn_like(batch.data[modality]), batch.attributes[modality]).accuracy
+    spread = (WORLD.chance(modality) / 8000) ** 0.5
+    assert abs(accuracy - WORLD.chance(modality)) < 5 * spread
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_one_wrong_attribute_makes_a_sample_wrong_and_the_others_stay_right(modality: str) -> None:
     data, wanted = renderings(modality), combinations(modality).clone()
     wanted[:, 0] = (wanted[:, 0] + 1) % len(next(iter(TABLES[modality].values())))
-    result = score(modality, data, wanted)
+    result = score(WORLD, modality, data, wanted)
     assert result.accuracy == 0
     assert list(result.per_attribute.values()) == [0] + [1] * (wanted.shape[1] - 1)
 
@@ -44,7 +45,7 @@ def test_one_wrong_attribute_makes_a_sample_wrong_and_the_others_stay_right(moda
 def test_a_sample_that_is_not_finite_has_nothing_right(bad: float) -> None:
     data = renderings("image").clone()
     data[3, 0, 0, 0] = bad
-    right = hits("image", data, combinations("image"))
+    right = hits(WORLD, "image", data, combinations("image"))
     assert not right[3].any()
     assert right.all(dim=1).sum() == len(data) - 1
 
@@ -54,4 +55,4 @@ def test_chance_is_one_over_the_number_of_combinations(modality: str) -> None:
     count = 1
     for values in TABLES[modality].values():
         count *= len(values)
-    assert chance(modality) == 1 / count
+    assert WORLD.chance(modality) == 1 / count

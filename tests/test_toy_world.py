@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mmdit_cli.toy.data import NULL
 from mmdit_cli.toy.world import (
     MAX_WORDS,
-    NULL,
     TABLES,
     VOCABULARY_SIZE,
     World,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -32,6 +32,11 @@ def command(
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="With --estimate: does it fit in, say, 80GB?")
     ] = None,
+    sweep: o.SweepOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw the roofline, or with --sweep time and memory (PNG)."),
+    ] = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of one call (JSON).")
     ] = None,
@@ -56,28 +61,36 @@ def command(
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
 
+    from mmdit_cli.errors import UserError
+    from mmdit_cli.sweep import load_grid
+
     if estimate or memory is not None:
         from mmdit_cli.estimate_cli import estimate_command
 
-        return estimate_command(request, request.load_configs(), mode=mode, memory=memory)
+        if plot is not None or trace is not None or baseline is not None:
+            raise UserError("--estimate measures nothing; leave out --plot, --trace and --baseline")
+        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
 
     from mmdit_cli.baseline import compare, load_baseline, parse_tolerance
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress
     from mmdit_cli.document import check_target, make_document
-    from mmdit_cli.errors import CheckFailed, UserError
+    from mmdit_cli.errors import CheckFailed
+    from mmdit_cli.measure.growth import fit_growth
     from mmdit_cli.measure.profile import Settings, profile_configs
-    from mmdit_cli.tables import change_tables, profile_tables
+    from mmdit_cli.tables_profile import change_tables, profile_tables
 
     share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
     if trace is not None:
         check_target(trace, "--trace")
-        if len(config) > 1:
-            raise UserError("--trace: is of one config; give --config once")
-    configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+        if len(config) > 1 or sweep:
+            raise UserError("--trace: is of one config; give --config once, and no --sweep")
+    if plot is not None:
+        check_target(plot, "--plot", suffix=".png")
+    grid, torch_device, torch_dtype = load_grid(request, sweep), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
         results = profile_configs(
-            configs,
+            [point.config for point in grid],
             Settings(
                 mode=mode,
                 device=torch_device,
@@ -89,13 +102,22 @@ def command(
                 max_seconds=max_seconds,
                 trace=trace,
             ),
+            points=[point.point for point in grid],
             on_progress=on_progress,
         )
     changes = []
     if earlier is not None:
         changes = compare(make_document(request, results)["results"], earlier, share)
-    more = {} if earlier is None else {"baseline": changes}
-    show(request, results, lambda width: [*profile_tables(results, width), *change_tables(changes)], **more)
+    growth = fit_growth(results) if sweep else []
+    more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
+    if sweep:
+        more["growth"] = growth
+    if plot is not None:
+        from mmdit_cli.plot_profile import profile_plot
+        from mmdit_cli.plots import save_figure
+
+        save_figure(profile_plot(results), plot)
+    show(request, results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
     worse = [f"{c.config}: {c.figure} is {c.ratio:.3g} x the baseline's" for c in changes if c.verdict == "worse"]
     if worse:
         raise CheckFailed("; ".join(worse))

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.mmdit_generalized_pytorch import MMDiT
 from mmdit_cli.inputs import example_inputs, outputs_by_name
+from mmdit_cli.measure.blocks import keep_blocks, like_blocks
 from mmdit_cli.measure.call import Mode
 from mmdit_cli.measure.fake import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
 from mmdit_cli.measure.flops import outputs_sum
@@ -143,22 +144,16 @@ def _block_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
 
 def _shorten(model: nn.Module) -> list[_Run]:
     """Take the repeated blocks out of the model, in place."""
-    runs, place = [], 0
-    for owner, name in _block_lists(model):
-        groups: list[tuple[str, list[nn.Module]]] = []
-        for block in getattr(owner, name):
-            kind = f"{block} {[(key, tuple(p.shape)) for key, p in block.named_parameters()]}"
-            if not groups or groups[-1][0] != kind:
-                groups.append((kind, []))
-            groups[-1][1].append(block)
-        kept: list[nn.Module] = []
-        for _, blocks in groups:
-            if len(blocks) > KEPT:
-                missing, blocks = len(blocks) - KEPT, [*blocks[:2], *blocks[-2:]]
-                runs.append(_Run(place + len(kept), missing, blocks))
-            kept += blocks
-        setattr(owner, name, nn.ModuleList(kept))
-        place += len(kept)
+    runs, kept, place = [], [], 0
+    groups = like_blocks(model)
+    for group in groups:
+        blocks = group.blocks
+        if len(blocks) > KEPT:
+            missing, blocks = len(blocks) - KEPT, [*blocks[:2], *blocks[-2:]]
+            runs.append(_Run(place, missing, blocks))
+        kept.append(blocks)
+        place += len(blocks)
+    keep_blocks(groups, kept)
     return runs
 
 

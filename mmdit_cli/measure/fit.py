@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -27,7 +28,8 @@ class Change:
 class Fit:
     """An estimate against a memory of `memory` bytes (None: none was named, and what follows from it is None).
 
-    `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits.
+    `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits. `point` is what a sweep
+    set.
     """
 
     config: str
@@ -42,6 +44,7 @@ class Fit:
     spare: int | None
     largest_batch: int | None
     changes: list[Change]
+    point: dict[str, Any] = field(default_factory=dict)
 
 
 def estimated(
@@ -63,7 +66,14 @@ def estimated(
         raise UserError("the model is larger than any machine; check the config's sizes") from error
 
 
-def fit(config: ToolConfig, mode: Mode, dtype: torch.dtype, device: torch.device, memory: int | None) -> Fit:
+def fit(
+    config: ToolConfig,
+    mode: Mode,
+    dtype: torch.dtype,
+    device: torch.device,
+    memory: int | None,
+    point: dict[str, Any] | None = None,
+) -> Fit:
     """Estimate a config's memory, the largest batch that fits into `memory` bytes, and what could be changed.
 
     Raises:
@@ -86,6 +96,7 @@ def fit(config: ToolConfig, mode: Mode, dtype: torch.dtype, device: torch.device
         spare=None if memory is None else memory - use.peak,
         largest_batch=None if memory is None else _largest_batch(config, mode, dtype, device, memory),
         changes=changes,
+        point=point or {},
     )
 
 

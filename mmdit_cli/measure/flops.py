@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from mmdit.attention import FusedAttention
 from mmdit.config import build
 from mmdit.single_stream import JOINED
-from mmdit_cli.inputs import example_inputs, outputs_by_name
+from mmdit_cli.inputs import example_inputs
 from mmdit_cli.measure.budget import Budget, TrainingPlan, plan_training
 from mmdit_cli.measure.components import OTHER, Component, find_components
-from mmdit_cli.measure.op_counter import WORK_CONVENTION, WORK_KINDS, OpRecorder
+from mmdit_cli.measure.counts import Counts, count_model, count_once
+from mmdit_cli.measure.memory import total_bytes
+from mmdit_cli.measure.op_counter import WORK_CONVENTION, WORK_KINDS
 from mmdit_cli.schema import ToolConfig
 
 CONVENTION = "2 FLOPs a multiply-add; matrix products and attention"
@@ -133,8 +134,12 @@ def count_flops(
     elementwise: bool = False,
     budget: Budget | None = None,
     point: dict[str, Any] | None = None,
+    whole: bool = False,
 ) -> FlopsResult:
     """FLOPs of a config's model on the batch that its `run` section describes.
+
+    Args:
+        whole: run every block, and not one of those that are alike for all of them.
 
     Raises:
         UncountedOperator: the model runs an operator that multiplies matrices, and torch's counter has no formula.
@@ -142,22 +147,18 @@ def count_flops(
     """
     model = meta_model(config).to(dtype)
     components = find_components(model)
+    parameters, weight_bytes = sum(p.numel() for p in model.parameters()), total_bytes(model.parameters())
+    is_fused = any(isinstance(module, FusedAttention) for module in model.modules())
     inputs = example_inputs(config, device="meta", dtype=dtype)
-    with OpRecorder(components) as recorder:
-        with FlopCounterMode(display=False) as counter:
-            outputs = outputs_by_name(config, model(**inputs.kwargs))
-        forward = counter.get_total_flops()
-        with FlopCounterMode(display=False) as counter:
-            run_backward(outputs)
-        backward = counter.get_total_flops()
+    counted = (count_once if whole else count_model)(model, config, inputs)
+    forward, backward = counted.forward, counted.backward
 
-    rows = component_flops(model, components, recorder, forward, backward, elementwise=elementwise)
+    rows = component_flops(components, counted, parameters, elementwise=elementwise)
     attention = sum(row.flops for row in rows if row.kind in ATTENTION_KINDS)
     backward_attention = sum(row.backward_flops for row in rows if row.kind in ATTENTION_KINDS)
-    weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
-    moved = weight_bytes + sum(t.numel() * t.element_size() for t in (*inputs.by_modality.values(), *outputs.values()))
+    moved = weight_bytes + total_bytes(inputs.by_modality.values()) + counted.output_bytes
     step = forward + backward
-    executed_backward = backward + (attention // 2 if _is_fused(model) else 0) + _recomputed(config, dtype, backward)
+    executed_backward = backward + (attention // 2 if is_fused else 0) + _recomputed(config, dtype, backward)
     tokens = max(1, inputs.batch_size * sum(inputs.tokens.values()))
     executed_step = forward + executed_backward
     plan = None
@@ -165,7 +166,7 @@ def count_flops(
         plan = plan_training(budget, batch_size=inputs.batch_size, step_flops=step, executed_step_flops=executed_step)
     return FlopsResult(
         config=config.name,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=parameters,
         weight_bytes=weight_bytes,
         batch_size=inputs.batch_size,
         tokens=inputs.tokens,
@@ -184,8 +185,8 @@ def count_flops(
         convention=CONVENTION,
         components=rows,
         modalities=modality_flops(rows, inputs.tokens, inputs.batch_size),
-        uncounted_operators=dict(sorted(recorder.operators.items())),
-        elementwise=elementwise_flops(recorder) if elementwise else None,
+        uncounted_operators=dict(sorted(counted.operators.items())),
+        elementwise=elementwise_flops(counted) if elementwise else None,
         training=plan,
         point=point or {},
     )
@@ -197,34 +198,32 @@ def outputs_sum(outputs: dict[str, Tensor]) -> Tensor:
 
 
 def component_flops(
-    model: nn.Module,
     components: list[Component],
-    recorder: OpRecorder,
-    forward: int,
-    backward: int,
+    counted: Counts,
+    parameters: int,
     *,
     elementwise: bool = False,
 ) -> list[ComponentFlops]:
     """Rows that add up to the totals exactly: what no component did is `other`."""
-    rows = []
+    rows, forward, backward = [], counted.forward, counted.backward
     for index, component in enumerate(components):
-        work = sum(recorder.work[(index, False), kind] for kind in WORK_KINDS) if elementwise else None
+        work = sum(counted.work[(index, False), kind] for kind in WORK_KINDS) if elementwise else None
         rows.append(
             ComponentFlops(
                 name=component.name,
                 kind=component.kind,
                 modality=component.modality,
-                flops=recorder.flops[index, False],
-                share=recorder.flops[index, False] / forward if forward else 0.0,
+                flops=counted.flops[index, False],
+                share=counted.flops[index, False] / forward if forward else 0.0,
                 parameters=component.parameters,
-                backward_flops=recorder.flops[index, True],
+                backward_flops=counted.flops[index, True],
                 elementwise=work,
             )
         )
     left = forward - sum(row.flops for row in rows)
     left_backward = backward - sum(row.backward_flops for row in rows)
-    left_parameters = sum(p.numel() for p in model.parameters()) - sum(row.parameters for row in rows)
-    work = sum(recorder.work[(None, False), kind] for kind in WORK_KINDS) if elementwise else None
+    left_parameters = parameters - sum(row.parameters for row in rows)
+    work = sum(counted.work[(None, False), kind] for kind in WORK_KINDS) if elementwise else None
     if left or left_backward or left_parameters or work:
         share = left / forward if forward else 0.0
         rows.append(ComponentFlops(OTHER, OTHER, None, left, share, left_parameters, left_backward, work))
@@ -254,20 +253,14 @@ def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_siz
     return found
 
 
-def elementwise_flops(recorder: OpRecorder) -> ElementwiseFlops:
+def elementwise_flops(counted: Counts) -> ElementwiseFlops:
     """The recorded work beside the products, by kind."""
     totals = dict.fromkeys(((kind, backward) for kind in WORK_KINDS for backward in (False, True)), 0)
-    for ((_, backward), kind), flops in recorder.work.items():
+    for ((_, backward), kind), flops in counted.work.items():
         totals[kind, backward] += flops
     kinds = [ElementwiseWork(kind, totals[kind, False], totals[kind, True]) for kind in WORK_KINDS]
     forward, backward_ = sum(k.forward_flops for k in kinds), sum(k.backward_flops for k in kinds)
     return ElementwiseFlops(WORK_CONVENTION, forward, backward_, kinds)
-
-
-def run_backward(outputs: dict[str, Tensor]) -> None:
-    """A backward pass from gradients of all outputs, so that no loss adds work of its own."""
-    reached = [x for x in outputs.values() if x.requires_grad]
-    torch.autograd.backward(reached, [torch.empty_like(x) for x in reached])
 
 
 def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
@@ -276,17 +269,11 @@ def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
         return 0
     with torch.device("meta"):
         model = build(config.model).to(dtype)
-    outputs = outputs_by_name(config, model(**example_inputs(config, device="meta", dtype=dtype).kwargs))
-    with FlopCounterMode(display=False) as counter:
-        run_backward(outputs)
-    return counter.get_total_flops() - backward
+    inputs = example_inputs(config, device="meta", dtype=dtype)
+    return count_model(model, config, inputs, by_component=False).backward - backward
 
 
 def _works_on(row: ComponentFlops) -> str:
     if row.modality is not None:
         return row.modality
     return JOINED if row.kind in ATTENTION_KINDS else SHARED
-
-
-def _is_fused(model: nn.Module) -> bool:
-    return any(isinstance(module, FusedAttention) for module in model.modules())

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from mmdit.sampling import Tensors, guide, sample
-from mmdit_cli.toy.oracle import Score, chance, hits, score
+from mmdit_cli.toy.data import NULL, Batch, ToyData, hash_seed
+from mmdit_cli.toy.oracle import Score, hits, score
 from mmdit_cli.toy.settings import TrainConfig
 from mmdit_cli.toy.task import predict
-from mmdit_cli.toy.world import NULL, Batch, World, encode, hash_seed
 
 SEEN, HELD_OUT, SHOWN, STARTS = 101, 102, 103, 104  # streams of captions and noise that training never draws from
 CHUNK = 256  # samples drawn at a time
@@ -28,11 +28,13 @@ class Samples:
     @property
     def right(self) -> dict[str, Tensor]:
         """`b` bool by modality: all attributes are as asked for."""
-        return {name: hits(name, x, self.batch.attributes[name]).all(dim=1) for name, x in self.data.items()}
+        batch = self.batch
+        return {n: hits(batch.source, n, x, batch.attributes[n]).all(dim=1) for n, x in self.data.items()}
 
     @property
     def scores(self) -> dict[str, Score]:
-        return {name: score(name, x, self.batch.attributes[name]) for name, x in self.data.items()}
+        batch = self.batch
+        return {name: score(batch.source, name, x, batch.attributes[name]) for name, x in self.data.items()}
 
     @property
     def agreement(self) -> float:
@@ -42,7 +44,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Samples for combinations that training showed and for those it never did, and what the ruler itself reads."""
+    """Samples for captions as training showed them and for held-out ones, and what the ruler itself reads."""
 
     seen: Samples
     held_out: Samples
@@ -79,16 +81,22 @@ def draw(
         part = slice(start, start + CHUNK)
         begin = {name: x[part].to(device) for name, x in noise.items() if name not in given}
         fixed = {name: batch.data[name][part].to(device) for name in given}
-        parts.append(_draw_chunk(model, batch.captions[part], begin, fixed, settings, device))
+        parts.append(_draw_chunk(model, batch.source, batch.captions[part], begin, fixed, settings, device))
     return Samples(batch, {name: torch.cat([p[name] for p in parts]).float().cpu() for name in parts[0]})
 
 
 def _draw_chunk(
-    model: nn.Module, captions: list[str], noise: Tensors, given: Tensors, settings: TrainConfig, device: torch.device
+    model: nn.Module,
+    source: ToyData,
+    captions: list[str],
+    noise: Tensors,
+    given: Tensors,
+    settings: TrainConfig,
+    device: torch.device,
 ) -> Tensors:
     guided = settings.sampler.guidance != 1
     count = len(captions)
-    ids, mask = (x.to(device) for x in encode([*captions, *([NULL] * count if guided else [])]))
+    ids, mask = (x.to(device) for x in source.encode([*captions, *([NULL] * count if guided else [])]))
 
     def velocity(x: Tensors, times: Tensors) -> Tensors:
         if guided:  # with the caption and without it, in one call
@@ -104,8 +112,8 @@ def _draw_chunk(
     return sample(velocity, noise, steps=sampler.steps, kind=sampler.kind, shift=settings.shift, given=given)
 
 
-def evaluate(model: nn.Module, world: World, settings: TrainConfig, *, seed: int, device: torch.device) -> Evaluation:
-    """Score the model, and the ruler itself: the oracle on real data and on noise."""
+def evaluate(model: nn.Module, world: ToyData, settings: TrainConfig, *, seed: int, device: torch.device) -> Evaluation:
+    """Score the model, and the ruler itself: the judge on real data that it was not fitted on, and on noise."""
     seen, held_out = (
         draw(
             model,
@@ -116,13 +124,14 @@ def evaluate(model: nn.Module, world: World, settings: TrainConfig, *, seed: int
         )
         for stream in (SEEN, HELD_OUT)
     )
-    real = world.batch(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
+    real = world.real(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
     generator = torch.Generator().manual_seed(hash_seed(seed, STARTS, 1))
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in real.data.items()}
+    of_real, of_noise = Samples(real, real.data).scores, Samples(real, noise).scores
     return Evaluation(
         seen=seen,
         held_out=held_out,
-        chance={name: chance(name) for name in world.modalities},
-        oracle_real={name: score(name, x, real.attributes[name]).accuracy for name, x in real.data.items()},
-        oracle_noise={name: score(name, x, real.attributes[name]).accuracy for name, x in noise.items()},
+        chance={name: world.chance(name) for name in world.modalities},
+        oracle_real={name: score.accuracy for name, score in of_real.items()},
+        oracle_noise={name: score.accuracy for name, score in of_noise.items()},
     )

@@ -1,13 +1,12 @@
-"""The judge: reads a picture or a tone back by looking for the nearest rendering of the world."""
+"""The score: which samples a data set's judge reads back as what was asked for."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from mmdit_cli.toy.world import TABLES, combinations, renderings
+from mmdit_cli.toy.data import ToyData
 
 
 @dataclass(frozen=True)
@@ -18,27 +17,16 @@ class Score:
     per_attribute: dict[str, float]
 
 
-def read(modality: str, data: Tensor) -> Tensor:
-    """The attributes `b a` of the rendering that is nearest to each sample by squared distance."""
-    known = renderings(modality).flatten(1)
-    return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
-
-
-def hits(modality: str, data: Tensor, attributes: Tensor) -> Tensor:
+def hits(judge: ToyData, modality: str, data: Tensor, attributes: Tensor) -> Tensor:
     """`b a` bool, which attributes each sample shows as asked for. A sample that is not finite shows none."""
     finite = data.flatten(1).isfinite().all(dim=1, keepdim=True)
-    return (read(modality, data.nan_to_num(posinf=0.0, neginf=0.0)) == attributes) & finite
+    return (judge.read(modality, data.nan_to_num(posinf=0.0, neginf=0.0)) == attributes) & finite
 
 
-def score(modality: str, data: Tensor, attributes: Tensor) -> Score:
+def score(judge: ToyData, modality: str, data: Tensor, attributes: Tensor) -> Score:
     """How many samples show what they were asked for."""
-    each = hits(modality, data, attributes)
+    each = hits(judge, modality, data, attributes)
     return Score(
         accuracy=each.all(dim=1).float().mean().item(),
-        per_attribute=dict(zip(TABLES[modality], each.float().mean(dim=0).tolist(), strict=True)),
+        per_attribute=dict(zip(judge.attributes(modality), each.float().mean(dim=0).tolist(), strict=True)),
     )
-
-
-def chance(modality: str) -> float:
-    """The share of a guesser that draws each combination equally often."""
-    return 1 / len(combinations(modality))

@@ -30,6 +30,7 @@ class SamplerConfig(Section):
 
 
 class TrainConfig(Section):
+    data: Literal["world", "digits"] = "world"  # shapes and tones drawn on the fly, or real handwritten digits
     steps: PositiveInt = 600
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 2e-3
@@ -42,6 +43,6 @@ class TrainConfig(Section):
     loss_weights: dict[str, PositiveFloat] = Field(default_factory=dict)  # by modality; 1 where it says nothing
     timesteps: TimestepDensity = TimestepDensity()
     sampler: SamplerConfig = SamplerConfig()
-    evaluation_samples: PositiveInt = 256  # at the end, of combinations seen and of held-out ones
+    evaluation_samples: PositiveInt = 256  # at the end, of captions as trained on and of held-out ones
     evaluate_every: NonNegativeInt = 200  # steps between evaluations on the way; 0: only at the end
     checkpoint_every: PositiveInt = 200

@@ -1,7 +1,8 @@
-"""What a config's model has to do with the toy world: which world it can learn, and one call of it."""
+"""What a config's model has to do with the toy's data: whether it fits them, and one call of it."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import cast
 
 from torch import Tensor, nn
@@ -10,23 +11,45 @@ from mmdit.config import LinearInput, LinearOutput, ModelConfig, PatchInput, Pat
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import UserError
 from mmdit_cli.schema import ToolConfig
-from mmdit_cli.toy.world import FRAME, MAX_WORDS, SAMPLES, SIZE, VOCABULARY_SIZE, World
+from mmdit_cli.toy import digits, world
+from mmdit_cli.toy.data import ToyData
+from mmdit_cli.toy.world import FRAME, SAMPLES
 
 TIMESTEP_RANGE = 1000  # networks take t as 0..1000, divided by their config's timestep.scale
 
 
-def world_of(config: ToolConfig) -> World:
-    """The world whose modalities the config has: pictures, or pictures and tones.
+@dataclass(frozen=True)
+class Fit:
+    """What a model's ends must be for a data set."""
+
+    vocabulary: int
+    max_words: int
+    channels: int
+    size: int  # of the square picture, in pixels
+    sound: bool  # may it have tones beside the pictures
+
+
+FITS = {
+    "world": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True),
+    "digits": Fit(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
+}
+
+
+def world_of(config: ToolConfig) -> ToyData:
+    """The data set that `train.data` names, with the modalities that the config has.
 
     Raises:
-        UserError: a modality or one of its ends is not the world's; it names the key and what is wanted.
+        UserError: a modality or one of its ends is not the data set's, by key and with what is wanted; or the package
+            that holds the data is not installed.
     """
-    for problem in _problems(config.model):
-        raise UserError(f"{config.name}: train-toy can't train this model: {problem}")
-    unknown = [name for name in config.train.loss_weights if name not in ("image", "audio")]
+    data = config.train.data
+    for problem in _problems(config.model, FITS[data]):
+        raise UserError(f"{config.name}: train-toy can't train this model on train.data={data}: {problem}")
+    drawn = [name for name in config.model.modalities if name != "text"]
+    unknown = [name for name in config.train.loss_weights if name not in drawn]
     if unknown:
-        raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected image or audio")
-    return World(sound="audio" in config.model.modalities)
+        raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected {' or '.join(drawn)}")
+    return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn)
 
 
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
@@ -47,25 +70,30 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     return velocity
 
 
-def _problems(model: ModelConfig) -> list[str]:
-    """What keeps a model from learning the world, in words."""
-    names = sorted(model.modalities)
-    if names not in (["image", "text"], ["audio", "image", "text"]):
-        return [f"model.modalities must be text and image, or text, image and audio, got {', '.join(model.modalities)}"]
+def _problems(model: ModelConfig, fit: Fit) -> list[str]:
+    """What keeps a model from learning the data, in words."""
+    names, got = sorted(model.modalities), ", ".join(model.modalities)
+    if names != ["image", "text"] and not (fit.sound and names == ["audio", "image", "text"]):
+        either = ", or text, image and audio" if fit.sound else ""
+        return [f"model.modalities must be text and image{either}, got {got}"]
     problems = []
     text, image, audio = (model.modalities.get(name) for name in ("text", "image", "audio"))
     words = text.input if text else None
-    if not isinstance(words, TokenInput) or words.vocabulary < VOCABULARY_SIZE or words.max_length < MAX_WORDS:
-        wanted = f"kind: tokens, vocabulary: {VOCABULARY_SIZE}, max_length: {MAX_WORDS}"
+    if not isinstance(words, TokenInput) or words.vocabulary < fit.vocabulary or words.max_length < fit.max_words:
+        wanted = f"kind: tokens, vocabulary: {fit.vocabulary}, max_length: {fit.max_words}"
         problems.append(f"model.modalities.text.input must be {{{wanted}}}, or larger")
     if image:
-        end, head = image.input, image.output
-        if not isinstance(end, PatchInput) or end.channels != 3 or SIZE % end.patch:
-            problems.append(f"model.modalities.image.input must be patches of 3 channels whose size divides {SIZE}")
-        elif end.positions == "sincos" and SIZE // end.patch > end.max_size:
-            problems.append(f"model.modalities.image.input.max_size must be {SIZE // end.patch} or more")
-        if not isinstance(head, PatchOutput) or head.channels != 3:
-            problems.append("model.modalities.image.output must be {kind: patches, channels: 3}")
+        end, head, channels = (
+            image.input,
+            image.output,
+            "1 channel" if fit.channels == 1 else f"{fit.channels} channels",
+        )
+        if not isinstance(end, PatchInput) or end.channels != fit.channels or fit.size % end.patch:
+            problems.append(f"model.modalities.image.input must be patches of {channels} whose size divides {fit.size}")
+        elif end.positions == "sincos" and fit.size // end.patch > end.max_size:
+            problems.append(f"model.modalities.image.input.max_size must be {fit.size // end.patch} or more")
+        if not isinstance(head, PatchOutput) or head.channels != fit.channels:
+            problems.append(f"model.modalities.image.output must be {{kind: patches, channels: {fit.channels}}}")
     if audio:
         wave, head = audio.input, audio.output
         shape = f"{SAMPLES // FRAME} tokens of {FRAME} samples"

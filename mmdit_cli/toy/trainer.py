@@ -17,9 +17,9 @@ from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.checkpoints import Checkpoint, restore, save_checkpoint
+from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.task import predict
-from mmdit_cli.toy.world import NULL, World, encode, hash_seed
 
 TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
@@ -34,7 +34,7 @@ class Trainer:
     checkpoint with the same bits. Weights are float32; another `dtype` is that of autocast."""
 
     def __init__(
-        self, config: ToolConfig, world: World, *, device: torch.device, dtype: torch.dtype, seed: int
+        self, config: ToolConfig, world: ToyData, *, device: torch.device, dtype: torch.dtype, seed: int
     ) -> None:
         self.config, self.settings, self.world = config, config.train, world
         self.device, self.dtype, self.seed, self.completed = device, dtype, seed, 0
@@ -130,7 +130,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(hash_seed(self.seed, NOISE, self.completed))
         dropped = torch.rand(size, generator=generator) < settings.caption_dropout
         captions = [NULL if drop else text for text, drop in zip(batch.captions, dropped.tolist(), strict=True)]
-        ids, mask = encode(captions)
+        ids, mask = self.world.encode(captions)
         times: Tensors = {}
         for name in batch.data:
             if times and not settings.timesteps.per_modality:

@@ -9,15 +9,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
+from mmdit_cli.toy.data import Batch, encode_words, hash_seed, word_ids
+
 SIZE = 16  # pixels a side
 SAMPLES, FRAME = 256, 16  # a tone is 256 samples, as 16 tokens of 16
-NULL = "<none>"  # the caption that says nothing, for classifier-free guidance
 
 # attribute -> value -> the wordings that name it
 PICTURE: dict[str, dict[str, tuple[str, ...]]] = {
@@ -70,15 +70,6 @@ AMPLITUDE = {"soft": 0.4, "loud": 1.0}
 HELD_OUT = {"image": ((1, 3, 5, 2), 8), "audio": ((1, 3, 2), 6)}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Captions and what they describe. `attributes` are value indexes by modality, `b a` in the order of its table."""
-
-    captions: list[str]
-    data: dict[str, Tensor]  # image: b 3 16 16 in [-1, 1]; audio: b 16 16
-    attributes: dict[str, Tensor]
-
-
 class World:
     """The pictures, and the tones where `sound` is set."""
 
@@ -97,7 +88,24 @@ class World:
             choices = split(name, held_out=held_out)
             attributes[name] = choices[torch.randint(len(choices), (size,), generator=generator)]
         data = {name: renderings(name)[combination_index(name, a)] for name, a in attributes.items()}
-        return Batch(self._captions(attributes, generator), data, attributes)
+        return Batch(self._captions(attributes, generator), data, attributes, self)
+
+    def real(self, size: int, *, seed: int, stream: int, index: int) -> Batch:
+        return self.batch(size, seed=seed, stream=stream, index=index)
+
+    def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+        return encode(captions, length)
+
+    def attributes(self, modality: str) -> tuple[str, ...]:
+        return tuple(TABLES[modality])
+
+    def read(self, modality: str, data: Tensor) -> Tensor:
+        """The attributes `b a` of the rendering that is nearest to each sample by squared distance."""
+        known = renderings(modality).flatten(1)
+        return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
+
+    def chance(self, modality: str) -> float:
+        return 1 / len(combinations(modality))
 
     def _captions(self, attributes: dict[str, Tensor], generator: torch.Generator) -> list[str]:
         size = len(attributes["image"])
@@ -118,17 +126,6 @@ class World:
         return captions
 
 
-def hash_seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers (the splitmix64 mixer of Steele et al. 2014)."""
-    state = 0
-    for part in parts:
-        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
-        state ^= state >> 31
-    return state >> 1
-
-
 # ----------------------------------------------------------------------------------------------------------- captions
 
 
@@ -137,8 +134,7 @@ def vocabulary() -> dict[str, int]:
     """Word to id; 0 pads. The same for both worlds, so that a model knows both."""
     wordings = [*PICTURE_WORDINGS, *SOUND_WORDINGS]
     values = [w for table in TABLES.values() for v in table.values() for words in v.values() for w in words]
-    words = {word for text in (*wordings, *values) for word in text.split() if "{" not in word}
-    return {word: index for index, word in enumerate([NULL, *sorted(words)], start=1)}
+    return word_ids(wordings, values)
 
 
 VOCABULARY_SIZE = len(vocabulary()) + 1
@@ -147,11 +143,7 @@ MAX_WORDS = 24  # more than the longest caption of both worlds has
 
 def encode(captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
     """Word ids `b n`, padded with 0 to `length` or to the longest caption, and the mask of real words."""
-    known = vocabulary()
-    rows = [[known[word] for word in caption.split()] for caption in captions]
-    length = length or max(map(len, rows))
-    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
-    return ids, ids != 0
+    return encode_words(captions, vocabulary(), length)
 
 
 # ---------------------------------------------------------------------------------------------------------- rendering

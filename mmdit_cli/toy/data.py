@@ -1,0 +1,77 @@
+"""What the toy's data sets have in common: batches of captions with what they describe, and a judge that reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+NULL = "<none>"  # the caption that says nothing, for classifier-free guidance
+
+
+class ToyData(Protocol):
+    """What train-toy trains on, and what reads its samples back."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What is drawn, beside the text."""
+
+    def batch(self, size: int, *, seed: int, stream: int, index: int, held_out: bool = False) -> Batch:
+        """`size` captions with their data, a pure function of the arguments.
+
+        Args:
+            held_out: what training never shows; what that is, the data set says.
+        """
+
+    def real(self, size: int, *, seed: int, stream: int, index: int) -> Batch:
+        """Real data for the judge to be tested on: `size` samples, or as many as there are."""
+
+    def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Word ids `b n`, padded with 0 to `length` or to the longest caption, and the mask of real words."""
+
+    def attributes(self, modality: str) -> tuple[str, ...]:
+        """The names of what a sample of the modality shows, in the order of `read`."""
+
+    def read(self, modality: str, data: Tensor) -> Tensor:
+        """The judge: value indexes `b a`, one for each attribute. The data is finite."""
+
+    def chance(self, modality: str) -> float:
+        """The share that a guesser gets all right who draws each combination equally often."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Captions and what they describe. `attributes` are value indexes by modality, `b a` in the source's order."""
+
+    captions: list[str]
+    data: dict[str, Tensor]  # in [-1, 1]; a picture is b c h w, a tone b n d
+    attributes: dict[str, Tensor]
+    source: ToyData
+
+
+def word_ids(*texts: Iterable[str]) -> dict[str, int]:
+    """Word to id, sorted, beginning with `NULL` as 1: 0 pads. Fields in braces are no words."""
+    words = {word for part in texts for text in part for word in text.split() if "{" not in word}
+    return {word: index for index, word in enumerate([NULL, *sorted(words)], start=1)}
+
+
+def encode_words(captions: Sequence[str], known: Mapping[str, int], length: int | None) -> tuple[Tensor, Tensor]:
+    """`ToyData.encode` with the vocabulary `known`."""
+    rows = [[known[word] for word in caption.split()] for caption in captions]
+    length = length or max(map(len, rows))
+    ids = torch.tensor([row + [0] * (length - len(row)) for row in rows])
+    return ids, ids != 0
+
+
+def hash_seed(*parts: int) -> int:
+    """One 63-bit seed from several numbers (the splitmix64 mixer of Steele et al. 2014)."""
+    state = 0
+    for part in parts:
+        state = (state + part + 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & 0xFFFFFFFFFFFFFFFF
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & 0xFFFFFFFFFFFFFFFF
+        state ^= state >> 31
+    return state >> 1
