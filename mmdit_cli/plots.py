@@ -136,3 +136,73 @@ def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
     low, high = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=count)
     smooth: list[float] = ((total[high] - total[low]) / (high - low)).tolist()
     return smooth
+
+
+def comparison_plot(
+    designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], step_flops: Mapping[str, int], *, target: float
+) -> Figure:
+    """Loss by step and by training FLOPs, thin for each run and thick for the mean over a design's runs; below it the
+    accuracy of each modality, with the target.
+
+    Args:
+        designs: by name, each run's metrics.
+        step_flops: by name, model FLOPs of a training step.
+    """
+    runs = [run for each in designs.values() for run in each]
+    modalities = list(dict.fromkeys(name for run in runs for record in run for name in record.get("accuracy", ())))
+    figure = Figure(figsize=(9.6, 3.4 + 1.9 * len(modalities)), facecolor="white", layout="constrained")
+    heights = [3.0] + [2.0] * len(modalities)
+    panels = figure.subplots(len(heights), 2, squeeze=False, sharex="col", sharey="row", height_ratios=heights)
+    for index, (name, each) in enumerate(designs.items()):
+        style: dict[str, Any] = {
+            "color": SERIES[index % len(SERIES)],
+            "linestyle": ("-", "--", ":", "-.")[index // len(SERIES) % 4],
+        }
+        for axes, cost in zip(panels.T, (1.0, step_flops[name] / 1e12), strict=True):
+            _draw_curves(axes[0], [_smoothed(run) for run in each], cost, name, style)
+            for panel, modality in zip(axes[1:], modalities, strict=True):
+                _draw_curves(panel, [_points(run, "accuracy", modality) for run in each], cost, name, style, marker="o")
+    panels[0, 0].set(yscale="log", ylabel="loss (velocity error)")
+    for panel, modality in zip(panels[1:, 0], modalities, strict=True):
+        panel.set(ylim=(-0.03, 1.03), ylabel=f"accuracy, {modality}")
+    for panel in panels[1:].flat:
+        panel.axhline(target, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    for panel in panels.flat:
+        panel.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        panel.tick_params(labelsize=7, which="both")
+        panel.yaxis.label.set_fontsize(8)
+        panel.spines[["top", "right"]].set_visible(False)
+    if panels[0, 1].lines:
+        panels[0, 1].legend(fontsize=7, frameon=False)
+    for panel, label in zip(panels[-1], ("step", "training FLOPs (10¹²)"), strict=True):
+        panel.set_xlabel(label, fontsize=8)
+    return figure
+
+
+def _draw_curves(
+    axes: Axes,
+    curves: Sequence[tuple[list[int], list[float]]],
+    cost: float,
+    label: str,
+    style: Mapping[str, Any],
+    marker: str = "",
+) -> None:
+    """Each run's curve, thin, and thick their mean over the steps that every run reached."""
+    curves = [(steps, values) for steps, values in curves if steps]
+    for steps, values in curves:
+        axes.plot([step * cost for step in steps], values, alpha=0.35, linewidth=0.7, **style)
+    at = [dict(zip(steps, values, strict=True)) for steps, values in curves]
+    shared = [step for step in curves[0][0] if all(step in values for values in at)] if curves else []
+    if shared:
+        mean = [sum(values[step] for values in at) / len(at) for step in shared]
+        axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
+
+
+def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    losses = [(record["step"], record["loss"]) for record in run if "loss" in record]
+    return [step for step, _ in losses], _smooth([loss for _, loss in losses])
+
+
+def _points(run: Sequence[Mapping[str, Any]], key: str, name: str) -> tuple[list[int], list[float]]:
+    found = [(record["step"], record[key][name]) for record in run if name in record.get(key, ())]
+    return [step for step, _ in found], [value for _, value in found]

@@ -56,6 +56,12 @@ def _beside_profiles() -> dict[str, Any]:
     return {"baseline": list[Change], "growth": list[Growth]}
 
 
+def _beside_runs() -> dict[str, Any]:
+    from mmdit_cli.toy.compare import Comparison
+
+    return {"comparison": Comparison}
+
+
 RESULTS: dict[str, Callable[[], Any]] = {
     "profile": _profile,
     "flops": _flops,
@@ -65,7 +71,10 @@ RESULTS: dict[str, Callable[[], Any]] = {
 }
 
 
-BESIDE: dict[str, Callable[[], dict[str, Any]]] = {"profile": _beside_profiles}  # what only some documents have
+BESIDE: dict[str, Callable[[], dict[str, Any]]] = {  # what only some documents have
+    "profile": _beside_profiles,
+    "train-toy": _beside_runs,
+}
 
 
 def document_schema(command: str) -> dict[str, Any]:

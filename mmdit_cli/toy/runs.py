@@ -37,8 +37,33 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
         if not run_dir.is_dir():
             raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
         return run_dir
-    safe = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
-    folder = run_dir or Path("runs") / f"{safe}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+    folder = run_dir or _timed(Path("runs"), safe_name(name))
+    make_folder(folder)
+    return folder
+
+
+def new_folder(parent: Path, name: str) -> Path:
+    """A new folder in `parent` called by the name and the time.
+
+    Raises:
+        UserError: it can't be made.
+    """
+    folder = _timed(parent, name)
+    make_folder(folder)
+    return folder
+
+
+def safe_name(name: str) -> str:
+    """A config's name as that of a folder."""
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+
+
+def _timed(parent: Path, name: str) -> Path:
+    return parent / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+
+
+def make_folder(folder: Path) -> None:
+    """Raises UserError where the folder is not empty, not writable, or can't be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -47,7 +72,6 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
         raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--run-dir {folder}: is not writable")
-    return folder
 
 
 def describe(folder: Path, identity: dict[str, Any], *, device: torch.device, command_line: Sequence[str]) -> None:
