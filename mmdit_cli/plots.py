@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from mmdit.files import replacing
@@ -158,7 +159,7 @@ def comparison_plot(
             "color": SERIES[index % len(SERIES)],
             "linestyle": ("-", "--", ":", "-.")[index // len(SERIES) % 4],
         }
-        for axes, cost in zip(panels.T, (1.0, step_flops[name] / 1e12), strict=True):
+        for axes, cost in zip(panels.T, (1, step_flops[name]), strict=True):
             _draw_curves(axes[0], [_smoothed(run) for run in each], cost, name, style)
             for panel, modality in zip(axes[1:], modalities, strict=True):
                 _draw_curves(panel, [_points(run, "accuracy", modality) for run in each], cost, name, style, marker="o")
@@ -174,7 +175,8 @@ def comparison_plot(
         panel.spines[["top", "right"]].set_visible(False)
     if panels[0, 1].lines:
         panels[0, 1].legend(fontsize=7, frameon=False)
-    for panel, label in zip(panels[-1], ("step", "training FLOPs (10¹²)"), strict=True):
+    panels[-1, 1].xaxis.set_major_formatter(EngFormatter(sep=" "))
+    for panel, label in zip(panels[-1], ("step", "training FLOPs"), strict=True):
         panel.set_xlabel(label, fontsize=8)
     return figure
 
@@ -182,19 +184,20 @@ def comparison_plot(
 def _draw_curves(
     axes: Axes,
     curves: Sequence[tuple[list[int], list[float]]],
-    cost: float,
+    cost: int,
     label: str,
     style: Mapping[str, Any],
     marker: str = "",
 ) -> None:
-    """Each run's curve, thin, and thick their mean over the steps that every run reached."""
+    """Each run's curve, thin, and thick the mean of those that came as far as the longest."""
     curves = [(steps, values) for steps, values in curves if steps]
     for steps, values in curves:
         axes.plot([step * cost for step in steps], values, alpha=0.35, linewidth=0.7, **style)
-    at = [dict(zip(steps, values, strict=True)) for steps, values in curves]
-    shared = [step for step in curves[0][0] if all(step in values for values in at)] if curves else []
-    if shared:
-        mean = [sum(values[step] for values in at) / len(at) for step in shared]
+    if curves:
+        end = max(steps[-1] for steps, _ in curves)
+        whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
+        shared = [step for step in whole[0] if all(step in values for values in whole)]
+        mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
         axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
 
 
