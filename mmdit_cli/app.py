@@ -13,7 +13,7 @@ import typer
 
 from mmdit_cli import __version__
 from mmdit_cli.commands import export, flops, profile, schema, shape_check, train_toy
-from mmdit_cli.console import error
+from mmdit_cli.console import error, is_main
 from mmdit_cli.errors import CheckFailed, UserError
 
 app = typer.Typer(
@@ -33,7 +33,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            error(str(interrupt) or "interrupted")
+            if is_main():
+                error(str(interrupt) or "interrupted")
             raise typer.Exit(130) from None
         except (typer.Exit, typer.Abort):
             raise
@@ -85,6 +86,9 @@ def main() -> None:
 
 def _report(problem: Exception) -> int:
     """Say what went wrong, and which exit code that is."""
+    expected = isinstance(problem, (CheckFailed, UserError))
+    if expected and not is_main():  # the first of several processes says it
+        return 1 if isinstance(problem, CheckFailed) else 2
     if isinstance(problem, CheckFailed):
         error(str(problem))
         return 1

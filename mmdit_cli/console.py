@@ -54,11 +54,21 @@ def can_draw() -> bool:
     return encoding.startswith("utf")
 
 
+def is_main() -> bool:
+    """Whether this is the process that prints: alone, or the first of torchrun's."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def error(message: str) -> None:
     """One message on standard error, as it is: a path or a value in it is no markup."""
     prefix = "error: "
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     text = f"\x1b[31m{prefix}\x1b[0m{message}" if colour else prefix + message
+    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
+
+
+def message(text: str) -> None:
+    """One line on standard error."""
     print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
 
 

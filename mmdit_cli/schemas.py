@@ -56,12 +56,6 @@ def _beside_profiles() -> dict[str, Any]:
     return {"baseline": list[Change], "growth": list[Growth]}
 
 
-def _beside_runs() -> dict[str, Any]:
-    from mmdit_cli.toy.compare import Comparison
-
-    return {"comparison": Comparison}
-
-
 RESULTS: dict[str, Callable[[], Any]] = {
     "profile": _profile,
     "flops": _flops,
@@ -69,6 +63,12 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "train-toy": _train,
     "export": _export,
 }
+
+
+def _beside_runs() -> dict[str, Any]:
+    from mmdit_cli.toy.compare import Comparison
+
+    return {"comparison": Comparison}
 
 
 BESIDE: dict[str, Callable[[], dict[str, Any]]] = {  # what only some documents have

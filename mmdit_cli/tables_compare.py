@@ -65,7 +65,7 @@ def _differences(comparison: Comparison, design: Design, width: int) -> Table:
         show = _signed(each)
         ends = "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
         style = STYLES.get(each.verdict)
-        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict
+        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict if width >= 60 else "can't tell"
         label = each.figure.replace("the target", f.percent(comparison.target))
         rows.add([(" ", label, 0), ("by", show(each.mean), 0), ("95% interval", ends, 80), ("verdict", verdict, 0)])
     return rows.table

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -63,7 +62,7 @@ def command(
     request = o.make_request(NAME, config, set_, device, dtype or "fp32", seed, json, report)
 
     from mmdit_cli.commands._show import show
-    from mmdit_cli.console import stage_progress
+    from mmdit_cli.console import message, stage_progress
     from mmdit_cli.convert import convert_weights
     from mmdit_cli.export import export_model
     from mmdit_cli.tables import export_tables
@@ -78,7 +77,7 @@ def command(
             seed=seed,
             force=force,
             on_progress=on_progress,
-            on_message=lambda message: print(message, file=sys.stderr),
+            on_message=message,
         )
         if from_ or to:
             kept = torch_dtype if dtype else None

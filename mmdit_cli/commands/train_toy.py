@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,8 +12,6 @@ from mmdit_cli import options as o
 
 if TYPE_CHECKING:
     from mmdit_cli.schema import ToolConfig
-    from mmdit_cli.toy.compare import Train
-    from mmdit_cli.toy.train import TrainResult
 
 NAME = "train-toy"
 
@@ -25,22 +23,27 @@ def command(
         typer.Option("--steps", min=1, metavar="N", help="Training steps. Default: train.steps."),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-TIME.")
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="Where the run, or a comparison's runs, go. Default: in runs/."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
     seeds: Annotated[
-        int | None,
-        typer.Option("--seeds", min=1, metavar="N", help="Train each config N times, with --seed and those after it."),
-    ] = None,
+        int, typer.Option("--seeds", min=1, metavar="N", help="Train each config N times: --seed and those after it.")
+    ] = 1,
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option("--plot", metavar="FILE", help="Where a comparison's curves go (.png).")
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (PNG), when several are compared."),
     ] = None,
+    parallel: Annotated[
+        Literal["ddp", "fsdp"],
+        typer.Option("--parallel", help="Under torchrun: whole weights in each process, or sharded ones."),
+    ] = "ddp",
     tensorboard: Annotated[
-        bool, typer.Option("--tensorboard", help="Write TensorBoard event files into the run's folder too.")
+        bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")
     ] = False,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
@@ -52,86 +55,85 @@ def command(
 ) -> None:
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
-    Rectified flow. bf16 trains under autocast. Ctrl-C saves and says how to go on. Several configs, or several seeds,
-    are trained in turns on the same data and compared.
+    Rectified flow. bf16 trains under autocast. Ctrl-C saves and says how to go on. Several configs, or --seeds, train
+    on the same data in turns and end in a comparison. Under torchrun the processes share each batch.
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
     request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
 
     from mmdit_cli.commands._show import show
-    from mmdit_cli.console import training_progress
-    from mmdit_cli.errors import UserError
+    from mmdit_cli.console import message, training_progress
+    from mmdit_cli.document import check_target
+    from mmdit_cli.errors import CheckFailed, UserError
+    from mmdit_cli.measure.cards import read_share
     from mmdit_cli.tables import train_tables
-    from mmdit_cli.toy.runs import check_tensorboard
-    from mmdit_cli.toy.train import train
+    from mmdit_cli.toy.parallel import processes
+    from mmdit_cli.toy.runs import check_tensorboard, compare_folder
+    from mmdit_cli.toy.train import TrainResult, train
 
+    configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    several = len(configs) > 1 or seeds > 1
     if tensorboard:
         check_tensorboard()
-    comparing = len(config) > 1 or (seeds or 1) > 1
-    if resume and (comparing or seeds is not None):
-        raise UserError("--resume goes on with one run: give one --config, its --run-dir and its --seed, no --seeds")
-    if comparing and run_dir is not None:
-        raise UserError("--run-dir is one run's folder; a comparison makes its own, runs/compare-TIME")
+    try:
+        share = read_share(target or "90%", "--target")
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if resume and several:
+        raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
-    for option, value in (("--target", target), ("--plot", plot)):
-        if value is not None and not comparing:
-            raise UserError(f"{option} is for a comparison: give several --config, or --seeds N")
+    if target is not None and not several:
+        raise UserError("--target is for a comparison: give several --config, or --seeds N")
+    if plot is not None:
+        check_target(plot, "--plot", suffix=".png")
+        if not several:
+            raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
 
-    def run(config: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult:
-        with training_progress(title) as on_progress:
+    def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
+        with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:
+            if several and group.size > 1:
+                raise UserError("several configs or seeds are compared in one process; leave out torchrun")
             return train(
-                config,
-                device=request.torch_device,
-                dtype=request.torch_dtype,
+                loaded,
+                device=own_device,
+                dtype=torch_dtype,
                 seed=seed,
                 steps=steps,
                 run_dir=folder,
                 resume=resume,
                 tensorboard=tensorboard,
                 on_progress=on_progress,
+                on_message=message,
                 command_line=["mmdit", *sys.argv[1:]],
+                group=group,
             )
 
-    if comparing:
-        return _compare(request, run, seeds or 1, steps, target, plot)
-    (loaded,) = request.load_configs()
-    results = [run(loaded, seed, run_dir, loaded.name)]
-    show(request, results, lambda _: train_tables(results))
+    if not several:
+        result = run(configs[0], seed, run_dir, configs[0].name)
+        if result is not None:
+            show(request, [result], lambda _: train_tables([result]))
+        return
 
-
-def _compare(
-    request: o.Request, run: Train, seeds: int, steps: int | None, target: str | None, plot: Path | None
-) -> None:
     from mmdit.files import write_atomic
-    from mmdit_cli.commands._show import show
-    from mmdit_cli.document import check_target, make_document
-    from mmdit_cli.errors import CheckFailed, UserError
-    from mmdit_cli.measure.cards import read_share
+    from mmdit_cli.document import make_document
     from mmdit_cli.reports import render
     from mmdit_cli.tables_compare import compare_tables
-    from mmdit_cli.toy.compare import TARGET, compare, draw
+    from mmdit_cli.toy.compare import compare, draw
     from mmdit_cli.toy.likeness import distinct
-    from mmdit_cli.toy.runs import new_folder
+    from mmdit_cli.toy.task import world_of
 
-    try:
-        share = TARGET if target is None else read_share(target, "--target")
-    except ValueError as problem:
-        raise UserError(str(problem)) from None
-    if plot is not None:
-        check_target(plot, "--plot", suffix=".png")
-    configs = distinct(request.load_configs(), request.configs)
     if steps is not None:
         configs = [c.model_copy(update={"train": c.train.model_copy(update={"steps": steps})}) for c in configs]
-    _ = request.torch_device, request.torch_dtype
-    folder = new_folder(Path("runs"), "compare")
-    numbers = range(request.seed, request.seed + seeds)
-    results, comparison = compare(configs, numbers, folder=folder, train=run, target=share)
+    configs = distinct(configs, config)
+    for each in configs:
+        world_of(each)  # before a folder is made
+    folder = compare_folder(run_dir)
+    results, comparison = compare(configs, range(seed, seed + seeds), folder=folder, train=run, target=share)
     draw(comparison, results, plot or folder / "comparison.png")
     document = make_document(request, results, comparison=comparison)
     write_atomic(folder / "comparison.json", render(document, ".json").encode())
     show(request, results, lambda width: compare_tables(comparison, width), comparison=comparison)
-    if comparison.failures:
-        failed = "; ".join(f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures)
-        raise CheckFailed(f"{len(comparison.failures)} of {len(configs) * seeds} runs failed: {failed}")
+    if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
+        raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")

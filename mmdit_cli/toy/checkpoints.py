@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mmdit
+from mmdit_cli.toy.parallel import put, whole
 
 PREFIX, STATE = "checkpoint-", "state.json"
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
@@ -36,7 +37,7 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    run_dir: Path, step: int, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer, **state: Any
+    run_dir: Path, step: int, model: nn.Module, average: nn.Module, optimizer: dict[str, Tensor], **state: Any
 ) -> Path:
     """Write the checkpoint of `step` finished steps, and drop all but the last two.
 
@@ -49,12 +50,11 @@ def save_checkpoint(
     temporary.mkdir()
     try:
         mmdit.save(model, temporary / WEIGHTS)
-        mmdit.save(average.module, temporary / EMA)
-        save_file(_optimizer_tensors(optimizer), temporary / OPTIMIZER)
+        mmdit.save(average, temporary / EMA)
+        save_file(optimizer, temporary / OPTIMIZER)
         names = (WEIGHTS, EMA, OPTIMIZER)
         state |= {
             "step": step,
-            "averaged": int(average.n_averaged),
             "sha256": {name: _digest(temporary / name) for name in names},
         }
         (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
@@ -94,21 +94,25 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors back, to the bit."""
-    model.load_state_dict(load_file(checkpoint.path / WEIGHTS))
-    average.module.load_state_dict(load_file(checkpoint.path / EMA))
+    """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded."""
+    for module, name in ((model, WEIGHTS), (average.module, EMA)):
+        tensors = load_file(checkpoint.path / name)
+        for key, held in module.state_dict().items():
+            put(held, tensors[key])
     average.n_averaged.fill_(checkpoint.state["averaged"])
-    tensors = load_file(checkpoint.path / OPTIMIZER)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for key, tensor in load_file(checkpoint.path / OPTIMIZER).items():
         index, name = key.split(".")
-        state.setdefault(int(index), {})[name] = tensor.clone()  # not the file's own memory, which is mapped
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        p = parameters[int(index)]
+        held = torch.zeros_like(p) if tensor.shape == p.shape else torch.zeros_like(tensor, device=p.device)
+        put(held, tensor)
+        optimizer.state[p][name] = held
 
 
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as whole tensors; where it is sharded, every process has to ask."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": tensor.contiguous() for i, values in state.items() for name, tensor in values.items()}
+    return {f"{i}.{name}": whole(tensor).contiguous() for i, values in state.items() for name, tensor in values.items()}
 
 
 def _folders(run_dir: Path) -> list[Path]:

@@ -105,7 +105,7 @@ class Run:
         return None
 
 
-Train = Callable[[ToolConfig, int, Path, str], TrainResult]  # config, seed, folder, and what to call the run
+Train = Callable[[ToolConfig, int, Path, str], TrainResult | None]  # config, seed, folder, and what to call the run
 
 
 def compare(
@@ -139,7 +139,8 @@ def compare(
             continue
         except Interrupted as stop:
             raise Interrupted(f"{title}, run {number} of {len(turns)} in {folder}: {stop}") from None
-        done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
+        if result is not None:  # as in a process of a group that does not write
+            done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
     comparison = summarize(configs, done, failures, seeds=seeds, target=target, folder=folder)
     return [run.result for runs in done.values() for run in runs.values()], comparison
 

@@ -37,20 +37,16 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
         if not run_dir.is_dir():
             raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
         return run_dir
-    folder = run_dir or _timed(Path("runs"), safe_name(name))
-    make_folder(folder)
-    return folder
+    return new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}")
 
 
-def new_folder(parent: Path, name: str) -> Path:
-    """A new folder in `parent` called by the name and the time.
+def compare_folder(run_dir: Path | None) -> Path:
+    """The folder of a comparison's runs.
 
     Raises:
-        UserError: it can't be made.
+        UserError: it exists and is not empty, or can't be made.
     """
-    folder = _timed(parent, name)
-    make_folder(folder)
-    return folder
+    return new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}")
 
 
 def safe_name(name: str) -> str:
@@ -58,12 +54,12 @@ def safe_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
-def _timed(parent: Path, name: str) -> Path:
-    return parent / f"{name}-{datetime.now():%Y%m%d-%H%M%S-%f}"
+def new_folder(folder: Path) -> Path:
+    """Make a folder, or take an empty one.
 
-
-def make_folder(folder: Path) -> None:
-    """Raises UserError where the folder is not empty, not writable, or can't be made."""
+    Raises:
+        UserError: it is not empty, not writable, or can't be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -72,6 +68,7 @@ def make_folder(folder: Path) -> None:
         raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
     if not os.access(folder, os.W_OK):
         raise UserError(f"--run-dir {folder}: is not writable")
+    return folder
 
 
 def describe(folder: Path, identity: dict[str, Any], *, device: torch.device, command_line: Sequence[str]) -> None:
@@ -110,7 +107,7 @@ def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """All records of a `metrics.jsonl`; a line cut short by a kill is passed over."""
+    """A run's records; a line cut short by a kill is passed over."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:
@@ -122,6 +119,23 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def check_tensorboard() -> None:
+    """Raises UserError where TensorBoard's event files can't be written."""
+    if find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'")
+
+
+def event_writer(folder: Path, completed: int) -> Any:
+    """A writer of TensorBoard's event files.
+
+    Args:
+        completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+
+
 class Metrics:
     """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
 
@@ -130,18 +144,19 @@ class Metrics:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / METRICS
+        self.events: Any = None
         self._file = self.path.open("a", encoding="utf-8")
-        self._events: Events | None = None
 
-    def mirror(self, events: Events) -> None:
-        """Write every record from now on to `events` as well, and close them at the end."""
-        self._events = events
+    def mirror(self, events: Any) -> None:
+        """Give every number from now on to TensorBoard's writer as well, and close it at the end."""
+        self.events = events
 
     def append(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
-        if self._events is not None:
-            self._events.append(record)
+        if self.events is not None:
+            for name, value in _scalars(record):
+                self.events.add_scalar(name, value, record["step"])
 
     def sync(self) -> None:
         """Make sure the disk holds what a checkpoint is about to build on."""
@@ -149,10 +164,11 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-        if self._events is not None:
-            self._events.close()
+        if self.events is not None:
+            self.events.close()
 
     def read(self) -> list[dict[str, Any]]:
+        """All records."""
         return read_metrics(self.path)
 
     def seconds(self) -> float:
@@ -167,33 +183,31 @@ class Metrics:
         self._file = self.path.open("a", encoding="utf-8")
 
 
-class Events:
-    """TensorBoard event files in the run's folder: every number of `metrics.jsonl` under a tag such as `loss/image`."""
+class NoMetrics(Metrics):
+    """Those of a process that writes nothing."""
 
-    TAGS = {"loss": "loss/total", "losses": "loss"}  # noqa: RUF012
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
 
-    def __init__(self, folder: Path, completed: int) -> None:
-        """`completed`: the steps that a resumed run keeps; what earlier files say of later ones is hidden."""
-        from torch.utils.tensorboard import SummaryWriter
+    def append(self, record: dict[str, Any]) -> None: ...
 
-        self._writer = SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+    def sync(self) -> None: ...
 
-    def append(self, record: dict[str, Any]) -> None:
-        for key, value in record.items():
-            tag = self.TAGS.get(key, key)
-            numbers = {f"{tag}/{name}": x for name, x in value.items()} if isinstance(value, dict) else {tag: value}
-            for name, number in numbers.items():
-                if key != "step" and isinstance(number, float):
-                    self._writer.add_scalar(name, number, record["step"])
+    def close(self) -> None: ...
 
-    def close(self) -> None:
-        self._writer.close()
+    def seconds(self) -> float:
+        return 0.0
+
+    def truncate(self, step: int) -> None: ...
 
 
-def check_tensorboard() -> None:
-    """Raises UserError where event files can't be written."""
-    if find_spec("tensorboard") is None:
-        raise UserError('--tensorboard needs a package that is not there: pip install "mmdit-cli[tensorboard]"')
+def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record under names such as `losses/image`."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
+            yield f"{prefix}{key}", value
 
 
 @contextmanager

@@ -61,7 +61,7 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
         ids: the captions' word ids `b n`; mask: `b n` bool, True = a word.
         per_modality: pass each modality's own t (the text's is 0), not the one they share.
     """
-    timestep = cast(ModelConfig, model.config).timestep
+    timestep = cast(ModelConfig, getattr(model, "module", model).config).timestep
     scale = TIMESTEP_RANGE / (timestep.scale if timestep else 1)
     scaled = {name: t * scale for name, t in times.items()}
     shared = next(iter(scaled.values()))

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from mmdit_cli.errors import UserError
 from mmdit_cli.fit import check_fits
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint, sweep
 from mmdit_cli.toy.evaluate import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.parallel import ALONE, Group
 from mmdit_cli.toy.runs import (
-    Events,
     Metrics,
+    NoMetrics,
     check_tensorboard,
     describe,
     differences,
+    event_writer,
     held_interrupt,
     open_run,
     resume_command,
@@ -44,7 +47,6 @@ class TrainResult:
     """
 
     config: str
-    seed: int
     steps: int
     parameters: int
     loss: dict[str, float]
@@ -59,6 +61,7 @@ class TrainResult:
     steps_per_s: float
     run_dir: str
     files: dict[str, str]
+    seed: int = 0
 
 
 class Interrupted(KeyboardInterrupt):
@@ -78,13 +81,16 @@ def train(
     on_progress: Progress = lambda step, steps, loss, rate, left: None,
     on_message: Callable[[str], None] = lambda message: None,
     command_line: Sequence[str] = (),
-) -> TrainResult:
+    group: Group = ALONE,
+) -> TrainResult | None:
     """Train, evaluate, and leave checkpoints, metrics, samples and curves in the run's folder.
+
+    Every process of a `group` has to call it; the main one alone writes, and is told the result.
 
     Args:
         steps: in place of the config's `train.steps`.
         run_dir: a new or empty folder, or the run to `resume`; None: `runs/NAME-TIME`.
-        tensorboard: write event files into the run's folder too.
+        tensorboard: write event files into the run's folder as well.
         on_progress: called after each step with the step, the steps in all, the loss, steps/s and seconds left.
         on_message: called with what a user should know, such as a damaged checkpoint that was passed over.
 
@@ -99,21 +105,25 @@ def train(
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
     if tensorboard:
         check_tensorboard()
+    if config.train.batch_size < group.size:
+        raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
     world = world_of(config)
     check_fits(config, "train", dtype, device, "train-toy")
-    folder = open_run(config.name, run_dir, resume=resume)
-    trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed)
-    metrics = Metrics(folder)
+    folder = group.on_main(lambda: open_run(config.name, run_dir, resume=resume))
+    trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
+    metrics = Metrics(folder) if group.main else NoMetrics(folder)
     try:
         if resume:
             _go_on(trainer, folder, metrics, on_message)
-        if tensorboard:
-            metrics.mirror(Events(folder, trainer.completed))
-        describe(folder, trainer.identity(), device=device, command_line=command_line)
+        if group.main and tensorboard:
+            metrics.mirror(event_writer(folder, trainer.completed))
+        if group.main:
+            describe(folder, trainer.identity(), device=device, command_line=command_line)
         try:
             rate = _train(trainer, folder, metrics, on_progress)
             return _finish(trainer, folder, metrics, rate)
         except Diverged as problem:
+            group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
             command = resume_command(folder, trainer.identity(), device)
@@ -128,7 +138,9 @@ def _go_on(trainer: Trainer, folder: Path, metrics: Metrics, on_message: Callabl
     Raises:
         UserError: the run was started with another seed, dtype or config.
     """
-    sweep(folder)
+    if trainer.group.main:
+        sweep(folder)
+    trainer.group.wait()
     checkpoint, problems = newest_checkpoint(folder)
     for problem in problems:
         on_message(problem)
@@ -148,24 +160,25 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
     Raises:
         KeyboardInterrupt: Ctrl-C, after the step it came in has been finished and saved.
     """
-    settings, first, spent = trainer.settings, trainer.completed, 0.0
+    settings, first, spent, group = trainer.settings, trainer.completed, 0.0, trainer.group
     saved, before = -1, metrics.seconds()
     with held_interrupt() as interrupted:
-        while trainer.completed < settings.steps and not interrupted():
+        while trainer.completed < settings.steps and not group.any(interrupted()):
             began = time.perf_counter()
             record = trainer.step()
             spent += time.perf_counter() - began
             step = trainer.completed
             metrics.append({**record, "seconds": before + spent})
             rate = (step - first) / spent
-            on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
+            if group.main:
+                on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
             if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
                 _evaluate_on_the_way(trainer, folder, metrics)
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 metrics.sync()
                 trainer.save(folder)
                 saved = step
-        if interrupted():
+        if group.any(interrupted()):
             if saved != trainer.completed and trainer.completed > first:
                 metrics.sync()
                 trainer.save(folder)
@@ -175,22 +188,36 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
 
 def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
     """Log the accuracy, and draw the run's captions once more."""
-    samples = _draw_shown(trainer)
+    model = trainer.averaged_model
+    if trainer.group.main:
+        _score_and_draw(model, trainer, folder, metrics)
+    trainer.group.wait()
+
+
+def _score_and_draw(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+    samples = _draw_shown(model, trainer)
     count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
     batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
-    scores = draw(trainer.averaged_model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
+    scores = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
     accuracy = {name: score.accuracy for name, score in scores.items()}
     metrics.append({"step": trainer.completed, "accuracy": accuracy})
     _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
 
 
-def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
-    """Judge, and draw the pictures."""
+def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult | None:
+    """Judge, and draw the pictures, in the main process."""
+    model = trainer.averaged_model
+    result = _result(model, trainer, folder, metrics, rate) if trainer.group.main else None
+    trainer.group.wait()
+    return result
+
+
+def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
     checkpoint, _ = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step != trainer.completed:
         raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
     settings, names = trainer.settings, trainer.world.modalities
-    scores = evaluate(trainer.averaged_model, trainer.world, settings, seed=trainer.seed, device=trainer.device)
+    scores = evaluate(model, trainer.world, settings, seed=trainer.seed, device=trainer.device)
     seen, held_out = scores.seen.scores, scores.held_out.scores
     accuracy = {name: seen[name].accuracy for name in names}
     unseen = {name: held_out[name].accuracy for name in names}
@@ -203,11 +230,10 @@ def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> Tr
         "loss_plot": folder / "loss.png",
         "metrics": metrics.path,
     }
-    _picture(_draw_shown(trainer), files["samples"], trainer)
+    _picture(_draw_shown(model, trainer), files["samples"], trainer)
     _curves(records, files["loss_plot"], trainer)
     return TrainResult(
         config=trainer.config.name,
-        seed=trainer.seed,
         steps=trainer.completed,
         parameters=trainer.parameters,
         loss={"first": _mean(losses[:AVERAGED]), "last": _mean(losses[-AVERAGED:])},
@@ -222,13 +248,14 @@ def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> Tr
         steps_per_s=rate,
         run_dir=str(folder),
         files={key: str(path) for key, path in files.items()},
+        seed=trainer.seed,
     )
 
 
-def _draw_shown(trainer: Trainer) -> Samples:
+def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:
     """Samples for the captions that a run's pictures show, from the same noise each time."""
     batch = trainer.world.batch(PICTURED, seed=trainer.seed, stream=SHOWN, index=0)
-    return draw(trainer.averaged_model, batch, trainer.settings, seed=trainer.seed, device=trainer.device)
+    return draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device)
 
 
 def _picture(samples: Samples, path: Path, trainer: Trainer) -> None:

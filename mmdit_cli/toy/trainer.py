@@ -16,9 +16,10 @@ from mmdit.config import build
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.schema import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, restore, save_checkpoint
+from mmdit_cli.toy.checkpoints import Checkpoint, optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.parallel import ALONE, Group, whole
 from mmdit_cli.toy.task import predict
 
 TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
@@ -34,14 +35,25 @@ class Trainer:
     checkpoint with the same bits. Weights are float32; another `dtype` is that of autocast."""
 
     def __init__(
-        self, config: ToolConfig, world: ToyData, *, device: torch.device, dtype: torch.dtype, seed: int
+        self,
+        config: ToolConfig,
+        world: ToyData,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        seed: int,
+        group: Group = ALONE,
     ) -> None:
-        self.config, self.settings, self.world = config, config.train, world
+        self.config, self.settings, self.world, self.group = config, config.train, world, group
         self.device, self.dtype, self.seed, self.completed = device, dtype, seed, 0
         with torch.random.fork_rng(devices=[]):  # the same weights on every device; the caller's generator stays
             torch.manual_seed(seed)
             self.model: nn.Module = build(config.model).to(device).train()
+        self.parameters = sum(p.numel() for p in self.model.parameters())
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
+        for model in (self.model, self.average.module):
+            group.shard(model)
+        self.network = group.network(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,
@@ -53,12 +65,8 @@ class Trainer:
 
     @property
     def averaged_model(self) -> nn.Module:
-        """The exponential moving average of the weights, in eval mode."""
-        return self.average.module.eval()
-
-    @property
-    def parameters(self) -> int:
-        return sum(p.numel() for p in self.model.parameters())
+        """The exponential moving average of the weights, in eval mode; every process of the group has to ask."""
+        return self.group.full(self.average.module).eval()
 
     def learning_rate_factor(self, step: int) -> float:
         """Linear warm-up, then half a cosine to zero: a pure function of the step."""
@@ -75,23 +83,27 @@ class Trainer:
         Raises:
             Diverged: the loss or the gradient is not finite. The weights are as they were before the step.
         """
-        ids, mask, data, noise, times = self._draw()
+        ids, mask, data, noise, times = self._own_rows(*self._draw())
         noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
-        losses = self._losses(ids, mask, noisy, data, noise, times)
-        weights = self.settings.loss_weights
-        loss = torch.stack([x * weights.get(name, 1.0) for name, x in losses.items()]).sum()
-        value = loss.item()
+        own = self._losses(ids, mask, noisy, data, noise, times)
+        share = self.group.share(self.settings.batch_size)
+        weights = torch.tensor([self.settings.loss_weights.get(name, 1.0) for name in own], device=self.device)
+        loss = (torch.stack(list(own.values())) * weights).sum()
+        each = self.group.total(torch.stack(list(own.values())).detach() * share)
+        losses = dict(zip(own, each.tolist(), strict=True))
+        value = (each * weights).sum().item()
         if not math.isfinite(value):
             layer = self._first_not_finite(lambda: self._losses(ids, mask, noisy, data, noise, times))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
-        loss.backward()
+        (loss * (share * self.group.size)).backward()  # of which the group takes the mean
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         norm = nn.utils.get_total_norm(gradients.values())
-        if not norm.isfinite():
+        size = whole(norm).item()
+        if not math.isfinite(size):
             # the backward pass goes from the last layer to the first, so the last one that is not finite is the first
-            layer = next((name for name in reversed(gradients) if not gradients[name].isfinite().all()), "their norm")
+            layer = next((name for name in reversed(gradients) if not is_finite(gradients[name])), "their norm")
             self.optimizer.zero_grad()
-            raise Diverged(f"the gradient is {norm.item()} at step {self.completed + 1}, beginning in {layer}")
+            raise Diverged(f"the gradient is {size} at step {self.completed + 1}, beginning in {layer}")
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
         rate = self.schedule.get_last_lr()[0]
         self.optimizer.step()
@@ -99,23 +111,27 @@ class Trainer:
         self.optimizer.zero_grad()
         self.average.update_parameters(self.model)
         self.completed += 1
-        parts = {name: x.item() for name, x in losses.items()}
-        step, size = self.completed, norm.item()
-        return {"step": step, "loss": value, "losses": parts, "learning_rate": rate, "gradient_norm": size}
+        step = self.completed
+        return {"step": step, "loss": value, "losses": losses, "learning_rate": rate, "gradient_norm": size}
 
-    def save(self, run_dir: Path) -> Path:
-        """Write a checkpoint.
+    def save(self, run_dir: Path) -> None:
+        """Write a checkpoint, from the main process; every process of the group has to ask.
 
         Raises:
             Diverged: a weight is not finite; the checkpoints before stay the last ones.
             OSError: it can't be written.
         """
         for name, p in self.model.named_parameters():
-            if not p.isfinite().all():
+            if not is_finite(p):
                 raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
-        return save_checkpoint(
-            run_dir, self.completed, self.model, self.average, self.optimizer, identity=self.identity()
-        )
+        model, average = self.group.full(self.model), self.group.full(self.average.module)
+        optimizer = optimizer_tensors(self.optimizer)
+        if self.group.main:
+            averaged = int(self.average.n_averaged)
+            save_checkpoint(
+                run_dir, self.completed, model, average, optimizer, averaged=averaged, identity=self.identity()
+            )
+        self.group.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint's state."""
@@ -124,7 +140,8 @@ class Trainer:
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensors, Tensors, Tensors]:
-        """This step's captions, data, noise and timesteps, drawn on the CPU so that every device sees the same."""
+        """This step's captions, data, noise and timesteps of the whole batch, drawn on the CPU so that every device and
+        process sees the same."""
         size, settings = self.settings.batch_size, self.settings
         batch = self.world.batch(size, seed=self.seed, stream=TRAINING, index=self.completed)
         generator = torch.Generator().manual_seed(hash_seed(self.seed, NOISE, self.completed))
@@ -142,6 +159,12 @@ class Trainer:
         data, noise = ({name: x.to(self.device) for name, x in part.items()} for part in (batch.data, noise))
         return ids.to(self.device), mask.to(self.device), data, noise, times
 
+    def _own_rows(self, ids: Tensor, mask: Tensor, *parts: Tensors) -> tuple[Tensor, Tensor, Tensors, Tensors, Tensors]:
+        """This process's part of what `_draw` gives."""
+        rows = self.group.rows(self.settings.batch_size)
+        data, noise, times = ({name: x[rows] for name, x in part.items()} for part in parts)
+        return ids[rows], mask[rows], data, noise, times
+
     def _losses(
         self, ids: Tensor, mask: Tensor, noisy: Tensors, data: Tensors, noise: Tensors, times: Tensors
     ) -> Tensors:
@@ -150,7 +173,7 @@ class Trainer:
         if self.dtype != torch.float32:
             autocast = torch.autocast(self.device.type, self.dtype)
         with autocast:
-            velocity = predict(self.model, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
+            velocity = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
         return {
             name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()
         }
@@ -158,7 +181,7 @@ class Trainer:
     def _first_not_finite(self, forward: Any) -> str:
         """The innermost module whose output stops being finite first, when `forward` is run again."""
         for name, p in self.model.named_parameters():
-            if not p.isfinite().all():
+            if not is_finite(p):
                 return f"the weights of {name}"
         found: list[str] = []
 
@@ -178,7 +201,12 @@ class Trainer:
         finally:
             for hook in hooks:
                 hook.remove()
-        return found[0] if found else "the loss itself"
+        return self.group.first_text(found[0] if found else None) or "the loss itself"
+
+
+def is_finite(x: Tensor) -> bool:
+    """Of a tensor that may be sharded; then every process has to ask."""
+    return bool(whole(x).isfinite().all())
 
 
 def _tensors(value: Any) -> list[Tensor]:
