@@ -93,10 +93,16 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
             table.add_row("  oracle, real data / noise", f"{real} / {noise}")
             for attribute, right in result.per_attribute[name].items():
                 table.add_row(f"  {attribute}", f.percent(right))
+        for task, share in result.any_to_any.items():
+            table.add_row(task, f.percent(share), style="bold")
         for label, path in result.files.items():
             table.add_row(label.replace("_", " "), str(path))
         parts.append(table)
     parts.append(note("Accuracy: the share of samples from which an oracle reads back every attribute of the caption."))
+    if any(result.any_to_any for result in results):
+        parts.append(
+            note("From another modality or noise: the share of samples that go with the caption, or with one another.")
+        )
     return parts
 
 

@@ -13,12 +13,14 @@ import mmdit
 from mmdit.config_file import validate_mapping
 from mmdit_cli.errors import UserError
 from mmdit_cli.schema import ToolConfig, load_tool_config
+from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.checkpoints import newest_checkpoint
-from mmdit_cli.toy.evaluate import draw, evaluate
+from mmdit_cli.toy.data import Batch
+from mmdit_cli.toy.evaluate import SEEN, draw, evaluate
 from mmdit_cli.toy.task import predict, world_of
 from mmdit_cli.toy.train import train
 from mmdit_cli.toy.trainer import Diverged, Trainer
-from mmdit_cli.toy.world import MAX_WORDS, encode
+from mmdit_cli.toy.world import MAX_WORDS, World, encode
 
 
 @pytest.mark.parametrize("when", ["loss", "gradient"])
@@ -189,3 +191,78 @@ def test_the_shipped_configs_learn_to_draw_what_they_are_asked_for(name: str, tm
     result = train(config, device=CPU, seed=20240305, run_dir=tmp_path / "run")
     assert all(accuracy >= 0.95 for accuracy in result.accuracy.values()), result.accuracy
     assert result.loss["last"] < 0.1 * result.loss["first"]
+
+
+# ----------------------------------------------------------------------------------------------------------- any to any
+
+
+def echo_config(**settings: Any) -> ToolConfig:
+    return tiny(sound=True, data="echo", evaluation_samples=64, timesteps={"per_modality": True}, **settings)
+
+
+class Oracle(torch.nn.Module):
+    """A network that knows the data: the velocity to the sample that goes with what it is given."""
+
+    def __init__(self, config: ToolConfig, batch: Batch) -> None:
+        super().__init__()
+        self.config, self.batch, self.noise = config.model, batch, {}
+
+    def forward(self, inputs: Any, timestep: Any, masks: Any) -> dict[str, torch.Tensor]:
+        out = {}
+        for name in ("image", "audio"):
+            t = timestep[name].reshape(-1, *(1,) * (inputs[name].ndim - 1))
+            out[name] = (inputs[name] - self.batch.data[name]) / t.clamp(min=1e-6)
+        return out
+
+
+def test_a_network_that_knows_the_data_is_right_at_every_task() -> None:
+    config = echo_config(sampler={"guidance": 1, "steps": 4})
+    world = world_of(config)
+    net = Oracle(config, world.batch(64, seed=0, stream=SEEN, index=2))
+    tasks = any_to_any(net, world, config.train, seed=0, device=CPU)
+    assert tasks == {
+        "audio from text and image": 1,
+        "image from text and audio": 1,
+        "image and audio from noise": 1,
+        "audio from image": 1,
+        "image from audio": 1,
+    }
+
+
+def test_a_network_that_knows_nothing_is_right_by_chance_alone() -> None:
+    config = echo_config(sampler={"guidance": 1, "steps": 2})
+    world = world_of(config)
+    trainer = Trainer(config, world, device=CPU, dtype=torch.float32, seed=0)
+    tasks = any_to_any(trainer.averaged_model, world, config.train, seed=0, device=CPU)
+    assert max(tasks.values()) < 0.4
+
+
+def test_tones_echo_their_pictures() -> None:
+    world = World(sound=True, echo=True)
+    batch = world.batch(500, seed=0, stream=0, index=0)
+    read = {name: world.read(name, x) for name, x in batch.data.items()}
+    assert world.belong_together(read).all()
+    moved = {**read, "audio": read["audio"].roll(1, dims=0)}
+    assert world.belong_together(moved).float().mean() < 0.2
+    assert World(sound=True).belong_together(read) is None
+
+
+@pytest.mark.parametrize("settings", [{"timesteps": {"per_modality": False}}, {}])
+def test_other_configs_have_no_such_tasks(settings: dict[str, Any]) -> None:
+    config = tiny(sound=settings != {}, **({"timesteps": {"per_modality": True}} | settings))
+    assert any_to_any(torch.nn.Identity(), world_of(config), config.train, seed=0, device=CPU) == {}
+
+
+def test_an_echo_needs_its_sound() -> None:
+    with pytest.raises(UserError, match="model.modalities must be text, image and audio, got text, image"):
+        world_of(tiny(data="echo"))
+
+
+def test_a_run_from_before_a_new_key_goes_on() -> None:
+    from mmdit_cli.toy.train import _with_defaults
+
+    saved = {"seed": 0, "config": tiny().model_dump(mode="json")}
+    older = {"seed": 0, "config": {**saved["config"], "train": dict(saved["config"]["train"])}}
+    del older["config"]["train"]["data"]
+    assert _with_defaults(older) == saved
+    assert _with_defaults(None) is None

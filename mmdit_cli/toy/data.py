@@ -38,6 +38,10 @@ class ToyData(Protocol):
     def read(self, modality: str, data: Tensor) -> Tensor:
         """The judge: value indexes `b a`, one for each attribute. The data is finite."""
 
+    def belong_together(self, attributes: Mapping[str, Tensor]) -> Tensor | None:
+        """`b` bool, whether the modalities of a sample tell of the same, from what is read of each (`b a`); None where
+        they have nothing to do with each other."""
+
     def chance(self, modality: str) -> float:
         """The share that a guesser gets all right who draws each combination equally often."""
 

@@ -8,7 +8,7 @@ order that it does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -84,6 +84,9 @@ class Digits:
     def read(self, modality: str, data: Tensor) -> Tensor:
         """The digits `b 1` that the judge sees in pictures `b 1 8 8`."""
         return torch.from_numpy(self.judge.predict(_ink(data))).long()[:, None]
+
+    def belong_together(self, attributes: Mapping[str, Tensor]) -> None:
+        """There is one modality alone."""
 
     def chance(self, modality: str) -> float:
         return 1 / len(DIGITS)

@@ -62,12 +62,14 @@ def draw(
     seed: int,
     device: torch.device,
     given: Sequence[str] = (),
+    captions: bool = True,
 ) -> Samples:
     """Sample every modality for a batch of captions, with classifier-free guidance.
 
     Args:
         given: modalities to be taken from the batch as they are; the others are drawn to go with them. This needs a
             model that was trained with `timesteps.per_modality`.
+        captions: whether the captions are given; False: as if there were none.
 
     Raises:
         ValueError: something is given to a model whose modalities share one timestep.
@@ -81,7 +83,8 @@ def draw(
         part = slice(start, start + CHUNK)
         begin = {name: x[part].to(device) for name, x in noise.items() if name not in given}
         fixed = {name: batch.data[name][part].to(device) for name in given}
-        parts.append(_draw_chunk(model, batch.source, batch.captions[part], begin, fixed, settings, device))
+        texts = batch.captions[part] if captions else [NULL] * len(batch.captions[part])
+        parts.append(_draw_chunk(model, batch.source, texts, begin, fixed, settings, device))
     return Samples(batch, {name: torch.cat([p[name] for p in parts]).float().cpu() for name in parts[0]})
 
 
@@ -94,7 +97,7 @@ def _draw_chunk(
     settings: TrainConfig,
     device: torch.device,
 ) -> Tensors:
-    guided = settings.sampler.guidance != 1
+    guided = settings.sampler.guidance != 1 and any(caption != NULL for caption in captions)
     count = len(captions)
     ids, mask = (x.to(device) for x in source.encode([*captions, *([NULL] * count if guided else [])]))
 

@@ -30,7 +30,8 @@ class SamplerConfig(Section):
 
 
 class TrainConfig(Section):
-    data: Literal["world", "digits"] = "world"  # shapes and tones drawn on the fly, or real handwritten digits
+    # shapes and tones drawn on the fly; tones that tell of their picture; real handwritten digits
+    data: Literal["world", "echo", "digits"] = "world"
     steps: PositiveInt = 600
     batch_size: PositiveInt = 64
     learning_rate: PositiveFloat = 2e-3

@@ -27,10 +27,12 @@ class Fit:
     channels: int
     size: int  # of the square picture, in pixels
     sound: bool  # may it have tones beside the pictures
+    sound_needed: bool = False
 
 
 FITS = {
     "world": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True),
+    "echo": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True),
     "digits": Fit(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
 }
 
@@ -49,7 +51,7 @@ def world_of(config: ToolConfig) -> ToyData:
     unknown = [name for name in config.train.loss_weights if name not in drawn]
     if unknown:
         raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected {' or '.join(drawn)}")
-    return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn)
+    return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn, echo=data == "echo")
 
 
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
@@ -72,10 +74,10 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
 
 def _problems(model: ModelConfig, fit: Fit) -> list[str]:
     """What keeps a model from learning the data, in words."""
-    names, got = sorted(model.modalities), ", ".join(model.modalities)
-    if names != ["image", "text"] and not (fit.sound and names == ["audio", "image", "text"]):
-        either = ", or text, image and audio" if fit.sound else ""
-        return [f"model.modalities must be text and image{either}, got {got}"]
+    known = {"text and image": ["image", "text"], "text, image and audio": ["audio", "image", "text"]}
+    allowed = ([] if fit.sound_needed else ["text and image"]) + (["text, image and audio"] if fit.sound else [])
+    if sorted(model.modalities) not in [known[names] for names in allowed]:
+        return [f"model.modalities must be {', or '.join(allowed)}, got {', '.join(model.modalities)}"]
     problems = []
     text, image, audio = (model.modalities.get(name) for name in ("text", "image", "audio"))
     words = text.input if text else None

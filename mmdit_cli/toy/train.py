@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from mmdit_cli.errors import UserError
 from mmdit_cli.fit import check_fits
 from mmdit_cli.schema import ToolConfig
+from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint, sweep
 from mmdit_cli.toy.evaluate import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.parallel import ALONE, Group
@@ -42,8 +43,9 @@ Progress = Callable[[int, int, float, float, float], None]
 class TrainResult:
     """A finished run, scored with the averaged weights.
 
-    Accuracies are shares of samples whose attributes the oracle reads back all right: on combinations that training
-    showed, and `held_out` on those it never did. `agreement`: in every modality at once. Losses: means over 20 steps.
+    Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
+    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. Losses:
+    means over 20 steps.
     """
 
     config: str
@@ -62,6 +64,7 @@ class TrainResult:
     run_dir: str
     files: dict[str, str]
     seed: int = 0
+    any_to_any: dict[str, float] = field(default_factory=dict)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -147,11 +150,19 @@ def _go_on(trainer: Trainer, folder: Path, metrics: Metrics, on_message: Callabl
     if checkpoint is None and problems:
         raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")
     if checkpoint is not None:
-        other = differences(checkpoint.state.get("identity"), trainer.identity())
+        other = differences(_with_defaults(checkpoint.state.get("identity")), trainer.identity())
         if other:
             raise UserError(f"--resume: the run in {folder} was started otherwise: {'; '.join(other[:5])}")
         trainer.restore(checkpoint)
     metrics.truncate(trainer.completed)
+
+
+def _with_defaults(identity: Any) -> Any:
+    """A saved identity with the keys that configs have got since, at their defaults."""
+    try:
+        return {**identity, "config": ToolConfig.model_validate(identity["config"]).model_dump(mode="json")}
+    except (TypeError, KeyError, ValueError):
+        return identity
 
 
 def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progress) -> float:
@@ -249,6 +260,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         run_dir=str(folder),
         files={key: str(path) for key, path in files.items()},
         seed=trainer.seed,
+        any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
     )
 
 

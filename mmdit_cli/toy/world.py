@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import torch
@@ -71,10 +71,10 @@ HELD_OUT = {"image": ((1, 3, 5, 2), 8), "audio": ((1, 3, 2), 6)}
 
 
 class World:
-    """The pictures, and the tones where `sound` is set."""
+    """The pictures, and the tones where `sound` is set; where it is an `echo`, every tone tells of its picture."""
 
-    def __init__(self, *, sound: bool) -> None:
-        self.sound = sound
+    def __init__(self, *, sound: bool, echo: bool = False) -> None:
+        self.sound, self.echo = sound, echo
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -87,6 +87,8 @@ class World:
         for name in self.modalities:
             choices = split(name, held_out=held_out)
             attributes[name] = choices[torch.randint(len(choices), (size,), generator=generator)]
+        if self.echo:
+            attributes["audio"] = echo_of(attributes["image"])
         data = {name: renderings(name)[combination_index(name, a)] for name, a in attributes.items()}
         return Batch(self._captions(attributes, generator), data, attributes, self)
 
@@ -103,6 +105,9 @@ class World:
         """The attributes `b a` of the rendering that is nearest to each sample by squared distance."""
         known = renderings(modality).flatten(1)
         return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
+
+    def belong_together(self, attributes: Mapping[str, Tensor]) -> Tensor | None:
+        return (echo_of(attributes["image"]) == attributes["audio"]).all(dim=1) if self.echo else None
 
     def chance(self, modality: str) -> float:
         return 1 / len(combinations(modality))
@@ -170,6 +175,13 @@ def combination_index(modality: str, attributes: Tensor) -> Tensor:
     for column, values in enumerate(TABLES[modality].values()):
         index = index * len(values) + attributes[:, column]
     return index
+
+
+def echo_of(image: Tensor) -> Tensor:
+    """The tone's attributes `b a` that tell of a picture's: its pitch of the shape, its loudness of the size, and its
+    envelope of the colour (two colours to an envelope)."""
+    shape, colour, _, size = image.unbind(dim=1)
+    return torch.stack([shape, size, colour // 2], dim=1)
 
 
 @cache
