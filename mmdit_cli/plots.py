@@ -14,6 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
 from mmdit.files import replacing
@@ -138,49 +139,73 @@ def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
     return smooth
 
 
-def compare_plot(designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], *, title: str = "") -> Figure:
-    """Every run's loss, faint, and the mean over a design's runs, strong; below it the accuracy, its worst modality.
+def comparison_plot(
+    designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], step_flops: Mapping[str, int], *, target: float
+) -> Figure:
+    """Loss by step and by training FLOPs, thin for each run and thick for the mean over a design's runs; below it the
+    accuracy of each modality, with the target.
 
     Args:
-        designs: by name, the metrics of each run.
+        designs: by name, each run's metrics.
+        step_flops: by name, model FLOPs of a training step.
     """
-    figure = Figure(figsize=(6.8, 6.0), facecolor="white", layout="constrained")
-    loss, accuracy = figure.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    for index, (name, runs) in enumerate(designs.items()):
-        colour, dashes = SERIES[index % len(SERIES)], ("-", "--", ":", "-.")[index // len(SERIES) % 4]
-        style: dict[str, Any] = dict(color=colour, linestyle=dashes)
-        for axes, value, smooth in ((loss, _loss_of, _smooth), (accuracy, _worst_accuracy, list)):
-            curves = [_curve(run, value) for run in runs]
-            curves = [(steps, smooth(values)) for steps, values in curves if steps]
-            for steps, values in curves:
-                axes.plot(steps, values, alpha=0.3, linewidth=0.7, **style)
-            if curves:
-                count = min(len(steps) for steps, _ in curves)
-                mean = torch.tensor([values[:count] for _, values in curves], dtype=torch.float64).mean(dim=0).tolist()
-                axes.plot(curves[0][0][:count], mean, linewidth=1.8, label=name, **style)
-    loss.set(yscale="log", ylabel="velocity loss (mean squared error)")
-    accuracy.set(ylim=(-0.03, 1.03), ylabel="accuracy (worst modality)")
-    accuracy.set_xlabel("step", fontsize=8)
-    for axes in (loss, accuracy):
-        axes.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
-        axes.tick_params(labelsize=7)
-        axes.yaxis.label.set_fontsize(8)
-        axes.spines[["top", "right"]].set_visible(False)
-    if loss.lines:
-        loss.legend(fontsize=7, frameon=False)
-    loss.set_title(title, fontsize=9, color=INK)
+    runs = [run for each in designs.values() for run in each]
+    modalities = list(dict.fromkeys(name for run in runs for record in run for name in record.get("accuracy", ())))
+    figure = Figure(figsize=(9.6, 3.4 + 1.9 * len(modalities)), facecolor="white", layout="constrained")
+    heights = [3.0] + [2.0] * len(modalities)
+    panels = figure.subplots(len(heights), 2, squeeze=False, sharex="col", sharey="row", height_ratios=heights)
+    for index, (name, each) in enumerate(designs.items()):
+        style: dict[str, Any] = {
+            "color": SERIES[index % len(SERIES)],
+            "linestyle": ("-", "--", ":", "-.")[index // len(SERIES) % 4],
+        }
+        for axes, cost in zip(panels.T, (1, step_flops[name]), strict=True):
+            _draw_curves(axes[0], [_smoothed(run) for run in each], cost, name, style)
+            for panel, modality in zip(axes[1:], modalities, strict=True):
+                _draw_curves(panel, [_points(run, "accuracy", modality) for run in each], cost, name, style, marker="o")
+    panels[0, 0].set(yscale="log", ylabel="loss (velocity error)")
+    for panel, modality in zip(panels[1:, 0], modalities, strict=True):
+        panel.set(ylim=(-0.03, 1.03), ylabel=f"accuracy, {modality}")
+    for panel in panels[1:].flat:
+        panel.axhline(target, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    for panel in panels.flat:
+        panel.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        panel.tick_params(labelsize=7, which="both")
+        panel.yaxis.label.set_fontsize(8)
+        panel.spines[["top", "right"]].set_visible(False)
+    if panels[0, 1].lines:
+        panels[0, 1].legend(fontsize=7, frameon=False)
+    panels[-1, 1].xaxis.set_major_formatter(EngFormatter(sep=" "))
+    for panel, label in zip(panels[-1], ("step", "training FLOPs"), strict=True):
+        panel.set_xlabel(label, fontsize=8)
     return figure
 
 
-def _loss_of(record: Mapping[str, Any]) -> float | None:
-    return record.get("loss")
+def _draw_curves(
+    axes: Axes,
+    curves: Sequence[tuple[list[int], list[float]]],
+    cost: int,
+    label: str,
+    style: Mapping[str, Any],
+    marker: str = "",
+) -> None:
+    """Each run's curve, thin, and thick the mean of those that came as far as the longest."""
+    curves = [(steps, values) for steps, values in curves if steps]
+    for steps, values in curves:
+        axes.plot([step * cost for step in steps], values, alpha=0.35, linewidth=0.7, **style)
+    if curves:
+        end = max(steps[-1] for steps, _ in curves)
+        whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
+        shared = [step for step in whole[0] if all(step in values for values in whole)]
+        mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
+        axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
 
 
-def _worst_accuracy(record: Mapping[str, Any]) -> float | None:
-    return min(record["accuracy"].values()) if "accuracy" in record else None
+def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    losses = [(record["step"], record["loss"]) for record in run if "loss" in record]
+    return [step for step, _ in losses], _smooth([loss for _, loss in losses])
 
 
-def _curve(records: Sequence[Mapping[str, Any]], value: Any) -> tuple[list[int], list[float]]:
-    """Steps and values of the records that have one."""
-    found = [(record["step"], value(record)) for record in records if value(record) is not None]
-    return [step for step, _ in found], [each for _, each in found]
+def _points(run: Sequence[Mapping[str, Any]], key: str, name: str) -> tuple[list[int], list[float]]:
+    found = [(record["step"], record[key][name]) for record in run if name in record.get(key, ())]
+    return [step for step, _ in found], [value for _, value in found]

@@ -48,8 +48,9 @@ def to_csv(document: Document) -> str:
 
 def to_markdown(document: Document) -> str:
     results = document["results"]
-    about = ", ".join(f"{key}: {_cell(value)}" for key, value in document.items() if key not in ("command", "results"))
-    parts = [f"# mmdit {document['command']}", about]
+    beside = {key: value for key, value in document.items() if key not in ("command", "results")}
+    about = (f"{key}: {_cell(value)}" for key, value in beside.items() if not isinstance(value, (Mapping, list)))
+    parts = [f"# mmdit {document['command']}", ", ".join(about)]
     plain = [{key: value for key, value in _flat(result, records=False)} for result in results]
     keys = [key for key in dict.fromkeys(key for row in plain for key in row) if key != "config"]
     head = ["", *(str(result["config"]) for result in results)]
@@ -60,7 +61,25 @@ def to_markdown(document: Document) -> str:
                 columns = list(dict.fromkeys(column for record in value for column in record))
                 parts.append(f"## {result['config']}: {key}")
                 parts.append(_table(columns, [[_cell(record.get(column)) for column in columns] for record in value]))
+    for key, value in beside.items():
+        parts += _sections(key, value)
     return "\n\n".join(parts) + "\n"
+
+
+def _sections(title: str, value: Any) -> list[str]:
+    """What a document holds beside its results: a table of its figures, and one for each list of records in it."""
+    if _is_records(value):
+        rows = [dict(_flat(record, records=False)) for record in value]
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        parts = [f"## {title}", _table(columns, [[_cell(row.get(column)) for column in columns] for row in rows])]
+        names = (record.get("config", record.get("name", index)) for index, record in enumerate(value))
+        nested = ((f"{title}: {name}: {key}", v) for name, r in zip(names, value, strict=True) for key, v in r.items())
+        return parts + [text for name, each in nested if _is_records(each) for text in _sections(name, each)]
+    if not isinstance(value, Mapping):
+        return []
+    plain = [[key, _cell(each)] for key, each in _flat(value, records=False)]
+    inner = [text for key, each in value.items() if _is_records(each) for text in _sections(f"{title}: {key}", each)]
+    return [f"## {title}", _table(["", "value"], plain), *inner]
 
 
 def _flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[str, Any]]:

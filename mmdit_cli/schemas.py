@@ -66,9 +66,9 @@ RESULTS: dict[str, Callable[[], Any]] = {
 
 
 def _beside_runs() -> dict[str, Any]:
-    from mmdit_cli.toy.compare import Design
+    from mmdit_cli.toy.compare import Comparison
 
-    return {"comparison": list[Design]}
+    return {"comparison": Comparison}
 
 
 BESIDE: dict[str, Callable[[], dict[str, Any]]] = {  # what only some documents have

@@ -1,23 +1,43 @@
-"""Comparisons of designs as tables: a view of `toy.compare.Design`."""
+"""Comparisons of designs as tables: a view of `toy.compare.Comparison`."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import RenderableType
-from rich.table import Table
+from rich.text import Text
 
 from mmdit_cli import formats as f
-from mmdit_cli.table_parts import note, side_by_side
+from mmdit_cli.table_parts import Columns, note, side_by_side
 
 if TYPE_CHECKING:
-    from mmdit_cli.toy.compare import Design, Difference, Spread
+    from rich.table import Table
+
+    from mmdit_cli.toy.compare import Comparison, Design
+    from mmdit_cli.toy.paired import Difference, Spread
+
+LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
+STYLES = {"better": "green", "worse": "bold red"}
 
 
-def compare_tables(designs: Sequence[Design]) -> list[RenderableType]:
-    """The designs side by side, and each against the first."""
+def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
+    """The designs side by side, as many as the screen holds; then each against the first."""
+    together = max(1, (width - LABELS) // DESIGN)
+    designs = comparison.designs
+    parts: list[RenderableType] = [
+        _designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)
+    ]
+    parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    for failed in comparison.failures:
+        where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
+        parts.append(Text(where, style="red"))
+    parts += [Text(text, style="yellow") for text in comparison.notes]
+    return parts + [note(text) for text in _notes(comparison)]
+
+
+def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
     table = side_by_side("designs", designs)
 
     def row(label: str, cell: Callable[[Design], str], style: str | None = None) -> None:
@@ -25,63 +45,87 @@ def compare_tables(designs: Sequence[Design]) -> list[RenderableType]:
 
     row("parameters", lambda d: f.count(d.parameters))
     row("FLOPs a step", lambda d: f.flops(d.step_flops))
-    row("runs", lambda d: str(d.runs) + (f", {len(d.failed)} failed" if d.failed else ""))
-    row("loss at the end", lambda d: _spread(d.loss, f.number), "bold")
-    for name in dict.fromkeys(name for design in designs for name in design.accuracy):
-        row(f"accuracy, {name}", lambda d, name=name: _spread(d.accuracy.get(name), f.percent), "bold")  # type: ignore[misc]
-        row("  held out", lambda d, name=name: _spread(d.held_out.get(name), f.percent))  # type: ignore[misc]
-    row(f"reached {f.percent(designs[0].target)}", lambda d: f"{d.reached} of {d.runs}")
-    if any(design.reached for design in designs):
-        row("  steps", lambda d: f.number(d.steps_to_target))
-        row("  time", lambda d: f.seconds(d.seconds_to_target))
-        row("  FLOPs", lambda d: f.flops(d.flops_to_target))
-    parts: list[RenderableType] = [table]
-    if len(designs) > 1:
-        parts.append(_differences(designs))
-    parts += [note(f"{design.config}: {problem}") for design in designs for problem in design.failed]
-    return parts + [note(text) for text in _notes(designs)]
-
-
-def _differences(designs: Sequence[Design]) -> Table:
-    table = Table(title=f"against {designs[0].config}", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("design", overflow="fold")
-    table.add_column("figure", overflow="fold")
-    table.add_column("difference", justify="right", overflow="fold")
-    table.add_column("", overflow="fold")
-    for design in designs[1:]:
-        figures: list[tuple[str, Difference | None, Callable[[float | None], str]]] = [
-            ("loss", design.loss_difference, f.number)
-        ]
-        figures += [(f"accuracy, {name}", x, f.percent) for name, x in design.accuracy_difference.items()]
-        for label, found, show in figures:
-            if found is None:
-                continue
-            text = f"{found.mean:+.2g}" if show is f.number else f"{100 * found.mean:+.1f}%"
-            if found.low is not None and found.high is not None:
-                ends = (f"{x:+.2g}" if show is f.number else f"{100 * x:+.1f}%" for x in (found.low, found.high))
-                text += f" ({' to '.join(ends)})"
-            style = {"better": "green", "worse": "bold red"}.get(found.verdict)
-            table.add_row(design.config, label, text, found.verdict, style=style)
+    row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}")
+    row("loss", lambda d: _spread(d.loss), "bold")
+    for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
+        row(f"accuracy, {name}", lambda d, n=name: _share(d.accuracy.get(n)), "bold")  # type: ignore[misc]
+        row("  lowest seed", lambda d, n=name: _lowest(d.accuracy.get(n)))  # type: ignore[misc]
+        row("  held-out captions", lambda d, n=name: _share(d.held_out.get(n)))  # type: ignore[misc]
+    row(f"reached {f.percent(comparison.target)}", lambda d: f"{d.to_target.reached} of {d.to_target.runs}")
+    if any(design.to_target.reached for design in comparison.designs):
+        row("  steps", lambda d: _whole(d.to_target.steps))
+        row("  time", lambda d: f.seconds(d.to_target.seconds))
+        row("  FLOPs", lambda d: f.flops(d.to_target.flops))
     return table
 
 
-def _spread(spread: Spread | None, show: Callable[[float | None], str]) -> str:
-    if spread is None:
+def _differences(comparison: Comparison, design: Design, width: int) -> Table:
+    rows = Columns(f"{design.config} against {comparison.reference}", width)
+    for each in design.differences:
+        show = _signed(each)
+        ends = "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
+        style = STYLES.get(each.verdict)
+        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict if width >= 60 else "can't tell"
+        label = each.figure.replace("the target", f.percent(comparison.target))
+        rows.add([(" ", label, 0), ("by", show(each.mean), 0), ("95% interval", ends, 80), ("verdict", verdict, 0)])
+    return rows.table
+
+
+def _signed(each: Difference) -> Callable[[float], str]:
+    """How a difference of this figure is written."""
+    if "accuracy" in each.figure:
+        return lambda x: f"{100 * x:+.1f}%"
+    decimals = _decimals(max(abs(each.mean), abs((each.high or each.mean) - each.mean)))
+    if each.figure.startswith("time"):
+        return lambda x: f"{x:+.{decimals}f} s"
+    if each.figure.startswith("FLOPs"):
+        return lambda x: ("" if x < 0 else "+") + f.quantity(x, "")
+    return lambda x: f"{x:+,.{decimals}f}"
+
+
+def _spread(figure: Spread | None) -> str:
+    """`0.0374 ± 0.0012`: to two digits of the standard deviation."""
+    if figure is None:
         return f.MISSING
-    return show(spread.mean) + ("" if spread.sd is None else f" ± {show(spread.sd)}")
+    if not figure.sd:
+        return f.number(figure.mean) + ("" if figure.sd is None else " ± 0")
+    decimals = _decimals(figure.sd)
+    return f"{figure.mean:,.{decimals}f} ± {figure.sd:,.{decimals}f}"
 
 
-def _notes(designs: Sequence[Design]) -> list[str]:
-    notes = [
-        "± is the standard deviation over seeds. Every design saw the same data, noise and timesteps, seed by seed."
-    ]
-    if len(designs) > 1 and designs[0].runs > 1:
+def _share(figure: Spread | None) -> str:
+    if figure is None:
+        return f.MISSING
+    return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {f.percent(figure.sd)}")
+
+
+def _lowest(figure: Spread | None) -> str:
+    return f.MISSING if figure is None else f.percent(figure.min)
+
+
+def _whole(value: float | None) -> str:
+    return f.MISSING if value is None else f"{value:,.0f}"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that show two digits of a value."""
+    return min(8, max(0, 1 - math.floor(math.log10(value)))) if value > 0 and math.isfinite(value) else 2
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    several = len(comparison.designs) > 1
+    notes = ["Loss: the mean of the last 20 steps. ±: the standard deviation over seeds."]
+    if any(design.to_target.reached for design in comparison.designs):
         notes.append(
-            "Differences are paired by seed, with Student's 95 % interval; told apart where it leaves out 0. With many "
-            "rows, about one in twenty does so by chance."
+            f"Reached: every modality at {f.percent(comparison.target)}, known every train.evaluate_every steps and "
+            "interpolated between; medians over the runs that got there, of training steps alone."
         )
-    if any(design.reached for design in designs):
+    if several and any(d.low is not None for design in comparison.designs for d in design.differences):
         notes.append(
-            "Reached: the first evaluation (every train.evaluate_every steps) with that in every modality; medians."
+            "Differences: paired by seed, with Student's 95% interval of their mean; told apart where it leaves out 0. "
+            "Of many rows, one in twenty does so by chance."
         )
+    elif several:
+        notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
+    notes.append(f"Runs and curves: {comparison.run_dir}")
     return notes

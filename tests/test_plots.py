@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmdit_cli.plots import RIGHT, WRONG, _smooth, curve_plot, sample_plot, save_figure
+from mmdit_cli.plots import RIGHT, WRONG, _smooth, comparison_plot, curve_plot, sample_plot, save_figure
 from mmdit_cli.toy.evaluate import Samples
 from mmdit_cli.toy.world import World
 
@@ -76,3 +76,21 @@ def test_training_imports_matplotlib_only_to_draw_and_pyplot_never() -> None:
         "import mmdit_cli.plots; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
+def test_a_comparison_draws_every_run_thin_and_the_mean_of_whole_runs_thick() -> None:
+    def run(steps: int, value: float) -> list[dict[str, object]]:
+        logged: list[dict[str, object]] = [{"step": s, "loss": value} for s in range(1, steps + 1)]
+        return [*logged, {"step": steps, "accuracy": {"image": value / 4}}]
+
+    designs = {"a": [run(4, 1.0), run(4, 3.0), run(2, 9.0)], "b": [run(4, 2.0)]}  # the third stopped on its way
+    figure = comparison_plot(designs, {"a": 10, "b": 30}, target=0.9)
+    loss, by_flops, accuracy, _ = figure.axes
+    thick = {line.get_label(): line for line in loss.lines if line.get_linewidth() > 1}
+    assert set(thick) == {"a", "b"} and len(loss.lines) == 6
+    assert list(thick["a"].get_ydata()) == [2.0] * 4
+    costs = {line.get_label(): list(line.get_xdata()) for line in by_flops.lines if line.get_linewidth() > 1}
+    assert costs == {"a": [10, 20, 30, 40], "b": [30, 60, 90, 120]}
+    assert [text.get_text() for text in by_flops.get_legend().get_texts()] == ["a", "b"]
+    means = [list(line.get_ydata()) for line in accuracy.lines if line.get_linewidth() > 1]
+    assert means == [[0.5], [0.5]]

@@ -23,15 +23,17 @@ def command(
         typer.Option("--steps", min=1, metavar="N", help="Training steps. Default: train.steps."),
     ] = None,
     run_dir: Annotated[
-        Path | None, typer.Option("--run-dir", metavar="DIR", help="Where the run goes. Default: runs/NAME-TIME.")
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="Where the run, or a comparison's runs, go. Default: in runs/."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, metavar="N", help="Train each config N times: --seed and those after it.")
     ] = 1,
     target: Annotated[
-        str, typer.Option("--target", metavar="SHARE", help="The accuracy to which time and FLOPs are told.")
-    ] = "90%",
+        str | None,
+        typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
+    ] = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (PNG), when several are compared."),
@@ -67,27 +69,30 @@ def command(
     from mmdit_cli.measure.cards import read_share
     from mmdit_cli.tables import train_tables
     from mmdit_cli.toy.parallel import processes
-    from mmdit_cli.toy.runs import compare_folder, read_metrics, safe_name
+    from mmdit_cli.toy.runs import check_tensorboard, compare_folder
     from mmdit_cli.toy.train import TrainResult, train
 
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     several = len(configs) > 1 or seeds > 1
+    if tensorboard:
+        check_tensorboard()
     try:
-        share = read_share(target, "--target")
+        share = read_share(target or "90%", "--target")
     except ValueError as error:
         raise UserError(str(error)) from None
     if resume and several:
         raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+    if target is not None and not several:
+        raise UserError("--target is for a comparison: give several --config, or --seeds N")
     if plot is not None:
         check_target(plot, "--plot", suffix=".png")
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
 
-    def run(loaded: ToolConfig, seed: int, folder: Path | None) -> TrainResult | None:
-        name = f"{loaded.name}, seed {seed}" if several else loaded.name
-        with processes(torch_device, parallel) as (group, own_device), training_progress(name) as on_progress:
+    def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
+        with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:
             if several and group.size > 1:
                 raise UserError("several configs or seeds are compared in one process; leave out torchrun")
             return train(
@@ -106,29 +111,29 @@ def command(
             )
 
     if not several:
-        result = run(configs[0], seed, run_dir)
+        result = run(configs[0], seed, run_dir, configs[0].name)
         if result is not None:
             show(request, [result], lambda _: train_tables([result]))
         return
 
-    from mmdit_cli.plots import compare_plot, save_figure
+    from mmdit.files import write_atomic
+    from mmdit_cli.document import make_document
+    from mmdit_cli.reports import render
     from mmdit_cli.tables_compare import compare_tables
-    from mmdit_cli.toy.compare import compare_designs, run_designs
+    from mmdit_cli.toy.compare import compare, draw
+    from mmdit_cli.toy.likeness import distinct
+    from mmdit_cli.toy.task import world_of
 
-    parent = compare_folder(run_dir)
-    designs = run_designs(
-        configs,
-        range(seed, seed + seeds),
-        lambda loaded, seed: run(loaded, seed, parent / f"{safe_name(loaded.name)}-seed{seed}"),
-        lambda result: read_metrics(Path(result.files["metrics"])),
-        message,
-    )
-    comparison = compare_designs(designs, share)
-    results = [result for design in designs for result in design.results.values()]
-    curves = {design.config.name: list(design.records.values()) for design in designs}
-    picture = plot or parent / "comparison.png"
-    save_figure(compare_plot(curves, title=f"{len(configs)} designs, {seeds} seeds"), picture)
-    message(f"runs and curves: {parent}")
-    show(request, results, lambda _: compare_tables(comparison), comparison=comparison)
-    if failed := [f"{d.config}, {problem}" for d in comparison for problem in d.failed]:
-        raise CheckFailed("; ".join(failed))
+    if steps is not None:
+        configs = [c.model_copy(update={"train": c.train.model_copy(update={"steps": steps})}) for c in configs]
+    configs = distinct(configs, config)
+    for each in configs:
+        world_of(each)  # before a folder is made
+    folder = compare_folder(run_dir)
+    results, comparison = compare(configs, range(seed, seed + seeds), folder=folder, train=run, target=share)
+    draw(comparison, results, plot or folder / "comparison.png")
+    document = make_document(request, results, comparison=comparison)
+    write_atomic(folder / "comparison.json", render(document, ".json").encode())
+    show(request, results, lambda width: compare_tables(comparison, width), comparison=comparison)
+    if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
+        raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -118,29 +119,37 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-def event_writer(folder: Path) -> Any:
+def check_tensorboard() -> None:
+    """Raises UserError where TensorBoard's event files can't be written."""
+    if find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'")
+
+
+def event_writer(folder: Path, completed: int) -> Any:
     """A writer of TensorBoard's event files.
 
-    Raises:
-        UserError: the package is not installed.
+    Args:
+        completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
     """
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'") from None
-    return SummaryWriter(str(folder))
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
 
 
 class Metrics:
     """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
 
-    Args:
-        events: a writer of TensorBoard's, which is given every number too.
+    A step's `seconds` are those spent in steps since the run began, without evaluations and checkpoints.
     """
 
-    def __init__(self, folder: Path, events: Any = None) -> None:
-        self.path, self.events = folder / METRICS, events
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+        self.events: Any = None
         self._file = self.path.open("a", encoding="utf-8")
+
+    def mirror(self, events: Any) -> None:
+        """Give every number from now on to TensorBoard's writer as well, and close it at the end."""
+        self.events = events
 
     def append(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")
@@ -156,16 +165,20 @@ class Metrics:
     def close(self) -> None:
         self._file.close()
         if self.events is not None:
-            self.events.flush()
+            self.events.close()
 
     def read(self) -> list[dict[str, Any]]:
         """All records."""
         return read_metrics(self.path)
 
+    def seconds(self) -> float:
+        """What the steps so far took; 0 for a new run."""
+        return max((float(record.get("seconds", 0.0)) for record in self.read()), default=0.0)
+
     def truncate(self, step: int) -> None:
         """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
         kept = [record for record in self.read() if record["step"] <= step and not record.get("final")]
-        self.close()
+        self._file.close()
         write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -181,6 +194,9 @@ class NoMetrics(Metrics):
     def sync(self) -> None: ...
 
     def close(self) -> None: ...
+
+    def seconds(self) -> float:
+        return 0.0
 
     def truncate(self, step: int) -> None: ...
 

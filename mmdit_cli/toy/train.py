@@ -21,6 +21,7 @@ from mmdit_cli.toy.parallel import ALONE, Group
 from mmdit_cli.toy.runs import (
     Metrics,
     NoMetrics,
+    check_tensorboard,
     describe,
     differences,
     event_writer,
@@ -105,16 +106,20 @@ def train(
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
     if steps is not None:
         config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    if tensorboard:
+        check_tensorboard()
     if config.train.batch_size < group.size:
         raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
     world = world_of(config)
     check_fits(config, "train", dtype, device, "train-toy")
     folder = group.on_main(lambda: open_run(config.name, run_dir, resume=resume))
     trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
-    metrics = Metrics(folder, event_writer(folder) if tensorboard else None) if group.main else NoMetrics(folder)
+    metrics = Metrics(folder) if group.main else NoMetrics(folder)
     try:
         if resume:
             _go_on(trainer, folder, metrics, on_message)
+        if group.main and tensorboard:
+            metrics.mirror(event_writer(folder, trainer.completed))
         if group.main:
             describe(folder, trainer.identity(), device=device, command_line=command_line)
         try:
@@ -167,14 +172,14 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
         KeyboardInterrupt: Ctrl-C, after the step it came in has been finished and saved.
     """
     settings, first, spent, group = trainer.settings, trainer.completed, 0.0, trainer.group
-    saved = -1
+    saved, before = -1, metrics.seconds()
     with held_interrupt() as interrupted:
         while trainer.completed < settings.steps and not group.any(interrupted()):
             began = time.perf_counter()
             record = trainer.step()
             spent += time.perf_counter() - began
             step = trainer.completed
-            metrics.append(record)
+            metrics.append({**record, "seconds": before + spent})
             rate = (step - first) / spent
             if group.main:
                 on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
