@@ -64,7 +64,8 @@ def draw(
     given: Sequence[str] = (),
     captions: bool = True,
 ) -> Samples:
-    """Sample every modality for a batch of captions, with classifier-free guidance.
+    """Sample every modality for a batch of captions, with classifier-free guidance: away from what no caption gives, or
+    where captions are not given, from what the given modalities would give were they noise (Bao et al. 2023, eq. 6).
 
     Args:
         given: modalities to be taken from the batch as they are; the others are drawn to go with them. This needs a
@@ -81,7 +82,7 @@ def draw(
     parts = []
     for start in range(0, len(batch.captions), CHUNK):
         part = slice(start, start + CHUNK)
-        begin = {name: x[part].to(device) for name, x in noise.items() if name not in given}
+        begin = {name: x[part].to(device) for name, x in noise.items()}
         fixed = {name: batch.data[name][part].to(device) for name in given}
         texts = batch.captions[part] if captions else [NULL] * len(batch.captions[part])
         parts.append(_draw_chunk(model, batch.source, texts, begin, fixed, settings, device))
@@ -97,13 +98,17 @@ def _draw_chunk(
     settings: TrainConfig,
     device: torch.device,
 ) -> Tensors:
-    guided = settings.sampler.guidance != 1 and any(caption != NULL for caption in captions)
+    captioned = any(caption != NULL for caption in captions)
+    guided = settings.sampler.guidance != 1 and (captioned or bool(given))
     count = len(captions)
     ids, mask = (x.to(device) for x in source.encode([*captions, *([NULL] * count if guided else [])]))
+    unknown = {} if captioned else {name: noise[name] for name in given}  # in the half that guidance leads away from
+    begin = {name: x for name, x in noise.items() if name not in given}
 
     def velocity(x: Tensors, times: Tensors) -> Tensors:
-        if guided:  # with the caption and without it, in one call
-            x, times = ({name: torch.cat([v, v]) for name, v in values.items()} for values in (x, times))
+        if guided:  # with what is given and without it, in one call
+            x = {name: torch.cat([v, unknown.get(name, v)]) for name, v in x.items()}
+            times = {name: torch.cat([t, torch.ones_like(t) if name in unknown else t]) for name, t in times.items()}
         out = predict(model, x, times, ids, mask, per_modality=settings.timesteps.per_modality)
         if not guided:
             return out
@@ -112,7 +117,7 @@ def _draw_chunk(
         return guide(with_caption, without, settings.sampler.guidance)
 
     sampler = settings.sampler
-    return sample(velocity, noise, steps=sampler.steps, kind=sampler.kind, shift=settings.shift, given=given)
+    return sample(velocity, begin, steps=sampler.steps, kind=sampler.kind, shift=settings.shift, given=given)
 
 
 def evaluate(model: nn.Module, world: ToyData, settings: TrainConfig, *, seed: int, device: torch.device) -> Evaluation:
