@@ -47,6 +47,16 @@ def test_markdown_has_the_results_side_by_side_and_a_table_of_records():
     assert "## a: components" in text and "| a\\|b | 7 |" in text
 
 
+def test_markdown_has_what_stands_beside_the_results_in_tables_of_its_own():
+    designs = [{"config": "b", "loss": {"mean": 0.5}, "differences": [{"figure": "loss", "mean": -0.1}]}]
+    text = render({**DOCUMENT, "comparison": {"target": 0.9, "designs": designs}}, ".md")
+    about = text.splitlines()[2]
+    assert about == "dtype: fp32, seed: 0"
+    assert "## comparison\n\n|  | value |\n| --- | --- |\n| target | 0.9 |" in text
+    assert "## comparison: designs\n\n| config | loss.mean |\n| --- | --- |\n| b | 0.5 |" in text
+    assert "## comparison: designs: b: differences\n\n| figure | mean |\n| --- | --- |\n| loss | -0.1 |" in text
+
+
 @pytest.mark.parametrize("name", ["report.txt", "report", "report.json.gz"])
 def test_another_suffix_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="ends in .json, .csv, .md"):
