@@ -12,6 +12,18 @@ def _seeded() -> None:
     torch.manual_seed(20240305)
 
 
+@pytest.fixture
+def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine's limits from small products and streams, in no time."""
+    from mmdit_cli.measure import ceilings, profile
+
+    monkeypatch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
+    monkeypatch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
+    monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
+    measure = profile.measure_ceilings
+    monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.01))
+
+
 def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
     """The module in float64 with every parameter drawn afresh: many start at 0 or 1, where faults hide."""
     module = module.double()

@@ -48,7 +48,7 @@ OPTIONS = {"profile": ["--repeats", "2", "--max-seconds", "0.1"], "export": ["--
 
 
 @pytest.fixture
-def mmdit(tmp_path, monkeypatch, capfd):
+def mmdit(tmp_path, monkeypatch, capfd, quick_ceilings):
     """Runs the command line in this process: exit code, standard output, standard error."""
     from mmdit_cli.app import main
 

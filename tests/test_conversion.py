@@ -301,7 +301,7 @@ def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(tmp_path, monkeypatch, capfd, quick_ceilings):
     """Runs the command line in this process: exit code, standard output, standard error."""
     from mmdit_cli.app import main
 

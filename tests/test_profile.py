@@ -15,12 +15,7 @@ WIDE = {"modalities": {"text": {"dim": 64}, "image": {"dim": 64}}}
 TOKENS = {"tokens": {"text": 64, "image": 256}}
 
 
-@pytest.fixture(autouse=True)
-def _quick_ceilings(monkeypatch):
-    from mmdit_cli.measure import profile
-
-    measure = profile.measure_ceilings
-    monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.05))
+pytestmark = pytest.mark.usefixtures("quick_ceilings")
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])

@@ -13,13 +13,10 @@ QUICK = ["--repeats", "2", "--max-seconds", "0.1"]
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
+def run(tmp_path, monkeypatch, capfd, quick_ceilings):
     """Runs the command line in this process, in a folder with a tiny config."""
     from mmdit_cli.app import main
-    from mmdit_cli.measure import profile
 
-    measure = profile.measure_ceilings
-    monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.05))
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

@@ -10,6 +10,7 @@ import torch
 from rich.console import Console
 from test_measure import config
 
+from mmdit_cli.measure import ceilings
 from mmdit_cli.measure import profile as measure
 from mmdit_cli.measure.fit import fit
 from mmdit_cli.measure.growth import fit_growth
@@ -25,8 +26,10 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def results():
     with pytest.MonkeyPatch.context() as patch:
-        ceilings = measure.measure_ceilings
-        patch.setattr(measure, "measure_ceilings", lambda *args, **options: ceilings(*args, **options, seconds=0.05))
+        patch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
+        patch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
+        measure_ceilings = measure.measure_ceilings
+        patch.setattr(measure, "measure_ceilings", lambda *args, **kw: measure_ceilings(*args, **kw, seconds=0.01))
         both = [config(), config(depth=3)]
         pair = profile_configs(both, Settings(repeats=7))
         (train,) = profile_configs(both[:1], Settings(mode="train", repeats=2))

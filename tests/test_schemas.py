@@ -45,7 +45,7 @@ def test_the_schema_refuses_what_the_tool_refuses(key, value):
 
 
 @pytest.mark.parametrize("command", [name for name in RESULTS if name != "train-toy"])
-def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd):
+def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, quick_ceilings):
     from mmdit_cli.app import main
 
     (tmp_path / "c.yaml").write_text(TINY)

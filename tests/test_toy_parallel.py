@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,8 +84,6 @@ def test_only_the_first_process_speaks(together):
 
 def test_a_run_of_two_goes_on_in_one_and_a_run_of_one_in_two(together, alone, folder):
     """The last checkpoint is taken away, so that both begin at the one before."""
-    import shutil
-
     kind, run, _ = together
     for source, size in ((run, 1), (alone, 2)):
         target = folder / f"{source.name}-{kind}-in-{size}"
