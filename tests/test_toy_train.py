@@ -237,6 +237,15 @@ def test_a_network_that_knows_nothing_is_right_by_chance_alone() -> None:
     assert max(tasks.values()) < 0.4
 
 
+@pytest.mark.slow
+def test_the_shipped_config_draws_tones_from_pictures_alone(tmp_path: Path) -> None:
+    config = load_tool_config(CONFIGS / "toy-any-to-any.yaml")
+    result = train(config, device=CPU, seed=20240305, run_dir=tmp_path / "run")
+    assert result is not None and min(result.accuracy.values()) >= 0.95
+    assert result.any_to_any["audio from image"] >= 0.8
+    assert result.any_to_any["image and audio from noise"] >= 0.15  # a guesser agrees with itself once in 24
+
+
 def test_tones_echo_their_pictures() -> None:
     world = World(sound=True, echo=True)
     batch = world.batch(500, seed=0, stream=0, index=0)

@@ -39,8 +39,9 @@ class Call:
         self.model, self.inputs, self.config, self.mode = model, inputs, config, mode
         self.run_model: Callable[..., Any] = model
         if compile:
-            torch._dynamo.config.recompile_limit = COMPILE_LIMIT
-            torch._dynamo.config.accumulated_recompile_limit = COMPILE_LIMIT
+            newer = hasattr(torch._dynamo.config, "recompile_limit")  # torch 2.6 has the older name
+            for name in ("recompile_limit", "accumulated_recompile_limit") if newer else ("cache_size_limit",):
+                setattr(torch._dynamo.config, name, COMPILE_LIMIT)
             # each for its own sizes, as if it were alone in the process
             self.run_model = torch.compile(model, dynamic=False)
         if mode == "train" and optimizer is None:
