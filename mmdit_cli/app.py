@@ -86,20 +86,18 @@ def main() -> None:
 
 def _report(problem: Exception) -> int:
     """Say what went wrong, and which exit code that is."""
-    expected = isinstance(problem, (CheckFailed, UserError))
-    if expected and not is_main():  # the first of several processes says it
-        return 1 if isinstance(problem, CheckFailed) else 2
+    say = error if is_main() else lambda text: None  # what all of several processes find, the first one says
     if isinstance(problem, CheckFailed):
-        error(str(problem))
+        say(str(problem))
         return 1
     if isinstance(problem, UserError):
-        error(str(problem))
+        say(str(problem))
         return 2
     from mmdit.checkpoint import CheckpointError
     from mmdit.yaml_document import ConfigError
 
     if isinstance(problem, (ConfigError, CheckpointError)):
-        error(str(problem))
+        say(str(problem))
         return 2
     if _out_of_memory(problem):
         error("not enough memory for this; a smaller batch, fewer tokens or fewer blocks would need less")

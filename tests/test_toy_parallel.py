@@ -104,10 +104,14 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
         assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
 
 
-def test_a_wrong_request_is_said_once(folder):
-    done = start(folder, "--run-dir", "one", "--set", "train.batch_size=1")
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [("train.batch_size=1", "2 processes need a row each"), ("model.depht=1", "unknown key; did you mean depth?")],
+)
+def test_a_wrong_request_is_said_once(setting, message, folder):
+    done = start(folder, "--run-dir", "one", "--set", setting)
     assert done.returncode != 0
-    assert done.stderr.count("error: ") == 1 and "2 processes need a row each" in done.stderr
+    assert done.stderr.count("error: ") == 1 and message in done.stderr
 
 
 def test_rows_are_all_of_the_batch_and_shares_add_up():
