@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmdit.packing import Segments
 
 
 class FusedAttention(nn.Module):
     """`softmax(q k^T / sqrt(d)) v` through `scaled_dot_product_attention`, which picks a fused kernel."""
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`q`: b h i d; `k`, `v`: b h j d; `mask`: b j, True = may be attended to -> b h i d."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, segments: Segments | None = None
+    ) -> Tensor:
+        """`q`: b h i d; `k`, `v`: b h j d; `mask`: b j, True = may be attended to -> b h i d.
+
+        With `segments`, b is 1 and each sample attends to its own segment.
+        """
+        if segments is not None:
+            kernel = _varlen_kernel(q)
+            if kernel is None:
+                return attend_by_segment(F.scaled_dot_product_attention, q, k, v, segments)
+            packed = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))
+            longest = max(segments.query_lengths), max(segments.key_lengths)
+            out: Tensor = kernel(*packed, segments.query_offsets, segments.key_offsets, *longest)
+            return out.transpose(0, 1).unsqueeze(0)
         if mask is None:
             return F.scaled_dot_product_attention(q, k, v)
         mask, has_keys = _never_empty(mask)
@@ -31,8 +49,12 @@ class ExplicitAttention(nn.Module):
             raise ValueError(f"softclamp_value must be above 0, got {softclamp_value}")
         self.softclamp_value = softclamp_value
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`q`: b h i d; `k`, `v`: b h j d; `mask`: b j, True = may be attended to -> b h i d."""
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, segments: Segments | None = None
+    ) -> Tensor:
+        """See `FusedAttention`."""
+        if segments is not None:
+            return attend_by_segment(self.forward, q, k, v, segments)
         logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
         if self.softclamp_value is not None:
             logits = (logits / self.softclamp_value).tanh() * self.softclamp_value
@@ -41,6 +63,30 @@ class ExplicitAttention(nn.Module):
         mask, has_keys = _never_empty(mask)
         logits = logits.masked_fill(~mask[:, None, None, :], float("-inf"))
         return (logits.softmax(dim=-1) @ v) * has_keys.to(q.dtype)
+
+
+def attend_by_segment(
+    attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, segments: Segments
+) -> Tensor:
+    """One call for each sample's slice of `1 h T d`; one for all where all are of one length."""
+    queries, keys = segments.query_lengths, segments.key_lengths
+    if len({*queries}) == 1 and len({*keys}) == 1:
+        batch = len(queries)
+        q, k, v = (x.squeeze(0).unflatten(1, (batch, -1)).transpose(0, 1) for x in (q, k, v))
+        return attend(q, k, v).transpose(0, 1).flatten(1, 2).unsqueeze(0)
+    slices = zip(q.split(queries, dim=2), k.split(keys, dim=2), v.split(keys, dim=2), strict=True)
+    return torch.cat([attend(*each) if each[0].shape[2] else each[0] for each in slices], dim=2)
+
+
+def _varlen_kernel(q: Tensor) -> Callable[..., Any] | None:
+    """torch's kernel for segments, where there is one: CUDA, half precision, torch 2.10 and later."""
+    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    try:
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return varlen_attn
 
 
 def _never_empty(mask: Tensor) -> tuple[Tensor, Tensor]:

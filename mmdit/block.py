@@ -21,6 +21,7 @@ from mmdit.modulation import (
     NoModulation,
 )
 from mmdit.norms import AdaptiveLayerNorm
+from mmdit.packing import Packing
 
 
 class MMDiTBlock(nn.Module):
@@ -176,6 +177,7 @@ class MMDiTBlock(nn.Module):
         modulations: Sequence[BlockModulation] | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         skip_feedforward: Collection[int] = (),
+        packing: Packing | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Run the block.
 
@@ -183,9 +185,10 @@ class MMDiTBlock(nn.Module):
             modality_tokens: N tensors `b n_i d_i` (`b n_i s d_i` with s residual streams).
             modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none.
             time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
-            modulations: one for each modality, where they are not the block's own.
+            modulations: one for each modality, where they are not the block's own (with `packing`, spread already).
             rotary: the places of each modality's tokens, `n_i d/2 2` from a `RotaryTable`, or None.
             skip_feedforward: modalities whose feedforward is left out of this call.
+            packing: the tokens are packed, `1 T_i d_i` without padding (see `Packing`), and there are no masks.
 
         Returns:
             N tensors shaped as they came, None for a discarded modality.
@@ -196,26 +199,30 @@ class MMDiTBlock(nn.Module):
         """
         check_count(modality_tokens, self.modality_names, "modality_tokens")
         check_tokens(modality_tokens, self.dim_modalities, self.modality_names, dims=self.token_dims)
-        conds = check_conditioning(time_cond, self.dim_cond, modality_tokens, self.modality_names)
+        batch = modality_tokens[0].shape[0] if packing is None else packing.batch
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = self.modulate(conds) if modulations is None else modulations
+        mod = modulations
+        if mod is None:
+            mod = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
 
         # norm and modulate, each for itself; ONE attention over all tokens; gate and residual
         reads = [residual.width(x) for residual, x in zip(self.attn_residuals, modality_tokens, strict=True)]
         normed = [
             norm(x, m.attn_shift, m.attn_scale) for norm, (x, _), m in zip(self.attn_norms, reads, mod, strict=True)
         ]
-        attended = self.joint_attn(normed, modality_masks, conds if self.joint_attn.dim_cond else None, rotary)
+        gating = conds if self.joint_attn.dim_cond else None
+        attended = self.joint_attn(normed, modality_masks, gating, rotary, packing)
         for i in self.updated:
             out, gate = attended[i], mod[i].attn_gate
             if i in self.dual:
-                own = (None if part is None else [part[i]] for part in (modality_masks, conds, rotary))
-                out, gate = self._add_second_attention(i, out, reads[i][0], mod[i], *own), None
+                second = self._second_attention(i, reads[i][0], mod[i], modality_masks, conds, rotary, packing)
+                out, gate = self._add_second(mod[i], out, second), None
             tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
@@ -232,13 +239,30 @@ class MMDiTBlock(nn.Module):
         """The block's own modulation of each modality, from its conditioning `b dim_cond`."""
         return [modulation(cond) for modulation, cond in zip(self.modulations, conds, strict=True)]
 
-    def _add_second_attention(
-        self, i: int, out: Tensor, x: Tensor, mod: BlockModulation, masks: Any, cond: Any, rotary: Any
+    def _second_attention(
+        self,
+        i: int,
+        x: Tensor,
+        mod: BlockModulation,
+        masks: Sequence[Tensor | None] | None,
+        conds: Sequence[Tensor | None],
+        rotary: Sequence[Tensor | None] | None,
+        packing: Packing | None,
     ) -> Tensor:
-        """SD3.5-medium's second attention reads the same tokens with a modulation of its own; the two are summed."""
+        """SD3.5-medium's second attention reads the same tokens with a modulation of its own."""
         attention = self.dual_attns[i]
         normed = self.attn_norms[i](x, mod.dual_shift, mod.dual_scale)
-        (second,) = attention([normed], masks, cond if attention.dim_cond else None, rotary)
+        (second,) = attention(
+            [normed],
+            None if masks is None else [masks[i]],
+            conds[i] if attention.dim_cond else None,
+            None if rotary is None else [rotary[i]],
+            None if packing is None else packing.only(i),
+        )
+        return second
+
+    def _add_second(self, mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
+        """Both, each with its gate."""
         if mod.attn_gate is None or mod.dual_gate is None:
-            return out + second
-        return torch.addcmul(mod.attn_gate * out, mod.dual_gate, second)
+            return first + second
+        return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)

@@ -73,7 +73,7 @@ def check_masks(
 def check_conditioning(
     cond: Tensor | Sequence[Tensor] | None,
     dim_cond: int | None,
-    tokens: Sequence[Tensor],
+    batch: int,
     names: Sequence[str],
     *,
     argument: str = "time_cond",
@@ -84,18 +84,18 @@ def check_conditioning(
             raise ValueError(
                 f"{argument} was passed, but this module was built without conditioning (dim_cond is None)"
             )
-        return (None,) * len(tokens)
+        return (None,) * len(names)
     if cond is None:
         raise ValueError(
             f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})"
         )
-    conds = (cond,) * len(tokens) if isinstance(cond, Tensor) else tuple(cond)
-    if len(conds) != len(tokens):
+    conds = (cond,) * len(names) if isinstance(cond, Tensor) else tuple(cond)
+    if len(conds) != len(names):
         raise ValueError(f"{argument} must be one tensor or one for each of {', '.join(names)}, got {len(conds)}")
-    for c, x, name in zip(conds, tokens, names, strict=True):
-        if c.ndim != 2 or c.shape[0] != x.shape[0] or c.shape[1] != dim_cond:
+    for c, name in zip(conds, names, strict=True):
+        if c.ndim != 2 or c.shape[0] != batch or c.shape[1] != dim_cond:
             raise ValueError(
-                f"{argument} for {name} must have the shape ({x.shape[0]}, {dim_cond}) (batch, dim_cond), "
+                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond), "
                 f"got {tuple(c.shape)}"
             )
     return conds

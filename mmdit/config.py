@@ -96,6 +96,7 @@ class ModelConfig(Section):
     guidance: GuidanceConfig | None = None
     pooled: PooledConfig | None = None
     checkpoint_activations: bool = False  # recompute each block in the backward pass
+    varlen: bool = False  # where masks leave tokens out, compute the others alone
 
     @model_validator(mode="after")
     def _parts_match(self) -> ModelConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -12,6 +13,7 @@ from mmdit.attention import join_masks, make_attention
 from mmdit.checks import check_conditioning, check_count, check_masks, check_tokens, modality_labels
 from mmdit.heads import resolve_heads
 from mmdit.norms import HeadLayerNorm, MultiHeadRMSNorm
+from mmdit.packing import Packing
 from mmdit.projections import UNUSED_WEIGHTS, make_projections
 from mmdit.rotary import rotate
 
@@ -109,6 +111,7 @@ class JointAttention(nn.Module):
         masks: Sequence[Tensor | None] | None = None,
         cond: Tensor | Sequence[Tensor] | None = None,
         rotary: Sequence[Tensor | None] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Attend over all inputs together.
 
@@ -118,6 +121,7 @@ class JointAttention(nn.Module):
                 mean nothing. A sample with no valid token in any input gives zeros (with `bias`, that of `to_out`).
             cond: `b dim_cond`, or one for each input; for `gating="sample"` alone.
             rotary: N tables `n_i d/2 2` of a `RotaryTable`, None where nothing turns.
+            packing: the inputs are packed, `1 T_i d_i` without padding, and there are no masks.
 
         Returns:
             N tensors shaped as the inputs, None for a discarded one.
@@ -128,7 +132,8 @@ class JointAttention(nn.Module):
         check_count(inputs, self.names, "inputs")
         check_tokens(inputs, self.dim_inputs, self.names)
         masks = check_masks(masks, inputs, self.names)
-        conds = check_conditioning(cond, self.dim_cond, inputs, self.names, argument="cond")
+        batch = inputs[0].shape[0] if packing is None else packing.batch
+        conds = check_conditioning(cond, self.dim_cond, batch, self.names, argument="cond")
 
         turns = (None,) * len(inputs) if rotary is None else rotary
 
@@ -136,24 +141,42 @@ class JointAttention(nn.Module):
         gates = [gate(x, c) for gate, x, c in zip(self.gates, inputs, conds, strict=True)]
         queries, keys, values = [], [], []
         for index, (x, gate) in enumerate(zip(inputs, gates, strict=True)):
-            *query, key, value = self.to_qkv[index](x, gate)
+            *query, key, value = self._project(self.to_qkv[index], x, gate, index, packing)
             queries += [rotate(self.q_norms[index](q), turns[index]) for q in query]
             keys.append(rotate(self.k_norms[index](key), turns[index]))
             values.append(value)
 
         # all together: one attention over the joined sequence  (b N h d)
-        lengths = [x.shape[1] for x in inputs]
-        q, k, v = (rearrange(_join(parts), "b n h d -> b h n d") for parts in (queries, keys, values))
-        attended = rearrange(self.attend(q, k, v, join_masks(list(masks), lengths, q)), "b h n d -> b n h d")
+        kept = [index for index in range(len(inputs)) if index not in self.discard]
+        if packing is None:
+            lengths = [x.shape[1] for x in inputs]
+            q, k, v = (_heads_first(_join(parts)) for parts in (queries, keys, values))
+            attended = rearrange(self.attend(q, k, v, join_masks(list(masks), lengths, q)), "b h n d -> b n h d")
+            pieces = attended.split([lengths[index] for index in kept], dim=1)
+        else:
+            q = _heads_first(packing.join(queries, kept))
+            k, v = (_heads_first(packing.join(parts)) for parts in (keys, values))
+            attended = self.attend(q, k, v, segments=packing.segments(kept, q.device))
+            pieces = packing.split(rearrange(attended, "b h n d -> b n h d"), kept)
 
         # each for itself again
-        kept = [index for index in range(len(inputs)) if index not in self.discard]
-        pieces = iter(attended.split([lengths[index] for index in kept], dim=1))
-        return tuple(
-            None if index in self.discard else self.to_out[index](next(pieces), gates[index])
-            for index in range(len(inputs))
-        )
+        outs: list[Tensor | None] = [None] * len(inputs)
+        for index, piece in zip(kept, pieces, strict=True):
+            outs[index] = self._project(self.to_out[index], piece, gates[index], index, packing)
+        return tuple(outs)
+
+    def _project(
+        self, projection: nn.Module, x: Tensor, gate: Tensor | None, index: int, packing: Packing | None
+    ) -> Any:
+        """With a weight of its own for each sample, packed samples are taken one by one."""
+        if packing is None or gate is None or self.dim_cond is None:
+            return projection(x, gate)
+        return packing.by_sample(projection, x, gate, index)
 
 
 def _join(parts: list[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _heads_first(x: Tensor) -> Tensor:
+    return rearrange(x, "b n h d -> b h n d")

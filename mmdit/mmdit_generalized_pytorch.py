@@ -6,11 +6,9 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmdit.attention import join_masks
 from mmdit.block import MMDiTBlock
 from mmdit.checks import (
     check_conditioning,
@@ -22,10 +20,12 @@ from mmdit.checks import (
     modality_labels,
 )
 from mmdit.hyper_connections import ExpandStreams, ReduceStreams
-from mmdit.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, Modulation, join_modulations
+from mmdit.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, Modulation
 from mmdit.norms import RMSNorm
+from mmdit.packing import Packing
 from mmdit.registers import make_registers
-from mmdit.rotary import RotaryTable, join_tables
+from mmdit.rotary import RotaryTable
+from mmdit.sequences import Packed, Padded
 from mmdit.single_stream import JOINED, ParallelBlock
 
 __all__ = ["MMDiT", "MMDiTBlock"]
@@ -50,6 +50,8 @@ class MMDiT(nn.Module):
         shared_modulation: one modulation for all joint blocks and one for all single-stream blocks (FLUX.2).
         rotary_axes, rotary_theta: see `RotaryTable`; the forward then takes `modality_positions`.
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
+        varlen: where masks leave tokens out, pack the others and compute those alone (see `Packing`). Same outputs;
+            at the padding they are zeros.
         modality_names: what errors and tables call the modalities.
         **block_kwargs: see `MMDiTBlock`.
 
@@ -76,6 +78,7 @@ class MMDiT(nn.Module):
         rotary_theta: float = 10_000.0,
         norm_eps: float = 1e-6,
         checkpoint_activations: bool = False,
+        varlen: bool = False,
         modality_names: Sequence[str] | None = None,
         **block_kwargs: Any,
     ) -> None:
@@ -85,7 +88,7 @@ class MMDiT(nn.Module):
         self.dim_modalities = tuple(dim_modalities)
         count = len(self.dim_modalities)
         self.modality_names = modality_labels(modality_names, count)
-        self.checkpoint_activations = checkpoint_activations
+        self.checkpoint_activations, self.varlen = checkpoint_activations, varlen
         self.discarded = discarded = modality_indexes(discard, count, "discard")
         for block in dual_blocks:
             if not 0 <= block < depth:
@@ -156,7 +159,7 @@ class MMDiT(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | None = None,
+        modality_masks: Sequence[Tensor | None] | Packing | None = None,
         time_cond: Tensor | Sequence[Tensor] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
@@ -165,7 +168,8 @@ class MMDiT(nn.Module):
 
         Args:
             modality_tokens: N tensors `b n_i d_i`.
-            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none.
+            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none. Or a
+                `Packing` of them, which is used whether or not `varlen` is set.
             time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
                 `b n_i a`), or None for one whose tokens don't turn. Register tokens stand at 0.
@@ -179,34 +183,34 @@ class MMDiT(nn.Module):
         """
         check_count(modality_tokens, self.modality_names, "modality_tokens")
         check_tokens(modality_tokens, self.dim_modalities, self.modality_names)
-        given = check_masks(modality_masks, modality_tokens, self.modality_names)
-        conds = check_conditioning(time_cond, self.dim_cond, modality_tokens, self.modality_names)
-        tables = self._rotary_tables(modality_positions, modality_tokens)
+        batch = modality_tokens[0].shape[0]
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        self._check_positions(modality_positions, modality_tokens)
+        sequences = self._sequences(modality_masks, modality_tokens)
 
-        tokens: Sequence[Any] = []
-        masks = []
-        for registers, x, mask in zip(self.registers, modality_tokens, given, strict=True):
-            x, mask = registers(x, mask)
-            tokens = [*tokens, self.expand_streams(x)]
-            masks.append(mask)
-
-        shared = [modulation(cond) for modulation, cond in zip(self.shared_modulations, conds, strict=False)] or None
+        tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
+        tables = self._rotary_tables(modality_positions, sequences)
+        shared = [
+            modulation(cond).spread(sequences.packing, i)
+            for i, (modulation, cond) in enumerate(zip(self.shared_modulations, conds, strict=False))
+        ]
         for block in self.blocks:
             tokens = self._run(
                 block,
                 modality_tokens=tokens,
-                modality_masks=masks,
+                modality_masks=sequences.masks,
                 time_cond=time_cond,
-                modulations=shared,
+                modulations=shared or None,
                 rotary=tables,
+                packing=sequences.packing,
                 skip_feedforward=skip_last_feedforward if block is self.blocks[-1] else (),
             )
         if self.single_blocks:
-            tokens = self._single_stream(tokens, masks, conds, tables)
+            tokens = self._single_stream(tokens, sequences, conds, tables)
 
         return tuple(
-            None if x is None or index in self.discarded else norm(self.reduce_streams(x)[:, registers.count :])
-            for index, (x, norm, registers) in enumerate(zip(tokens, self.final_norms, self.registers, strict=True))
+            None if x is None or i in self.discarded else norm(sequences.leave(self.reduce_streams(x), i))
+            for i, (x, norm) in enumerate(zip(tokens, self.final_norms, strict=True))
         )
 
     def _run(self, block: nn.Module, **arguments: Any) -> Any:
@@ -217,14 +221,12 @@ class MMDiT(nn.Module):
     def _single_stream(
         self,
         tokens: Sequence[Tensor],
-        masks: Sequence[Tensor | None],
+        sequences: Padded | Packed,
         conds: Sequence[Tensor | None],
         tables: Sequence[Tensor | None] | None,
     ) -> Sequence[Tensor]:
         """All tokens as one sequence, and apart again."""
-        lengths = [x.shape[1] for x in tokens]
-        joined, mask = torch.cat(list(tokens), dim=1), join_masks(list(masks), lengths, tokens[0])
-        table = None if tables is None else join_tables(tables, lengths)
+        joined, table = sequences.join(tokens, tables)
         # one vector for all modalities is the rule; else every token is modulated by its modality's
         distinct = conds[:1] if all(cond is conds[0] for cond in conds) else conds
         shared = self.shared_single_modulation and [self.shared_single_modulation(cond) for cond in distinct]
@@ -235,28 +237,43 @@ class MMDiT(nn.Module):
             (joined,) = self._run(
                 block,
                 modality_tokens=[joined],
-                modality_masks=[mask],
+                modality_masks=sequences.masks,
                 time_cond=conds[0],
-                modulations=[join_modulations(modulations, lengths)],
+                modulations=[sequences.join_modulations(modulations)],
                 rotary=[table],
+                packing=sequences.packing,
             )
-        return joined.split(lengths, dim=1)
+        return sequences.split(joined)
 
-    def _rotary_tables(
-        self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]
-    ) -> list[Tensor | None] | None:
-        """The table of each modality's tokens, its register tokens first."""
+    def _sequences(self, masks: Sequence[Tensor | None] | Packing | None, tokens: Sequence[Tensor]) -> Padded | Packed:
+        """Packed where that is asked for and saves anything."""
+        lengths, batch = [x.shape[1] for x in tokens], tokens[0].shape[0]
+        registers: Any = self.registers
+        if isinstance(masks, Packing):
+            masks.check(lengths, batch)
+            return Packed(masks, registers)
+        checked = check_masks(masks, tokens, self.modality_names)
+        if not self.varlen or all(mask is None for mask in checked):
+            return Padded(checked, registers)
+        packing = Packing.from_masks(checked, lengths, batch)
+        return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)
+
+    def _check_positions(self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]) -> None:
         if (positions is None) != (self.rotary is None):
             wanted = "was built without rotary_axes" if self.rotary is None else "has rotary_axes and needs them"
             got = "none" if positions is None else f"{len(positions)}"
             raise ValueError(f"modality_positions: this model {wanted}, got {got}")
+        if positions is not None and self.rotary is not None:
+            check_positions(positions, tokens, len(self.rotary.axes), self.modality_names)
+
+    def _rotary_tables(
+        self, positions: Sequence[Tensor | None] | None, sequences: Padded | Packed
+    ) -> list[Tensor | None] | None:
+        """The table of each modality's tokens, its register tokens first."""
         if positions is None or self.rotary is None:
             return None
-        check_positions(positions, tokens, len(self.rotary.axes), self.modality_names)
-        return [
-            None if place is None else self.rotary(F.pad(place, (0, 0, registers.count, 0)))  # type: ignore[arg-type]
-            for place, registers in zip(positions, self.registers, strict=True)
-        ]
+        places = [sequences.coordinates(place, i) for i, place in enumerate(positions)]
+        return [None if place is None else self.rotary(place) for place in places]
 
     def _share_modulations(self, single: bool, parallel: bool, options: dict[str, Any]) -> None:
         """Take the modulations out of the blocks, into two that all joint and all single-stream blocks share."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from mmdit import mmdit_generalized_pytorch as generalized
 from mmdit import mmdit_pytorch as two_modality
+from mmdit import ragged
 from mmdit.config import ModelConfig, PatchInput, TimestepConfig
 from mmdit.ends import make_embed, make_head
+from mmdit.packing import Packing
 from mmdit.positions import timestep_sinusoid
+from mmdit.ragged import Given
 from mmdit.rotary import grid_coordinates, sequence_coordinates
 
 BareModel = two_modality.MMDiT | generalized.MMDiT
@@ -79,46 +82,71 @@ class MMDiTModel(nn.Module):
 
     def forward(
         self,
-        inputs: Mapping[str, Tensor],
+        inputs: Mapping[str, Given],
         timestep: Tensor | Mapping[str, Tensor] | None = None,
         pooled: Tensor | None = None,
-        masks: Mapping[str, Tensor] | None = None,
+        masks: Mapping[str, Tensor] | Packing | None = None,
         guidance: Tensor | None = None,
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Run the network.
 
         Args:
-            inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`.
+            inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
+                without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
             timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
             pooled: `b dim`, where the config has `pooled`.
-            masks: by modality, `b n` bool, True = valid; modalities may be left out.
+            masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
+                Or a `Packing` of them.
             guidance: `b`, the guidance scale, where the config has `guidance`.
 
         Returns:
-            By modality what its output head gives, tokens where it has none; discarded modalities are absent.
+            By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
+            modalities are absent.
 
         Raises:
             ValueError: a modality is missing or unknown, or a shape is wrong; it names the modality, got and wanted.
         """
         self._check_names(inputs, "inputs", complete=True)
-        self._check_names(masks or {}, "masks", complete=False)
         ordered = [inputs[name] for name in self.modality_names]
-        conds = self._conditioning(timestep, pooled, guidance, ordered[0].shape[0])
+        conds = self._conditioning(timestep, pooled, guidance, ragged.batch_of(inputs))
 
-        tokens = [embed(x, name) for x, (name, embed) in zip(ordered, self.inputs.items(), strict=True)]
-        token_masks = None if not masks else [masks.get(name) for name in self.modality_names]
+        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
+        tokens, lengths = zip(*embedded, strict=True)
         outs = self.transformer(
             modality_tokens=tokens,
-            modality_masks=token_masks,
+            modality_masks=self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True))),
             time_cond=None if conds[0] is None else conds,
             modality_positions=None if self.places is None else self.places(inputs),
         )
 
-        result = {}
-        for name, x, cond, given in zip(self.modality_names, outs, conds, ordered, strict=True):
+        result, heads = {}, dict(self.outputs.items())
+        for name, x, cond, given, own in zip(self.modality_names, outs, conds, ordered, lengths, strict=True):
             if x is not None:
-                result[name] = self.outputs[name](x, cond, given) if name in self.outputs else x
+                result[name] = ragged.head(heads.get(name), x, cond, given, own)
         return result
+
+    def _masks(
+        self,
+        masks: Mapping[str, Tensor] | Packing | None,
+        tokens: Sequence[Tensor],
+        lengths: Mapping[str, tuple[int, ...] | None],
+    ) -> Packing | list[Tensor | None] | None:
+        """Those given, and those of modalities whose samples have lengths of their own."""
+        if isinstance(masks, Packing):
+            if any(lengths.values()):
+                raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
+            return masks
+        given = masks or {}
+        self._check_names(given, "masks", complete=False)
+        made = {
+            name: ragged.mask_of(own, x.shape[1], x.device)
+            for x, (name, own) in zip(tokens, lengths.items(), strict=True)
+        }
+        for name, own in lengths.items():
+            if own is not None and name in given:
+                raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
+        every = [given.get(name, made[name]) for name in self.modality_names]
+        return None if all(mask is None for mask in every) else every
 
     def _conditioning(
         self,
@@ -186,8 +214,14 @@ class RotaryPlaces(nn.Module):
         self.count = len(config.rotary.axes)
         self.modalities = config.modalities
 
-    def forward(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
-        """Coordinates `n_i a` for each modality, None for one without a place."""
+    def forward(self, inputs: Mapping[str, Given]) -> list[Tensor | None]:
+        """Coordinates `n_i a` for each modality, None for one without a place; `b n_i a` where samples have sizes of
+        their own."""
+        if all(isinstance(x, Tensor) for x in inputs.values()):
+            return self._of_one(inputs)  # type: ignore[arg-type]
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i)) for i in range(ragged.batch_of(inputs))])
+
+    def _of_one(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
         own = {name: self._place(name, inputs[name], 0.0) for name in self.modalities}
         for name, modality in self.modalities.items():
             after = None if modality.rotary is None else own.get(modality.rotary.after or "")
@@ -258,6 +292,7 @@ def _transformer_options(config: ModelConfig) -> dict[str, Any]:
         skip_last_feedforward=[names.index(name) for name in skipped],
         dual_blocks=attention.dual,
         checkpoint_activations=config.checkpoint_activations,
+        varlen=config.varlen,
         dim_cond=config.dim_cond,
         dim_joint_attn=config.dim_joint_attn,
         heads=config.heads,

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.packing import Packing
+
 ADALN_GATES = {"zero": 0.0, "identity": 1.0}  # what gates start at
 
 ATTENTION_PARTS = ("attn_shift", "attn_scale", "attn_gate")
@@ -28,6 +30,12 @@ class BlockModulation(NamedTuple):
     dual_shift: Tensor | None = None
     dual_scale: Tensor | None = None
     dual_gate: Tensor | None = None
+
+    def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
+        """For packed tokens, every one of them its own row: `1 T d`."""
+        if packing is None:
+            return self
+        return BlockModulation(*(None if part is None else packing.spread(part, modality) for part in self))
 
 
 class Modulation(nn.Module):

@@ -6,21 +6,23 @@ import torch
 from einops import repeat
 from torch import Tensor, nn
 
+from mmdit.packing import Packing
+
 
 class RegisterTokens(nn.Module):
-    """Puts `count` learned tokens in front of a modality's sequence; its mask counts them as valid."""
+    """Puts `count` learned tokens in front of a modality's sequence."""
 
     def __init__(self, dim: int, count: int) -> None:
         super().__init__()
         self.count = count
         self.tokens = nn.Parameter(torch.randn(count, dim) * 0.02)
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`x`: b n d, `mask`: b n or None -> b (count n) d and its mask."""
-        registers = repeat(self.tokens.to(x.dtype), "r d -> b r d", b=x.shape[0])
-        if mask is not None:
-            mask = torch.cat([mask.new_ones(x.shape[0], self.count), mask], dim=1)
-        return torch.cat([registers, x], dim=1), mask
+    def forward(self, x: Tensor, packed: Packing | None = None) -> Tensor:
+        """`x`: b n d -> b (count n) d; packed, `1 T d`, each sample's in front of its own."""
+        tokens = self.tokens.to(x.dtype)
+        if packed is None:
+            return torch.cat([repeat(tokens, "r d -> b r d", b=x.shape[0]), x], dim=1)
+        return packed.join([repeat(tokens, "r d -> 1 (b r) d", b=packed.batch), x])
 
 
 class NoRegisterTokens(nn.Module):
@@ -28,8 +30,8 @@ class NoRegisterTokens(nn.Module):
 
     count = 0
 
-    def forward(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        return x, mask
+    def forward(self, x: Tensor, packed: Packing | None = None) -> Tensor:
+        return x
 
 
 def make_registers(dim: int, count: int) -> nn.Module:

@@ -94,15 +94,14 @@ def sequence_coordinates(
     return coordinates
 
 
-def join_tables(tables: Sequence[Tensor | None], lengths: Sequence[int]) -> Tensor | None:
-    """The table of the joined sequence; a modality without one does not turn. None where none has one."""
+def fill_tables(tables: Sequence[Tensor | None], lengths: Sequence[int]) -> list[Tensor] | None:
+    """A table for every modality, to be joined; one without a table does not turn. None where none has one."""
     like = next((table for table in tables if table is not None), None)
     if like is None:
         return None
     batch = next((table.shape[:-3] for table in tables if table is not None and table.ndim > 3), ())
     still = torch.stack([like.new_ones(like.shape[-2]), like.new_zeros(like.shape[-2])], dim=-1)
-    parts = [
+    return [
         (still if table is None else table).expand(*batch, length, *still.shape)
         for table, length in zip(tables, lengths, strict=True)
     ]
-    return torch.cat(parts, dim=-3)

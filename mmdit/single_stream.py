@@ -13,6 +13,7 @@ from mmdit.hyper_connections import make_residual
 from mmdit.joint_attention import JointAttention
 from mmdit.modulation import ATTENTION_PARTS, BlockModulation, Modulation, NoModulation
 from mmdit.norms import AdaptiveLayerNorm
+from mmdit.packing import Packing
 
 JOINED = "joined"  # what tables call the one stream
 
@@ -78,6 +79,7 @@ class ParallelBlock(nn.Module):
         time_cond: Tensor | Sequence[Tensor] | None = None,
         modulations: Sequence[BlockModulation] | None = None,
         rotary: Sequence[Tensor | None] | None = None,
+        packing: Packing | None = None,
     ) -> tuple[Tensor]:
         """Run the block; every argument is that of `MMDiTBlock.forward` with one modality.
 
@@ -86,12 +88,13 @@ class ParallelBlock(nn.Module):
         """
         check_count(modality_tokens, self.modality_names, "modality_tokens")
         check_tokens(modality_tokens, [self.dim], self.modality_names, dims=self.token_dims)
-        conds = check_conditioning(time_cond, self.dim_cond, modality_tokens, self.modality_names)
+        batch = modality_tokens[0].shape[0] if packing is None else packing.batch
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod: BlockModulation = (self.modulate(conds) if modulations is None else modulations)[0]
+        mod = self.modulate(conds)[0].spread(packing, 0) if modulations is None else modulations[0]
 
         x, state = self.residual.width(modality_tokens[0])
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
-        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary)
+        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary, packing)
         return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mmdit.config import ModalityConfig, PatchInput, TokenInput
+from mmdit.packing import Packing
 from mmdit_cli.schema import ToolConfig, patch_grid
 
 
@@ -40,7 +41,8 @@ def example_inputs(
 ) -> ModelInputs:
     """Random inputs as the config's `run` section describes them. On the meta device they have shapes alone.
 
-    A mask has its valid tokens first, as a tokenizer pads: the config's share of the length, in every sample.
+    A mask has its valid tokens first, as a tokenizer pads: the config's share of the length, in every sample. On
+    the meta device, where masks have no values, `varlen` is given the `Packing` that it would make of them.
     """
     batch = batch_size or config.run.batch_size
     names = tuple(config.model.modalities)
@@ -48,9 +50,10 @@ def example_inputs(
     tokens = {name: config.tokens_of(name) for name in names}
     data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
     masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
+    packing = _packing(config, tokens, batch) if draw.device.type == "meta" else None
     kwargs: dict[str, Any]
     if config.model.has_ends:
-        kwargs = {"inputs": data, "masks": masks or None}
+        kwargs = {"inputs": data, "masks": packing or masks or None}
         if config.model.timestep is not None:
             kwargs["timestep"] = draw.uniform((batch,)) * 1000 / config.model.timestep.scale
         if config.model.pooled is not None:
@@ -59,10 +62,11 @@ def example_inputs(
             kwargs["guidance"] = draw.uniform((batch,)) + 3  # about what pictures are made with
         return ModelInputs(kwargs, batch, tokens)
     if config.model.variant == "two_modality":
-        kwargs = {f"{name}_tokens": x for name, x in data.items()} | {f"{name}_mask": m for name, m in masks.items()}
+        kwargs = {f"{name}_tokens": x for name, x in data.items()}
+        kwargs |= {"masks": packing} if packing else {f"{name}_mask": m for name, m in masks.items()}
     else:
         kwargs = {"modality_tokens": tuple(data.values())}
-        kwargs["modality_masks"] = tuple(masks.get(name) for name in names) if masks else None
+        kwargs["modality_masks"] = packing or (tuple(masks.get(name) for name in names) if masks else None)
     if config.model.dim_cond is not None:
         kwargs["time_cond"] = draw.normal((batch, config.model.dim_cond))
     return ModelInputs(kwargs, batch, tokens)
@@ -105,6 +109,19 @@ def _input(modality: ModalityConfig, tokens: int, batch: int, draw: _Draw) -> Te
         rows, columns = patch_grid(tokens)
         return draw.normal((batch, end.channels, rows * end.patch, columns * end.patch))
     return draw.normal((batch, tokens, modality.dim if end is None else end.dim))
+
+
+def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:
+    """What the model packs by; None where it does not."""
+    if not config.model.varlen or not config.run.mask:
+        return None
+    cpu = torch.device("cpu")
+    masks = [
+        _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None
+        for name, count in tokens.items()
+    ]
+    packing = Packing.from_masks(masks, list(tokens.values()), batch)
+    return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 
 
 def _mask(tokens: int, share: float, batch: int, device: torch.device) -> Tensor:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import randn
 
-from mmdit.rotary import RotaryTable, grid_coordinates, join_tables, rotate, sequence_coordinates
+from mmdit.rotary import RotaryTable, fill_tables, grid_coordinates, rotate, sequence_coordinates
 
 
 def test_pairs_of_features_turn_by_coordinate_times_frequency():
@@ -49,10 +49,10 @@ def test_bfloat16_is_turned_in_float32_and_rounded_once():
 def test_tables_are_joined_and_a_modality_without_one_stays_still():
     table = RotaryTable((4,))(sequence_coordinates(3, count=1, axes=[0]))
     x = randn(1, 5, 1, 4)
-    joined = join_tables([None, table], [2, 3])
+    joined = torch.cat(fill_tables([None, table], [2, 3]))
     assert torch.equal(rotate(x, joined)[:, :2], x[:, :2])
     assert torch.equal(rotate(x, joined)[:, 2:], rotate(x[:, 2:], table))
-    assert join_tables([None, None], [2, 3]) is None
+    assert fill_tables([None, None], [2, 3]) is None
 
 
 def test_coordinates_of_a_grid_are_rows_and_columns_and_may_be_counted_from_the_middle():

@@ -16,6 +16,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from mmdit.packing import Packing
+
 __all__ = ["FakeTensorMode", "StorageTracker", "fake_inputs", "fake_parameters"]
 
 
@@ -41,7 +43,7 @@ def fake_parameters(model: nn.Module, device: torch.device) -> None:
 def fake_inputs(kwargs: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """The same arguments with fake tensors; call it under a `FakeTensorMode`."""
     made: dict[str, Any] = tree_map_only(Tensor, lambda t: _like(t, device), kwargs)
-    return made
+    return tree_map_only(Packing, lambda packing: packing.map(lambda t: _like(t, device)), made)
 
 
 class StorageTracker(TorchDispatchMode):

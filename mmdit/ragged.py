@@ -1,0 +1,69 @@
+"""Samples of different sizes in one batch: a modality given as a list of tensors, each without a batch dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+Given = Tensor | Sequence[Tensor]  # of one modality
+
+
+def batch_of(inputs: Mapping[str, Given]) -> int:
+    """The batch size of all modalities; raises ValueError where one has another."""
+    for name, x in inputs.items():
+        if not isinstance(x, Tensor) and not len(x):
+            raise ValueError(f"{name} is an empty list; it must hold one tensor for each sample")
+    sizes = {name: len(x) for name, x in inputs.items()}
+    first, batch = next(iter(sizes.items()))
+    for name, size in sizes.items():
+        if size != batch:
+            raise ValueError(f"{name} has a batch of {size}, but {first} has one of {batch}")
+    return batch
+
+
+def embed(module: nn.Module, x: Given, name: str) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end."""
+    if isinstance(x, Tensor):
+        return module(x, name), None
+    pieces = [module(each.unsqueeze(0), f"{name}[{i}] (with a batch of 1)").squeeze(0) for i, each in enumerate(x)]
+    lengths = tuple(len(piece) for piece in pieces)
+    return pad_sequence(pieces, batch_first=True), None if len({*lengths}) == 1 else lengths
+
+
+def head(
+    module: nn.Module | None, x: Tensor, cond: Tensor | None, given: Given, lengths: tuple[int, ...] | None
+) -> Any:
+    """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them."""
+    if isinstance(given, Tensor):
+        return x if module is None else module(x, cond, given)
+    outs = []
+    for i, each in enumerate(given):
+        own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
+        if module is not None:
+            own = module(own, None if cond is None else cond[i : i + 1], each.unsqueeze(0))
+        outs.append(own.squeeze(0))
+    return outs
+
+
+def mask_of(lengths: tuple[int, ...] | None, longest: int, device: torch.device) -> Tensor | None:
+    """`b n`, True where a sample has a token."""
+    if lengths is None:
+        return None
+    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
+
+
+def sample(inputs: Mapping[str, Given], i: int) -> dict[str, Tensor]:
+    """One sample, with a batch dimension."""
+    return {name: x[i : i + 1] if isinstance(x, Tensor) else x[i].unsqueeze(0) for name, x in inputs.items()}
+
+
+def join_places(by_sample: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
+    """Coordinates `n a` of each sample's modalities -> `b n a`, padded at the end."""
+    return [
+        None if places[0] is None else pad_sequence(list(places), batch_first=True)
+        for places in zip(*by_sample, strict=True)
+    ]
