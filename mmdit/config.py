@@ -261,6 +261,6 @@ def build(config: str | Path | Mapping[str, Any] | Config | ModelConfig) -> nn.M
     Raises:
         ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
     """
-    from mmdit.model import build_model
+    from mmdit.building import build_model
 
     return build_model(as_config(config).model)

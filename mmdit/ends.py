@@ -13,6 +13,8 @@ from mmdit.config import LinearInput, LinearOutput, ModalityConfig, PatchInput, 
 from mmdit.norms import AdaptiveLayerNorm, RMSNorm
 from mmdit.positions import Learned2D, SinCos1D, SinCos2D
 
+ShiftScale = tuple[Tensor | None, Tensor | None]
+
 
 class SequenceEmbed(nn.Module):
     """`b n dim_in -> b n d`: an RMS norm and sine-cosine positions if asked for, around a linear."""
@@ -119,12 +121,17 @@ class SequenceHead(nn.Module):
             for parameter in () if linear is None else linear.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor) -> Tensor:
-        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end."""
-        shift = scale = None
-        if self.modulation is not None and cond is not None:
-            shift, scale = self.modulation(F.silu(cond)).unsqueeze(1).chunk(2, dim=-1)
+    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
+        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave."""
+        shift, scale = self.modulate(cond) if modulation is None else modulation
         return self.linear(self.norm(x, shift, scale))
+
+    def modulate(self, cond: Tensor | None) -> ShiftScale:
+        """Shift and scale, `b 1 d`, of the conditioning `b dim_cond`; None of none."""
+        if self.modulation is None or cond is None:
+            return None, None
+        shift, scale = self.modulation(F.silu(cond)).unsqueeze(1).chunk(2, dim=-1)
+        return shift, scale
 
 
 class PatchHead(SequenceHead):
@@ -134,10 +141,10 @@ class PatchHead(SequenceHead):
         super().__init__(dim, channels * patch * patch, **options)
         self.patch = patch
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor) -> Tensor:
+    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
         """`like`: the image b c' h' w' that came in, whose size the output takes."""
         p = self.patch
-        patches = super().forward(x, cond, like)
+        patches = super().forward(x, cond, like, modulation)
         return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
 
 

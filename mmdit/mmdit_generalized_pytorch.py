@@ -20,7 +20,7 @@ from mmdit.checks import (
     modality_labels,
 )
 from mmdit.hyper_connections import ExpandStreams, ReduceStreams
-from mmdit.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, Modulation
+from mmdit.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, BlockModulation, Modulation, StackModulation
 from mmdit.norms import RMSNorm
 from mmdit.packing import Packing
 from mmdit.registers import make_registers
@@ -163,6 +163,7 @@ class MMDiT(nn.Module):
         time_cond: Tensor | Sequence[Tensor] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
+        modulation: StackModulation | None = None,
     ) -> tuple[Tensor | None, ...]:
         """Run the stack.
 
@@ -174,6 +175,7 @@ class MMDiT(nn.Module):
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
                 `b n_i a`), or None for one whose tokens don't turn. Register tokens stand at 0.
             skip_last_feedforward: modalities whose feedforward in the last block is left out of this call.
+            modulation: what `modulate` made of the same `time_cond` before.
 
         Returns:
             N tensors `b n_i d_i`, None for a discarded modality. What stands at masked positions means nothing.
@@ -190,28 +192,52 @@ class MMDiT(nn.Module):
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
-        shared = [
-            modulation(cond).spread(sequences.packing, i)
-            for i, (modulation, cond) in enumerate(zip(self.shared_modulations, conds, strict=False))
-        ]
-        for block in self.blocks:
+        known = self._shared(conds) if modulation is None else modulation
+        mods: Sequence[BlockModulation] | None = None  # a block makes its own
+        for index, block in enumerate(self.blocks):
+            if index < len(known.blocks):  # one that is shared is there for the first
+                mods = sequences.spread(known.blocks[index])
             tokens = self._run(
                 block,
                 modality_tokens=tokens,
                 modality_masks=sequences.masks,
                 time_cond=time_cond,
-                modulations=shared or None,
+                modulations=mods,
                 rotary=tables,
                 packing=sequences.packing,
                 skip_feedforward=skip_last_feedforward if block is self.blocks[-1] else (),
             )
         if self.single_blocks:
-            tokens = self._single_stream(tokens, sequences, conds, tables)
+            tokens = self._single_stream(tokens, sequences, conds, tables, known)
 
         return tuple(
             None if x is None or i in self.discarded else norm(sequences.leave(self.reduce_streams(x), i))
             for i, (x, norm) in enumerate(zip(tokens, self.final_norms, strict=True))
         )
+
+    def modulate(self, time_cond: Tensor | Sequence[Tensor]) -> StackModulation:
+        """What the conditioning, `b dim_cond` or one for each modality, decides in every block.
+
+        It depends on the conditioning alone, so that of all steps of a sampler can be computed in one call.
+        """
+        first = time_cond if isinstance(time_cond, Tensor) else time_cond[0]
+        conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names)
+        if self.dim_cond is None:
+            raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
+        distinct, shared = _distinct(conds), self._shared(conds)
+        return StackModulation(
+            shared.blocks or tuple(tuple(block.modulate(conds)) for block in self.blocks),
+            shared.single_blocks
+            or tuple(tuple(block.modulate([cond])[0] for cond in distinct) for block in self.single_blocks),
+        )
+
+    def _shared(self, conds: Sequence[Tensor | None]) -> StackModulation:
+        """What all joint blocks share, and all single-stream blocks."""
+        joint = tuple(make(cond) for make, cond in zip(self.shared_modulations, conds, strict=False))
+        single: tuple[BlockModulation, ...] = ()
+        if self.shared_single_modulation is not None:
+            single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
+        return StackModulation((joint,) if joint else (), (single,) if single else ())
 
     def _run(self, block: nn.Module, **arguments: Any) -> Any:
         if self.checkpoint_activations and torch.is_grad_enabled():
@@ -224,22 +250,25 @@ class MMDiT(nn.Module):
         sequences: Padded | Packed,
         conds: Sequence[Tensor | None],
         tables: Sequence[Tensor | None] | None,
+        known: StackModulation,
     ) -> Sequence[Tensor]:
         """All tokens as one sequence, and apart again."""
         joined, table = sequences.join(tokens, tables)
-        # one vector for all modalities is the rule; else every token is modulated by its modality's
-        distinct = conds[:1] if all(cond is conds[0] for cond in conds) else conds
-        shared = self.shared_single_modulation and [self.shared_single_modulation(cond) for cond in distinct]
-        for block in self.single_blocks:
-            modulations = shared or [block.modulate([cond])[0] for cond in distinct]
-            if len(distinct) > 1 and self.sample_gated:
-                raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
+        # every token is modulated by its modality's vector, where they have different ones
+        distinct = _distinct(conds)
+        if len(distinct) > 1 and self.sample_gated:
+            raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
+        for index, block in enumerate(self.single_blocks):
+            if index < len(known.single_blocks):  # one that is shared is there for the first
+                mods = sequences.join_modulations(known.single_blocks[index])
+            elif not known.single_blocks:
+                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct])
             (joined,) = self._run(
                 block,
                 modality_tokens=[joined],
                 modality_masks=sequences.masks,
                 time_cond=conds[0],
-                modulations=[sequences.join_modulations(modulations)],
+                modulations=[mods],
                 rotary=[table],
                 packing=sequences.packing,
             )
@@ -286,6 +315,11 @@ class MMDiT(nn.Module):
             parts = ATTENTION_PARTS if parallel else parts
             self.shared_single_modulation = Modulation(self.dim_cond, self.dim_modalities[0], parts, **kwargs)
         options["own_modulation"] = False
+
+
+def _distinct(conds: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+    """One vector for all modalities is the rule."""
+    return conds[:1] if all(cond is conds[0] for cond in conds) else conds
 
 
 def _for_each(value: Any, count: int, argument: str, names: Sequence[str]) -> tuple[Any, ...]:

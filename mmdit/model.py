@@ -8,17 +8,16 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdit import mmdit_generalized_pytorch as generalized
-from mmdit import mmdit_pytorch as two_modality
 from mmdit import ragged
+from mmdit.building import transformer_options
 from mmdit.config import ModelConfig, PatchInput, TimestepConfig
 from mmdit.ends import make_embed, make_head
+from mmdit.mmdit_generalized_pytorch import MMDiT
+from mmdit.modulation import NetworkModulation
 from mmdit.packing import Packing
 from mmdit.positions import timestep_sinusoid
 from mmdit.ragged import Given
 from mmdit.rotary import grid_coordinates, sequence_coordinates
-
-BareModel = two_modality.MMDiT | generalized.MMDiT
 
 
 class VectorEmbed(nn.Module):
@@ -67,7 +66,7 @@ class MMDiTModel(nn.Module):
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
         self.places = None if config.rotary is None else RotaryPlaces(config)
-        self.transformer = generalized.MMDiT(**_transformer_options(config))
+        self.transformer = MMDiT(**transformer_options(config))
         heads = {
             name: make_head(
                 modality,
@@ -87,6 +86,7 @@ class MMDiTModel(nn.Module):
         pooled: Tensor | None = None,
         masks: Mapping[str, Tensor] | Packing | None = None,
         guidance: Tensor | None = None,
+        modulation: NetworkModulation | None = None,
     ) -> dict[str, Any]:
         """Run the network.
 
@@ -98,6 +98,7 @@ class MMDiTModel(nn.Module):
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
                 Or a `Packing` of them.
             guidance: `b`, the guidance scale, where the config has `guidance`.
+            modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
 
         Returns:
             By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
@@ -108,7 +109,13 @@ class MMDiTModel(nn.Module):
         """
         self._check_names(inputs, "inputs", complete=True)
         ordered = [inputs[name] for name in self.modality_names]
-        conds = self._conditioning(timestep, pooled, guidance, ragged.batch_of(inputs))
+        batch = ragged.batch_of(inputs)
+        if modulation is None:
+            conds = self._conditioning(timestep, pooled, guidance, batch)
+        else:
+            if timestep is not None or pooled is not None or guidance is not None:
+                raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
+            conds = self._known(modulation, batch)
 
         embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
         tokens, lengths = zip(*embedded, strict=True)
@@ -117,13 +124,57 @@ class MMDiTModel(nn.Module):
             modality_masks=self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True))),
             time_cond=None if conds[0] is None else conds,
             modality_positions=None if self.places is None else self.places(inputs),
+            modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
         for name, x, cond, given, own in zip(self.modality_names, outs, conds, ordered, lengths, strict=True):
             if x is not None:
-                result[name] = ragged.head(heads.get(name), x, cond, given, own)
+                known = None if modulation is None else modulation.heads.get(name)
+                result[name] = ragged.head(heads.get(name), x, cond, given, own, known)
         return result
+
+    def precompute_modulation(
+        self, timesteps: Tensor, pooled: Tensor | None = None, guidance: Tensor | None = None
+    ) -> list[NetworkModulation]:
+        """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
+
+        Shifts, scales and gates depend on timestep, pooled vector and guidance alone, so they need not be computed anew
+        for each step: the modulations hold about a third of the parameters of an SD3 block, which the steps then don't
+        read. The result holds steps x b x (width of all modulations) numbers.
+
+        Args:
+            timesteps: `s`, in the network's unit, each for all samples and modalities.
+            pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
+                the result serves any batch.
+
+        Returns:
+            One for each timestep: `net(inputs, modulation=them[i])`.
+
+        Raises:
+            ValueError: a shape is wrong, or the network has no timestep.
+        """
+        if self.time_embed is None or timesteps.ndim != 1:
+            wanted = (
+                "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
+            )
+            raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
+        steps = len(timesteps)
+        batch = max((len(x) for x in (pooled, guidance) if x is not None), default=1)
+        every = [None if x is None else x.repeat(steps, *(1,) * (x.ndim - 1)) for x in (pooled, guidance)]
+        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
+        assert cond is not None
+        heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
+        whole = NetworkModulation((cond,), self.transformer.modulate(cond), heads)
+        return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
+
+    def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
+        """The conditioning vectors of a modulation computed before."""
+        cond = modulation.conds[0]
+        if len(cond) not in (1, batch):
+            raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
+        conds = [each.expand(batch, -1) for each in modulation.conds]
+        return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
     def _masks(
         self,
@@ -247,85 +298,3 @@ def _timestep_embed(config: TimestepConfig | None, dim_cond: int | None) -> Time
     if config is None or dim_cond is None:
         return None
     return TimestepEmbed(config.frequencies, dim_cond, scale=config.scale, bias=config.bias)
-
-
-def build_model(config: ModelConfig) -> BareModel | MMDiTModel:
-    """`MMDiTModel` where the config has ends, the bare transformer otherwise. It keeps the config as `.config`."""
-    if config.has_ends:
-        return MMDiTModel(config)
-    options = _transformer_options(config)
-    model: BareModel
-    if config.variant == "two_modality":
-        dim_text, dim_image = options.pop("dim_modalities")
-        del options["modality_names"]
-        model = two_modality.MMDiT(
-            dim_text=dim_text,
-            dim_image=dim_image,
-            num_register_tokens=options.pop("num_register_tokens")[1],
-            final_norm=options.pop("final_norms")[1],
-            should_skip_last_feedforward=bool(options.pop("skip_last_feedforward")),
-            **options,
-        )
-    else:
-        model = generalized.MMDiT(**options)
-    model.config = config  # type: ignore[assignment]
-    return model
-
-
-def _transformer_options(config: ModelConfig) -> dict[str, Any]:
-    """The arguments of the general `MMDiT` that a config stands for."""
-    names = tuple(config.modalities)
-    attention, residual, feedforward = config.attention, config.residual, config.feedforward
-    two = config.variant == "two_modality"
-    if isinstance(config.register_tokens, dict):
-        registers = [config.register_tokens.get(name, 0) for name in names]
-    else:
-        registers = [0 if two and name == "text" else config.register_tokens for name in names]
-    skipped = ("text",) if two and config.skip_last_feedforward is None else config.skip_last_feedforward or ()
-    return dict(
-        depth=config.depth,
-        dim_modalities=[modality.dim for modality in config.modalities.values()],
-        modality_names=names,
-        num_register_tokens=registers,
-        final_norms=[_has_final_norm(config, name) for name in names],
-        discard=[names.index(name) for name in config.discard],
-        skip_last_feedforward=[names.index(name) for name in skipped],
-        dual_blocks=attention.dual,
-        checkpoint_activations=config.checkpoint_activations,
-        varlen=config.varlen,
-        dim_cond=config.dim_cond,
-        dim_joint_attn=config.dim_joint_attn,
-        heads=config.heads,
-        dim_head=config.dim_head,
-        qk_rmsnorm=config.qk_rmsnorm,
-        qk_norm_shared=attention.qk_norm_scale == "shared",
-        qk_layernorm=attention.qk_layernorm,
-        softclamp=attention.softclamp is not None,
-        softclamp_value=attention.softclamp or 50.0,
-        num_adaptive_weights=attention.num_adaptive_weights,
-        gating=attention.gating,
-        bias=attention.bias,
-        unused_weights=config.unused_weights,
-        single_stream_depth=0 if config.single_stream is None else config.single_stream.depth,
-        single_stream="parallel" if config.single_stream is None else config.single_stream.kind,
-        shared_modulation=config.modulation.shared,
-        modulation_bias=config.modulation.bias,
-        rotary_axes=None if config.rotary is None else config.rotary.axes,
-        rotary_theta=10_000.0 if config.rotary is None else config.rotary.theta,
-        num_residual_streams=residual.streams,
-        residual=residual.kind,
-        dynamic_residual=residual.dynamic,
-        ff_kwargs=dict(mult=feedforward.mult, dim_hidden=feedforward.dim, kind=feedforward.kind, bias=feedforward.bias),
-        adaln=config.adaln,
-        norm_eps=config.norm_eps,
-    )
-
-
-def _has_final_norm(config: ModelConfig, name: str) -> bool:
-    """An output head has a norm of its own; of two bare modalities only the image is normed, as published."""
-    if config.final_norm is None:
-        if config.modalities[name].output is not None:
-            return False
-    elif not config.final_norm:
-        return False
-    return config.variant == "generalized" or name == "image"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -30,6 +31,10 @@ class BlockModulation(NamedTuple):
     dual_shift: Tensor | None = None
     dual_scale: Tensor | None = None
     dual_gate: Tensor | None = None
+
+    def rows(self, start: int, stop: int) -> BlockModulation:
+        """That of some samples of the batch."""
+        return BlockModulation(*(None if part is None else part[start:stop] for part in self))
 
     def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
         """For packed tokens, every one of them its own row: `1 T d`."""
@@ -76,9 +81,7 @@ class Modulation(nn.Module):
 
 
 def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:
-    """One modulation for the joined sequence: `b 1 d` where all modalities have the same, else `b N d`."""
-    if all(modulation is modulations[0] for modulation in modulations):
-        return modulations[0]
+    """One modulation for the joined sequence, `b N d`, from those of the modalities in it."""
     parts = (
         torch.cat([part.expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)], dim=1)
         if parts[0] is not None
@@ -86,6 +89,46 @@ def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[i
         for parts in zip(*modulations, strict=True)
     )
     return BlockModulation(*parts)
+
+
+@dataclass(frozen=True)
+class StackModulation:
+    """What one conditioning decides in every block of a stack: by block, for each modality (or for all as one).
+
+    What all blocks share is there once; what is not there, a block makes itself.
+    """
+
+    blocks: tuple[tuple[BlockModulation, ...], ...]
+    single_blocks: tuple[tuple[BlockModulation, ...], ...] = ()
+
+    def rows(self, start: int, stop: int) -> StackModulation:
+        """That of some samples of the batch; views."""
+        joint, single = (
+            tuple(tuple(mod.rows(start, stop) for mod in block) for block in blocks)
+            for blocks in (self.blocks, self.single_blocks)
+        )
+        return StackModulation(joint, single)
+
+
+@dataclass(frozen=True)
+class NetworkModulation:
+    """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
+
+    `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each; `heads` the
+    shift and scale of each output head, `b 1 d`. A batch of 1 serves any batch.
+    """
+
+    conds: tuple[Tensor, ...]
+    stack: StackModulation
+    heads: dict[str, tuple[Tensor, Tensor]]
+
+    def rows(self, start: int, stop: int) -> NetworkModulation:
+        """That of some samples of the batch; views."""
+        return NetworkModulation(
+            tuple(cond[start:stop] for cond in self.conds),
+            self.stack.rows(start, stop),
+            {name: (shift[start:stop], scale[start:stop]) for name, (shift, scale) in self.heads.items()},
+        )
 
 
 class NoModulation(nn.Module):

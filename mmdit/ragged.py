@@ -35,16 +35,22 @@ def embed(module: nn.Module, x: Given, name: str) -> tuple[Tensor, tuple[int, ..
 
 
 def head(
-    module: nn.Module | None, x: Tensor, cond: Tensor | None, given: Given, lengths: tuple[int, ...] | None
+    module: nn.Module | None,
+    x: Tensor,
+    cond: Tensor | None,
+    given: Given,
+    lengths: tuple[int, ...] | None,
+    modulation: tuple[Tensor, Tensor] | None = None,
 ) -> Any:
     """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them."""
     if isinstance(given, Tensor):
-        return x if module is None else module(x, cond, given)
+        return x if module is None else module(x, cond, given, modulation)
     outs = []
     for i, each in enumerate(given):
         own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
         if module is not None:
-            own = module(own, None if cond is None else cond[i : i + 1], each.unsqueeze(0))
+            mod = modulation and tuple(part[i : i + 1] if len(part) > 1 else part for part in modulation)
+            own = module(own, None if cond is None else cond[i : i + 1], each.unsqueeze(0), mod)
         outs.append(own.squeeze(0))
     return outs
 

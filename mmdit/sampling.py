@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from mmdit.model import MMDiTModel
+from mmdit.modulation import NetworkModulation
+from mmdit.packing import Packing
 
-__all__ = ["guide", "network_velocity", "sample", "shift_timesteps"]
+__all__ = ["guide", "network_velocity", "sample", "shift_timesteps", "timestep_grid"]
 
 Tensors = dict[str, Tensor]
 Velocity = Callable[[Tensors, Tensors], Tensors]  # (x, t) by modality -> dx / dt by modality
@@ -26,6 +28,11 @@ TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their ow
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
     """Timesteps moved toward noise (`shift` > 1) or data (< 1), 0 and 1 staying in place (eq. 23)."""
     return shift * t / (1 + (shift - 1) * t)
+
+
+def timestep_grid(steps: int, *, shift: float = 1.0) -> list[float]:
+    """The values of t that `sample` goes through, from 1 to 0: in equal sizes before the `shift`."""
+    return shift_timesteps(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
 
 
 def guide(conditional: Tensors, unconditional: Tensors, scale: float) -> Tensors:
@@ -38,8 +45,9 @@ def network_velocity(
     condition: Mapping[str, Tensor] | None = None,
     *,
     pooled: Tensor | None = None,
-    masks: Mapping[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | Packing | None = None,
     guidance: Tensor | None = None,
+    sigmas: Sequence[float] | None = None,
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
@@ -48,11 +56,27 @@ def network_velocity(
 
     Args:
         condition: the modalities that are not drawn, such as a prompt's tokens `b n d`.
-        pooled, masks, guidance: see `MMDiTModel`.
+        pooled, masks, guidance: see `MMDiTModel`. A `Packing` of the masks is read once, rather than at every step.
+        sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
+            `MMDiTModel.precompute_modulation`); of use where one modality is drawn, none is `given`, and gradients
+            are not wanted.
     """
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
+    known: dict[float, NetworkModulation] = {}
+    if sigmas is not None:
+        parameter = next(net.parameters())
+        t = torch.tensor(list(sigmas), device=parameter.device)
+        with torch.no_grad():
+            made = net.precompute_modulation(t * (TRAINING_TIMESTEPS / scale), pooled, guidance)
+        known = dict(zip(t.tolist(), made, strict=True))
+
     def velocity(x: Tensors, t: Tensors) -> Tensors:
+        if known and len(t) == 1:
+            modulation = known.get(float(next(iter(t.values()))[0]))
+            if modulation is not None:
+                out = net({**(condition or {}), **x}, masks=masks, modulation=modulation)
+                return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         inputs = {**(condition or {}), **x}
@@ -76,7 +100,7 @@ def sample(
     """Follow the velocity from noise at t = 1 to data at t = 0, in Euler or Heun steps.
 
     Args:
-        steps: their number, in equal sizes before the `shift`.
+        steps: their number, in equal sizes before the `shift` (`timestep_grid`).
         sigmas: the values of t themselves instead, from the first to the last.
         noise: what the modalities to be drawn begin with.
         given: modalities that are known: the velocity sees them clean, at t = 0, and they stay as they are.
@@ -98,7 +122,7 @@ def sample(
         raise ValueError(f"kind must be euler or heun, got {kind!r}")
     grid = [float(t) for t in sigmas or ()]
     if steps is not None:
-        grid = shift_timesteps(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift).tolist()
+        grid = timestep_grid(steps, shift=shift)
     for t, t_next in pairwise(grid):
         first = at(x, t)
         euler = {name: x[name] + (t_next - t) * first[name] for name in x}

@@ -42,9 +42,9 @@ class Padded:
         """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
         return None if place is None else F.pad(place, (0, 0, self.registers[i].count, 0))
 
-    def spread(self, modulation: BlockModulation, i: int) -> BlockModulation:
-        """`b 1 d`, as it is."""
-        return modulation
+    def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
+        """By modality: `b 1 d`, as it is."""
+        return modulations
 
     def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
         """All tokens as one sequence, and their rotary table."""
@@ -90,9 +90,9 @@ class Packed:
         still = packed.new_zeros(1, self.ends.batch * self.registers[i].count, packed.shape[-1])
         return self._in_front(i).join([still, packed]).squeeze(0)
 
-    def spread(self, modulation: BlockModulation, i: int) -> BlockModulation:
-        """`b 1 d -> 1 T d`."""
-        return modulation.spread(self.packing, i)
+    def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
+        """By modality: `b 1 d -> 1 T d`."""
+        return [modulation.spread(self.apart, i) for i, modulation in enumerate(modulations)]
 
     def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
         """All tokens as one sequence, sample by sample, and their rotary table."""

@@ -187,7 +187,7 @@ def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector
         (lambda g: g.update(timestep={"text": 1}), "timestep must be named text, image, audio, got text"),
         (
             lambda g: g["inputs"].update(audio=randn(3, 5, 4)),
-            "audio tokens have a batch of 3, but text tokens have one of 2",
+            "audio has a batch of 3, but text has one of 2",
         ),
         (
             lambda g: g.update(masks={"image": torch.ones(2, 32).bool()}),
