@@ -117,13 +117,15 @@ def call(case: Case, net: Any, given: State) -> tuple[Any, ...]:
 # ------------------------------------------------------------------------------------------------------- their side
 
 
-def save_theirs(folder: Path) -> None:
-    """Runs in the published package's environment: a file for each case, of what `differences` reads."""
+def make_theirs(case: Case, seed: int, std: float | None = 0.2) -> Any:
+    """Runs in the published package's environment: its module, with every parameter drawn away from its initial value.
+
+    `std` is that of matrices; None: 1 / sqrt(their width).
+    """
     import random
     from importlib.metadata import version
 
     import torch
-    from safetensors.torch import save_file
 
     from mmdit import mmdit_generalized_pytorch as general
     from mmdit import mmdit_pytorch as two
@@ -139,34 +141,53 @@ def save_theirs(folder: Path) -> None:
         "general_block": general.MMDiTBlock,
         "general_transformer": general.MMDiT,
     }
+    random.seed(seed)  # which stream each of their hyper-connections reads at first
+    torch.manual_seed(seed)
+    net = make[case.kind](**case.options)
+    with torch.no_grad():
+        for name, parameter in net.named_parameters():
+            if name.endswith("to_out_weights"):  # h d e
+                parameter.normal_(std=(parameter.shape[0] * parameter.shape[1]) ** -0.5)
+            elif name.endswith((".weight", "dynamic_alpha_fn", "dynamic_beta_fn")) and parameter.ndim > 1:
+                parameter.normal_(std=std or parameter.shape[-1] ** -0.5)
+            else:  # the manifold's sigmoids and Sinkhorn flatten what is drawn, so it is drawn wider
+                manifold = case.kind.startswith("general") and "_residual_fns" in name
+                parameter.add_(torch.randn_like(parameter) * (1.0 if manifold else 0.3))
+    return net
+
+
+def random_inputs(case: Case, lengths: tuple[int, ...], batch: int) -> State:
+    """Tokens, and conditioning and a mask where the case has them."""
+    import torch
+
+    options = case.options
+    widths = options.get("dim_inputs") or options.get("dim_modalities")
+    widths = widths or ((options["dim"],) if "dim" in options else (options["dim_text"], options["dim_image"]))
+    given = {f"tokens.{i}": torch.randn(batch, n, d) for i, (n, d) in enumerate(zip(lengths, widths, strict=False))}
+    if case.masked:
+        given["mask.0"] = torch.arange(lengths[0]) < torch.tensor([[5], [8]])
+    if "dim_cond" in options:
+        given["cond"] = torch.randn(batch, options["dim_cond"])
+    return given
+
+
+def save_parts(file: Path, **parts: State) -> None:
+    """Tensors by part and name, in one safetensors file that `below` takes apart."""
+    from safetensors.torch import save_file
+
+    save_file(
+        {f"{part}.{name}": x.detach().contiguous() for part, tensors in parts.items() for name, x in tensors.items()},
+        file,
+    )
+
+
+def save_theirs(folder: Path) -> None:
+    """Runs in the published package's environment: a file for each case, of what `differences` reads."""
     for index, case in enumerate(CASES):
-        random.seed(index)  # which stream each of their hyper-connections reads at first
-        torch.manual_seed(index)
-        net = make[case.kind](**case.options)
-        with torch.no_grad():
-            for name, parameter in net.named_parameters():
-                if name.endswith("to_out_weights"):  # h d e
-                    parameter.normal_(std=(parameter.shape[0] * parameter.shape[1]) ** -0.5)
-                elif name.endswith((".weight", "dynamic_alpha_fn", "dynamic_beta_fn")) and parameter.ndim > 1:
-                    parameter.normal_(std=0.2)
-                else:  # the manifold's sigmoids and Sinkhorn flatten what is drawn, so it is drawn wider
-                    manifold = case.kind.startswith("general") and "_residual_fns" in name
-                    parameter.add_(torch.randn_like(parameter) * (1.0 if manifold else 0.3))
-        options = case.options
-        widths = options.get("dim_inputs") or options.get("dim_modalities")
-        widths = widths or ((options["dim"],) if "dim" in options else (options["dim_text"], options["dim_image"]))
-        lengths = (9, 14, 6)[: len(widths)]
-        given = {f"tokens.{i}": torch.randn(BATCH, n, d) for i, (n, d) in enumerate(zip(lengths, widths, strict=True))}
-        if case.masked:
-            given["mask.0"] = torch.arange(lengths[0]) < torch.tensor([[5], [8]])
-        if "dim_cond" in options:
-            given["cond"] = torch.randn(BATCH, COND)
+        net = make_theirs(case, index)
+        given = random_inputs(case, (9, 14, 6), BATCH)
         out, gradients = run(case, net, given)
-        parts = {"state": net.state_dict(), "given": given, "out": out, "gradient": gradients}
-        flat = {
-            f"{part}.{name}": x.detach().contiguous() for part, tensors in parts.items() for name, x in tensors.items()
-        }
-        save_file(flat, folder / f"{index}.safetensors")
+        save_parts(folder / f"{index}.safetensors", state=net.state_dict(), given=given, out=out, gradient=gradients)
 
 
 # ----------------------------------------------------------------------------------------- their names -> our names

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmdit.attention import join_masks, make_attention
@@ -151,13 +150,13 @@ class JointAttention(nn.Module):
         if packing is None:
             lengths = [x.shape[1] for x in inputs]
             q, k, v = (_heads_first(_join(parts)) for parts in (queries, keys, values))
-            attended = rearrange(self.attend(q, k, v, join_masks(list(masks), lengths, q)), "b h n d -> b n h d")
+            attended = self.attend(q, k, v, join_masks(list(masks), lengths, q)).transpose(1, 2)
             pieces = attended.split([lengths[index] for index in kept], dim=1)
         else:
             q = _heads_first(packing.join(queries, kept))
             k, v = (_heads_first(packing.join(parts)) for parts in (keys, values))
             attended = self.attend(q, k, v, segments=packing.segments(kept, q.device))
-            pieces = packing.split(rearrange(attended, "b h n d -> b n h d"), kept)
+            pieces = packing.split(attended.transpose(1, 2), kept)
 
         # each for itself again
         outs: list[Tensor | None] = [None] * len(inputs)
@@ -179,4 +178,4 @@ def _join(parts: list[Tensor]) -> Tensor:
 
 
 def _heads_first(x: Tensor) -> Tensor:
-    return rearrange(x, "b n h d -> b h n d")
+    return x.transpose(1, 2)  # b n h d -> b h n d

@@ -20,8 +20,13 @@ class AdaptiveLayerNorm(nn.Module):
 
     def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
         """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
-        x = self.norm(x)
-        return x if shift is None or scale is None else torch.addcmul(shift, x, 1 + scale)
+        if shift is None or scale is None:
+            return self.norm(x)
+        if shift.shape[:2] == (1, 1) and isinstance(
+            self.norm, nn.LayerNorm
+        ):  # one sample: its modulation is the affine
+            return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)
+        return torch.addcmul(shift, self.norm(x), 1 + scale)
 
 
 class RMSNorm(nn.Module):

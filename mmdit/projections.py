@@ -88,7 +88,7 @@ class DenseQKV(nn.Module):
             x = F.linear(x, self.linear.weight[self.first_row :], None if bias is None else bias[self.first_row :])
         else:
             x = self.linear(x)
-        return rearrange(x, "b n (p h d) -> p b n h d", p=self.parts, h=self.heads).unbind(0)
+        return x.unflatten(-1, (self.parts, self.heads, -1)).unbind(2)  # (p h d) -> p of h d
 
 
 class DenseOut(nn.Module):
@@ -100,7 +100,7 @@ class DenseOut(nn.Module):
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
         """`x`: b n h d -> b n e."""
-        return self.linear(rearrange(x, "b n h d -> b n (h d)"))
+        return self.linear(x.flatten(2))
 
 
 class AdaptiveWeights(nn.Module):
