@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class PeakBytes(TorchDispatchMode):
-    """Counts storages from the operator that makes them until they are freed; scratch inside an operator is not seen."""
+    """Counts storages from the operator that makes them until they are freed; an operator's own scratch is not seen."""
 
     def __init__(self, known: Any) -> None:
         super().__init__()

@@ -384,10 +384,10 @@ def differences(case: Case, file: Path) -> tuple[float, float]:
     return largest(out, below(saved, "out.")), largest(gradients, below(saved, "gradient."))
 
 
-def make_environment(folder: Path) -> Path:
-    """A virtual environment with the published package, made anew where it is missing, unfinished or outdated."""
+def make_environment(folder: Path, packages: tuple[str, ...] = PACKAGES) -> Path:
+    """A virtual environment with the published package or others, made anew where missing, unfinished or outdated."""
     constraints = ROOT / "constraints.txt"
-    wanted = hashlib.sha256(constraints.read_bytes() + repr((PACKAGES, sys.version)).encode()).hexdigest()
+    wanted = hashlib.sha256(constraints.read_bytes() + repr((packages, sys.version)).encode()).hexdigest()
     done = folder / "complete"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     if done.is_file() and done.read_text() == wanted and python.exists():
@@ -396,7 +396,7 @@ def make_environment(folder: Path) -> Path:
         raise OSError(f"{folder} is no virtual environment; name another folder with --environment")
     print(f"making an environment in {folder} (some minutes, once)", file=sys.stderr)
     subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)], check=True)
-    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), *PACKAGES]
+    install = [str(python), "-m", "pip", "install", "--quiet", "-c", str(constraints), *packages]
     subprocess.run(install, check=True)
     done.write_text(wanted)
     return python

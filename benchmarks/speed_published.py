@@ -11,12 +11,13 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from published_mmdit import Case, call, make_theirs, random_inputs, save_parts  # noqa: E402
+from published_mmdit import Case, call, make_theirs, random_inputs, save_parts
 
 
 class Published:
@@ -75,7 +76,8 @@ def serve() -> None:
             given = {name: x.requires_grad_(x.is_floating_point()) for name, x in given.items()}
             answer: Any = "built"
         elif "peak" in request:
-            answer = peak_bytes(lambda: step(case, net, given, request["peak"]), (list(net.parameters()), given))
+            run = partial(step, case, net, given, request["peak"])
+            answer = peak_bytes(run, (list(net.parameters()), given))
         else:
             start = time.perf_counter()
             step(case, net, given, request["run"])

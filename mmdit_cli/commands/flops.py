@@ -67,13 +67,15 @@ def command(
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.measure.flops import count_flops
+    from mmdit_cli.measure.meta import without_compiler
     from mmdit_cli.sweep import load_grid
     from mmdit_cli.tables_flops import flops_tables
 
-    results = [
-        count_flops(point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point)
-        for point in load_grid(request, sweep)
-    ]
+    with without_compiler():
+        results = [
+            count_flops(point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point)
+            for point in load_grid(request, sweep)
+        ]
     show(request, results, lambda width: flops_tables(results, width))
 
 

@@ -43,11 +43,13 @@ def command(
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.errors import CheckFailed
+    from mmdit_cli.measure.meta import without_compiler
     from mmdit_cli.measure.shapes import check_shapes
     from mmdit_cli.tables import shape_tables
 
     (loaded,), _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
-    result = check_shapes(loaded, dtype=torch_dtype)
+    with without_compiler():
+        result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
         from mmdit_cli.convert import check_weights
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdit.config import LinearOutput, PatchOutput
 from mmdit_cli.inputs import ModelInputs, example_inputs, outputs_by_name
-from mmdit_cli.measure.flops import meta_model, outputs_sum
+from mmdit_cli.measure.flops import meta_model
 from mmdit_cli.schema import ToolConfig
 
 Shape = list[int]
@@ -101,10 +101,17 @@ def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]
 
 
 def _unused_parameters(model: nn.Module, outputs: dict[str, Tensor]) -> list[str]:
-    """Parameters that no output depends on, found by a backward pass over shapes."""
-    outputs_sum(outputs).backward()
-    unused = [name for name, parameter in model.named_parameters() if parameter.grad is None]
-    return [f"no gradient reaches {name}" for name in unused]
+    """Parameters that no output depends on: those at no leaf of the outputs' graph."""
+    used, seen = set(), set()
+    nodes = [x.grad_fn for x in outputs.values()]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        used.add(id(getattr(node, "variable", None)))
+        nodes += [parent for parent, _ in node.next_functions]
+    return [f"no gradient reaches {name}" for name, parameter in model.named_parameters() if id(parameter) not in used]
 
 
 class _Recorder:
