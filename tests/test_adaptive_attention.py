@@ -66,6 +66,23 @@ def test_outputs_and_gradients_are_those_of_the_sum_over_all_weights(weights, ga
 
 
 @pytest.mark.parametrize("gating", ["token", "sample"])
+def test_a_sample_alone_gives_what_it_gives_in_a_batch_and_the_gradients_add_up(gating):
+    net = sharply_gated(
+        JointAttention(dim_inputs=[10], heads=3, dim_head=4, num_adaptive_weights=3, gating=gating, dim_cond=5)
+    )
+    x, cond = randn(2, 6, 10), randn(2, 5)
+
+    def attend(rows):
+        (out,) = net([x[rows]], None, cond[rows] if gating == "sample" else None)
+        return out, torch.autograd.grad(out.sin().sum(), list(net.parameters()))
+
+    (whole, grads), (first, first_grads), (second, second_grads) = map(attend, (slice(2), slice(1), slice(1, 2)))
+    torch.testing.assert_close(whole, torch.cat([first, second]), rtol=1e-9, atol=1e-11)
+    for both, one, other in zip(grads, first_grads, second_grads, strict=True):
+        torch.testing.assert_close(both, one + other, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("gating", ["token", "sample"])
 def test_gradients_are_finite_differences(gating):
     net = sharply_gated(
         JointAttention(dim_inputs=[3], heads=2, dim_head=2, num_adaptive_weights=3, gating=gating, dim_cond=2)
