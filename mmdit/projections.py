@@ -132,15 +132,16 @@ class TokenAdaptiveQKV(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         """`x`: b n d; `gate`: b n h w -> `parts` of b n h d."""
-        mixed = None
-        for weight, share in zip(self.weight.unbind(0), gate.unbind(-1), strict=True):
-            y = rearrange(F.linear(x, weight), "b n (p h d) -> b n p h d", p=self.parts, h=self.heads)
-            share = rearrange(share, "b n h -> b n 1 h 1")
-            mixed = y * share if mixed is None else torch.addcmul(mixed, y, share)
-        assert mixed is not None
+        weights, shares = self.weight.unbind(0), rearrange(gate, "b n h w -> w b n 1 h 1").unbind(0)
+        mixed = self._project(x, weights[0]) * shares[0]
         if self.bias is not None:
             mixed = mixed + rearrange(self.bias, "(p h d) -> p h d", p=self.parts, h=self.heads)
+        for weight, share in zip(weights[1:], shares[1:], strict=True):
+            mixed.addcmul_(self._project(x, weight), share)  # in place: nothing saves the sum for the backward pass
         return mixed.unbind(2)
+
+    def _project(self, x: Tensor, weight: Tensor) -> Tensor:
+        return rearrange(F.linear(x, weight), "b n (p h d) -> b n p h d", p=self.parts, h=self.heads)
 
 
 class TokenAdaptiveOut(AdaptiveWeights):
@@ -151,12 +152,11 @@ class TokenAdaptiveOut(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`x`: b n h d; `gate`: b n h w -> b n e."""
-        mixed = None
-        for weight, share in zip(self.weight.unbind(0), gate.unbind(-1), strict=True):
-            y = F.linear(rearrange(x * share.unsqueeze(-1), "b n h d -> b n (h d)"), weight)
-            mixed = y if mixed is None else mixed + y
-        assert mixed is not None
-        return mixed if self.bias is None else mixed + self.bias
+        weights, shares = self.weight.unbind(0), rearrange(gate, "b n h w -> w b n h 1").unbind(0)
+        out = F.linear(rearrange(x * shares[0], "b n h d -> b n (h d)"), weights[0], self.bias)
+        for weight, share in zip(weights[1:], shares[1:], strict=True):
+            out += F.linear(rearrange(x * share, "b n h d -> b n (h d)"), weight)
+        return out
 
 
 class SampleAdaptiveQKV(AdaptiveWeights):
@@ -170,9 +170,9 @@ class SampleAdaptiveQKV(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         """`x`: b n d; `gate`: b h w -> `parts` of b n h d."""
-        weight = rearrange(self.weight, "w (p h d) e -> w p h d e", p=self.parts, h=self.heads).to(x.dtype)
+        weight = rearrange(self.weight, "w (p h d) e -> w 1 p h d e", p=self.parts, h=self.heads).to(x.dtype)
         mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1 1"))
-        y = torch.matmul(x, rearrange(mixed, "b p h d e -> b e (p h d)"))
+        y = _project_samples(x, rearrange(mixed, "b p h d e -> b (p h d) e"))
         y = y if self.bias is None else y + self.bias
         return rearrange(y, "b n (p h d) -> p b n h d", p=self.parts, h=self.heads).unbind(0)
 
@@ -186,18 +186,26 @@ class SampleAdaptiveOut(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`x`: b n h d; `gate`: b h w -> b n e."""
-        weight = rearrange(self.weight, "w e (h d) -> w e h d", h=self.heads).to(x.dtype)
+        weight = rearrange(self.weight, "w e (h d) -> w 1 e h d", h=self.heads).to(x.dtype)
         mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1"))
-        y = torch.matmul(rearrange(x, "b n h d -> b n (h d)"), rearrange(mixed, "b e h d -> b (h d) e"))
+        y = _project_samples(rearrange(x, "b n h d -> b n (h d)"), rearrange(mixed, "b e h d -> b e (h d)"))
         return y if self.bias is None else y + self.bias
 
 
 def _mix(weights: Tensor, shares: Tensor) -> Tensor:
-    """`sum_w shares[w] * weights[w]`, with a batch dimension that comes from the shares."""
-    mixed = weights[0] * shares[0]
-    for weight, share in zip(weights[1:].unbind(0), shares[1:].unbind(0), strict=True):
-        mixed = torch.addcmul(mixed, weight, share)
+    """`sum_w shares[w] * weights[w]`. The weights' batch dimension is 1, the shares' the batch."""
+    (weight, *weights_left), (share, *shares_left) = weights.unbind(0), shares.unbind(0)
+    mixed = weight * share
+    for weight, share in zip(weights_left, shares_left, strict=True):
+        mixed.addcmul_(weight, share)
     return mixed
+
+
+def _project_samples(x: Tensor, weight: Tensor) -> Tensor:
+    """`x`: b n d; `weight`: b e d, one a sample -> b n e."""
+    if x.shape[0] == 1:  # the gradient of a batched product comes transposed, and the mix's backward would crawl
+        return F.linear(x, weight.squeeze(0))
+    return torch.matmul(x, rearrange(weight, "b e d -> b d e"))
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing

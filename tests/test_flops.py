@@ -222,6 +222,7 @@ B, N, D = 2, 3, 8
         (lambda x: F.gelu(x), "activation", B * N * D),
         (lambda x: x + meta(D), "arithmetic", B * N * D),
         (lambda x: torch.addcmul(x, meta(B, 1, D), x), "arithmetic", 2 * B * N * D),
+        (lambda x: (x + x).addcmul_(meta(B, 1, D), x), "arithmetic", 3 * B * N * D),
         (lambda x: x.mean(-1), "reduction", B * N * D),
         (lambda x: x.sum(), "reduction", B * N * D),
     ],

@@ -40,7 +40,7 @@ SOFTMAX = {
 LAYER_NORM = {"native_layer_norm": (5, 7), "native_layer_norm_backward": (9, 12)}
 ACTIVATIONS = ("gelu", "silu", "tanh", "sigmoid", "relu")
 REDUCTIONS = ("sum", "mean", "amax", "amin", "var", "prod")
-COPIES = ("clone", "copy_", "_to_copy")
+COPIES = ("clone", "copy", "_to_copy")
 
 # operators that multiply matrices or do as much; whichever of them has no formula may not pass in silence
 _HEAVY = re.compile(
@@ -79,7 +79,7 @@ def has_formula(operator: Any) -> bool:
 def work_of(operator: Any, args: Sequence[Any], out: Any) -> tuple[str, int] | None:
     """The kind and the FLOPs of an operator that is no product, by `WORK_CONVENTION`; None where it only moves, picks
     or compares numbers."""
-    name = operator.overloadpacket.__name__
+    name = operator.overloadpacket.__name__.rstrip("_")  # in place or not
     first = next((x for x in tree_leaves(out) if isinstance(x, Tensor)), None)
     if first is None or not first.is_floating_point() or name in COPIES:
         return None
