@@ -13,9 +13,16 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from mmdit.norms import RMSNorm
+from mmdit.stream_mixing import (
+    is_traced,
+    normed_product,
+    read_streams,
+    sinkhorn_knopp,
+    without_autocast,
+    write_streams,
+)
 
 RESIDUAL_KINDS = ("plain", "nested", "hyper_connections", "manifold_hyper_connections")
-SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 
 
 # ------------------------------------------------------------------------------------------------------------- plain
@@ -109,7 +116,13 @@ class WidthConnection(nn.Module):
 
     def shifts(self, x: Tensor) -> list[Tensor]:
         """What each token adds to the coefficients, `b n s 1`, `b n s s` and `b n s 1`, before the scales."""
-        return list(self.to_shift(self.norm(x)).tanh().split(self.widths, dim=-1))
+        return list(self.projected(x).tanh().split(self.widths, dim=-1))
+
+    def projected(self, x: Tensor) -> Tensor:
+        """`norm(x) W`: b n s d -> b n s k, a column for each coefficient of a stream."""
+        if is_traced(x):
+            return self.to_shift(self.norm(x))  # type: ignore[no-any-return]
+        return normed_product(x, (self.norm.weight * self.to_shift.weight).to(x.dtype), self.norm.eps)
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
@@ -125,16 +138,12 @@ class WidthConnection(nn.Module):
             for base, index, shift in zip(static, self.scale_of, self.shifts(x), strict=False)
         ]
 
-    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
-        pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
-        if not write:
-            return torch.matmul(pre.transpose(-1, -2), x).squeeze(-2), None
-        mix, post = write
-        # one product for the branch's input and the streams: (1 + s, s) times (s, d) for each token
-        weights = torch.cat([pre, mix], dim=-1).transpose(-1, -2)
-        branch, streams = torch.matmul(weights, x).split([1, self.streams], dim=-2)
-        return branch.squeeze(-2), (streams, post)
+        with without_autocast(x):
+            pre, *write = (c.to(x.dtype).expand(*x.shape[:2], -1, -1) for c in self.coefficients(x))
+            branch = (pre.mT @ x).squeeze(-2) if is_traced(x) else read_streams(x, pre)
+        return branch, (x, *write) if write else None
 
 
 class ManifoldWidthConnection(WidthConnection):
@@ -152,7 +161,7 @@ class ManifoldWidthConnection(WidthConnection):
         return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
 
     def shifts(self, x: Tensor) -> list[Tensor]:
-        return list(self.to_shift(self.norm(x)).split(self.widths, dim=-1))
+        return list(self.projected(x).split(self.widths, dim=-1))
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
         pre, *write = self._unconstrained(x, torch.promote_types(x.dtype, torch.float32))
@@ -163,13 +172,16 @@ class ManifoldWidthConnection(WidthConnection):
 
 
 class DepthConnection(nn.Module):
-    """Adds the gated branch output to every stream, weighted by `post`."""
+    """Mixes the streams, and adds the gated branch output to every one of them, weighted by `post`."""
 
-    def forward(self, state: tuple[Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`out`: b n d; `gate`: b 1 d or None -> b n s d."""
-        streams, post = state
-        out = out if gate is None else gate * out
-        return torch.addcmul(streams, post, out.unsqueeze(-2))
+    def forward(self, state: tuple[Tensor, Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`state`: streams b n s d, mix b n s s, post b n s 1; `out`: b n d; `gate`: b 1 d or None -> b n s d."""
+        x, mix, post = state
+        with without_autocast(x):
+            if not is_traced(x):
+                return write_streams(x, mix, post, out, gate)
+            out = out if gate is None else gate * out
+            return torch.addcmul(mix.mT @ x, post, out.unsqueeze(-2).to(x.dtype))
 
 
 class HyperConnection(nn.Module):
@@ -189,17 +201,6 @@ class HyperConnection(nn.Module):
         width = ManifoldWidthConnection if manifold else WidthConnection
         self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
         self.depth = DepthConnection()
-
-
-def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
-    """The doubly stochastic matrix that scaling rows and columns makes of `exp(logits)`, `... s s` (Sinkhorn & Knopp
-    1967).
-
-    Scaled in the logarithm, so no entry over- or underflows; rows add up to 1 exactly, columns to the convergence.
-    """
-    for _ in range(iterations):
-        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
-    return logits.exp()
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
@@ -235,7 +236,7 @@ class ExpandStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams)
+        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams).contiguous()
 
 
 class ReduceStreams(nn.Module):
