@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from mmdit.norms import RMSNorm
 from mmdit.stream_mixing import (
     is_traced,
-    normed_product,
     read_streams,
     sinkhorn_knopp,
     without_autocast,
@@ -114,36 +113,37 @@ class WidthConnection(nn.Module):
             self.to_shift.weight.zero_()
             self.scales.fill_(1e-2)
 
-    def shifts(self, x: Tensor) -> list[Tensor]:
-        """What each token adds to the coefficients, `b n s 1`, `b n s s` and `b n s 1`, before the scales."""
-        return list(self.projected(x).tanh().split(self.widths, dim=-1))
-
-    def projected(self, x: Tensor) -> Tensor:
-        """`norm(x) W`: b n s d -> b n s k, a column for each coefficient of a stream."""
-        if is_traced(x):
-            return self.to_shift(self.norm(x))  # type: ignore[no-any-return]
-        return normed_product(x, (self.norm.weight * self.to_shift.weight).to(x.dtype), self.norm.eps)
-
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
-        return self._unconstrained(x, x.dtype)
+        return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
 
-    def _unconstrained(self, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        static = [getattr(self, name).to(dtype) for name in self.names]
-        if not self.dynamic:
-            return static
-        scales = self.scales.to(dtype)
-        return [
-            base + scales[index] * shift.to(dtype)
-            for base, index, shift in zip(static, self.scale_of, self.shifts(x), strict=False)
-        ]
+    def weighing(self, x: Tensor) -> list[Tensor]:
+        """The parameters that `weigh` takes, in the dtype the coefficients of `x` are computed in."""
+        names = (*self.names, "scales") if self.dynamic else self.names
+        return [getattr(self, name).to(x.dtype) for name in names]
+
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        """pre, mix and post from `norm(x) W`, b n s k, None where they are static, and `weighing`."""
+        if product is None:
+            return list(parameters)
+        *static, scales = parameters
+        shifts = self.bounded(product.to(scales.dtype)).split(self.widths, dim=-1)
+        return [b + scales[i] * s for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
+
+    def bounded(self, product: Tensor) -> Tensor:
+        return product.tanh()
 
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
         with without_autocast(x):
-            pre, *write = (c.to(x.dtype).expand(*x.shape[:2], -1, -1) for c in self.coefficients(x))
-            branch = (pre.mT @ x).squeeze(-2) if is_traced(x) else read_streams(x, pre)
-        return branch, (x, *write) if write else None
+            if is_traced(x):
+                pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
+                branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
+            else:
+                weight = (self.to_shift.weight * self.norm.weight).to(x.dtype) if self.dynamic else None
+                eps = self.norm.eps if self.dynamic else 0.0
+                branch, state = read_streams(x, weight, eps, self.weigh, self.weighing(x))
+        return branch, state if len(self.names) > 1 else None
 
 
 class ManifoldWidthConnection(WidthConnection):
@@ -160,15 +160,15 @@ class ManifoldWidthConnection(WidthConnection):
         first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
         return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
 
-    def shifts(self, x: Tensor) -> list[Tensor]:
-        return list(self.projected(x).split(self.widths, dim=-1))
+    def weighing(self, x: Tensor) -> list[Tensor]:
+        return [p.to(torch.promote_types(x.dtype, torch.float32)) for p in super().weighing(x)]
 
-    def coefficients(self, x: Tensor) -> list[Tensor]:
-        pre, *write = self._unconstrained(x, torch.promote_types(x.dtype, torch.float32))
-        if not write:
-            return [pre.sigmoid()]
-        mix, post = write
-        return [pre.sigmoid(), sinkhorn_knopp(mix), 2 * post.sigmoid()]
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        pre, *write = super().weigh(product, *parameters)
+        return [pre.sigmoid(), sinkhorn_knopp(write[0]), 2 * write[1].sigmoid()] if write else [pre.sigmoid()]
+
+    def bounded(self, product: Tensor) -> Tensor:
+        return product
 
 
 class DepthConnection(nn.Module):

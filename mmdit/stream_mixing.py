@@ -9,6 +9,7 @@ A tracer (compile, export) and the meta device should see formulas rather than t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
+BLOCK = 2**17
 
 
 def is_traced(x: Tensor) -> bool:
@@ -33,14 +35,22 @@ def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
-def normed_product(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """`rms_norm(x) @ weight.T` in float32 at least, without the normed copy of x. `x`: b n s d; `weight`: k d."""
-    return _NormedProduct.apply(x, weight, eps)[0]  # type: ignore[no-any-return, no-untyped-call]
+Weigh = Callable[..., list[Tensor]]
 
 
-def read_streams(x: Tensor, pre: Tensor) -> Tensor:
-    """`pre^T x` of each token. `x`: b n s d; `pre`: b n s 1 -> b n d."""
-    return _Read.apply(x, pre)  # type: ignore[no-any-return, no-untyped-call]
+def read_streams(
+    x: Tensor, weight: Tensor | None, eps: float, weigh: Weigh, parameters: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """`pre^T x` of each token, b n d, and what `write_streams` needs: x, mix and post, or x alone.
+
+    The coefficients are `pre, mix, post = weigh(rms_norm(x) @ weight.T, *parameters)`, or pre alone; the product, b n s
+    k, is None without a weight. `x`: b n s d; `weight`: k d or None. `weigh` runs again in the backward pass.
+
+    The streams that it hands on are to be written to, not `x`: their gradient then comes back to this node, which adds
+    its own to it in one pass.
+    """
+    branch, state, *write = _Read.apply(x, weight, eps, weigh, *parameters)[:-2]
+    return branch, (state, *write)
 
 
 def write_streams(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tensor | None) -> Tensor:
@@ -48,7 +58,7 @@ def write_streams(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tenso
 
     `x`: b n s d; `mix`: b n s s; `post`: b n s 1; `out`: b n d; `gate`: b 1 d, b n d or None -> b n s d.
     """
-    return _Write.apply(x, mix, post, out, gate)  # type: ignore[no-any-return, no-untyped-call]
+    return _Write.apply(x, mix, post, out, gate)  # type: ignore[no-any-return]
 
 
 def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
@@ -58,7 +68,7 @@ def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Ten
     No entry overflows, and no sum that is divided by vanishes; rows add up to 1 exactly, columns to the convergence.
     """
     if not is_traced(logits):
-        return _Sinkhorn.apply(logits, iterations)  # type: ignore[no-any-return, no-untyped-call]
+        return _Sinkhorn.apply(logits, iterations)  # type: ignore[no-any-return]
     for _ in range(iterations):
         logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
     return logits.exp()
@@ -67,48 +77,53 @@ def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Ten
 # --------------------------------------------------------------------------------------------------------- operators
 
 
-class _NormedProduct(Function):
-    @staticmethod
-    def forward(x: Tensor, weight: Tensor, eps: float) -> Any:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
-        inverse_rms = (norm.square_() / x.shape[-1] + eps).rsqrt_()
-        return F.linear(x, weight) * inverse_rms, inverse_rms
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, weight, _ = inputs
-        ctx.save_for_backward(x, weight, *output)
-        ctx.mark_non_differentiable(output[1])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Any) -> Any:
-        x, weight, product, inverse_rms = ctx.saved_tensors
-        rows, flat = (grad * inverse_rms).to(x.dtype).flatten(0, -2), x.reshape(-1, x.shape[-1])
-        grad_x = None
-        if ctx.needs_input_grad[0]:
-            through_norm = (grad * product).sum(-1, keepdim=True) * inverse_rms.square() / -x.shape[-1]
-            grad_x = (rows @ weight).view_as(x).addcmul_(x, through_norm.to(x.dtype))
-        return grad_x, rows.T @ flat if ctx.needs_input_grad[1] else None, None
-
-
 class _Read(Function):
     @staticmethod
-    def forward(x: Tensor, pre: Tensor) -> Tensor:
-        return _weighted_sums(pre.mT, x).squeeze(-2)
+    def forward(x: Tensor, weight: Tensor | None, eps: float, weigh: Weigh, *parameters: Tensor) -> Any:
+        product = inverse_rms = None
+        if weight is not None:
+            inverse_rms = _inverse_rms(x, eps)
+            product = F.linear(x, weight) * inverse_rms
+        pre, *write = _fitted(weigh(product, *parameters), x)
+        return _weighted_sums(pre.mT, x).squeeze(-2), x.view_as(x), *write, product, inverse_rms
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        ctx.save_for_backward(*inputs)
+        x, weight, _, ctx.weigh, *parameters = inputs
+        _, state, *_, product, inverse_rms = output
+        ctx.save_for_backward(x, weight, product, inverse_rms, *parameters)
+        constant = (product, inverse_rms, None if x.requires_grad else state)
+        ctx.mark_non_differentiable(*(value for value in constant if value is not None))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        x, pre = ctx.saved_tensors
-        grad = grad.unsqueeze(-2)
-        grad_x = pre * grad if ctx.needs_input_grad[0] else None
-        return grad_x, (x * grad).sum(-1, keepdim=True) if ctx.needs_input_grad[1] else None
+    def backward(ctx: Any, grad_branch: Tensor, grad_x: Tensor, *grads: Any) -> Any:
+        x, weight, product, inverse_rms, *parameters = ctx.saved_tensors
+        with torch.enable_grad():  # the coefficients again, which are small, and their gradients
+            leaves = [p.detach().requires_grad_() for p in (product, *parameters) if p is not None]
+            weights = _fitted(ctx.weigh(*leaves) if weight is not None else ctx.weigh(None, *leaves), x)
+        grad_branch = grad_branch.unsqueeze(-2)
+        outer = [_dot(x, grad_branch), *grads[:-2]]
+        inner = list(torch.autograd.grad(weights, leaves, outer))
+        pre, grad_weight = weights[0].detach(), None
+        if product is None:
+            return (
+                torch.addcmul(grad_x, pre, grad_branch) if ctx.needs_input_grad[0] else None,
+                None,
+                None,
+                None,
+                *inner,
+            )
+        grad_product = inner.pop(0)
+        rows = (grad_product * inverse_rms).to(x.dtype).flatten(0, -2)
+        total = None
+        if ctx.needs_input_grad[0]:
+            through_norm = (grad_product * product).sum(-1, keepdim=True) * inverse_rms.square() / -x.shape[-1]
+            total = torch.addmm(grad_x.reshape(-1, x.shape[-1]), rows, weight).view_as(x)
+            total.addcmul_(x, through_norm.to(x.dtype)).addcmul_(pre, grad_branch)
+        if ctx.needs_input_grad[1]:
+            grad_weight = rows.T @ x.reshape(-1, x.shape[-1])
+        return total, grad_weight, None, None, *inner
 
 
 class _Write(Function):
@@ -131,7 +146,7 @@ class _Write(Function):
         grad_post = grad_gate = None
         if needed[2]:
             gated = (out if gate is None else gate * out).to(x.dtype)
-            grad_post = (grad * gated.unsqueeze(-2)).sum(-1, keepdim=True)
+            grad_post = _dot(grad, gated.unsqueeze(-2))
         grad_out = _weighted_sums(post.mT, grad).squeeze(-2)
         if gate is not None:
             grad_gate = (grad_out * out).sum_to_size(gate.shape) if needed[4] else None
@@ -140,8 +155,8 @@ class _Write(Function):
 
 
 class _Sinkhorn(Function):
-    """The first round in the logarithm, which leaves no row and no column without an entry of 1 / s^2 or more; from there
-    on all sums are between 1 / s^2 and s, and dividing by them is safe. Tokens are innermost: `s s n`."""
+    """The first round is done in the logarithm, which leaves no row and no column without an entry of 1 / s^2 or more;
+    from there on all sums are between 1 / s^2 and s, and dividing by them is safe. Tokens are innermost: `s s n`."""
 
     @staticmethod
     def forward(logits: Tensor, iterations: int) -> Tensor:
@@ -185,6 +200,31 @@ def _tokens_last(x: Tensor) -> Tensor:
 
 def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
     return x.permute(2, 0, 1).reshape(like.shape)
+
+
+def _fitted(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
+    """In the dtype of x, and for each of its tokens."""
+    return [w.to(x.dtype).expand(*x.shape[:-2], -1, -1) for w in weights]
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """`x`: b n s d -> b n s 1, in float32 at least."""
+    wide = torch.promote_types(x.dtype, torch.float32)
+    norms = torch.cat([torch.linalg.vector_norm(part, dim=-1, keepdim=True, dtype=wide) for part in _blocks(x)])
+    return (norms.view(*x.shape[:-1], 1).square_() / x.shape[-1] + eps).rsqrt_()
+
+
+def _blocks(x: Tensor, size: int = BLOCK) -> Sequence[Tensor]:
+    """`x`, b n s d, in blocks of tokens on the CPU, `size` numbers each, so that what is computed of one and thrown away
+    stays in the cache and takes no fresh pages of memory."""
+    x = x.flatten(0, 1)
+    return x.split(max(1, size // x[0].numel())) if x.device.type == "cpu" and x.numel() > size else (x,)
+
+
+def _dot(x: Tensor, y: Tensor) -> Tensor:
+    """`x`: b n s d; `y`: b n 1 d -> b n s 1."""
+    parts = zip(_blocks(x, BLOCK), _blocks(y, BLOCK // x.shape[-2]), strict=True)
+    return torch.cat([(a * b).sum(-1, keepdim=True) for a, b in parts]).view(*x.shape[:-1], 1)
 
 
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
