@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
-BLOCK = 2**17
+BLOCK = 128  # tokens
 
 
 def is_traced(x: Tensor) -> bool:
@@ -58,7 +58,7 @@ def write_streams(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tenso
 
     `x`: b n s d; `mix`: b n s s; `post`: b n s 1; `out`: b n d; `gate`: b 1 d, b n d or None -> b n s d.
     """
-    return _Write.apply(x, mix, post, out, gate)  # type: ignore[no-any-return]
+    return _Write.apply(x, mix, post, out, gate)
 
 
 def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
@@ -68,7 +68,7 @@ def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Ten
     No entry overflows, and no sum that is divided by vanishes; rows add up to 1 exactly, columns to the convergence.
     """
     if not is_traced(logits):
-        return _Sinkhorn.apply(logits, iterations)  # type: ignore[no-any-return]
+        return _Sinkhorn.apply(logits, iterations)
     for _ in range(iterations):
         logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
     return logits.exp()
@@ -103,7 +103,7 @@ class _Read(Function):
             leaves = [p.detach().requires_grad_() for p in (product, *parameters) if p is not None]
             weights = _fitted(ctx.weigh(*leaves) if weight is not None else ctx.weigh(None, *leaves), x)
         grad_branch = grad_branch.unsqueeze(-2)
-        outer = [_dot(x, grad_branch), *grads[:-2]]
+        outer = [_dots(grad_branch, x).mT, *grads[:-2]]
         inner = list(torch.autograd.grad(weights, leaves, outer))
         pre, grad_weight = weights[0].detach(), None
         if product is None:
@@ -142,11 +142,11 @@ class _Write(Function):
         x, mix, post, out, gate = ctx.saved_tensors
         needed, grad = ctx.needs_input_grad, grad.contiguous()
         grad_x = _weighted_sums(mix, grad) if needed[0] else None
-        grad_mix = x @ grad.mT if needed[1] else None
+        grad_mix = _dots(x, grad) if needed[1] else None
         grad_post = grad_gate = None
         if needed[2]:
             gated = (out if gate is None else gate * out).to(x.dtype)
-            grad_post = _dot(grad, gated.unsqueeze(-2))
+            grad_post = _dots(gated.unsqueeze(-2), grad).mT
         grad_out = _weighted_sums(post.mT, grad).squeeze(-2)
         if gate is not None:
             grad_gate = (grad_out * out).sum_to_size(gate.shape) if needed[4] else None
@@ -209,22 +209,19 @@ def _fitted(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     """`x`: b n s d -> b n s 1, in float32 at least."""
-    wide = torch.promote_types(x.dtype, torch.float32)
-    norms = torch.cat([torch.linalg.vector_norm(part, dim=-1, keepdim=True, dtype=wide) for part in _blocks(x)])
-    return (norms.view(*x.shape[:-1], 1).square_() / x.shape[-1] + eps).rsqrt_()
+    # squares add up in float32 anyhow; to ask for the dtype makes a copy of x, which only float16's range is worth
+    dtype = torch.float32 if x.dtype == torch.float16 else None
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
+    return (norm.to(torch.promote_types(x.dtype, torch.float32)).square_() / x.shape[-1] + eps).rsqrt_()
 
 
-def _blocks(x: Tensor, size: int = BLOCK) -> Sequence[Tensor]:
-    """`x`, b n s d, in blocks of tokens on the CPU, `size` numbers each, so that what is computed of one and thrown away
-    stays in the cache and takes no fresh pages of memory."""
-    x = x.flatten(0, 1)
-    return x.split(max(1, size // x[0].numel())) if x.device.type == "cpu" and x.numel() > size else (x,)
-
-
-def _dot(x: Tensor, y: Tensor) -> Tensor:
-    """`x`: b n s d; `y`: b n 1 d -> b n s 1."""
-    parts = zip(_blocks(x, BLOCK), _blocks(y, BLOCK // x.shape[-2]), strict=True)
-    return torch.cat([(a * b).sum(-1, keepdim=True) for a, b in parts]).view(*x.shape[:-1], 1)
+def _dots(x: Tensor, y: Tensor) -> Tensor:
+    """`x @ y.mT` for each token. `x`: b n m d; `y`: b n s d -> b n m s."""
+    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
+        return x @ y.mT
+    # products this small are slow on the CPU in half precision; wide copies of a few tokens stay in the cache
+    parts = zip(x.flatten(0, 1).split(BLOCK), y.flatten(0, 1).split(BLOCK), strict=True)
+    return torch.cat([a.float() @ b.float().mT for a, b in parts]).view(*x.shape[:-1], -1).to(x.dtype)
 
 
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
