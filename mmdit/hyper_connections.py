@@ -17,6 +17,7 @@ from mmdit.stream_mixing import (
     is_traced,
     read_streams,
     sinkhorn_knopp,
+    wide_dtype,
     without_autocast,
     write_streams,
 )
@@ -75,7 +76,8 @@ class WidthConnection(nn.Module):
     Holds the read weights `pre` (s 1), the stream mixing `mix` (s to s) and the write weights `post` (s 1). With
     `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s
     at first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in
-    the registry's `hyper-connections` package; the paper has a layer norm.
+    the registry's `hyper-connections` package; the paper has a layer norm. Coefficients are computed in float32 at
+    least.
 
     `writes=False` keeps the read weights alone, for a branch whose output nobody needs.
     """
@@ -118,9 +120,9 @@ class WidthConnection(nn.Module):
         return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
 
     def weighing(self, x: Tensor) -> list[Tensor]:
-        """The parameters that `weigh` takes, in the dtype the coefficients of `x` are computed in."""
+        """The parameters that `weigh` takes, in float32 at least."""
         names = (*self.names, "scales") if self.dynamic else self.names
-        return [getattr(self, name).to(x.dtype) for name in names]
+        return [getattr(self, name).to(wide_dtype(x)) for name in names]
 
     def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
         """pre, mix and post from `norm(x) W`, b n s k, None where they are static, and `weighing`."""
@@ -150,7 +152,7 @@ class ManifoldWidthConnection(WidthConnection):
     """The width connection of mHC (Xie et al. 2025, arXiv 2512.24880): `pre` through a sigmoid, `post` through twice a
     sigmoid, and `mix` made doubly stochastic by Sinkhorn-Knopp, so that streams are averaged and never amplified.
 
-    Coefficients are computed in float32 at least. At first the mix is the identity to within 1e-2, `post` is 1, and
+    At first the mix is the identity to within 1e-2, `post` is 1, and
     `pre` reads one stream, so that the network starts close to a plain residual network here too.
     """
 
@@ -159,9 +161,6 @@ class ManifoldWidthConnection(WidthConnection):
     def initial(self) -> dict[str, Tensor]:
         first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
         return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
-
-    def weighing(self, x: Tensor) -> list[Tensor]:
-        return [p.to(torch.promote_types(x.dtype, torch.float32)) for p in super().weighing(x)]
 
     def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
         pre, *write = super().weigh(product, *parameters)

@@ -20,7 +20,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
-BLOCK = 128  # tokens
+BLOCK = 128  # tokens whose wide copies stay in the cache
 
 
 def is_traced(x: Tensor) -> bool:
@@ -29,17 +29,19 @@ def is_traced(x: Tensor) -> bool:
     return torch.compiler.is_compiling() or x.is_meta
 
 
+def wide_dtype(x: Tensor) -> torch.dtype:
+    """What coefficients are computed in, and their gradients, which are sums over all features."""
+    return torch.promote_types(x.dtype, torch.float32)
+
+
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
     """Compute in the dtype of `x`."""
     kind = x.device.type
     return nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False)
 
 
-Weigh = Callable[..., list[Tensor]]
-
-
 def read_streams(
-    x: Tensor, weight: Tensor | None, eps: float, weigh: Weigh, parameters: Sequence[Tensor]
+    x: Tensor, weight: Tensor | None, eps: float, weigh: Callable[..., list[Tensor]], parameters: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """`pre^T x` of each token, b n d, and what `write_streams` needs: x, mix and post, or x alone.
 
@@ -79,7 +81,9 @@ def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Ten
 
 class _Read(Function):
     @staticmethod
-    def forward(x: Tensor, weight: Tensor | None, eps: float, weigh: Weigh, *parameters: Tensor) -> Any:
+    def forward(
+        x: Tensor, weight: Tensor | None, eps: float, weigh: Callable[..., list[Tensor]], *parameters: Tensor
+    ) -> Any:
         product = inverse_rms = None
         if weight is not None:
             inverse_rms = _inverse_rms(x, eps)
@@ -101,11 +105,11 @@ class _Read(Function):
         x, weight, product, inverse_rms, *parameters = ctx.saved_tensors
         with torch.enable_grad():  # the coefficients again, which are small, and their gradients
             leaves = [p.detach().requires_grad_() for p in (product, *parameters) if p is not None]
-            weights = _fitted(ctx.weigh(*leaves) if weight is not None else ctx.weigh(None, *leaves), x)
+            weights = _fitted(ctx.weigh(*leaves) if product is not None else ctx.weigh(None, *leaves), x)
         grad_branch = grad_branch.unsqueeze(-2)
         outer = [_dots(grad_branch, x).mT, *grads[:-2]]
         inner = list(torch.autograd.grad(weights, leaves, outer))
-        pre, grad_weight = weights[0].detach(), None
+        pre, grad_weight = weights[0].detach().to(x.dtype), None
         if product is None:
             return (
                 torch.addcmul(grad_x, pre, grad_branch) if ctx.needs_input_grad[0] else None,
@@ -130,7 +134,7 @@ class _Write(Function):
     @staticmethod
     def forward(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tensor | None) -> Tensor:
         gated = (out if gate is None else gate * out).to(x.dtype)
-        return _weighted_sums(mix.mT, x).addcmul_(post, gated.unsqueeze(-2))
+        return _weighted_sums(mix.mT, x).addcmul_(post.to(x.dtype), gated.unsqueeze(-2))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
@@ -203,8 +207,8 @@ def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
 
 
 def _fitted(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
-    """In the dtype of x, and for each of its tokens."""
-    return [w.to(x.dtype).expand(*x.shape[:-2], -1, -1) for w in weights]
+    """For each token of x."""
+    return [w.expand(*x.shape[:-2], -1, -1) for w in weights]
 
 
 def _inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -212,21 +216,22 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     # squares add up in float32 anyhow; to ask for the dtype makes a copy of x, which only float16's range is worth
     dtype = torch.float32 if x.dtype == torch.float16 else None
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype)
-    return (norm.to(torch.promote_types(x.dtype, torch.float32)).square_() / x.shape[-1] + eps).rsqrt_()
+    return (norm.to(wide_dtype(x)).square_() / x.shape[-1] + eps).rsqrt_()
 
 
 def _dots(x: Tensor, y: Tensor) -> Tensor:
-    """`x @ y.mT` for each token. `x`: b n m d; `y`: b n s d -> b n m s."""
-    if x.device.type != "cpu" or x.dtype not in (torch.bfloat16, torch.float16):
-        return x @ y.mT
-    # products this small are slow on the CPU in half precision; wide copies of a few tokens stay in the cache
+    """`x @ y.mT` for each token, in float32 at least on the CPU. `x`: b n m d; `y`: b n s d -> b n m s."""
+    if x.device.type != "cpu" or x.dtype == wide_dtype(x):
+        return (x @ y.mT).to(wide_dtype(x))
+    # products this small are slow on the CPU in half precision; wide copies of a few tokens at a time cost little
     parts = zip(x.flatten(0, 1).split(BLOCK), y.flatten(0, 1).split(BLOCK), strict=True)
-    return torch.cat([a.float() @ b.float().mT for a, b in parts]).view(*x.shape[:-1], -1).to(x.dtype)
+    return torch.cat([a.float() @ b.float().mT for a, b in parts]).view(*x.shape[:-1], -1)
 
 
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
     """`weights @ x` for each token. `weights`: b n m s; `x`: b n s d -> b n m d."""
     *tokens, m, s = weights.shape
+    weights = weights.to(x.dtype)
     if x.device.type != "cpu":
         return weights @ x
     # a product of matrices this small is slow on the CPU; to add up weighted rows of a table is what this kernel is for
