@@ -13,9 +13,16 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from mmdit.norms import RMSNorm
+from mmdit.stream_mixing import (
+    is_traced,
+    read_streams,
+    sinkhorn_knopp,
+    wide_dtype,
+    without_autocast,
+    write_streams,
+)
 
 RESIDUAL_KINDS = ("plain", "nested", "hyper_connections", "manifold_hyper_connections")
-SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 
 
 # ------------------------------------------------------------------------------------------------------------- plain
@@ -69,7 +76,8 @@ class WidthConnection(nn.Module):
     Holds the read weights `pre` (s 1), the stream mixing `mix` (s to s) and the write weights `post` (s 1). With
     `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s
     at first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in
-    the registry's `hyper-connections` package; the paper has a layer norm.
+    the registry's `hyper-connections` package; the paper has a layer norm. Coefficients are computed in float32 at
+    least.
 
     `writes=False` keeps the read weights alone, for a branch whose output nobody needs.
     """
@@ -107,41 +115,44 @@ class WidthConnection(nn.Module):
             self.to_shift.weight.zero_()
             self.scales.fill_(1e-2)
 
-    def shifts(self, x: Tensor) -> list[Tensor]:
-        """What each token adds to the coefficients, `b n s 1`, `b n s s` and `b n s 1`, before the scales."""
-        return list(self.to_shift(self.norm(x)).tanh().split(self.widths, dim=-1))
-
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
-        return self._unconstrained(x, x.dtype)
+        return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
 
-    def _unconstrained(self, x: Tensor, dtype: torch.dtype) -> list[Tensor]:
-        static = [getattr(self, name).to(dtype) for name in self.names]
-        if not self.dynamic:
-            return static
-        scales = self.scales.to(dtype)
-        return [
-            base + scales[index] * shift.to(dtype)
-            for base, index, shift in zip(static, self.scale_of, self.shifts(x), strict=False)
-        ]
+    def weighing(self, x: Tensor) -> list[Tensor]:
+        """The parameters that `weigh` takes, in float32 at least."""
+        names = (*self.names, "scales") if self.dynamic else self.names
+        return [getattr(self, name).to(wide_dtype(x)) for name in names]
 
-    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        """pre, mix and post from `norm(x) W`, b n s k, None where they are static, and `weighing`."""
+        if product is None:
+            return list(parameters)
+        *static, scales = parameters
+        shifts = self.bounded(product.to(scales.dtype)).split(self.widths, dim=-1)
+        return [b + scales[i] * s for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
+
+    def bounded(self, product: Tensor) -> Tensor:
+        return product.tanh()
+
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
-        pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
-        if not write:
-            return torch.matmul(pre.transpose(-1, -2), x).squeeze(-2), None
-        mix, post = write
-        # one product for the branch's input and the streams: (1 + s, s) times (s, d) for each token
-        weights = torch.cat([pre, mix], dim=-1).transpose(-1, -2)
-        branch, streams = torch.matmul(weights, x).split([1, self.streams], dim=-2)
-        return branch.squeeze(-2), (streams, post)
+        with without_autocast(x):
+            if is_traced(x):
+                pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
+                branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
+            else:
+                weight = (self.to_shift.weight * self.norm.weight).to(x.dtype) if self.dynamic else None
+                eps = self.norm.eps if self.dynamic else 0.0
+                branch, state = read_streams(x, weight, eps, self.weigh, self.weighing(x))
+        return branch, state if len(self.names) > 1 else None
 
 
 class ManifoldWidthConnection(WidthConnection):
     """The width connection of mHC (Xie et al. 2025, arXiv 2512.24880): `pre` through a sigmoid, `post` through twice a
     sigmoid, and `mix` made doubly stochastic by Sinkhorn-Knopp, so that streams are averaged and never amplified.
 
-    Coefficients are computed in float32 at least. At first the mix is the identity to within 1e-2, `post` is 1, and
+    At first the mix is the identity to within 1e-2, `post` is 1, and
     `pre` reads one stream, so that the network starts close to a plain residual network here too.
     """
 
@@ -151,25 +162,25 @@ class ManifoldWidthConnection(WidthConnection):
         first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
         return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
 
-    def shifts(self, x: Tensor) -> list[Tensor]:
-        return list(self.to_shift(self.norm(x)).split(self.widths, dim=-1))
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        pre, *write = super().weigh(product, *parameters)
+        return [pre.sigmoid(), sinkhorn_knopp(write[0]), 2 * write[1].sigmoid()] if write else [pre.sigmoid()]
 
-    def coefficients(self, x: Tensor) -> list[Tensor]:
-        pre, *write = self._unconstrained(x, torch.promote_types(x.dtype, torch.float32))
-        if not write:
-            return [pre.sigmoid()]
-        mix, post = write
-        return [pre.sigmoid(), sinkhorn_knopp(mix), 2 * post.sigmoid()]
+    def bounded(self, product: Tensor) -> Tensor:
+        return product
 
 
 class DepthConnection(nn.Module):
-    """Adds the gated branch output to every stream, weighted by `post`."""
+    """Mixes the streams, and adds the gated branch output to every one of them, weighted by `post`."""
 
-    def forward(self, state: tuple[Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`out`: b n d; `gate`: b 1 d or None -> b n s d."""
-        streams, post = state
-        out = out if gate is None else gate * out
-        return torch.addcmul(streams, post, out.unsqueeze(-2))
+    def forward(self, state: tuple[Tensor, Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`state`: streams b n s d, mix b n s s, post b n s 1; `out`: b n d; `gate`: b 1 d or None -> b n s d."""
+        x, mix, post = state
+        with without_autocast(x):
+            if not is_traced(x):
+                return write_streams(x, mix, post, out, gate)
+            out = out if gate is None else gate * out
+            return torch.addcmul(mix.mT @ x, post, out.unsqueeze(-2).to(x.dtype))
 
 
 class HyperConnection(nn.Module):
@@ -189,17 +200,6 @@ class HyperConnection(nn.Module):
         width = ManifoldWidthConnection if manifold else WidthConnection
         self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
         self.depth = DepthConnection()
-
-
-def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Tensor:
-    """The doubly stochastic matrix that scaling rows and columns makes of `exp(logits)`, `... s s` (Sinkhorn & Knopp
-    1967).
-
-    Scaled in the logarithm, so no entry over- or underflows; rows add up to 1 exactly, columns to the convergence.
-    """
-    for _ in range(iterations):
-        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
-    return logits.exp()
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
@@ -235,7 +235,7 @@ class ExpandStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
-        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams)
+        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams).contiguous()
 
 
 class ReduceStreams(nn.Module):

@@ -11,9 +11,9 @@ from mmdit.hyper_connections import (
     PlainResidual,
     ReduceStreams,
     make_residual,
-    sinkhorn_knopp,
 )
 from mmdit.mmdit_generalized_pytorch import MMDiT
+from mmdit.stream_mixing import sinkhorn_knopp
 
 STREAMS, DIM, BATCH, LENGTH = 3, 8, 2, 5
 published = pytest.importorskip("hyper_connections", reason="the published implementation is in the test extra")
@@ -86,6 +86,84 @@ def test_streams_are_read_mixed_and_written_by_the_formula(dynamic, manifold):
 
 @pytest.mark.parametrize("manifold", [False, True])
 @pytest.mark.parametrize("dynamic", [False, True])
+def test_gradients_are_those_of_the_formula(dynamic, manifold):
+    net = drawn(HyperConnection(DIM, streams=STREAMS, dynamic=dynamic, manifold=manifold))
+    weights = dict(net.width.named_parameters())
+    given = [randn(BATCH, LENGTH, STREAMS, DIM), randn(BATCH, LENGTH, DIM), randn(BATCH, 1, DIM)]
+    x, out, gate = given = [value.requires_grad_() for value in given]
+    wanted, add = oracles.residual(weights, x, manifold)
+    expected = torch.autograd.grad(add(gate * out + wanted.cos()).sin().sum(), [*given, *weights.values()])
+    branch, state = net.width(x)
+    got = torch.autograd.grad(
+        net.depth(state, out + branch.cos() / gate, gate).sin().sum(), [*given, *weights.values()]
+    )
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("manifold", [False, True])
+def test_gradients_are_the_numerical_ones(manifold, writes):
+    net = drawn(HyperConnection(3, streams=2, manifold=manifold, writes=writes))
+    given = [randn(2, 2, 2, 3), randn(2, 2, 3), randn(2, 2, 3), *(p.detach() for p in net.parameters())]
+
+    def run(x, out, gate, *weights):
+        named = dict(zip((name for name, _ in net.width.named_parameters()), weights, strict=True))
+        branch, state = torch.func.functional_call(net.width, named, (x,))
+        return (branch, net.depth(state, out + branch, gate)) if writes else branch
+
+    assert torch.autograd.gradcheck(run, [value.requires_grad_() for value in given])
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+def test_a_branch_keeps_its_streams_once_for_the_backward_pass(manifold):
+    """Beside them: the branch's output, for each stream 12 numbers (6 products, what they were normed by, 4 + 1 weights
+    to mix and write with), and the parameters, with the norm's in the projection."""
+    net, kept = HyperConnection(64, streams=4, manifold=manifold), {}
+    x, out = torch.randn(2, 32, 4, 64, requires_grad=True), torch.randn(2, 32, 64, requires_grad=True)
+
+    def keep(value):
+        kept[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda value: value):
+        _, state = net.width(x)
+        net.depth(state, out)
+    parameters = sum(p.nbytes for p in net.parameters()) + net.width.to_shift.weight.nbytes
+    assert sum(kept.values()) == x.nbytes + out.nbytes + 4 * 12 * (2 * 32 * 4) + parameters
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+def test_streams_keep_their_precision_under_autocast(manifold):
+    net = drawn(HyperConnection(DIM, streams=STREAMS, manifold=manifold)).float()
+    x, out = randn(BATCH, LENGTH, STREAMS, DIM).float(), randn(BATCH, LENGTH, DIM).bfloat16()
+    branch, state = net.width(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, mixed_state = net.width(x)
+        torch.testing.assert_close(mixed, branch, rtol=0, atol=0)
+        torch.testing.assert_close(net.depth(mixed_state, out), net.depth(state, out.float()), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("manifold", [False, True])
+def test_half_precision_is_near_float32_where_squares_would_overflow(manifold, dtype):
+    net = drawn(HyperConnection(64, streams=4, manifold=manifold)).to(dtype)
+    given = [1000 * randn(1, 200, 4, 64).to(dtype), randn(1, 200, 64).to(dtype)]
+
+    def run(net, x, out):
+        x, out = x.detach().requires_grad_(), out.detach().requires_grad_()
+        branch, state = net.width(x)
+        written = net.depth(state, out)
+        ((written.float() / 1000).square().sum() * 500).backward()
+        return branch, written, x.grad, out.grad
+
+    half = run(net, *given)
+    for a, b in zip(half, run(net.float(), *(value.float() for value in given)), strict=True):
+        assert a.dtype == dtype and ((a.float() - b).norm() / b.norm()) < 0.02
+
+
+@pytest.mark.parametrize("manifold", [False, True])
+@pytest.mark.parametrize("dynamic", [False, True])
 def test_without_writes_it_reads_the_same_and_holds_no_other_weight(dynamic, manifold):
     options = dict(streams=STREAMS, dynamic=dynamic, manifold=manifold)
     full, lean = drawn(HyperConnection(DIM, **options)).width, HyperConnection(DIM, writes=False, **options).width
@@ -119,6 +197,33 @@ def test_the_mix_of_every_token_has_rows_and_columns_that_add_up_to_one(streams,
     assert (mix > 0).all()
     torch.testing.assert_close(mix.sum(-1), torch.ones_like(mix[..., 0]), rtol=0, atol=1e-12)
     torch.testing.assert_close(mix.sum(-2), torch.ones_like(mix[..., 0]), rtol=0, atol=1e-2)  # 20 rounds
+
+
+def test_sinkhorn_in_float32_is_that_of_the_logarithms():
+    logits = 30 * torch.randn(500, 4, 4, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    exact = logits.double()
+    for _ in range(20):
+        exact = exact.log_softmax(-2).log_softmax(-1)
+    torch.testing.assert_close(sinkhorn_knopp(logits).double(), exact.exp(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (2, 5, 3, 3)])
+def test_sinkhorns_gradients_are_the_numerical_ones(shape):
+    assert torch.autograd.gradcheck(sinkhorn_knopp, [(3 * randn(*shape)).requires_grad_()])
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_sinkhorn_stops_after_the_rounds_it_is_given(iterations):
+    logits = randn(7, 3, 3).requires_grad_()
+    matrix, wanted = sinkhorn_knopp(logits, iterations), oracles.sinkhorn(logits, iterations)
+    torch.testing.assert_close(matrix, wanted)
+    grads = [torch.autograd.grad(m.sin().sum(), logits)[0] for m in (matrix, wanted)]
+    torch.testing.assert_close(*grads)
+
+
+def test_sinkhorn_divides_by_no_sum_that_vanishes():
+    matrix = sinkhorn_knopp(torch.tensor([[300.0, -300.0], [300.0, -300.0]]))
+    torch.testing.assert_close(matrix, torch.full((2, 2), 0.5))
 
 
 def test_sinkhorn_survives_large_logits():
