@@ -2,7 +2,7 @@
 
     python benchmarks/speed_cuda.py --write docs/benchmarks-cuda.md
 
-One call of under 8 minutes: the joint blocks of SD3-medium, SD3.5-large and FLUX, eager and compiled, forward and train;
+One call of under 8 minutes: the joint blocks of SD3-medium, SD3.5-large and FLUX, eager, compiled, forward and train;
 which attention kernel is fastest; the padding-free run; whether a block waits for the host, and whether it can be
 captured in a CUDA graph. `--device cpu` runs the same on tiny sizes, to see that the script works: its figures mean
 nothing. Exit code: 0, or 1 where a goal is missed.
