@@ -323,7 +323,8 @@ def rows(published: Path | None, quick: bool) -> Iterator[Row]:
         for size in sizes:
             for dtype in (FP32, BF16):
                 for mode in ("forward", "train"):
-                    yield dense(size, dtype, mode, compiled, published)
+                    if not (compiled and size is LARGEST and dtype == FP32 and mode == "train"):  # five minutes
+                        yield dense(size, dtype, mode, compiled, published)
     for full in (False, True):
         for dtype in (FP32,) if quick else (FP32, BF16):
             for mode in ("forward", "train"):
