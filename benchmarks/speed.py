@@ -44,6 +44,9 @@ step.""",
 }
 
 
+MOST_SECONDS = 90.0  # of a row, beyond which fewer rounds than six must do
+
+
 @dataclass(frozen=True)
 class Line:
     """A comparison as it is shown."""
@@ -79,7 +82,7 @@ def measure(row: Row) -> Iterator[Line]:
             side()
         calls: Any = list(sides.values())
         taken, _ = run_rounds(calls, _itself, max_seconds=row.seconds / row.builds, tolerance=0.004, seed=build)
-        while len(taken[0]) * row.builds < 6:  # an interval takes six
+        while len(taken[0]) * row.builds < 6 and sum(map(sum, taken)) < MOST_SECONDS:  # an interval takes six
             more, _ = run_rounds(calls, _itself, repeats=1, seed=len(taken[0]))
             taken = [a + b for a, b in zip(taken, more, strict=True)]
         for name, each in zip(sides, taken, strict=True):

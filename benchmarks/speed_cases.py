@@ -58,7 +58,7 @@ class Row:
     name: str
     build: Callable[[], dict[str, Side]]
     goals: tuple[Goal, ...] = ()
-    seconds: float = 4.0
+    seconds: float = 3.0
     builds: int = 2
     close: Callable[[], None] = field(default=lambda: None)
     peaks: Callable[[], dict[str, int]] | None = None
@@ -103,8 +103,8 @@ def dense(size: Size, dtype: torch.dtype, mode: str, compiled: bool, published: 
     if (size, dtype) in LIMITS and not compiled:
         goals.append(Goal("products", LIMITS[size, dtype]))
     name = f"{'FLUX block, ' if size.flux else ''}{size}, {NAMES[dtype]}, {mode}{', compiled' if compiled else ''}"
-    large = size is LARGEST
-    return Row("dense", name, build, tuple(goals), 6.0 if large else 4.0, 1 if large or compiled else 2, close)
+    twice = size in (SMALL, MIDDLE) and not compiled
+    return Row("dense", name, build, tuple(goals), 3.0, 2 if twice else 1, close)
 
 
 def with_gelu(size: Size, dtype: torch.dtype, mode: str) -> Callable[[], None]:

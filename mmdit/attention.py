@@ -23,8 +23,10 @@ class FusedAttention(nn.Module):
         With `segments`, b is 1 and each sample attends to its own segment.
         """
         if segments is not None:
+            if q.device.type == "cuda" and torch.is_autocast_enabled("cuda"):  # norms leave float32 there
+                q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
             kernel = _varlen_kernel(q)
-            if kernel is None:
+            if kernel is None or not q.shape[2]:
                 return attend_by_segment(F.scaled_dot_product_attention, q, k, v, segments)
             packed = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))
             longest = max(segments.query_lengths), max(segments.key_lengths)
@@ -74,13 +76,18 @@ def attend_by_segment(
         batch = len(queries)
         q, k, v = (x.squeeze(0).unflatten(1, (batch, -1)).transpose(0, 1) for x in (q, k, v))
         return attend(q, k, v).transpose(0, 1).flatten(1, 2).unsqueeze(0)
+    if not q.shape[2]:
+        return q
     slices = zip(q.split(queries, dim=2), k.split(keys, dim=2), v.split(keys, dim=2), strict=True)
     return torch.cat([attend(*each) if each[0].shape[2] else each[0] for each in slices], dim=2)
 
 
 def _varlen_kernel(q: Tensor) -> Callable[..., Any] | None:
-    """torch's kernel for segments, where there is one: CUDA, half precision, torch 2.10 and later."""
+    """torch's kernel for segments, where there is one: CUDA from compute capability 8.0 on, half precision, heads of a
+    multiple of 8 up to 256, torch 2.10 and later."""
     if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
+        return None
+    if q.shape[-1] % 8 or q.shape[-1] > 256 or torch.cuda.get_device_capability(q.device) < (8, 0):
         return None
     try:
         from torch.nn.attention.varlen import varlen_attn

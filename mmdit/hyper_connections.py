@@ -117,7 +117,8 @@ class WidthConnection(nn.Module):
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
-        return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
+        product = F.linear(self.norm(x), self.to_shift.weight.to(x.dtype)) if self.dynamic else None
+        return self.weigh(product, *self.weighing(x))
 
     def weighing(self, x: Tensor) -> list[Tensor]:
         """The parameters that `weigh` takes, in float32 at least."""

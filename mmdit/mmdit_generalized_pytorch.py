@@ -51,7 +51,8 @@ class MMDiT(nn.Module):
         rotary_axes, rotary_theta: see `RotaryTable`; the forward then takes `modality_positions`.
         checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
         varlen: where masks leave tokens out, pack the others and compute those alone (see `Packing`). Same outputs;
-            at the padding they are zeros.
+            at the padding they are zeros. The lengths are constants to `torch.compile` and `torch.export`: compile
+            networks that run padded, or on few different lengths.
         modality_names: what errors and tables call the modalities.
         **block_kwargs: see `MMDiTBlock`.
 
@@ -192,7 +193,7 @@ class MMDiT(nn.Module):
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
-        known = self._shared(conds) if modulation is None else modulation
+        known = self._shared(conds) if modulation is None else self._checked(modulation, batch)
         mods: Sequence[BlockModulation] | None = None  # a block makes its own
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
@@ -216,9 +217,12 @@ class MMDiT(nn.Module):
         )
 
     def modulate(self, time_cond: Tensor | Sequence[Tensor]) -> StackModulation:
-        """What the conditioning, `b dim_cond` or one for each modality, decides in every block.
+        """What the conditioning, `b dim_cond` or one for each modality, decides in every block: `b 1 d` each.
 
         It depends on the conditioning alone, so that of all steps of a sampler can be computed in one call.
+
+        Raises:
+            ValueError: the conditioning is wrong, or the model was built without.
         """
         first = time_cond if isinstance(time_cond, Tensor) else time_cond[0]
         conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names)
@@ -230,6 +234,16 @@ class MMDiT(nn.Module):
             shared.single_blocks
             or tuple(tuple(block.modulate([cond])[0] for cond in distinct) for block in self.single_blocks),
         )
+
+    def _checked(self, modulation: StackModulation, batch: int) -> StackModulation:
+        """Of as many blocks as there are (or shared by all), for the batch or any."""
+        for given, blocks in ((modulation.blocks, self.blocks), (modulation.single_blocks, self.single_blocks)):
+            if len(given) not in ({0, 1, len(blocks)} if len(blocks) and not self.shared_modulations else {0, 1}):
+                raise ValueError(f"modulation is that of {len(given)} blocks, but this stack has {len(blocks)}")
+        rows = {len(part) for block in modulation.blocks for mod in block for part in mod if part is not None}
+        if not rows <= {1, batch}:
+            raise ValueError(f"modulation is for a batch of {max(rows)}, got tokens with one of {batch}")
+        return modulation
 
     def _shared(self, conds: Sequence[Tensor | None]) -> StackModulation:
         """What all joint blocks share, and all single-stream blocks."""
@@ -279,10 +293,10 @@ class MMDiT(nn.Module):
         lengths, batch = [x.shape[1] for x in tokens], tokens[0].shape[0]
         registers: Any = self.registers
         if isinstance(masks, Packing):
-            masks.check(lengths, batch)
+            masks.check(tokens)
             return Packed(masks, registers)
         checked = check_masks(masks, tokens, self.modality_names)
-        if not self.varlen or all(mask is None for mask in checked):
+        if not self.varlen or not batch or all(mask is None for mask in checked):
             return Padded(checked, registers)
         packing = Packing.from_masks(checked, lengths, batch)
         return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)

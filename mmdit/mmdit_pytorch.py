@@ -8,6 +8,7 @@ from torch import Tensor
 
 from mmdit import mmdit_generalized_pytorch as generalized
 from mmdit.joint_attention import JointAttention
+from mmdit.modulation import StackModulation
 from mmdit.packing import Packing
 
 __all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
@@ -120,21 +121,25 @@ class MMDiT(generalized.MMDiT):
         image_positions: Tensor | None = None,
         should_skip_last_feedforward: bool | None = None,
         masks: Packing | None = None,
+        modulation: StackModulation | None = None,
     ) -> tuple[Tensor | None, ...]:
         """`text_tokens`: b t dim_text; `image_tokens`: b n dim_image; masks bool, True = valid; `time_cond`: b d.
 
         With `rotary_axes`, `text_positions` (t axes) and `image_positions` (n axes) say where the tokens stand; one of
         them may be None, whose tokens then don't turn.
         `should_skip_last_feedforward` leaves the last text feedforward out of this call; None does as was built.
-        `masks`: a `Packing` in place of both masks.
+        `masks`: a `Packing` in place of both masks. `modulation`: what `modulate` made of the same `time_cond` before.
 
         Raises:
             ValueError: a shape is wrong, or a text feedforward is asked for that was not built.
         """
+        if masks is not None and (text_mask is not None or image_mask is not None):
+            raise ValueError("masks is a Packing in place of text_mask and image_mask; pass either")
         return super().forward(
             modality_tokens=(text_tokens, image_tokens),
             modality_masks=_pair(text_mask, image_mask) if masks is None else masks,
             time_cond=time_cond,
+            modulation=modulation,
             modality_positions=_pair(text_positions, image_positions),
             skip_last_feedforward=_skipped(
                 should_skip_last_feedforward, self.blocks[-1], "should_skip_last_feedforward"

@@ -159,9 +159,14 @@ class MMDiTModel(nn.Module):
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
             raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
-        steps = len(timesteps)
-        batch = max((len(x) for x in (pooled, guidance) if x is not None), default=1)
-        every = [None if x is None else x.repeat(steps, *(1,) * (x.ndim - 1)) for x in (pooled, guidance)]
+        steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
+        batch = max((len(x) for x in given), default=1)
+        if any(len(x) not in (1, batch) for x in given):
+            raise ValueError(f"pooled and guidance must have one batch, got {' and '.join(str(len(x)) for x in given)}")
+        every = [
+            None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
+            for x in (pooled, guidance)
+        ]
         cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
         assert cond is not None
         heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
@@ -187,6 +192,10 @@ class MMDiTModel(nn.Module):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
+        if any(lengths.values()) and self.transformer.varlen and not masks:
+            return Packing.from_lengths(
+                list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
+            )
         given = masks or {}
         self._check_names(given, "masks", complete=False)
         made = {

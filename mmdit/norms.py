@@ -22,9 +22,8 @@ class AdaptiveLayerNorm(nn.Module):
         """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
         if shift is None or scale is None:
             return self.norm(x)
-        if shift.shape[:2] == (1, 1) and isinstance(
-            self.norm, nn.LayerNorm
-        ):  # one sample: its modulation is the affine
+        # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
+        if shift.shape[:2] == (1, 1) and shift.dtype == x.dtype and isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)
         return torch.addcmul(shift, self.norm(x), 1 + scale)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Segments:
     """Where the samples of packed queries and keys begin and end.
 
@@ -30,7 +30,7 @@ class Segments:
     key_offsets: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Packing:
     """Which tokens of a padded batch are valid, as what packs and unpacks them.
 
@@ -49,12 +49,23 @@ class Packing:
 
     @classmethod
     def from_masks(cls, masks: Sequence[Tensor | None], lengths: Sequence[int], batch: int) -> Packing:
-        """Read the masks; on a GPU this waits for it, once for all blocks.
+        """Read the masks; on a GPU this waits for it, before any block runs.
 
         Args:
-            masks: by modality, `b n` bool, True = valid, or None where every token is.
-            lengths: of each modality's padded sequence.
+            masks: in the modalities' order, `b n` bool, True = valid, or None where every token is.
+            lengths: of each modality's padded sequence, in tokens (an image's patches), register tokens apart.
+
+        Raises:
+            ValueError: a count, a mask's dtype or its shape is wrong.
         """
+        if len(masks) != len(lengths):
+            raise ValueError(f"there must be one mask (or None) for each of {len(lengths)} lengths, got {len(masks)}")
+        for i, (mask, length) in enumerate(zip(masks, lengths, strict=True)):
+            if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, length)):
+                raise ValueError(
+                    f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), "
+                    f"got {mask.dtype} {tuple(mask.shape)}"
+                )
         valid = [
             (length,) * batch if m is None else tuple(m.sum(dim=1).tolist())
             for m, length in zip(masks, lengths, strict=True)
@@ -73,12 +84,42 @@ class Packing:
     def has_padding(self) -> bool:
         return any(index is not None for index in self.index)
 
-    def check(self, lengths: Sequence[int], batch: int) -> None:
-        """Raises ValueError where the tokens are not those that it was made for."""
-        if self.padded != tuple(lengths) or self.batch != batch:
+    @classmethod
+    def from_lengths(
+        cls, lengths: Sequence[tuple[int, ...] | None], padded: Sequence[int], batch: int, device: torch.device
+    ) -> Packing:
+        """Where the lengths are known to the host and tokens come first: a GPU is not waited for.
+
+        Args:
+            lengths: by modality, those of each sample, or None where all have the padded one.
+        """
+        index = tuple(
+            None
+            if counts is None or sum(counts) == batch * longest
+            else torch.cat([torch.arange(count) + i * longest for i, count in enumerate(counts)]).to(device)
+            for counts, longest in zip(lengths, padded, strict=True)
+        )
+        every = tuple((n,) * batch if counts is None else counts for counts, n in zip(lengths, padded, strict=True))
+        return cls(every, tuple(padded), index)
+
+    def check(self, tokens: Sequence[Tensor]) -> None:
+        """Raises ValueError where these padded tokens, `b n_i d_i`, are not those that it was made for."""
+        lengths, batch, device = tuple(x.shape[1] for x in tokens), tokens[0].shape[0], tokens[0].device
+        if self.padded != lengths or self.batch != batch:
             raise ValueError(
-                f"the packing is for {self.batch} samples of {self.padded} tokens, got {batch} of {tuple(lengths)}"
+                f"the packing is for {self.batch} samples of {self.padded} tokens, got {batch} of {lengths}"
             )
+        for index in self.index:
+            if index is not None and index.device != device:
+                raise ValueError(f"the packing is on {index.device}, but the tokens are on {device}; make it there")
+
+    def check_packed(self, tokens: Sequence[Tensor], masks: Sequence[Tensor | None], names: Sequence[str]) -> None:
+        """Raises ValueError where these are not packed tokens `1 T_i ...` of its lengths, or have masks as well."""
+        if any(mask is not None for mask in masks):
+            raise ValueError("packed tokens are all valid; pass either a packing or masks")
+        for x, counts, name in zip(tokens, self.lengths, names, strict=True):
+            if x.shape[:2] != (1, sum(counts)):
+                raise ValueError(f"{name} tokens must be packed, (1, {sum(counts)}, ...), got {tuple(x.shape)}")
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Packing:
         """The same with other tensors: on another device, say."""
@@ -101,16 +142,19 @@ class Packing:
 
     # --------------------------------------------------------------------------------------------------- when packed
 
-    def join(self, parts: Sequence[Tensor], modalities: Sequence[int] | None = None) -> Tensor:
-        """Modalities `1 T_i ...` -> `1 T ...`: the tokens of all (or of some) modalities of sample 0, then of 1, ..."""
+    def join(self, parts: Sequence[Tensor], modalities: Sequence[int] | None = None, *, dim: int = 1) -> Tensor:
+        """Modalities `1 T_i ...` -> `1 T ...`: the tokens of all (or of some) modalities of sample 0, then of 1, ...
+
+        `dim` is that of the tokens: 2 in `1 h T_i d`.
+        """
         if len(parts) == 1:
             return parts[0]
         of = range(len(self.lengths)) if modalities is None else modalities
-        pieces = [part.split(self.lengths[i], dim=1) for part, i in zip(parts, of, strict=True)]
-        return torch.cat([piece for sample in zip(*pieces, strict=True) for piece in sample], dim=1)
+        pieces = [part.split(self.lengths[i], dim=dim) for part, i in zip(parts, of, strict=True)]
+        return torch.cat([piece for sample in zip(*pieces, strict=True) for piece in sample], dim=dim)
 
     def split(self, joined: Tensor, modalities: Sequence[int] | None = None) -> list[Tensor]:
-        """What `join` put together, apart again."""
+        """What `join` put together, apart again: `1 T ...` -> `1 T_i ...` each."""
         of = range(len(self.lengths)) if modalities is None else modalities
         if len(of) == 1:
             return [joined]
@@ -143,9 +187,8 @@ class Packing:
 
     def behind(self, registers: Sequence[int]) -> Packing:
         """That of the sequences with register tokens in front, packed already."""
-        return Packing(
-            tuple(tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True))
-        )
+        longer = (tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True))
+        return self._keep(("behind", *registers), lambda: Packing(tuple(longer)))
 
     def segments(self, queried: Sequence[int], device: torch.device) -> Segments:
         """The samples' segments where only some modalities query; made once and kept."""

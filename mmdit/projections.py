@@ -170,6 +170,9 @@ class SampleAdaptiveQKV(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         """`x`: b n d; `gate`: b h w -> `parts` of b n h d."""
+        if _one_by_one(x):
+            each = [self.forward(own, share) for own, share in zip(x.split(1), gate.split(1), strict=True)]
+            return tuple(torch.cat(parts) for parts in zip(*each, strict=True))
         weight = rearrange(self.weight, "w (p h d) e -> w 1 p h d e", p=self.parts, h=self.heads).to(x.dtype)
         mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1 1"))
         y = _project_samples(x, rearrange(mixed, "b p h d e -> b (p h d) e"))
@@ -186,10 +189,19 @@ class SampleAdaptiveOut(AdaptiveWeights):
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`x`: b n h d; `gate`: b h w -> b n e."""
+        if _one_by_one(x):
+            return torch.cat([self.forward(own, share) for own, share in zip(x.split(1), gate.split(1), strict=True)])
         weight = rearrange(self.weight, "w e (h d) -> w 1 e h d", h=self.heads).to(x.dtype)
         mixed = _mix(weight, rearrange(gate, "b h w -> w b 1 h 1"))
         y = _project_samples(rearrange(x, "b n h d -> b n (h d)"), rearrange(mixed, "b e h d -> b e (h d)"))
         return y if self.bias is None else y + self.bias
+
+
+def _one_by_one(x: Tensor) -> bool:
+    """Whether to take a batch's samples in turn: to train on the CPU, where the backward of mixing weights for a whole
+    batch takes up to twice as long."""
+    eager = x.device.type == "cpu" and not torch.compiler.is_compiling()
+    return eager and x.shape[0] > 1 and torch.is_grad_enabled()
 
 
 def _mix(weights: Tensor, shares: Tensor) -> Tensor:

@@ -73,8 +73,9 @@ def network_velocity(
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
         if known and len(t) == 1:
-            modulation = known.get(float(next(iter(t.values()))[0]))
-            if modulation is not None:
+            values = next(iter(t.values())).float().tolist()
+            modulation = known.get(values[0])
+            if modulation is not None and len({*values}) == 1:
                 out = net({**(condition or {}), **x}, masks=masks, modulation=modulation)
                 return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}

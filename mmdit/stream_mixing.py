@@ -87,7 +87,10 @@ class _Read(Function):
         product = inverse_rms = None
         if weight is not None:
             inverse_rms = _inverse_rms(x, eps)
-            product = F.linear(x, weight) * inverse_rms
+            if x.dtype == torch.float16:  # a product before the norm may leave its range
+                product = F.linear((x * inverse_rms).to(x.dtype), weight).to(inverse_rms.dtype)
+            else:
+                product = F.linear(x, weight) * inverse_rms
         pre, *write = _fitted(weigh(product, *parameters), x)
         return _weighted_sums(pre.mT, x).squeeze(-2), x.view_as(x), *write, product, inverse_rms
 
@@ -225,7 +228,7 @@ def _dots(x: Tensor, y: Tensor) -> Tensor:
         return (x @ y.mT).to(wide_dtype(x))
     # products this small are slow on the CPU in half precision; wide copies of a few tokens at a time cost little
     parts = zip(x.flatten(0, 1).split(BLOCK), y.flatten(0, 1).split(BLOCK), strict=True)
-    return torch.cat([a.float() @ b.float().mT for a, b in parts]).view(*x.shape[:-1], -1)
+    return torch.cat([a.float() @ b.float().mT for a, b in parts]).view(*x.shape[:-1], y.shape[-2])
 
 
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:

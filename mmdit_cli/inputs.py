@@ -50,7 +50,10 @@ def example_inputs(
     tokens = {name: config.tokens_of(name) for name in names}
     data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
     masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
-    packing = _packing(config, tokens, batch) if draw.device.type == "meta" else None
+    packing = None
+    if draw.device.type == "meta" and config.model.varlen and masks:
+        packing = _packing(config, tokens, batch)
+        masks = {}  # whose values nobody could read
     kwargs: dict[str, Any]
     if config.model.has_ends:
         kwargs = {"inputs": data, "masks": packing or masks or None}
@@ -112,9 +115,7 @@ def _input(modality: ModalityConfig, tokens: int, batch: int, draw: _Draw) -> Te
 
 
 def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:
-    """What the model packs by; None where it does not."""
-    if not config.model.varlen or not config.run.mask:
-        return None
+    """What the model packs by; None where nothing is padded."""
     cpu = torch.device("cpu")
     masks = [
         _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None

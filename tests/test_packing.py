@@ -248,3 +248,80 @@ def test_flops_and_memory_of_a_packed_run_are_those_of_the_valid_tokens(bare):
         estimate(each, "train", torch.float32, torch.device("cpu"), whole=True).activations for each in (packed, masked)
     ]
     assert peaks[0] < peaks[1]
+
+
+def test_counting_and_estimating_work_where_a_mask_leaves_nothing_out():
+    full = config(1.0, varlen=True)
+    assert count_flops(full).forward_flops == count_flops(config(1.0)).forward_flops
+    assert estimate(full, "forward", torch.float32, torch.device("cpu"), whole=True).peak > 0
+
+
+def test_nothing_at_all_may_be_valid_and_a_batch_may_be_empty():
+    net = drawn(MMDiT(depth=2, **SIZES, dim_cond=COND, discard=(0,), varlen=True))
+    masks = [torch.zeros(2, n, dtype=torch.bool) for n in LENGTHS]
+    outs = net(modality_tokens=tokens(2), modality_masks=masks, time_cond=randn(2, COND))
+    assert outs[0] is None and all(not x.any() for x in outs[1:])
+    text_alone = [torch.ones(2, LENGTHS[0], dtype=torch.bool), *masks[1:]]
+    outs = net(modality_tokens=tokens(2), modality_masks=text_alone, time_cond=randn(2, COND))
+    assert all(not x.any() for x in outs[1:])
+    empty = [mask[:0] for mask in masks]
+    outs = net(modality_tokens=tokens(0), modality_masks=empty, time_cond=randn(0, COND))
+    assert [x.shape for x in outs[1:]] == [(0, n, d) for n, d in zip(LENGTHS[1:], DIMS[1:], strict=True)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_streams_of_a_modality_without_a_valid_token_train_in_every_precision(dtype):
+    net = drawn(MMDiT(depth=1, **SIZES, num_residual_streams=2, varlen=True)).to(dtype)
+    masks = [torch.zeros(2, LENGTHS[0], dtype=torch.bool), None, None]
+    outs = net(modality_tokens=[x.to(dtype) for x in tokens(2)], modality_masks=masks)
+    sum(x.float().square().sum() for x in outs).backward()
+    assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+def test_a_compiled_network_runs_packed():
+    net = drawn(MMDiT(depth=1, **SIZES, dim_cond=COND, varlen=True)).float()
+    xs, cond = [x.float() for x in tokens(3)], randn(3, COND).float()
+    wanted = net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond)
+    got = torch.compile(net, backend="eager")(modality_tokens=xs, modality_masks=MASKS, time_cond=cond)
+    for a, b in zip(got, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda: Packing.from_masks([torch.ones(2, 12).bool(), None], [16, 8], 2),
+            r"mask 0 must be of dtype torch.bool and shape \(2, 16\) \(batch, length\), got torch.bool \(2, 12\)",
+        ),
+        (
+            lambda: Packing.from_masks([torch.ones(2, 16)], [16], 2),
+            "mask 0 must be of dtype torch.bool .* got torch.float32",
+        ),
+        (lambda: Packing.from_masks([None], [16, 8], 2), "one mask .* for each of 2 lengths, got 1"),
+        (
+            lambda: Packing.from_masks(MASKS, LENGTHS, 3).map(lambda x: x.to("meta")).check(tokens(3)),
+            "the packing is on meta, but the tokens are on cpu; make it there",
+        ),
+        (
+            lambda: drawn(MMDiT(depth=1, **SIZES)).blocks[0](
+                modality_tokens=tokens(3), packing=Packing.from_masks(MASKS, LENGTHS, 3)
+            ),
+            r"modality 0 tokens must be packed, \(1, 5, ...\), got \(3, 5, 10\)",
+        ),
+        (
+            lambda: two_modality().forward(
+                text_tokens=randn(1, 2, 8), image_tokens=randn(1, 2, 8), text_mask=torch.ones(1, 2).bool(),
+                masks=Packing.from_masks([None, None], [2, 2], 1),
+            ),
+            "masks is a Packing in place of text_mask and image_mask; pass either",
+        ),
+    ],
+)  # fmt: skip
+def test_a_packing_that_does_not_fit_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def two_modality():
+    return mmdit.MMDiT(depth=1, dim_text=8, dim_image=8, heads=2, dim_head=4).double()

@@ -97,6 +97,38 @@ def test_a_sampler_that_knows_its_steps_gives_the_same_image(kind, monkeypatch):
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_samples_at_different_times_do_not_take_the_modulation_of_the_first():
+    net = network(FAMILIES[0])
+    given, xs = conditions(net, 2), inputs(net)
+    times = torch.tensor([1.0, 0.5])
+    plain = network_velocity(net, {"text": xs["text"]}, **given)
+    known = network_velocity(net, {"text": xs["text"]}, **given, sigmas=[1.0, 0.5])
+    x = {"image": xs["image"]}
+    torch.testing.assert_close(known(x, {"image": times})["image"], plain(x, {"image": times})["image"])
+
+
+def test_a_bare_stack_takes_its_own_modulation_and_refuses_that_of_another():
+    options = dict(dim_text=8, dim_image=8, dim_cond=6, heads=2, dim_head=4)
+    net, deeper = (drawn(mmdit.MMDiT(depth=depth, **options)) for depth in (2, 3))
+    xs, cond = dict(text_tokens=randn(2, 3, 8), image_tokens=randn(2, 5, 8)), randn(2, 6)
+    wanted = net(**xs, time_cond=cond)
+    for a, b in zip(net(**xs, time_cond=cond, modulation=net.modulate(cond)), wanted, strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ValueError, match="modulation is that of 3 blocks, but this stack has 2"):
+        net(**xs, time_cond=cond, modulation=deeper.modulate(cond))
+    with pytest.raises(ValueError, match="modulation is for a batch of 3, got tokens with one of 2"):
+        net(**xs, time_cond=cond, modulation=net.modulate(randn(3, 6)))
+
+
+def test_autocast_takes_the_batch_of_one_as_any_other():
+    net = drawn(mmdit.MMDiT(depth=1, dim_text=8, dim_image=8, dim_cond=6, heads=2, dim_head=4)).float()
+    xs, cond = dict(text_tokens=torch.randn(2, 3, 8), image_tokens=torch.randn(2, 5, 8)), torch.randn(2, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        both = net(**xs, time_cond=cond)
+        one = net(**{name: x[:1] for name, x in xs.items()}, time_cond=cond[:1])
+    torch.testing.assert_close(one[1].float(), both[1][:1].float(), rtol=3e-2, atol=3e-2)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -81,7 +81,11 @@ def work_of(operator: Any, args: Sequence[Any], out: Any) -> tuple[str, int] | N
     or compares numbers."""
     name = operator.overloadpacket.__name__.rstrip("_")  # in place or not
     first = next((x for x in tree_leaves(out) if isinstance(x, Tensor)), None)
-    if first is None or not first.is_floating_point() or name in COPIES:
+    if first is None or name in COPIES:
+        return None
+    if first.is_complex():  # rotary positions: 4 products and 2 sums
+        return ("arithmetic", 6 * first.numel()) if name == "mul" else None
+    if not first.is_floating_point():
         return None
     if name in SOFTMAX:
         return "softmax", SOFTMAX[name] * first.numel()
