@@ -326,7 +326,7 @@ def rows(published: Path | None, quick: bool) -> Iterator[Row]:
                     if not (compiled and size is LARGEST and dtype == FP32 and mode == "train"):  # five minutes
                         yield dense(size, dtype, mode, compiled, published)
     for full in (False, True):
-        for dtype in (FP32,) if quick else (FP32, BF16):
+        for dtype in (FP32,) if quick or full else (FP32, BF16):
             for mode in ("forward", "train"):
                 yield padded(mode, dtype, full=full)
     for mode in ("forward", "train"):
@@ -336,5 +336,5 @@ def rows(published: Path | None, quick: bool) -> Iterator[Row]:
         for dtype in (FP32,) if quick else (FP32, BF16):
             for mode in ("forward", "train"):
                 yield streams(kind, mode, dtype)
-    for tokens in (64, 256, 1024):
+    for tokens in (64, 256):
         yield precomputed(tokens)

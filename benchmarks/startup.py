@@ -19,7 +19,7 @@ from published_mmdit import ROOT
 LARGE = str(ROOT / "configs" / "sd3.5-large.yaml")
 MEDIUM = str(ROOT / "configs" / "sd3-medium.yaml")
 CLI = ["-m", "mmdit_cli"]
-ROUNDS = 9
+ROUNDS = 7
 COMMANDS = (
     ("mmdit --help", [*CLI, "--help"], "import typer, rich", ["-c", "import typer, rich"], 2.0),
     ("mmdit flops on sd3.5-large", [*CLI, "flops", "-c", LARGE], "import torch", ["-c", "import torch"], 2.5),
