@@ -94,3 +94,44 @@ def test_nothing_in_a_forward_pass_waits_for_the_device(variant):
             net(**given)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_packed_run_is_the_padded_one_at_valid_positions(dtype):
+    from conftest import drawn
+
+    from mmdit.mmdit_generalized_pytorch import MMDiT
+
+    net = drawn(MMDiT(depth=2, dim_modalities=(64, 48), dim_cond=16, heads=2, dim_head=32, qk_rmsnorm=True))
+    net = net.to("cuda", dtype)
+    xs = [torch.randn(3, n, d, device="cuda", dtype=dtype) for n, d in ((7, 64), (9, 48))]
+    cond = torch.randn(3, 16, device="cuda", dtype=dtype)
+    masks = [
+        torch.arange(n, device="cuda") < torch.tensor(valid, device="cuda")[:, None]
+        for n, valid in ((7, (7, 2, 0)), (9, (1, 9, 5)))
+    ]
+    outs = []
+    for varlen in (False, True):
+        net.varlen = varlen
+        outs.append(net(modality_tokens=xs, modality_masks=masks, time_cond=cond))
+    tolerance = dict(rtol=1e-4, atol=1e-5) if dtype == torch.float32 else dict(rtol=3e-2, atol=3e-2)
+    for padded, packed, mask in zip(*outs, masks, strict=True):
+        torch.testing.assert_close(packed[mask], padded[mask], **tolerance)
+
+
+def test_a_packed_block_does_not_wait_for_the_device():
+    from mmdit.mmdit_generalized_pytorch import MMDiTBlock
+    from mmdit.packing import Packing
+
+    block = MMDiTBlock(dim_modalities=(64, 64), dim_cond=16, heads=2, dim_head=32).to("cuda", torch.bfloat16)
+    masks = [torch.arange(7, device="cuda") < torch.tensor([[3], [7]], device="cuda"), None]
+    packing = Packing.from_masks(masks, [7, 9], 2)
+    xs = [torch.randn(1, n, 64, device="cuda", dtype=torch.bfloat16) for n in (10, 18)]
+    cond = torch.randn(2, 16, device="cuda", dtype=torch.bfloat16)
+    with torch.inference_mode():
+        block(modality_tokens=xs, time_cond=cond, packing=packing)  # makes the offsets, which it keeps
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            block(modality_tokens=xs, time_cond=cond, packing=packing)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")

@@ -85,6 +85,7 @@ def test_the_document_is_what_the_script_writes():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_that_the_commands_print():
     model = scaling.model_of("sd3.5-large")
     assert model.parameters == 8_056_627_520 and len(model.blocks) == 38 and model.tokens == 333 + 4096

@@ -45,6 +45,7 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_need(arguments, absent
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
+@pytest.mark.slow
 def test_counts_and_shapes_are_those_with_the_compiler_there():
     code = (
         "import torch._dynamo\n"
@@ -59,6 +60,7 @@ def test_counts_and_shapes_are_those_with_the_compiler_there():
     assert subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True).stdout == wanted
 
 
+@pytest.mark.slow
 def test_the_compiler_works_after_it_was_kept_out():
     code = (
         "import torch\n"
