@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mmdit.config_errors import explain
+from mmdit.shipped import find_shipped, shipped_configs
 from mmdit.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Document, KeyPath, one_line, parse, short
 
 __all__ = ["ConfigError", "load_config", "validate_mapping"]
@@ -23,6 +24,8 @@ Schema = TypeVar("Schema", bound=BaseModel)
 
 def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
     """Read a YAML file (`-`: standard input), apply `KEY=VALUE` overrides in their order and validate it.
+
+    The name of a shipped config (`sd3-medium`) stands for its file where no file has that name.
 
     An override's value is read as YAML: `model.depth=4`, `model.attention={kind: standard}`, `model.dim_cond=null`.
 
@@ -41,6 +44,7 @@ def load_points(
     Raises:
         ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
     """
+    path = find_shipped(path) or path
     source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
     text = _read(path, source)  # once, for standard input can't be read again
     configs = []
@@ -121,14 +125,16 @@ def _read_regular(path: str | Path) -> bytes:
 
 
 def _hint(path: Path) -> str:
-    """The nearest name in the folder where the file was looked for."""
+    """The nearest name in the folder where the file was looked for, or else among the shipped configs."""
+    shipped = difflib.get_close_matches(path.stem if path.suffix == ".yaml" else path.name, shipped_configs(), n=1)
+    ours = f"; mmdit comes with one that is called {shipped[0]}" if shipped else ""
     try:
         with os.scandir(path.parent) as entries:
             names = {Path(entry.name).stem: entry.name for entry in itertools.islice(entries, 1000)}
     except FileNotFoundError:
-        return f"; the folder {short(str(path.parent))} does not exist either"
+        return f"; the folder {short(str(path.parent))} does not exist either{ours}"
     except OSError:
-        return ""
+        return ours
     configs = sorted(stem for stem, name in names.items() if name.endswith((".yaml", ".yml")))
     near = difflib.get_close_matches(path.stem, configs, n=1)
-    return f"; did you mean {one_line(str(path.with_name(names[near[0]])), 300)}?" if near else ""
+    return f"; did you mean {one_line(str(path.with_name(names[near[0]])), 300)}?" if near else ours

@@ -287,7 +287,7 @@ class RotaryPlaces(nn.Module):
             after = None if modality.rotary is None else own.get(modality.rotary.after or "")
             if after is not None:
                 other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
-                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax() + 1)  # type: ignore[union-attr]
+                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax((0, 1)) + 1)  # type: ignore[union-attr]
         return list(own.values())
 
     def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:

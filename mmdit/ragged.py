@@ -17,7 +17,8 @@ def batch_of(inputs: Mapping[str, Given]) -> int:
     for name, x in inputs.items():
         if not isinstance(x, Tensor) and not len(x):
             raise ValueError(f"{name} is an empty list; it must hold one tensor for each sample")
-    sizes = {name: len(x) for name, x in inputs.items()}
+    # len() of a tensor is a constant to torch.export
+    sizes = {name: x.shape[0] if isinstance(x, Tensor) else len(x) for name, x in inputs.items()}
     first, batch = next(iter(sizes.items()))
     for name, size in sizes.items():
         if size != batch:

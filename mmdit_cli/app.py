@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from mmdit_cli import __version__
-from mmdit_cli.commands import export, flops, profile, schema, shape_check, train_toy
+from mmdit_cli.commands import configs, export, flops, profile, schema, shape_check, train_toy
 from mmdit_cli.console import error, is_main
 from mmdit_cli.errors import CheckFailed, UserError
 
@@ -48,7 +48,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (profile, flops, shape_check, train_toy, export, schema):
+for _command in (profile, flops, shape_check, train_toy, export, configs, schema):
     app.command(_command.NAME)(_guarded(_command.command))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -38,6 +38,8 @@ class ExportResult:
     of the model and of its copy on random inputs. `source`: where the weights came from. `sha256`: of the content,
     which the file or the index of shards holds as well (`mmdit.load(path, verify=True)`); None in another layout.
 
+    Of a program, `inputs` says what it takes: the sizes of each tensor, those that may vary by name.
+
     Where weights were converted between layouts, `verified` says that they were brought back and compared with the
     source, and `max_abs_diff` is the largest difference of a weight; `changed` names the tensors that have one, and
     `left_aside` counts those of the file that are none of the model's.
@@ -57,6 +59,8 @@ class ExportResult:
     layout: str = "mmdit"
     changed: tuple[str, ...] = ()
     left_aside: int = 0
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
 
 
 def export_model(
@@ -97,7 +101,7 @@ def export_model(
     source = f"seed {seed}" if file is None else str(file)
     check_room(config.model, out, dtype=dtype, device=device, file=file)
     on_progress("building" if file is None else "reading", 0, None)
-    model = _model(config.model, file, seed=seed, dtype=dtype, device=device)
+    model = fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device)
     parameters = sum(p.numel() for p in model.parameters())
     target: AbstractContextManager[Path] = (
         replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
@@ -130,7 +134,10 @@ def export_model(
     )
 
 
-def _model(config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+def fresh_or_read(
+    config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The model with the weights of a file, or with fresh ones."""
     if file is not None:
         with WeightFiles(file) as files:
             hashed = files.sha256 is not None

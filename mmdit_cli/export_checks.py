@@ -28,11 +28,11 @@ def shard_size(text: str) -> int:
         raise UserError(f"--max-shard-size: {error}") from None
 
 
-def check_out(out: Path, force: bool, *, folder: bool) -> None:
+def check_out(out: Path, force: bool, *, folder: bool, other: Callable[[Path], str | None] = not_an_export) -> None:
     """Raises UserError where the file or the folder could not be written."""
     try:
         if folder:
-            check_folder(out, force=force, other=not_an_export)
+            check_folder(out, force=force, other=other)
         else:
             check_writable(out)
     except IsADirectoryError:

@@ -56,12 +56,19 @@ def _beside_profiles() -> dict[str, Any]:
     return {"baseline": list[Change], "growth": list[Growth]}
 
 
+def _configs() -> type:
+    from mmdit_cli.shipped_sizes import ShippedConfig
+
+    return ShippedConfig
+
+
 RESULTS: dict[str, Callable[[], Any]] = {
     "profile": _profile,
     "flops": _flops,
     "shape-check": _shapes,
     "train-toy": _train,
     "export": _export,
+    "configs": _configs,
 }
 
 

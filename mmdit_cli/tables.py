@@ -12,14 +12,16 @@ from rich.text import Text
 
 from mmdit_cli import formats as f
 from mmdit_cli.console import can_draw
-from mmdit_cli.table_parts import note, pairs, shapes_text
+from mmdit_cli.table_parts import note, pairs, shapes_text, tokens_text
 
 if TYPE_CHECKING:
     from mmdit_cli.export import ExportResult
     from mmdit_cli.measure.shapes import ShapesResult
+    from mmdit_cli.shipped_sizes import ShippedConfig
     from mmdit_cli.toy.train import TrainResult
 
 PROBLEMS = 12  # shown on a screen
+ABOUT = 120  # columns from which on there is room for a sentence
 
 
 def header(document: dict[str, Any]) -> RenderableType:
@@ -106,6 +108,28 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
     return parts
 
 
+def config_tables(sizes: Sequence[ShippedConfig], width: int) -> list[RenderableType]:
+    """On a narrow screen with fewer columns."""
+    table = Table(title="configs that --config takes", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("name", overflow="fold")
+    columns = [("params", 0), ("bf16", 56), ("blocks", 64), ("tokens", 88)]
+    shown = [heading for heading, needs in columns if width >= needs]
+    for heading in shown:
+        table.add_column(heading, justify="left" if heading == "tokens" else "right", no_wrap=True)
+    if width >= ABOUT:
+        table.add_column("about", overflow="fold")
+    for size in sizes:
+        cells = {
+            "params": f.count(size.parameters),
+            "bf16": f.bytes_(size.weight_bytes["bf16"]),
+            "blocks": str(size.blocks),
+            "tokens": tokens_text(size.tokens),
+        }
+        about = [Text(size.about)] if width >= ABOUT else []
+        table.add_row(size.config, *(cells[heading] for heading in shown), *about)
+    return [table, note("mmdit configs NAME prints the file.")]
+
+
 def export_tables(result: ExportResult) -> list[RenderableType]:
     table = pairs(f"{result.config}: exported")
     table.add_row("format", result.format)
@@ -114,6 +138,14 @@ def export_tables(result: ExportResult) -> list[RenderableType]:
     table.add_row("tensors", str(result.tensors))
     table.add_row("parameters", f"{result.parameters:,}")
     table.add_row("size", f.bytes_(result.bytes))
+    if result.inputs:
+        for name, sizes in result.inputs.items():
+            table.add_row(f"takes {name}", " × ".join(sizes))
+        table.add_row("gives", ", ".join(result.outputs))
+        verified = "yes: loaded and run at other sizes, with masks" if any("mask" in n for n in result.inputs) else ""
+        table.add_row("verified", verified or "yes: loaded and run at other sizes", style="bold")
+        table.add_row("largest output difference", f.number(result.max_abs_diff))
+        return [table]
     if (result.source_layout, result.layout) == ("mmdit", "mmdit"):
         table.add_row("verified", "yes: reloaded, same tensors, same outputs", style="bold")
         table.add_row("largest output difference", f.number(result.max_abs_diff))

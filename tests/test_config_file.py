@@ -277,7 +277,10 @@ def test_a_missing_file_names_the_nearest_one() -> None:
         "configs/two_modality.yaml": "no such file; did you mean configs/two-modality.yaml?",
         "configs/generalised.yaml": "no such file; did you mean configs/generalized.yml?",
         "configs/zzz.yaml": "no such file",
-        "confgs/two-modality.yaml": "no such file; the folder 'confgs' does not exist either",
+        "confgs/mine.yaml": "no such file; the folder 'confgs' does not exist either",
+        "confgs/sd3-medium.yaml": "no such file; the folder 'confgs' does not exist either; "
+        "mmdit comes with one that is called sd3-medium",
+        "sd3-medum": "no such file; mmdit comes with one that is called sd3-medium",
     }.items():
         with pytest.raises(ConfigError) as error:
             load_config(path, Whole)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli import options as o
+from mmdit_cli.errors import UserError
 
 NAME = "export"
 
@@ -38,7 +39,10 @@ def command(
         str | None,
         typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of files of at most SIZE, such as 5GB."),
     ] = None,
-    format: Annotated[Literal["safetensors"], typer.Option("--format", help="The kind of file.")] = "safetensors",
+    format: Annotated[
+        Literal["safetensors", "pt2", "onnx"],
+        typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: pt2 (torch.export) or onnx."),
+    ] = "safetensors",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder of shards.")] = False,
     set_: o.SetOption = None,
     device: o.DeviceOption = "cpu",
@@ -56,15 +60,22 @@ def command(
     """Write a model's weights with its config inside, reload them and compare.
 
     --from and --to convert a file between the names of other implementations, tensor by tensor.
+    --format pt2 and onnx write programs that need no mmdit, for any batch and any number of tokens, with a mask for
+    each modality of run.mask.
 
     Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --from flux --out model.safetensors
     """
+    if format != "safetensors":
+        for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
+            if value is not None:
+                raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
     request = o.make_request(NAME, config, set_, device, dtype or "fp32", seed, json, report)
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import message, stage_progress
     from mmdit_cli.convert import convert_weights
     from mmdit_cli.export import export_model
+    from mmdit_cli.export_program import export_program
     from mmdit_cli.tables import export_tables
 
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
@@ -73,15 +84,18 @@ def command(
             out=out,
             weights=weights,
             raw=raw,
-            max_shard_size=max_shard_size,
             seed=seed,
             force=force,
             on_progress=on_progress,
             on_message=message,
         )
-        if from_ or to:
+        if format != "safetensors":
+            result = export_program(loaded, format=format, dtype=torch_dtype, device=torch_device, **shared)
+        elif from_ or to:
             kept = torch_dtype if dtype else None
+            shared["max_shard_size"] = max_shard_size
             result = convert_weights(loaded, source=from_ or "mmdit", target=to or "mmdit", dtype=kept, **shared)
         else:
+            shared["max_shard_size"] = max_shard_size
             result = export_model(loaded, dtype=torch_dtype, device=torch_device, **shared)
     show(request, [result], lambda _: export_tables(result))

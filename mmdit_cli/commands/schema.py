@@ -14,7 +14,7 @@ NAME = "schema"
 
 def command(
     document: Annotated[
-        Literal["profile", "flops", "shape-check", "train-toy", "export"] | None,
+        Literal["profile", "flops", "shape-check", "train-toy", "export", "configs"] | None,
         typer.Option("--document", metavar="COMMAND", help="The schema of that command's --json instead."),
     ] = None,
     debug: o.DebugOption = False,
