@@ -217,7 +217,7 @@ def _twice(draw: random.Random) -> Damage:
 
 
 def _missing(draw: random.Random) -> Damage:
-    needed = ["model", "model.depth", "model.modalities", "model.heads", "model.dim_head"]
+    needed = ["model", "model.depth", "model.modalities"]
     needed += [f"model.modalities.text.{key}" for key in ("dim", "input.kind", "input.vocabulary", "input.max_length")]
     needed += [f"model.modalities.image.{key}" for key in ("dim", "input.kind", "input.channels", "input.patch")]
     needed += [f"model.modalities.image.output.{key}" for key in ("kind", "channels")]

@@ -68,6 +68,9 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------- the whole model
 
 
+MAX_BLOCKS = 4096  # the largest published model has 60 for each of two modalities
+
+
 class ModelConfig(Section):
     variant: Literal["two_modality", "generalized"] = "generalized"
     depth: PositiveInt
@@ -101,6 +104,13 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _parts_match(self) -> ModelConfig:
         names = tuple(self.modalities)
+        single = 0 if self.single_stream is None else self.single_stream.depth
+        if (blocks := self.depth * len(names) + single) > MAX_BLOCKS:  # each is built, though without memory
+            count = f"{self.depth} x {len(names)} modalities" + (f" + {single}" if single else "")
+            raise wrong(
+                ("single_stream", "depth") if single > self.depth * len(names) else ("depth",),
+                f"expected at most {MAX_BLOCKS} blocks of a modality in all, got {count} = {blocks}",
+            )
         for name in names:
             if not name.isidentifier() or name in _taken_names():
                 raise wrong(("modalities", name), f"{name!r} can't name a modality; take a word such as audio")

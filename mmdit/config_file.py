@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from mmdit.config_errors import explain
+from mmdit.reading import read_regular
 from mmdit.shipped import find_shipped, shipped_configs
 from mmdit.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Document, KeyPath, one_line, parse, short
 
@@ -95,33 +95,22 @@ def _override(document: Document, override: str, option: str) -> None:
     path: KeyPath = tuple(key.strip().split("."))
     if not equals or "" in path:
         raise ConfigError(f"{label}: expected KEY=VALUE with a dotted key, as in {option} model.depth=4")
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(
+            f"{label}: its key has {len(path)} parts, and nothing is nested deeper than {MAX_DEPTH} levels"
+        )
     document.set(path, parse(text, label, lines=False))
 
 
 def _read(path: str | Path, source: str) -> bytes:
     try:
-        return sys.stdin.buffer.read(MAX_BYTES + 1) if str(path) == "-" else _read_regular(path)
+        return sys.stdin.buffer.read(MAX_BYTES + 1) if str(path) == "-" else read_regular(path, MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigError(f"{source}: no such file{_hint(Path(path))}") from None
     except OSError as error:
         raise ConfigError(f"{source}: can't be read: {error.strerror or error}") from None
     except (AttributeError, ValueError) as error:  # standard input is closed, or the path holds a NUL
         raise ConfigError(f"{source}: can't be read: {error}") from None
-
-
-def _read_regular(path: str | Path) -> bytes:
-    # without O_NONBLOCK, opening a FIFO that nobody writes to never returns
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    try:
-        mode = os.fstat(descriptor).st_mode
-        if stat.S_ISDIR(mode):
-            raise OSError("it is a folder")
-        if not stat.S_ISREG(mode):
-            raise OSError("it is not a regular file; pipe it to standard input and name it -")
-        with open(descriptor, "rb", closefd=False) as file:
-            return file.read(MAX_BYTES + 1)
-    finally:
-        os.close(descriptor)
 
 
 def _hint(path: Path) -> str:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
+LARGEST = 1 << 32  # of sizes and counts; what they multiply to is checked where it is known
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # a YAML list is as good as a tuple; its items stay strict
 Indexes = Annotated[tuple[NonNegativeInt, ...], Field(strict=False)]
@@ -16,6 +17,14 @@ class Section(BaseModel):
     """A part of the config: immutable, no unknown keys, no silent conversion (`true` is not 1, `"4"` is not 4)."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _sizes_are_possible(self) -> Section:
+        for key, value in self:
+            for at, size in value.items() if isinstance(value, dict) else [(None, value)]:
+                if isinstance(size, int) and size > LARGEST:
+                    raise wrong((key,) if at is None else (key, at), f"expected a number <= {LARGEST}, got {size}")
+        return self
 
 
 def wrong(at: tuple[str | int, ...], message: str) -> PydanticCustomError:

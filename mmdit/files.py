@@ -6,6 +6,7 @@ import errno
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -108,8 +109,11 @@ def check_writable(path: str | Path) -> None:
         raise IsADirectoryError(errno.EISDIR, "Is a directory", str(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
-    if not os.access(target if target.exists() and not target.is_file() else target.parent, os.W_OK):
+    special = target.exists() and not target.is_file()
+    if not os.access(target if special else target.parent, os.W_OK):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    if not special:  # a system's own folder takes no file, whoever asks
+        tempfile.TemporaryFile(dir=target.parent).close()
 
 
 def check_folder(path: str | Path, *, force: bool, other: Callable[[Path], str | None]) -> None:

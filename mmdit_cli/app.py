@@ -91,7 +91,7 @@ def _report(problem: Exception) -> int:
         say(str(problem))
         return 1
     if isinstance(problem, UserError):
-        say(str(problem))
+        say(str(problem).replace("\n", "\\n"))  # of a path
         return 2
     from mmdit.checkpoint import CheckpointError
     from mmdit.yaml_document import ConfigError

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmdit.reading import read_regular
 from mmdit_cli.errors import UserError
+
+MAX_BYTES = 1 << 26
 
 # what is compared: key of a result, its path in it, how it is called
 MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_bytes", "peak")))
@@ -50,7 +53,7 @@ def load_baseline(path: Path, command: str) -> dict[str, Any]:
     """
     option = f"--baseline {path}"
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
     except OSError as error:
         raise UserError(f"{option}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -70,15 +73,8 @@ def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], toler
     Raises:
         UserError: the baseline has no such config, or a result lacks a figure.
     """
-    earlier = {_key(result): result for result in baseline["results"] if isinstance(result, Mapping)}
     changes = []
-    for result in now:
-        before = earlier.get(_key(result))
-        if before is None:
-            known = ", ".join(sorted({str(result.get("config")) for result in earlier.values()})) or "none"
-            raise UserError(f"--baseline: holds no {_name(result)}; its configs are {known}")
-        if before.get("mode") != result.get("mode"):
-            raise UserError(f"--baseline: {_name(result)} was measured in mode {before.get('mode')!r}")
+    for result, before in zip(now, find_earlier(now, baseline), strict=True):
         for figure, path in (*MEASURED, *COUNTED):
             was, is_ = _figure(before, path), _figure(result, path)
             counted = (figure, path) in COUNTED
@@ -87,6 +83,29 @@ def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], toler
             if figure == "latency" and changes[-1].verdict == "worse" and _overlap(before, result):
                 changes[-1] = Change(_name(result), figure, was, is_, ratio, "noise")
     return changes
+
+
+def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The baseline's result for each wanted `config`, `point` and `mode`.
+
+    Raises:
+        UserError: there is none, or it lacks a figure.
+    """
+    earlier = {_key(result): result for result in baseline["results"] if isinstance(result, Mapping)}
+    found = []
+    for result in wanted:
+        before = earlier.get(_key(result))
+        if before is None:
+            known = ", ".join(sorted({str(result.get("config")) for result in earlier.values()})[:10]) or "none"
+            raise UserError(f"--baseline: holds no {_name(result)}; its configs are {known}")
+        if before.get("mode") != result.get("mode"):
+            raise UserError(f"--baseline: {_name(result)} was measured in mode {before.get('mode')!r}")
+        for _, path in (*MEASURED, *COUNTED):
+            _figure(before, path)
+        if before["latency_ms"].get("ci_high") is not None:
+            _figure(before, ("latency_ms", "ci_high"))
+        found.append(before)
+    return found
 
 
 def _verdict(ratio: float, counted: bool, tolerance: float) -> str:
@@ -106,7 +125,7 @@ def _figure(result: Mapping[str, Any], path: tuple[str, ...]) -> float:
     value: Any = result
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
         raise UserError(f"--baseline: {_name(result)} has no number {'.'.join(path)}")
     return float(value)
 

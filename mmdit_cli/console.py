@@ -59,8 +59,14 @@ def is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def printable(text: str) -> str:
+    """The text with every control character but the line break spelled out: a path or a value in it moves no cursor."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
 def error(message: str) -> None:
     """One message on standard error, as it is: a path or a value in it is no markup."""
+    message = printable(message)
     prefix = "error: "
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
     text = f"\x1b[31m{prefix}\x1b[0m{message}" if colour else prefix + message

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -77,12 +79,24 @@ def check_target(path: Path, option: str, suffix: str = "") -> None:
     parent = path.parent
     if suffix and path.suffix.lower() != suffix:
         raise UserError(f"{option} {path}: expected a name that ends in {suffix}")
-    if path.is_dir():
-        raise UserError(f"{option} {path}: is a folder; name a file in it")
-    if not parent.is_dir():
-        raise UserError(f"{option} {path}: there is no folder {parent}; make it first")
+    try:
+        mode = os.stat(path).st_mode if os.path.exists(path) else os.lstat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise UserError(f"{option} {path}: is a folder; name a file in it")
+        if not (stat.S_ISREG(mode) or stat.S_ISLNK(mode)):  # writing to a FIFO waits for a reader
+            raise UserError(f"{option} {path}: is not a regular file")
+    except (FileNotFoundError, NotADirectoryError):
+        if not os.path.isdir(parent):
+            raise UserError(f"{option} {path}: there is no folder {parent}; make it first") from None
+    except OSError as error:  # such as a name that is too long
+        raise UserError(f"{option} {path}: {error.strerror or error}") from None
     if not os.access(parent, os.W_OK):
         raise UserError(f"{option} {path}: the folder {parent} is not writable")
+    try:
+        tempfile.TemporaryFile(dir=parent).close()  # a system's own folder takes no file, whoever asks
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"{option} {path}: the folder {parent} takes no file: {reason}") from None
 
 
 def _plain(value: Any) -> Any:

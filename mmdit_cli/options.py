@@ -71,8 +71,9 @@ class Request:
         """Raises UserError where there is no such device."""
         import torch
 
-        kind, _, index = self.device.partition(":")
-        if kind not in ("cpu", "cuda") or (index and not index.isdecimal()) or (kind == "cpu" and ":" in self.device):
+        kind, colon, index = self.device.partition(":")
+        numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 10
+        if kind not in ("cpu", "cuda") or (colon and not numbered):
             raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
         if kind == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -106,8 +107,10 @@ def make_request(
     """Check what can be checked without torch, and where the report will go, before any work is done.
 
     Raises:
-        UserError: the report can't be written.
+        UserError: the seed is none of torch's, or the report can't be written.
     """
+    if not -(1 << 63) <= seed < 1 << 64:
+        raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
     if report is not None:
         check_report(report)
     configs = [config] if isinstance(config, str) else config

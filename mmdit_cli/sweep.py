@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,9 @@ from mmdit_cli.errors import UserError
 if TYPE_CHECKING:
     from mmdit_cli.options import Request
     from mmdit_cli.schema import ToolConfig
+
+MAX_POINTS = 1000  # of a grid
+LONGEST_KEY = 300  # characters
 
 Point = dict[str, Any]  # a value for each swept key, in the order of the command line
 BRACKETS = {"[": "]", "{": "}"}
@@ -66,7 +70,8 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
     quotes does not part two values.
 
     Raises:
-        UserError: not `KEY=V1,V2`, an empty or repeated value, a key that is swept twice or lies inside another.
+        UserError: not `KEY=V1,V2`, an empty or repeated value, a key that is swept twice or lies inside another, more
+            than `MAX_POINTS` points.
     """
     axes: list[Axis] = []
     for sweep in sweeps:
@@ -76,6 +81,8 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
                 problem = "is swept twice" if axis.key == other.key else f"and {other.key}: one holds the other"
                 raise UserError(f"--sweep {axis.key} {problem}; give all its values in one --sweep")
         axes.append(axis)
+        if (points := math.prod(len(axis.values) for axis in axes)) > MAX_POINTS:
+            raise UserError(f"--sweep {axis.key}: makes {points} points; a grid has at most {MAX_POINTS}")
     return axes
 
 
@@ -111,9 +118,11 @@ def _parse_axis(sweep: str) -> Axis:
 
     key, equals, text = sweep.partition("=")
     key, label = key.strip(), f"--sweep {one_line(sweep, 60)}"
-    if not equals or "" in key.split("."):
+    if not equals or "" in key.split(".") or len(key) > LONGEST_KEY:
         raise UserError(f"{label}: expected KEY=V1,V2 with a dotted key, as in --sweep run.batch_size=1,4")
     texts = [part.strip() for part in _split(text)]
+    if len(texts) > MAX_POINTS:
+        raise UserError(f"{label}: gives {key} {len(texts)} values; a sweep has at most {MAX_POINTS} points")
     values: list[Any] = []
     for place, part in enumerate(texts, start=1):
         if not part:

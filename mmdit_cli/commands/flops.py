@@ -38,7 +38,7 @@ def command(
         str | None, typer.Option("--card-flops", metavar="N", help="Dense FLOP/s of a card of your own, as 989e12.")
     ] = None,
     cards: Annotated[
-        int | None, typer.Option("--cards", min=1, metavar="N", help="Number of cards. Default: 1.")
+        int | None, typer.Option("--cards", min=1, max=10_000_000, metavar="N", help="Number of cards. Default: 1.")
     ] = None,
     utilization: Annotated[
         str | None,
@@ -68,14 +68,18 @@ def command(
     from mmdit_cli.commands._show import show
     from mmdit_cli.measure.flops import count_flops
     from mmdit_cli.measure.meta import without_compiler
+    from mmdit_cli.sizes import possible
     from mmdit_cli.sweep import load_grid
     from mmdit_cli.tables_flops import flops_tables
 
     with without_compiler():
-        results = [
-            count_flops(point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point)
-            for point in load_grid(request, sweep)
-        ]
+        results = []
+        for point in load_grid(request, sweep):
+            with possible(point.config):
+                result = count_flops(
+                    point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
+                )
+            results.append(result)
     show(request, results, lambda width: flops_tables(results, width))
 
 
@@ -115,7 +119,7 @@ def read_budget(
         if given:
             named = find_card(card, dtype) if card is not None else None
             own = read_number(card_flops, "--card-flops") if card_flops is not None else 0.0
-            share = read_share(utilization or UTILIZATION, "--utilization")
+            share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
             hardware = Hardware(named or Card("own card", dtype, own), cards or 1, share)
         if images is not None:
             return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)

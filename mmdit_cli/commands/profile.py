@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,7 +21,7 @@ def command(
     compile: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     repeats: Annotated[
         int | None,
-        typer.Option("--repeats", min=1, metavar="N", help="Measured runs. Default: until sure to 2%."),
+        typer.Option("--repeats", min=1, max=1_000_000, metavar="N", help="Measured runs. Default: until sure to 2%."),
     ] = None,
     max_seconds: Annotated[
         float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
@@ -64,6 +65,9 @@ def command(
     from mmdit_cli.errors import UserError
     from mmdit_cli.sweep import load_grid
 
+    if not math.isfinite(max_seconds):
+        raise UserError(f"--max-seconds {max_seconds}: expected a number of seconds")
+
     if estimate or memory is not None:
         from mmdit_cli.estimate_cli import estimate_command
 
@@ -71,7 +75,7 @@ def command(
             raise UserError("--estimate measures nothing; leave out --plot, --trace and --baseline")
         return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
 
-    from mmdit_cli.baseline import compare, load_baseline, parse_tolerance
+    from mmdit_cli.baseline import compare, find_earlier, load_baseline, parse_tolerance
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress
     from mmdit_cli.document import check_target, make_document
@@ -88,6 +92,8 @@ def command(
     if plot is not None:
         check_target(plot, "--plot", suffix=".png")
     grid, torch_device, torch_dtype = load_grid(request, sweep), request.torch_device, request.torch_dtype
+    if earlier is not None:
+        find_earlier([{"config": each.config.name, "point": each.point, "mode": mode} for each in grid], earlier)
     with stage_progress() as on_progress:
         results = profile_configs(
             [point.config for point in grid],

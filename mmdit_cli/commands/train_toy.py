@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +21,7 @@ def command(
     config: o.ConfigsOption,
     steps: Annotated[
         int | None,
-        typer.Option("--steps", min=1, metavar="N", help="Training steps. Default: train.steps."),
+        typer.Option("--steps", min=1, max=1_000_000_000, metavar="N", help="Training steps. Default: train.steps."),
     ] = None,
     run_dir: Annotated[
         Path | None,
@@ -28,7 +29,10 @@ def command(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
     seeds: Annotated[
-        int, typer.Option("--seeds", min=1, metavar="N", help="Train each config N times: --seed and those after it.")
+        int,
+        typer.Option(
+            "--seeds", min=1, max=1000, metavar="N", help="Train each config N times: --seed and those after it."
+        ),
     ] = 1,
     target: Annotated[
         str | None,
@@ -77,13 +81,15 @@ def command(
     if tensorboard:
         check_tensorboard()
     try:
-        share = read_share(target or "90%", "--target")
+        share = read_share("90%" if target is None else target, "--target")
     except ValueError as error:
         raise UserError(str(error)) from None
     if resume and several:
         raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+    if resume and run_dir is not None:
+        _check_run(run_dir)
     if target is not None and not several:
         raise UserError("--target is for a comparison: give several --config, or --seeds N")
     if plot is not None:
@@ -137,3 +143,22 @@ def command(
     show(request, results, lambda width: compare_tables(comparison, width), comparison=comparison)
     if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
         raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")
+
+
+def _check_run(folder: Path) -> None:
+    """Refuse to resume what is no run, before anything is written into it.
+
+    Raises:
+        UserError: there is no such folder, nothing in it is a run's, or every checkpoint is damaged.
+    """
+    from mmdit_cli.errors import UserError
+    from mmdit_cli.toy.checkpoints import PREFIX, newest_checkpoint
+    from mmdit_cli.toy.runs import ABOUT, CONFIG, METRICS
+
+    if not os.path.isdir(folder):
+        raise UserError(f"--run-dir {folder}: there is no such run to resume")
+    if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(folder)):
+        raise UserError(f"--resume: {folder} is no run: it holds neither {CONFIG} nor a checkpoint")
+    checkpoint, problems = newest_checkpoint(folder)
+    if checkpoint is None and problems:
+        raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from mmdit_cli.errors import UserError
 from mmdit_cli.measure.estimate import MemoryEstimate, Mode, estimate
 from mmdit_cli.schema import ToolConfig
+from mmdit_cli.sizes import too_large
 
 __all__ = ["Change", "Fit", "estimated", "fit", "largest"]
 
@@ -63,7 +63,7 @@ def estimated(
     try:
         return estimate(config, mode, dtype, device, batch_size, checkpoint)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 63 bits
-        raise UserError("the model is larger than any machine; check the config's sizes") from error
+        raise too_large(config) from error
 
 
 def fit(

@@ -12,6 +12,7 @@ from mmdit.config import LinearOutput, PatchOutput
 from mmdit_cli.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.measure.flops import meta_model
 from mmdit_cli.schema import ToolConfig
+from mmdit_cli.sizes import is_overflow, possible, too_large
 
 Shape = list[int]
 
@@ -44,8 +45,13 @@ class ShapesResult:
 
 
 def check_shapes(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
-    """Run a config's model on the meta device and compare what comes out with what should."""
-    return check_model(meta_model(config).to(dtype), config, dtype=dtype)
+    """Run a config's model on the meta device and compare what comes out with what should.
+
+    Raises:
+        UserError: the model or its inputs are larger than any machine.
+    """
+    with possible(config):
+        return check_model(meta_model(config).to(dtype), config, dtype=dtype)
 
 
 def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
@@ -58,6 +64,8 @@ def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = to
         with recorder:
             outputs = outputs_by_name(config, model(**inputs.kwargs))
     except (ValueError, RuntimeError) as error:
+        if is_overflow(error):
+            raise too_large(config) from error
         problems.append(f"{recorder.current or 'model'}: {_first_line(error)}")
     else:
         problems = _compare(config, inputs, outputs)

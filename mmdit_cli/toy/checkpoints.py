@@ -90,6 +90,8 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
             return Checkpoint(folder, int(state["step"]), state), problems
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(f"{folder} is damaged ({error}); passed over")
+        except RecursionError:
+            problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
     return None, problems
 
 
