@@ -148,6 +148,12 @@ def _usage(draw: random.Random, turns: Turns) -> Iterator[Case]:
     yield _case("flags", "schema's document", ("schema", "--document", "nothing"), "--document")
     yield _case("flags", "schema's argument", ("schema", "extra"), "extra")
     yield _case("flags", "schema's flag", ("schema", "--config", FILE), "--config")
+    for arguments, names in {
+        ("nothing",): "nothing", ("sd3-mediun",): "did you mean sd3-medium", ("sd3-medium", "--json"): "sd3-medium",
+        ("../README",): "README", ("/etc/passwd",): "/etc/passwd", ("a", "b"): "(b)", ("--config", FILE): "--config",
+        (SCRIPTS[1],): SCRIPTS[1], (UNPRINTABLE,): "\\x1b[31m", (LONG,): "xxx", ("--report", "nowhere/r.md"): "nowhere",
+    }.items():  # fmt: skip
+        yield _case("flags", f"configs {arguments[0][:40]!r}", ("configs", *arguments), names)
     choices = {"--mode": ("profile", "backward"), "--format": ("export", "pickle"), "--parallel": ("train-toy", "pp")}
     for option, (command, value) in choices.items():
         for wrong in (value, "", "\N{FULLWIDTH DIGIT ONE}", UNPRINTABLE):
@@ -458,6 +464,8 @@ def _processes(draw: random.Random, turns: Turns) -> Iterator[Case]:
         yield _case("processes", f"{command}, no file", turns.request(config="odd", of=command), "odd", real=True)
         request = turns.request("--set", "model.depth=two", of=command)
         yield _case("processes", f"{command}, a wrong type", request, "--set model.depth=two", real=True)
+    yield _case("processes", "configs", ("configs", "nothing"), "nothing", real=True)
+    yield _case("processes", "configs, a flag", ("configs", "--config", FILE), "--config", real=True)
     yield _case("processes", "schema", ("schema", "--document", "nothing"), "--document", real=True)
     yield _case("processes", "schema, a flag", ("schema", "--config", FILE), "--config", real=True)
     yield _case("processes", "zeros", turns.request(config="-"), "<stdin>", stdin="/dev/zero", real=True)

@@ -110,7 +110,7 @@ def _head(path: Path, limit: int) -> bytes:
 # ------------------------------------------------------------------------------------------------------- the server
 
 
-def serve() -> None:
+def serve() -> NoReturn:
     """Answer requests, a line each, until there are none."""
     _warm()
     requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
@@ -121,6 +121,7 @@ def serve() -> None:
             _child(request)
         answers.write(json.dumps(_wait(pid, SECONDS)).encode() + b"\n")
         answers.flush()
+    os._exit(0)  # torch takes its time to leave
 
 
 def _warm() -> None:

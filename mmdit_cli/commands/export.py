@@ -69,7 +69,7 @@ def command(
         for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
             if value is not None:
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
-    request = o.make_request(NAME, config, set_, device, dtype or "fp32", seed, json, report)
+    request = o.make_request(NAME, config, set_, device, "fp32" if dtype is None else dtype, seed, json, report)
 
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import message, stage_progress
@@ -92,7 +92,7 @@ def command(
         if format != "safetensors":
             result = export_program(loaded, format=format, dtype=torch_dtype, device=torch_device, **shared)
         elif from_ or to:
-            kept = torch_dtype if dtype else None
+            kept = None if dtype is None else torch_dtype
             shared["max_shard_size"] = max_shard_size
             result = convert_weights(loaded, source=from_ or "mmdit", target=to or "mmdit", dtype=kept, **shared)
         else:
