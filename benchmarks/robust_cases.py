@@ -71,6 +71,7 @@ BASE: dict[str, Any] = {
     },
 }
 SCRIPTS = ("глубина", "深さ", "عمق", "βάθος", "गहराई", "깊이", "עומק", "ความลึก", "🙂", "ﬁ", "dеpth", "１")
+UNPRINTABLE, LONG = "a\x1b[31mb", "x" * 300
 OPEN = ("model.modalities", "run.tokens", "run.mask")  # mappings whose keys are the user's
 NUMBERS: tuple[Any, ...] = (True, "four", "4", [], [1], ".nan", ".inf", "-.inf", "1e999", -5, 1 << 64, None)
 WRONG_VALUES: dict[type, tuple[Any, ...]] = {  # plain YAML where a text begins with a dot, a dash or 1e
@@ -99,6 +100,11 @@ class Case:
     prepare: Callable[[Path], None] | None = None
     stdin: str = "/dev/null"
     real: bool = False
+
+
+def case(group: str, name: str, arguments: tuple[str, ...], *names: str | tuple[str, ...], **more: Any) -> Case:
+    """A case that must name each of `names`, or one of those of a tuple."""
+    return Case(group, name, arguments, tuple((each,) if isinstance(each, str) else each for each in names), **more)
 
 
 class Turns:
@@ -167,8 +173,7 @@ def config_cases(draw: random.Random, turns: Turns) -> Iterator[Case]:
     kinds = (_wrong_types, _unknown_keys, _twice, _missing, _contradictions, _damaged_lines, _damaged_texts)
     for kind in kinds:
         for name, content, *names in kind(draw):
-            must = tuple((each,) if isinstance(each, str) else each for each in names)
-            yield Case("damaged config", name, turns.request(), must, {FILE: content})
+            yield case("damaged config", name, turns.request(), *names, files={FILE: content})
 
 
 Damage = Iterator[tuple[Any, ...]]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from robust_cases import FILE, Case, Text, Turns, base, config_cases
+from robust_files import file_cases
 from robust_flags import flag_cases
 from robust_process import SECONDS, STARTING, Ended, Server, real
 
@@ -44,7 +45,7 @@ class Outcome:
 def cases(seed: int = 0, share: float = 1.0) -> list[Case]:
     """The wrong requests of a seed, or a share of them that is spread evenly over all kinds."""
     draw, turns = random.Random(seed), Turns()
-    every = [*config_cases(draw, turns), *flag_cases(draw, turns)]
+    every = [*config_cases(draw, turns), *file_cases(draw, turns), *flag_cases(draw, turns)]
     return [case for i, case in enumerate(every) if int((i + 1) * share) > int(i * share)]
 
 
@@ -55,8 +56,8 @@ def outcomes(seed: int = 0, share: float = 1.0) -> Iterator[Outcome]:
         share: of the requests, 0 to 1.
     """
     with Server() as server:
-        for case in cases(seed, share):
-            yield outcome(case, server)
+        for each in cases(seed, share):
+            yield outcome(each, server)
 
 
 def outcome(case: Case, server: Server) -> Outcome:
