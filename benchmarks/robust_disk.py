@@ -21,7 +21,7 @@ FILES = ("weights.safetensors", "ema.safetensors", "optimizer.safetensors", "sta
 def cases(rng: random.Random) -> Iterator[Case]:
     for command in WRITTEN:
         yield "no space", f"{command}: the file is cut off", partial(_limited, command=command, size=100)
-    for size in (0, 1_000, 4_000, 12_000, 20_000):
+    for size in (300, 1_000, 4_000, 12_000, 20_000):
         yield "no space", f"train-toy: files of {size} bytes at most", partial(_run_limited, size=size)
     for command in COMMANDS:
         for option in ((), ("--json",)) if command != "schema" else ((),):
@@ -117,7 +117,7 @@ def _full_disk_export(lab: Lab) -> None:
     try:
         (disk / "out.safetensors").write_bytes(b"old")
         done = lab.run("export", "-c", "tiny.yaml", "--out", "disk/out.safetensors", "--force")
-        lab.ends(done, 2, says="disk/out.safetensors")
+        lab.ends(done, 2, says="space")
         if os.listdir(disk) != ["out.safetensors"] or (disk / "out.safetensors").read_bytes() != b"old":
             lab.lost.append(f"the old file, or something is left: {os.listdir(disk)}")
     finally:

@@ -15,16 +15,17 @@ from pathlib import Path
 from robust_lab import COMMANDS, PATIENCE, TOY, Case, Lab, last_checkpoint, once, train_arguments, workshop
 
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
-MOMENTS = 4  # of each signal in each command
+MOMENTS, MORE = 2, 4  # of each signal in each command; and in those that write for long
 CALLS = ("os.fsync:1", "os.fsync:2", "os.replace:1", "os.rename:1", "os.chmod:1", "os.mkdir:1")
 BOUND = 60  # seconds in which the other processes of a group have to end
 
 
 def cases(rng: random.Random) -> Iterator[Case]:
     for command in COMMANDS:
+        moments = MORE if command in ("train-toy", "export") else MOMENTS
         for name in SIGNALS:
-            for moment in range(MOMENTS):
-                share = (moment + rng.random()) / MOMENTS
+            for moment in range(moments):
+                share = (moment + rng.random()) / moments
                 check = partial(_signalled, command=command, name=name, share=share)
                 yield "signals", f"{name} at {share:.0%} of {command}", check
     for command in ("export", "export in shards", "flops", "train-toy"):

@@ -17,7 +17,7 @@ from mmdit_cli import __version__
 from mmdit_cli.commands import export, flops, profile, schema, shape_check, train_toy
 from mmdit_cli.console import error, is_main
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.interrupts import caught, exit_code
+from mmdit_cli.interrupts import caught, exit_code, forget
 
 app = typer.Typer(
     name="mmdit",
@@ -82,6 +82,7 @@ def main() -> None:
 
     Exit codes: 0 done, 1 checked and not so, 2 a wrong request, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
     """
+    forget()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that can't be written is no news
     try:
         app()
@@ -134,7 +135,7 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, OSError) and problem.errno is not None:  # no space, no permission, a folder in the way
         if problem.filename is None and problem.errno == errno.ENOSPC:
             _no_more_output()  # what could not be printed must not be tried again at the end
-        error(f"{problem.filename or 'output'}: {problem.strerror}")
+        error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem.strerror))
         return 2
     first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     error(f"unexpected {type(problem).__name__}: {first} (--debug shows where; please report it)")

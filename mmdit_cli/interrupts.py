@@ -29,6 +29,12 @@ def caught() -> int:
     return _caught
 
 
+def forget() -> None:
+    """A new command begins: what stopped an earlier one in this process is of no concern to it."""
+    global _caught
+    _caught = 0
+
+
 def exit_code() -> int:
     """Of a command that was interrupted."""
     return 128 + (_caught or signal.SIGINT)

@@ -28,7 +28,7 @@ from mmdit_cli.toy.runs import LOCK, described, safe_name
 from mmdit_cli.toy.train import Interrupted, train
 
 ROOT = Path(__file__).parent.parent
-QUICK = ("in the way", "edited config", "closed pipe", "locale")
+QUICK = ("no permission", "in the way", "closed pipe", "locale")
 
 
 @pytest.mark.parametrize("group", QUICK)
