@@ -8,8 +8,10 @@ import resource
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from robust_lab import COMMANDS, STEPS, TOY, WRITTEN, Case, Lab, train_arguments, whole_run
 
@@ -32,7 +34,11 @@ def cases(rng: random.Random) -> Iterator[Case]:
         yield "no space", f"train-toy on a disk of {size}", partial(_full_disk, size=size)
     yield "no space", "export to a disk of 8k", _full_disk_export
     for command in (*WRITTEN, "train-toy"):
-        yield "no permission", f"{command}, as a user who may not write", partial(_not_allowed, command=command)
+        yield (
+            "no permission",
+            f"{command}, into a folder that may not be written to",
+            partial(_not_allowed, command=command),
+        )
         yield "in the way", f"{command}, a file where a folder should be", partial(_file_above, command=command)
         yield "in the way", f"{command}, the folder can't exist", partial(_no_folder, command=command)
         yield "in the way", f"{command}, something else under its name", partial(_taken, command=command)
@@ -129,19 +135,42 @@ class Untried(Exception):
 
 
 def _not_allowed(lab: Lab, *, command: str) -> None:
+    """Its own folder may not be written to: as another user, or read-only where that user can't run this Python."""
     lab.prepare(command)
-    if os.getuid() != 0:
-        os.chmod(lab.folder, 0o555)
-        other = {}
-    else:
-        other = {"user": NOBODY, "group": NOBODY, "extra_groups": []}
-    try:
-        lab.ends(lab.run(*COMMANDS[command], env={"HOME": "/nonexistent"}, **other), 2, says="ermission denied")
-    except PermissionError:
-        raise Untried("this process may not become another user") from None
-    finally:
-        os.chmod(lab.folder, 0o755)
+    with _not_writable(lab.folder) as identity:
+        try:
+            done = lab.run(*COMMANDS[command], **identity)
+        except PermissionError:
+            done = None
+    if done is None:
+        with _read_only(lab.folder):
+            done = lab.run(*COMMANDS[command])
+    lab.ends(done, 2)
+    if not any(words in done.err for words in ("not writable", "ermission denied", "Read-only")):
+        lab.wrong.append(f"does not say that it may not: {done.err[-300:]!r}")
     lab.nothing_partial(command)
+
+
+@contextmanager
+def _not_writable(folder: Path) -> Iterator[dict[str, Any]]:
+    """Gives what makes a process one that may not write there."""
+    os.chmod(folder, 0o555)
+    try:
+        root = {"user": NOBODY, "group": NOBODY, "extra_groups": [], "env": {"HOME": "/nonexistent"}}
+        yield root if os.getuid() == 0 else {}
+    finally:
+        os.chmod(folder, 0o755)
+
+
+@contextmanager
+def _read_only(folder: Path) -> Iterator[None]:
+    if subprocess.run(["mount", "--bind", str(folder), str(folder)], capture_output=True).returncode:
+        raise Untried("nothing can be mounted here")
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(folder)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def _pointed(command: str, target: str) -> list[str]:

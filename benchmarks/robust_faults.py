@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import sys
 import tempfile
 import traceback
 from collections.abc import Iterator
@@ -40,7 +41,11 @@ def outcomes(seed: int = 0, share: float = 1.0, groups: tuple[str, ...] = ()) ->
             count = max(1, round(share * len(members)))
             chosen += sorted(rng.sample(members, count), key=members.index) if count < len(members) else members
     with ThreadPoolExecutor(WORKERS) as pool:
-        yield from (outcome for outcome in pool.map(tried, chosen) if outcome is not None)
+        for case, outcome in zip(chosen, pool.map(tried, chosen), strict=True):
+            if outcome is None:
+                print(f"not tried, this machine can't make it: {case[0]}: {case[1]}", file=sys.stderr)
+            else:
+                yield outcome
 
 
 def tried(case: Case) -> Outcome | None:

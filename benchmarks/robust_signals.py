@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -109,22 +109,17 @@ def _long(lab: Lab, steps: int) -> None:
     lab.write("toy.yaml", TOY.format(name="toy", steps=steps))
 
 
-@once
-def together() -> Callable[[str], dict[str, str]]:
-    """The bits that an unbroken run of two processes ends with."""
-    found: dict[str, dict[str, str]] = {}
+def _together(kind: str) -> dict[str, str]:
+    folder = workshop() / f"together-{kind}"
+    folder.mkdir()
+    lab = Lab(folder)
+    _long(lab, 40)
+    lab.run(*train_arguments(), "--parallel", kind, many=2)
+    return last_checkpoint(folder / "run", 40)
 
-    def get(kind: str) -> dict[str, str]:
-        if kind not in found:
-            folder = workshop() / f"together-{kind}"
-            folder.mkdir()
-            lab = Lab(folder)
-            _long(lab, 40)
-            lab.run(*train_arguments(), "--parallel", kind, many=2)
-            found[kind] = last_checkpoint(folder / "run", 40)
-        return found[kind]
 
-    return get
+# the bits that an unbroken run of two processes ends with
+TOGETHER = {kind: once(partial(_together, kind)) for kind in ("ddp", "fsdp")}
 
 
 def _worker_killed(lab: Lab, *, kind: str, rank: int) -> None:
@@ -146,7 +141,7 @@ def _worker_killed(lab: Lab, *, kind: str, rank: int) -> None:
     done = lab.run(*arguments, "--resume", many=2)
     if done.code:
         lab.wrong.append(f"does not resume: {done.err[-300:]!r}")
-    lab.same_bits(last_checkpoint(lab.folder / "run", 40), together()(kind))
+    lab.same_bits(last_checkpoint(lab.folder / "run", 40), TOGETHER[kind]())
     lab.nothing_partial("train-toy")
 
 
