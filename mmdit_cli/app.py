@@ -84,6 +84,7 @@ def main() -> None:
     """
     forget()
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that can't be written is no news
+    output = sys.stdout
     try:
         app()
         code: Any = 0
@@ -91,6 +92,8 @@ def main() -> None:
         code = stop.code
     except SystemExit as stop:  # 130: Typer was interrupted while it read the arguments, and says nothing
         code = stop.code if stop.code != 130 else _interrupted("")
+        if code == 1 and sys.stdout is not output:  # what Typer does where nobody reads its help
+            sys.stdout, code = output, _no_more_output()
     except OSError as problem:  # of Typer's own output, such as help
         code = _no_more_output() if isinstance(problem, BrokenPipeError) else _report(problem)
     try:
