@@ -1,7 +1,12 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all.
+
+They are written as `.mmdit-*.tmp` in the same folder and renamed. A process that is killed leaves such a file; the next
+write to the folder removes it. The temporary of a process that lives is locked, and stays.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import secrets
@@ -11,7 +16,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["check_folder", "check_writable", "replacing", "replacing_folder", "write_atomic"]
+from mmdit.locks import locked
+
+__all__ = ["check_folder", "check_writable", "remove_leftovers", "replacing", "replacing_folder", "write_atomic"]
+
+TEMPORARY, OLD = ".tmp", ".old"
 
 
 @contextmanager
@@ -25,9 +34,11 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
         OSError: the folder is missing or read-only, a folder or a device is in the way, the disk is full.
     """
     target = Path(os.path.realpath(path))  # a link keeps pointing where it points
+    if _is_temporary(target):  # a writer within a writer: the outer one sees to it that it is whole
+        yield target
+        return
     _refuse_existing(target, force)
-    temporary = target.parent / f".mmdit-{secrets.token_hex(6)}.tmp"
-    try:
+    with _temporary(target, path, lambda new: new.touch(exist_ok=False)) as temporary:
         yield temporary
         os.chmod(temporary, _mode(target))
         _sync(temporary)
@@ -35,11 +46,6 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
             os.replace(temporary, target)
         else:
             _rename_to_new(temporary, target)
-    except BaseException as error:
-        with suppress(OSError):
-            temporary.unlink()
-        _name_as_known(error, temporary, path)
-        raise
     with suppress(OSError):  # not every system lets a folder be opened
         _sync(target.parent)
 
@@ -50,8 +56,9 @@ def replacing_folder(
 ) -> Iterator[Path]:
     """An empty folder beside `path` to write files to; at the end they are synced and it takes `path`'s place.
 
-    Whatever stops the write, the old folder stays as it was and the temporary one goes. The old one is moved aside, the
-    new one moved in, the old one removed: a machine that dies between the first two leaves both, as `.mmdit-*`.
+    Whatever stops the write, the old folder stays as it was and the temporary one goes. Linux swaps the two in one
+    step. Elsewhere the old one is moved aside and the new one moved in, and a machine that dies between the two leaves
+    both, as `.mmdit-*`, which nothing removes.
 
     Args:
         force: replace a folder that is not empty.
@@ -61,28 +68,20 @@ def replacing_folder(
         OSError: as `check_folder`, or the disk is full.
     """
     target = Path(os.path.realpath(path))
+    if _is_temporary(target):
+        yield target
+        return
     check_folder(path, force=force, other=other)
-    temporary = target.parent / f".mmdit-{secrets.token_hex(6)}.tmp"
-    old = temporary.with_suffix(".old")
-    try:
-        temporary.mkdir()
+    with _temporary(target, path, Path.mkdir) as temporary:
         yield temporary
         for file in temporary.iterdir():
             _sync(file)
         check_folder(path, force=force, other=other)  # it may have come into being meanwhile
         if target.exists():
             os.chmod(temporary, _mode(target))
-            os.rename(target, old)
-        os.rename(temporary, target)
-    except BaseException as error:
-        if old.exists() and not target.exists():
-            os.rename(old, target)
-        shutil.rmtree(temporary, ignore_errors=True)
-        _name_as_known(error, temporary, path)
-        raise
-    finally:
-        if target.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _put_in_place(temporary, target)
+        else:
+            os.rename(temporary, target)
     with suppress(OSError):
         _sync(target)
         _sync(target.parent)
@@ -136,6 +135,79 @@ def check_folder(path: str | Path, *, force: bool, other: Callable[[Path], str |
         raise FileNotFoundError(errno.ENOENT, "No such folder", str(Path(path).parent))
     if not os.access(target.parent, os.W_OK):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+
+def remove_leftovers(folder: str | Path) -> None:
+    """Remove the temporary files and folders of processes that were killed; those of living ones stay."""
+    for path in Path(folder).glob(f".mmdit-*{TEMPORARY}"):
+        with suppress(OSError):
+            if not path.with_suffix(OLD).exists():  # else the folder it was to replace is there under that name
+                with locked(path) as ours:
+                    if ours:
+                        _remove(path)
+    for path in Path(folder).glob(f".mmdit-*{OLD}"):
+        if not path.with_suffix(TEMPORARY).exists():  # the new one is in its place
+            _remove(path)
+
+
+@contextmanager
+def _temporary(target: Path, path: str | Path, make: Callable[[Path], None]) -> Iterator[Path]:
+    """A new temporary file or folder beside `target`, locked while it is in use, and gone afterwards.
+
+    Errors that name it are raised with the name that the user gave, `path`.
+    """
+    remove_leftovers(target.parent)
+    while True:
+        temporary = target.parent / f".mmdit-{secrets.token_hex(6)}{TEMPORARY}"
+        try:
+            make(temporary)
+            with locked(temporary) as ours:
+                if ours is False:  # someone took it for a leftover before it was locked
+                    continue
+                yield temporary
+                return
+        except BaseException as error:
+            _name_as_known(error, temporary, path)
+            raise
+        finally:
+            _remove(temporary)
+
+
+def _is_temporary(path: Path) -> bool:
+    return path.name.startswith(".mmdit-") and path.suffix == TEMPORARY and path.exists()
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder, if it is there and can be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
+
+
+def _put_in_place(temporary: Path, target: Path) -> None:
+    """Let a folder take another's place; what it replaces is at `temporary` afterwards, or gone."""
+    if _swap(temporary, target):
+        return
+    old = temporary.with_suffix(OLD)
+    os.rename(target, old)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        if not target.exists():
+            os.rename(old, target)
+        raise
+    _remove(old)
+
+
+def _swap(one: Path, other: Path) -> bool:
+    """Exchange two names in one step (Linux's `renameat2`); False where that can't be done."""
+    swap = getattr(ctypes.CDLL(None), "renameat2", None) if os.name == "posix" else None
+    if swap is None:
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return bool(swap(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
 
 
 def _name_as_known(error: BaseException, temporary: Path, path: str | Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import functools
+import logging
 import os
 import sys
 import traceback
@@ -15,6 +17,7 @@ from mmdit_cli import __version__
 from mmdit_cli.commands import configs, export, flops, profile, schema, shape_check, train_toy
 from mmdit_cli.console import error, is_main
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.interrupts import caught, exit_code, forget
 
 app = typer.Typer(
     name="mmdit",
@@ -25,6 +28,10 @@ app = typer.Typer(
 )
 
 
+class _Stopped(SystemExit):
+    """The end of a command that was interrupted, and has said so."""
+
+
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     """The command with every error turned into one message and an exit code."""
 
@@ -33,16 +40,16 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt as interrupt:
-            if is_main():
-                error(str(interrupt) or "interrupted")
-            raise typer.Exit(130) from None
+            raise _Stopped(_interrupted(str(interrupt))) from None
         except (typer.Exit, typer.Abort):
             raise
         except BrokenPipeError:
-            raise typer.Exit(_quiet_pipe()) from None
+            raise typer.Exit(_no_more_output()) from None
         except Exception as problem:
             if kwargs.get("debug"):
                 traceback.print_exc()
+            if caught():  # a library made an error of its own of it
+                raise _Stopped(_interrupted("")) from None
             raise typer.Exit(_report(problem)) from None
 
     return run
@@ -71,17 +78,40 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line. Exit codes: 0 done, 1 checked and not so, 2 a wrong request, 130 interrupted."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 checked and not so, 2 a wrong request, 130 interrupted (Ctrl-C), 143 terminated (SIGTERM).
+    """
+    forget()
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that can't be written is no news
+    output = sys.stdout
     try:
         app()
         code: Any = 0
-    except SystemExit as stop:
+    except _Stopped as stop:
         code = stop.code
+    except SystemExit as stop:  # 130: Typer was interrupted while it read the arguments, and says nothing
+        code = stop.code if stop.code != 130 else _interrupted("")
+        if code == 1 and sys.stdout is not output:  # what Typer does where nobody reads its help
+            sys.stdout, code = output, _no_more_output()
+    except OSError as problem:  # of Typer's own output, such as help
+        code = _no_more_output() if isinstance(problem, BrokenPipeError) else _report(problem)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        code = _quiet_pipe()
+        code = _no_more_output()
+    except OSError as problem:
+        _no_more_output()
+        error(f"standard output: {problem.strerror or problem}")
+        code = 2
     raise SystemExit(code)
+
+
+def _interrupted(message: str) -> int:
+    """Say that the command was stopped; returns the exit code."""
+    if is_main():
+        error(message or ("terminated" if exit_code() != 130 else "interrupted"))
+    return exit_code()
 
 
 def _report(problem: Exception) -> int:
@@ -105,6 +135,11 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, ValueError):  # a model that can't be built or fed as the config says
         error(str(problem))
         return 2
+    if isinstance(problem, OSError) and problem.errno is not None:  # no space, no permission, a folder in the way
+        if problem.filename is None and problem.errno == errno.ENOSPC:
+            _no_more_output()  # what could not be printed must not be tried again at the end
+        error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem.strerror))
+        return 2
     first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     error(f"unexpected {type(problem).__name__}: {first} (--debug shows where; please report it)")
     return 1
@@ -115,7 +150,7 @@ def _out_of_memory(problem: Exception) -> bool:
     return isinstance(problem, MemoryError) or "can't allocate memory" in text or "out of memory" in text
 
 
-def _quiet_pipe() -> int:
-    """Whoever read our output has gone (`| head`): that is no error, and nothing more can be said."""
+def _no_more_output() -> int:
+    """Print nothing more. Whoever read our output has gone (`| head`): that is no error, so the exit code is 0."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0

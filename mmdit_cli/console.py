@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -69,13 +69,17 @@ def error(message: str) -> None:
     message = printable(message)
     prefix = "error: "
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    text = f"\x1b[31m{prefix}\x1b[0m{message}" if colour else prefix + message
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
+    _to_stderr(f"\x1b[31m{prefix}\x1b[0m{message}" if colour else prefix + message)
 
 
 def message(text: str) -> None:
     """One line on standard error."""
-    print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
+    _to_stderr(text)
+
+
+def _to_stderr(text: str) -> None:
+    with suppress(OSError):  # full, or closed by its reader: no reason to stop the work
+        print(text.encode("utf-8", "backslashreplace").decode("utf-8"), file=sys.stderr)
 
 
 def _columns() -> int | None:
@@ -123,4 +127,4 @@ def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, f
 
 def _training_line(name: str, step: int, steps: int, loss: float, rate: float, left: float) -> None:
     if step == steps or step % max(1, steps // 10) == 0:
-        print(f"{name} {step}/{steps} loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left", file=sys.stderr)
+        _to_stderr(f"{name} {step}/{steps} loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left")

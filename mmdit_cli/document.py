@@ -70,7 +70,12 @@ def emit(request: Request, document: dict[str, Any]) -> None:
         except OSError as error:
             raise UserError(f"--report {request.report}: {error.strerror or error}") from None
     if request.json:
-        sys.stdout.write(to_json(document))
+        text = to_json(document)
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:  # a locale such as C: the same document, spelled in ASCII
+            text = to_json(document, ascii=True)
+        sys.stdout.write(text)
         sys.stdout.flush()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -114,7 +115,15 @@ def make_request(
     if report is not None:
         check_report(report)
     configs = [config] if isinstance(config, str) else config
-    return Request(command, configs, overrides or [], device, dtype, seed, json, report)
+    return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
+
+
+def _as_utf8(text: str) -> str:
+    """What was typed, where the locale (such as C) reads the command line as ASCII; configs are UTF-8 in any case."""
+    try:
+        return os.fsencode(text).decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def check_report(path: Path) -> None:

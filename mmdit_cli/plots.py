@@ -6,6 +6,7 @@ Importing this imports matplotlib: do so where a picture is drawn.
 from __future__ import annotations
 
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,9 +94,10 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all."""
+    """Write a PNG, whole or not at all. Letters that the font lacks are drawn as boxes."""
     FigureCanvasAgg(figure)
-    with replacing(path) as temporary:
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png", dpi=120)
 
 

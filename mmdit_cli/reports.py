@@ -31,8 +31,8 @@ def render(document: Document, suffix: str) -> str:
     return makers[suffix.lower()](document)
 
 
-def to_json(document: Document) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+def to_json(document: Document, *, ascii: bool = False) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=ascii, allow_nan=False) + "\n"
 
 
 def to_csv(document: Document) -> str:

@@ -268,7 +268,7 @@ def test_an_echo_needs_its_sound() -> None:
 
 
 def test_a_run_from_before_a_new_key_goes_on() -> None:
-    from mmdit_cli.toy.train import _with_defaults
+    from mmdit_cli.toy.resume import _with_defaults
 
     saved = {"seed": 0, "config": tiny().model_dump(mode="json")}
     older = {"seed": 0, "config": {**saved["config"], "train": dict(saved["config"]["train"])}}

@@ -28,6 +28,10 @@ def command(
         typer.Option("--run-dir", metavar="DIR", help="Where the run, or a comparison's runs, go. Default: in runs/."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option("--allow-changes", help="Resume with another config, seed or dtype than before; says which."),
+    ] = False,
     seeds: Annotated[
         int,
         typer.Option(
@@ -59,8 +63,8 @@ def command(
 ) -> None:
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
-    Rectified flow. bf16 trains under autocast. Ctrl-C saves and says how to go on. Several configs, or --seeds, train
-    on the same data in turns and end in a comparison. Under torchrun the processes share each batch.
+    Rectified flow. bf16 trains under autocast. Ctrl-C and SIGTERM save and say how to go on. Several configs, or
+    --seeds, train on the same data in turns and end in a comparison. Under torchrun the processes share each batch.
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
@@ -86,6 +90,8 @@ def command(
         raise UserError(str(error)) from None
     if resume and several:
         raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
+    if allow_changes and not resume:
+        raise UserError("--allow-changes is for --resume")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if resume and run_dir is not None:
@@ -109,9 +115,10 @@ def command(
                 steps=steps,
                 run_dir=folder,
                 resume=resume,
+                allow_changes=allow_changes,
                 tensorboard=tensorboard,
                 on_progress=on_progress,
-                on_message=message,
+                on_message=message if group.main else lambda text: None,
                 command_line=["mmdit", *sys.argv[1:]],
                 group=group,
             )
@@ -135,11 +142,11 @@ def command(
     configs = distinct(configs, config)
     for each in configs:
         world_of(each)  # before a folder is made
-    folder = compare_folder(run_dir)
-    results, comparison = compare(configs, range(seed, seed + seeds), folder=folder, train=run, target=share)
-    draw(comparison, results, plot or folder / "comparison.png")
-    document = make_document(request, results, comparison=comparison)
-    write_atomic(folder / "comparison.json", render(document, ".json").encode())
+    with compare_folder(run_dir) as folder:
+        results, comparison = compare(configs, range(seed, seed + seeds), folder=folder, train=run, target=share)
+        draw(comparison, results, plot or folder / "comparison.png")
+        document = make_document(request, results, comparison=comparison)
+        write_atomic(folder / "comparison.json", render(document, ".json").encode())
     show(request, results, lambda width: compare_tables(comparison, width), comparison=comparison)
     if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
         raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")

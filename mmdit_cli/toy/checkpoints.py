@@ -6,15 +6,18 @@ whole or not at all; each file's SHA-256 is in its JSON, and a checkpoint that d
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -51,12 +54,13 @@ def save_checkpoint(
     try:
         mmdit.save(model, temporary / WEIGHTS)
         mmdit.save(average, temporary / EMA)
-        save_file(optimizer, temporary / OPTIMIZER)
+        _save_file(optimizer, temporary / OPTIMIZER)
         names = (WEIGHTS, EMA, OPTIMIZER)
         state |= {
             "step": step,
             "sha256": {name: _digest(temporary / name) for name in names},
         }
+        state["sha256"][STATE] = _own_digest(state)
         (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         for name in (*names, STATE):
             _sync(temporary / name)
@@ -84,11 +88,13 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     for folder in reversed(_folders(run_dir)):
         try:
             state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            if state["sha256"].get(STATE, _own_digest(state)) != _own_digest(state):  # older ones have none
+                raise ValueError(f"{STATE} does not match its checksum")
             for name in (WEIGHTS, EMA, OPTIMIZER):
                 if _digest(folder / name) != state["sha256"][name]:
                     raise ValueError(f"{name} does not match its checksum")
             return Checkpoint(folder, int(state["step"]), state), problems
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{folder} is damaged ({error}); passed over")
         except RecursionError:
             problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
@@ -96,10 +102,19 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded."""
+    """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded.
+
+    Raises:
+        ValueError: they are not those of the model, which is as it was.
+    """
     for module, name in ((model, WEIGHTS), (average.module, EMA)):
         tensors = load_file(checkpoint.path / name)
-        for key, held in module.state_dict().items():
+        state = module.state_dict()
+        for key in dict.fromkeys([*tensors, *state]):
+            there, wanted = (tuple(x[key].shape) if key in x else None for x in (tensors, state))
+            if there != wanted:
+                raise ValueError(f"{key} is {_shape(there)} in {name}, and {_shape(wanted)} in the model")
+        for key, held in state.items():
             put(held, tensors[key])
     average.n_averaged.fill_(checkpoint.state["averaged"])
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -119,6 +134,26 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 def _folders(run_dir: Path) -> list[Path]:
     return sorted(path for path in run_dir.glob(f"{PREFIX}*") if path.is_dir())
+
+
+def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
+    """Raises OSError where it can't be written; safetensors has an exception of its own for it."""
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found.group(1)) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(path)) from None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "missing" if shape is None else " x ".join(map(str, shape)) or "a scalar"
+
+
+def _own_digest(state: dict[str, Any]) -> str:
+    """The checksum of the JSON itself, without itself."""
+    rest = state | {"sha256": {name: text for name, text in state["sha256"].items() if name != STATE}}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -79,6 +79,10 @@ class Group:
     def wait(self) -> None:
         """Until all are here."""
 
+    def broken_by(self, error: RuntimeError) -> bool:
+        """Whether this is what a collective raises when another process has ended."""
+        return False
+
 
 ALONE = Group()
 
@@ -144,6 +148,10 @@ class Processes(Group):
 
     def wait(self) -> None:
         dist.barrier()
+
+    def broken_by(self, error: RuntimeError) -> bool:
+        text = str(error)  # gloo's are plain RuntimeErrors
+        return isinstance(error, dist.DistError) or any(sign in text for sign in ("gloo", "Connection", "Broken pipe"))
 
 
 def whole(x: Tensor) -> Tensor:

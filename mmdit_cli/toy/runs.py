@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import re
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,62 +19,116 @@ import torch
 import yaml
 
 from mmdit.files import write_atomic
+from mmdit.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
 
-CONFIG, ABOUT, METRICS = "config.yaml", "run.json", "metrics.jsonl"
+CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
 
 
-def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Path:
-    """The run's folder, new unless it is resumed.
-
-    Raises:
-        UserError: it exists and is not empty, is missing where it should be resumed, or can't be made.
-    """
-    if resume:
-        if run_dir is None:
-            raise UserError("--resume needs the run's folder; pass --run-dir DIR")
-        if not run_dir.is_dir():
-            raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
-        return run_dir
-    return new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}")
-
-
-def compare_folder(run_dir: Path | None) -> Path:
-    """The folder of a comparison's runs.
+@contextmanager
+def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Iterator[Path]:
+    """The run's folder, new unless it is resumed, and locked as long as the run goes on.
 
     Raises:
-        UserError: it exists and is not empty, or can't be made.
+        UserError: it exists and is not empty, is missing where it should be resumed, can't be made or written to, or
+            another run is under way in it.
     """
-    return new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}")
+    if not resume:
+        with new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+            yield folder
+        return
+    if run_dir is None:
+        raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+    if not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
+    with _alone_in(run_dir):
+        yield run_dir
+
+
+@contextmanager
+def compare_folder(run_dir: Path | None) -> Iterator[Path]:
+    """The folder of a comparison's runs, locked as long as it goes on.
+
+    Raises:
+        UserError: it exists and is not empty, can't be made, or another run is under way in it.
+    """
+    with new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+        yield folder
 
 
 def safe_name(name: str) -> str:
-    """A config's name as that of a folder."""
+    """A config's name as that of a folder, in the letters that this system's names of files can have."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a locale such as C
+        name = name.encode("ascii", "replace").decode()
     return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
 
 
-def new_folder(folder: Path) -> Path:
-    """Make a folder, or take an empty one.
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder, or take an empty one, and lock it.
 
     Raises:
-        UserError: it is not empty, not writable, or can't be made.
+        UserError: it is not empty, not writable, can't be made, or another run is under way in it.
     """
-    try:
+    with _named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise UserError(f"--run-dir {folder}: is not empty; name a new folder, or go on with it by --resume")
+    with _alone_in(folder):
+        with _named(folder):
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise UserError(f"--run-dir {folder}: is not empty; name a new folder, or go on with it by --resume")
+        yield folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, a file that says who does. It is free again when its process ends, however that happens.
+
+    Where the file system knows no locks, two runs in one folder are not told apart.
+
+    Raises:
+        UserError: another process holds it, or the folder can't be written to.
+    """
+    path = folder / LOCK
+    with _named(folder):
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        path.touch()
+    with locked(path) as ours:
+        if ours is False:
+            holder = ""
+            with suppress(OSError):
+                holder = path.read_text(encoding="utf-8").strip()
+            raise UserError(f"--run-dir {folder}: another run is under way in it{holder and f' ({holder})'}")
+        try:
+            with suppress(OSError):  # who holds it is for people to read; on a full disk it holds nonetheless
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
-    if not os.access(folder, os.W_OK):
-        raise UserError(f"--run-dir {folder}: is not writable")
-    return folder
 
 
-def describe(folder: Path, identity: dict[str, Any], *, device: torch.device, command_line: Sequence[str]) -> None:
-    """Write the resolved config, and what the run was made with. A config that is there already stays."""
-    if not (folder / CONFIG).exists():
-        write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
+def describe(
+    folder: Path,
+    identity: dict[str, Any],
+    *,
+    device: torch.device,
+    command_line: Sequence[str],
+    changes: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step."""
+    write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
     about = {
         "command_line": list(command_line),
         "seed": identity["seed"],
@@ -86,8 +140,20 @@ def describe(folder: Path, identity: dict[str, Any], *, device: torch.device, co
         "torch_version": str(torch.__version__),
         "python_version": platform.python_version(),
         "platform": platform.platform(),
+        "changes": list(changes),
     }
     write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """What `describe` wrote: the run's identity, None where it was not written yet, and the changes so far."""
+    try:
+        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        identity = {"seed": about["seed"], "dtype": about["dtype"], "config": config}
+        return identity, [change for change in about.get("changes", []) if isinstance(change, dict)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        return None, []
 
 
 def resume_command(folder: Path, identity: dict[str, Any], device: torch.device) -> str:
@@ -208,24 +274,3 @@ def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, fl
             yield from _scalars(value, f"{prefix}{key}/")
         elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
             yield f"{prefix}{key}", value
-
-
-@contextmanager
-def held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C waits until it is asked for, so that it can't tear a step; a second one does not wait."""
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
-    caught = False
-
-    def note(number: int, frame: Any) -> None:
-        nonlocal caught
-        if caught:
-            raise KeyboardInterrupt
-        caught = True
-
-    before = signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: caught
-    finally:
-        signal.signal(signal.SIGINT, before)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,21 +12,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmdit_cli.errors import UserError
+from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.fit import check_fits
+from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.schema import ToolConfig
 from mmdit_cli.toy.any_to_any import any_to_any
-from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint, sweep
+from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.toy.evaluate import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.parallel import ALONE, Group
+from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.runs import (
     Metrics,
     NoMetrics,
     check_tensorboard,
     describe,
-    differences,
     event_writer,
-    held_interrupt,
     open_run,
     resume_command,
 )
@@ -68,7 +69,11 @@ class TrainResult:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, after the run has been saved; the message says how to go on."""
+    """Ctrl-C or SIGTERM, after the run has been saved; the message says how to go on."""
+
+
+class GroupBroken(CheckFailed):
+    """Another process of the group has ended; the message says how to go on from the last checkpoint."""
 
 
 def train(
@@ -80,6 +85,7 @@ def train(
     steps: int | None = None,
     run_dir: Path | None = None,
     resume: bool = False,
+    allow_changes: bool = False,
     tensorboard: bool = False,
     on_progress: Progress = lambda step, steps, loss, rate, left: None,
     on_message: Callable[[str], None] = lambda message: None,
@@ -93,14 +99,16 @@ def train(
     Args:
         steps: in place of the config's `train.steps`.
         run_dir: a new or empty folder, or the run to `resume`; None: `runs/NAME-TIME`.
+        allow_changes: resume even where the run was started with another seed, dtype or config.
         tensorboard: write event files into the run's folder as well.
         on_progress: called after each step with the step, the steps in all, the loss, steps/s and seconds left.
         on_message: called with what a user should know, such as a damaged checkpoint that was passed over.
 
     Raises:
-        UserError: the config is not one of the toy's worlds, or the folder can't be used.
+        UserError: the config is not one of the toy's worlds, or the folder can't be used or written to.
         Diverged: the loss stopped being finite; the last checkpoint stands.
-        Interrupted: Ctrl-C; the state has been saved.
+        Interrupted: Ctrl-C or SIGTERM; the state has been saved.
+        GroupBroken: another process of the group has ended; the last checkpoint stands.
     """
     if dtype not in DTYPES:
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
@@ -112,64 +120,42 @@ def train(
         raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
     world = world_of(config)
     check_fits(config, "train", dtype, device, "train-toy")
-    folder = group.on_main(lambda: open_run(config.name, run_dir, resume=resume))
-    trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
-    metrics = Metrics(folder) if group.main else NoMetrics(folder)
-    try:
-        if resume:
-            _go_on(trainer, folder, metrics, on_message)
-        if group.main and tensorboard:
-            metrics.mirror(event_writer(folder, trainer.completed))
-        if group.main:
-            describe(folder, trainer.identity(), device=device, command_line=command_line)
+    with ExitStack() as until_the_end:
+        folder = group.on_main(lambda: until_the_end.enter_context(open_run(config.name, run_dir, resume=resume)))
+        trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
+        metrics = Metrics(folder) if group.main else NoMetrics(folder)
+        until_the_end.callback(metrics.close)
+        command = resume_command(folder, trainer.identity(), device)
         try:
+            changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
+            if group.main and tensorboard:
+                metrics.mirror(event_writer(folder, trainer.completed))
+            if group.main:
+                about = trainer.identity()
+                describe(folder, about, device=device, command_line=command_line, changes=changes)
             rate = _train(trainer, folder, metrics, on_progress)
             return _finish(trainer, folder, metrics, rate)
         except Diverged as problem:
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
-            command = resume_command(folder, trainer.identity(), device)
             raise Interrupted(f"interrupted at step {trainer.completed}; go on with\n{command}") from None
-    finally:
-        metrics.close()
-
-
-def _go_on(trainer: Trainer, folder: Path, metrics: Metrics, on_message: Callable[[str], None]) -> None:
-    """Take up the newest whole checkpoint; a run that was stopped before its first one begins anew.
-
-    Raises:
-        UserError: the run was started with another seed, dtype or config.
-    """
-    if trainer.group.main:
-        sweep(folder)
-    trainer.group.wait()
-    checkpoint, problems = newest_checkpoint(folder)
-    for problem in problems:
-        on_message(problem)
-    if checkpoint is None and problems:
-        raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")
-    if checkpoint is not None:
-        other = differences(_with_defaults(checkpoint.state.get("identity")), trainer.identity())
-        if other:
-            raise UserError(f"--resume: the run in {folder} was started otherwise: {'; '.join(other[:5])}")
-        trainer.restore(checkpoint)
-    metrics.truncate(trainer.completed)
-
-
-def _with_defaults(identity: Any) -> Any:
-    """A saved identity with the keys that configs have got since, at their defaults."""
-    try:
-        return {**identity, "config": ToolConfig.model_validate(identity["config"]).model_dump(mode="json")}
-    except (TypeError, KeyError, ValueError):
-        return identity
+        except OSError as problem:
+            where, why = problem.filename or folder, problem.strerror or problem
+            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with\n{command}") from None
+        except RuntimeError as problem:
+            if not group.broken_by(problem):
+                raise
+            raise GroupBroken(
+                f"another process of this run has ended, at step {trainer.completed}; go on with\n{command}"
+            ) from None
 
 
 def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progress) -> float:
     """Train to the end, saving and evaluating on the way; returns steps/s without the time of either.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, after the step it came in has been finished and saved.
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step it came in has been finished and saved.
     """
     settings, first, spent, group = trainer.settings, trainer.completed, 0.0, trainer.group
     saved, before = -1, metrics.seconds()

@@ -1,0 +1,104 @@
+"""Ctrl-C (SIGINT) and SIGTERM: both end a command in one message, with exit code 130 and 143 (128 + the signal).
+
+Python raises `KeyboardInterrupt` between any two of its instructions. Where that happens in a destructor it is lost,
+and some libraries turn it into an error of their own while they are imported; so what was caught is kept here as well.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+AGAIN = 0.05  # seconds until a signal whose exception was lost is sent anew
+
+_caught = 0
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does."""
+
+
+def caught() -> int:
+    """The signal that is ending this command; 0: none."""
+    return _caught
+
+
+def forget() -> None:
+    """A new command begins: what stopped an earlier one in this process is of no concern to it."""
+    global _caught
+    _caught = 0
+
+
+def exit_code() -> int:
+    """Of a command that was interrupted."""
+    return 128 + (_caught or signal.SIGINT)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise KeyboardInterrupt in what runs here. Outside of the main thread nothing changes."""
+    global _caught
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _caught, hook = 0, sys.unraisablehook
+
+    def unraisable(args: Any) -> None:
+        if isinstance(args.exc_value, KeyboardInterrupt):
+            threading.Timer(AGAIN, os.kill, (os.getpid(), _caught or signal.SIGINT)).start()
+        else:
+            hook(args)
+
+    before = [(number, signal.signal(number, _raise)) for number in SIGNALS]
+    sys.unraisablehook = unraisable
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+        sys.unraisablehook = hook
+
+
+@contextmanager
+def held_interrupt() -> Iterator[Callable[[], bool]]:
+    """Ctrl-C and SIGTERM wait until they are asked for, so that they can't tear a step; a second one does not wait."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    waiting = False
+
+    def note(number: int, frame: Any) -> None:
+        nonlocal waiting
+        if waiting:
+            _raise(number, frame)
+        _note(number)
+        waiting = True
+
+    before = [(number, signal.signal(number, note)) for number in SIGNALS]
+    try:
+        yield lambda: waiting
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def let_die() -> None:
+    """From here on a signal ends the process at once and in silence: everything is written, nothing is left to lose."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def _note(number: int) -> None:
+    global _caught
+    _caught = number
+
+
+def _raise(number: int, frame: Any) -> None:
+    _note(number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

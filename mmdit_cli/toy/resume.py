@@ -1,0 +1,74 @@
+"""Going on with a run: which checkpoint, and whether what is asked is still the run that was started."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mmdit.files import remove_leftovers
+from mmdit_cli.errors import UserError
+from mmdit_cli.schema import ToolConfig
+from mmdit_cli.toy.checkpoints import Checkpoint, newest_checkpoint, sweep
+from mmdit_cli.toy.runs import Metrics, described, differences
+from mmdit_cli.toy.trainer import Trainer
+
+NAMED = 5  # changes that a refusal lists
+
+
+def go_on(
+    trainer: Trainer, folder: Path, metrics: Metrics, on_message: Callable[[str], None], *, allow_changes: bool = False
+) -> list[dict[str, Any]]:
+    """Take up the newest whole checkpoint; a run that was stopped before its first one begins anew.
+
+    Returns:
+        the changes that the run has gone on with, those of now included: `{"step": 40, "changes": ["seed was ..."]}`.
+
+    Raises:
+        UserError: the run was started with another seed, dtype or config, and `allow_changes` is false; or it can't go
+            on with this one: other weights, or fewer steps than it has done.
+    """
+    if trainer.group.main:
+        sweep(folder)
+        for place in (folder, folder / "progress"):
+            remove_leftovers(place)
+    trainer.group.wait()
+    checkpoint, problems = newest_checkpoint(folder)
+    for problem in problems:
+        on_message(problem)
+    if checkpoint is None and problems:
+        raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")
+    started, before = described(folder)
+    saved = started if checkpoint is None else checkpoint.state.get("identity")
+    other = [] if saved is None else differences(_with_defaults(saved), trainer.identity())
+    if other and not allow_changes:
+        more = f"; and {len(other) - NAMED} more" if len(other) > NAMED else ""
+        raise UserError(
+            f"--resume: the run in {folder} was started otherwise: {'; '.join(other[:NAMED])}{more}; "
+            "--allow-changes goes on all the same"
+        )
+    if checkpoint is not None:
+        _restore(trainer, checkpoint)
+    metrics.truncate(trainer.completed)
+    if other:
+        on_message(f"going on from step {trainer.completed} with changes: {'; '.join(other)}")
+        return [*before, {"step": trainer.completed, "changes": other}]
+    return before
+
+
+def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
+    steps = trainer.settings.steps
+    if checkpoint.step > steps:
+        raise UserError(f"--resume: train.steps is {steps}, and {checkpoint.path} has done {checkpoint.step}")
+    try:
+        trainer.restore(checkpoint)
+    except ValueError as problem:
+        raise UserError(f"--resume: {checkpoint.path} does not fit the config: {problem}") from None
+
+
+def _with_defaults(identity: Any) -> Any:
+    """A saved identity with the keys that configs have got since, at their defaults."""
+    try:
+        return {**identity, "config": ToolConfig.model_validate(identity["config"]).model_dump(mode="json")}
+    except (TypeError, KeyError, ValueError):
+        return identity
