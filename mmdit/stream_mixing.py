@@ -223,11 +223,10 @@ def _gradients_of(
     """The gradient of each input, as a function of inputs and `grads` that can be differentiated again."""
     # views, so that what one input owes to another (mix comes from x) is not counted here
     given = [None if x is None else x.view_as(x) for x in inputs]
-    outs, cotangents = zip(
-        *((y, g) for y, g in zip(formula(*given), grads, strict=True) if y.requires_grad), strict=True
-    )
+    outs = [(out, grad) for out, grad in zip(formula(*given), grads, strict=True) if out.requires_grad]
     wanted = [x for x in given if x is not None and x.requires_grad]
-    found = iter(torch.autograd.grad(outs, wanted, cotangents, create_graph=True, allow_unused=True))
+    values, cotangents = zip(*outs, strict=True)
+    found = iter(torch.autograd.grad(values, wanted, cotangents, create_graph=True, allow_unused=True))
     return tuple(next(found) if x is not None and x.requires_grad else None for x in given)
 
 
