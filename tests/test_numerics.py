@@ -91,6 +91,14 @@ def test_a_logit_of_ten_thousand_takes_the_value_of_its_key(attend, dtype):
 
 
 @dtypes
+def test_the_fused_attention_takes_logits_that_float16_cannot_hold(dtype):
+    q, k, v = one_of(1e6, dtype)
+    out = FusedAttention()(q, k, v)
+    out.float().square().sum().backward()
+    assert torch.equal(out, v.roll(-1, 2)) and all(x.grad.isfinite().all() for x in (q, k, v))
+
+
+@dtypes
 @attentions
 def test_a_logit_of_minus_ten_thousand_leaves_its_key_out(attend, dtype):
     q, k, v = one_of(1e4, dtype)

@@ -76,9 +76,11 @@ def has_second_derivatives(function, values):
     return torch.autograd.gradgradcheck(function, values, fast_mode=True)
 
 
-@pytest.mark.parametrize(
-    "name", ["standard", "adaptive by token", "soft clamp", "hyper-connections", "manifold", "rotary", "parallel"]
-)
+EXPLICIT = ("standard", "adaptive by token", "soft clamp", "rotary", "parallel")
+STREAMED = [pytest.param(name, marks=pytest.mark.slow) for name in ("hyper-connections", "manifold")]
+
+
+@pytest.mark.parametrize("name", [*EXPLICIT, *STREAMED])
 def test_second_derivatives_are_the_numerical_ones_where_attention_is_explicit(name):
     more = {} if name == "soft clamp" else dict(flash_attn=False)
     assert has_second_derivatives(*as_function(BLOCKS[name], **more))
