@@ -9,7 +9,7 @@ from conftest import drawn, padded_mask, randn
 from mmdit import JointAttention
 from mmdit.hyper_connections import HyperConnection
 from mmdit.mmdit_generalized_pytorch import MMDiT, MMDiTBlock
-from mmdit.stream_mixing import sinkhorn_knopp
+from mmdit.stream_mixing import sinkhorn_knopp, write_streams
 
 TINY = dict(dim_modalities=(3, 2), heads=2, dim_head=4, dim_cond=3)
 MASKS = (padded_mask(2, 1, 2), None)
@@ -110,6 +110,13 @@ def test_streams_have_second_derivatives(manifold, writes, dynamic):
 
 def test_sinkhorn_has_second_derivatives():
     assert has_second_derivatives(sinkhorn_knopp, [(3 * randn(2, 3, 3)).requires_grad_()])
+
+
+def test_what_mixes_streams_may_come_from_them():
+    def written(x, out):
+        return write_streams(x, x @ x.mT, x.sum(-1, keepdim=True), out, None)
+
+    assert has_second_derivatives(written, [randn(1, 2, 2, 3).requires_grad_(), randn(1, 2, 3).requires_grad_()])
 
 
 def test_a_gradient_by_function_is_that_of_the_backward_pass():
