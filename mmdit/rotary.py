@@ -49,6 +49,8 @@ def rotate(x: Tensor, table: Tensor | None) -> Tensor:
         return x
     wide = x.to(torch.promote_types(x.dtype, table.dtype)).unflatten(-1, (-1, 2))
     if not torch.compiler.is_compiling():  # a complex product is one pass, 3 to 5 times as fast; inductor has none
+        if not x.numel():  # whose gradient may lie at an odd place in memory, where no complex number can
+            return x
         turned = torch.view_as_complex(wide) * torch.view_as_complex(table.to(wide.dtype)).unsqueeze(-2)
         return torch.view_as_real(turned).flatten(-2).type_as(x)
     first, second = wide.unbind(-1)

@@ -2,7 +2,8 @@
 
 Each operator is one autograd node. It keeps the streams it was given (`b n s d`, which the next one keeps too) and the
 small coefficients; normed, mixed and weighted copies of the streams are never saved, and most of them never made. They
-compute in the streams' dtype, also under autocast, which would cast the residual to half precision.
+compute in the streams' dtype, also under autocast, which would cast the residual to half precision. Where gradients are
+to be differentiated again (`create_graph=True`), the backward pass is that of the formulas.
 
 A tracer (compile, export) and the meta device should see formulas rather than these nodes: see `is_traced`.
 """
@@ -17,7 +18,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 BLOCK = 128  # tokens whose wide copies stay in the cache
@@ -71,9 +71,7 @@ def sinkhorn_knopp(logits: Tensor, iterations: int = SINKHORN_ITERATIONS) -> Ten
     """
     if not is_traced(logits):
         return _Sinkhorn.apply(logits, iterations)
-    for _ in range(iterations):
-        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
-    return logits.exp()
+    return _sinkhorn_formula(logits, iterations)
 
 
 # --------------------------------------------------------------------------------------------------------- operators
@@ -96,16 +94,21 @@ class _Read(Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        x, weight, _, ctx.weigh, *parameters = inputs
+        x, weight, ctx.eps, ctx.weigh, *parameters = inputs
         _, state, *_, product, inverse_rms = output
         ctx.save_for_backward(x, weight, product, inverse_rms, *parameters)
         constant = (product, inverse_rms, None if x.requires_grad else state)
         ctx.mark_non_differentiable(*(value for value in constant if value is not None))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_branch: Tensor, grad_x: Tensor, *grads: Any) -> Any:
         x, weight, product, inverse_rms, *parameters = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            inputs = (x, weight, *parameters)
+            again = _gradients_of(
+                lambda *values: _read_formula(ctx.eps, ctx.weigh, *values), inputs, (grad_branch, grad_x, *grads[:-2])
+            )
+            return *again[:2], None, None, *again[2:]
         with torch.enable_grad():  # the coefficients again, which are small, and their gradients
             leaves = [p.detach().requires_grad_() for p in (product, *parameters) if p is not None]
             weights = _fitted(ctx.weigh(*leaves) if product is not None else ctx.weigh(None, *leaves), x)
@@ -144,8 +147,9 @@ class _Write(Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            return _gradients_of(_write_formula, ctx.saved_tensors, [grad])
         x, mix, post, out, gate = ctx.saved_tensors
         needed, grad = ctx.needs_input_grad, grad.contiguous()
         grad_x = _weighted_sums(mix, grad) if needed[0] else None
@@ -176,9 +180,10 @@ class _Sinkhorn(Function):
         ctx.save_for_backward(logits)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         (logits,) = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return *_gradients_of(lambda x: [_sinkhorn_formula(x, ctx.iterations)], [logits], [grad]), None
         entering = _tokens_last(logits)
         matrix, sums = _sinkhorn_rounds(entering, ctx.iterations)
         grad = _tokens_last(grad) * matrix  # of the matrix's logarithm, in which a division is a subtraction
@@ -207,6 +212,44 @@ def _tokens_last(x: Tensor) -> Tensor:
 
 def _tokens_first(x: Tensor, like: Tensor) -> Tensor:
     return x.permute(2, 0, 1).reshape(like.shape)
+
+
+# ---------------------------------------------------------------- the same as formulas, where gradients have gradients
+
+
+def _gradients_of(
+    formula: Callable[..., Sequence[Tensor]], inputs: Sequence[Tensor | None], grads: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """The gradient of each input, as a function of inputs and `grads` that can be differentiated again."""
+    # views, so that what one input owes to another (mix comes from x) is not counted here
+    given = [None if x is None else x.view_as(x) for x in inputs]
+    outs = [(out, grad) for out, grad in zip(formula(*given), grads, strict=True) if out.requires_grad]
+    wanted = [x for x in given if x is not None and x.requires_grad]
+    values, cotangents = zip(*outs, strict=True)
+    found = iter(torch.autograd.grad(values, wanted, cotangents, create_graph=True, allow_unused=True))
+    return tuple(next(found) if x is not None and x.requires_grad else None for x in given)
+
+
+def _read_formula(eps: float, weigh: Callable[..., list[Tensor]], x: Tensor, weight: Any, *parameters: Tensor) -> Any:
+    product = None
+    if weight is not None:
+        product = F.linear(F.rms_norm(x, x.shape[-1:], None, eps), weight).to(wide_dtype(x))
+    pre, *write = _fitted(weigh(product, *parameters), x)
+    return (pre.to(x.dtype).mT @ x).squeeze(-2), x, *write
+
+
+def _write_formula(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tensor | None) -> tuple[Tensor]:
+    gated = (out if gate is None else gate * out).to(x.dtype)
+    return (torch.addcmul(mix.to(x.dtype).mT @ x, post.to(x.dtype), gated.unsqueeze(-2)),)
+
+
+def _sinkhorn_formula(logits: Tensor, iterations: int) -> Tensor:
+    for _ in range(iterations):
+        logits = logits.log_softmax(dim=-2).log_softmax(dim=-1)
+    return logits.exp()
+
+
+# ------------------------------------------------------------------------------------------------------- small pieces
 
 
 def _fitted(weights: Sequence[Tensor], x: Tensor) -> list[Tensor]:
