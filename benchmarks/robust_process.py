@@ -1,8 +1,9 @@
 """Runs one request of the command line in a watched child: a limit on its time and memory, its output in files.
 
 A request takes two seconds to import torch, so a server imports everything once and forks itself for each request. The
-server is a process of its own with one thread, because a fork keeps none but the thread that forks. `real` runs the
-same request as `python -m mmdit_cli`, which shows that the fork is faithful.
+server is a process of its own with one thread, because a fork keeps none but the thread that forks. A `real` request
+runs as `python -m mmdit_cli`, which shows that the fork is faithful; it too is a child of the server, because Linux
+counts the memory of whoever starts a program as the most that the program itself had.
 """
 
 from __future__ import annotations
@@ -58,37 +59,22 @@ class Server:
         self.process.wait()
         self.process.stdout.close()
 
-    def run(self, arguments: Sequence[str], folder: Path, stdin: str = os.devnull) -> Ended:
-        """Run `mmdit ARGUMENTS` in a folder, with a file (or `CLOSED`) as its standard input."""
+    def run(self, arguments: Sequence[str], folder: Path, stdin: str = os.devnull, real: bool = False) -> Ended:
+        """Run `mmdit ARGUMENTS` in a folder, with a file (or `CLOSED`) as its standard input.
+
+        Args:
+            real: in a program of its own, with the limits on time and none on memory.
+        """
         assert self.process.stdin and self.process.stdout
         with tempfile.TemporaryDirectory() as streams:
             request = {"arguments": list(arguments), "folder": str(folder), "stdin": stdin, "streams": streams}
+            request["real"] = real
             self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
             if not answer:
                 raise RuntimeError(f"the server ended with {self.process.wait()} at {list(arguments)}")
             return Ended(**json.loads(answer), **_streams(streams))
-
-
-def real(arguments: Sequence[str], folder: Path, stdin: str = os.devnull) -> Ended:
-    """Run `python -m mmdit_cli ARGUMENTS` in a folder."""
-    with tempfile.TemporaryDirectory() as streams, contextlib.ExitStack() as stack:
-        out, err = (stack.enter_context(open(Path(streams) / name, "wb")) for name in ("out", "err"))
-        given = stack.enter_context(open(stdin, "rb")) if stdin != CLOSED else None
-        process = subprocess.Popen(
-            [sys.executable, "-m", "mmdit_cli", *arguments],
-            stdin=given,
-            stdout=out,
-            stderr=err,
-            cwd=folder,
-            env=_environment() | {"TMPDIR": str(folder)},
-            start_new_session=True,
-            preexec_fn=None if given else lambda: os.close(0),
-        )
-        ended = _wait(process.pid, SECONDS + STARTING)
-        process.returncode = ended["code"]  # waited for here, to see what it used
-        return Ended(**ended, **_streams(streams))
 
 
 def _environment() -> dict[str, str]:
@@ -119,7 +105,7 @@ def serve() -> NoReturn:
         pid = os.fork()
         if pid == 0:
             _child(request)
-        answers.write(json.dumps(_wait(pid, SECONDS)).encode() + b"\n")
+        answers.write(json.dumps(_wait(pid, SECONDS + STARTING * request["real"])).encode() + b"\n")
         answers.flush()
     os._exit(0)  # torch takes its time to leave
 
@@ -178,6 +164,8 @@ def _child(request: dict[str, Any]) -> NoReturn:
             sys.stdin = os.fdopen(0, encoding="utf-8", closefd=False)
         for number, name in ((1, "out"), (2, "err")):
             _redirect(f"{request['streams']}/{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, number)
+        if request["real"]:
+            os.execv(sys.executable, [sys.executable, "-m", "mmdit_cli", *request["arguments"]])
         sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
         sys.stderr = os.fdopen(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False)
         pages = int(Path("/proc/self/statm").read_text().split()[0])

@@ -15,31 +15,16 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from robust_cases import FILE, Case, Text, Turns, base, config_cases
 from robust_files import file_cases
 from robust_flags import flag_cases
-from robust_process import SECONDS, STARTING, Ended, Server, real
+from robust_outcome import Outcome
+from robust_process import SECONDS, STARTING, Ended, Server
 
 MEMORY = 1 << 30  # bytes resident at most
 LONGEST = 5000  # characters of a message
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a wrong request was answered.
-
-    `lost`: something that was there before was damaged, or a partial or temporary file was left. `why`: what was not
-    well, or was lost; empty where all is well.
-    """
-
-    group: str
-    name: str
-    well: bool
-    lost: bool
-    why: str
 
 
 def cases(seed: int = 0, share: float = 1.0) -> list[Case]:
@@ -67,7 +52,7 @@ def outcome(case: Case, server: Server) -> Outcome:
         _fill(folder, case)
         stdin = str(folder / case.stdin) if case.stdin else case.stdin  # an absolute path stays as it is
         before = contents(folder)
-        ended = (real if case.real else server.run)(case.arguments, folder, stdin)
+        ended = server.run(case.arguments, folder, stdin, case.real)
         after = contents(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from robust_cases import COMMANDS, FILE, Text, base
-from robust_process import Ended, Server, real
-from robust_requests import Case, Outcome, cases, contents, fault, outcome, outcomes
+from robust_outcome import Outcome
+from robust_process import Ended, Server
+from robust_requests import Case, cases, contents, fault, outcome, outcomes
 
 from mmdit.config import ConfigError
 from mmdit.config_file import validate_mapping
@@ -69,8 +70,8 @@ def test_a_seed_makes_the_same_requests_for_all_commands_and_another_makes_other
 def test_the_config_that_is_damaged_is_right_for_every_command(name, server, tmp_path):
     command, *options = COMMANDS[name]
     (tmp_path / FILE).write_bytes(Text.of(base()).encode())
-    run = real if name == "profile" else server.run  # which measures the machine, so it may take longer
-    ended = run([command, "--config", FILE, *options, "--json"], tmp_path)
+    real = name == "profile"  # measures the machine, so it may take longer
+    ended = server.run([command, "--config", FILE, *options, "--json"], tmp_path, real=real)
     assert ended.code == 0 and json.loads(ended.out)["command"] == command, ended
 
 
