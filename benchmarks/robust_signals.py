@@ -17,6 +17,7 @@ from robust_lab import COMMANDS, PATIENCE, TOY, Case, Lab, last_checkpoint, once
 SIGNALS = {"SIGINT": 130, "SIGTERM": 143, "SIGKILL": -9}
 MOMENTS, MORE = 2, 4  # of each signal in each command; and in those that write for long
 CALLS = ("os.fsync:1", "os.fsync:2", "os.replace:1", "os.rename:1", "os.chmod:1", "os.mkdir:1")
+TWICE = 0.5  # seconds in which a second Ctrl-C follows
 BOUND = 60  # seconds in which the other processes of a group have to end
 
 
@@ -28,6 +29,10 @@ def cases(rng: random.Random) -> Iterator[Case]:
                 share = (moment + rng.random()) / moments
                 check = partial(_signalled, command=command, name=name, share=share)
                 yield "signals", f"{name} at {share:.0%} of {command}", check
+        for moment in range(moments):
+            share, later = (moment + rng.random()) / moments, TWICE * rng.random()
+            check = partial(_signalled, command=command, name="SIGINT", share=share, later=later)
+            yield "signals twice", f"SIGINT at {share:.0%} of {command}, again {later * 1e3:.0f} ms later", check
     for command in ("export", "export in shards", "flops", "train-toy"):
         for call in CALLS:
             for name in ("SIGKILL", "SIGTERM"):
@@ -70,7 +75,7 @@ def _hears_signals(process: subprocess.Popen[bytes]) -> float:
     return time.monotonic()
 
 
-def _signalled(lab: Lab, *, command: str, name: str, share: float) -> None:
+def _signalled(lab: Lab, *, command: str, name: str, share: float, later: float | None = None) -> None:
     lab.prepare(command)
     seconds = durations()[command] * share
     process = lab.start(*COMMANDS[command])
@@ -78,6 +83,9 @@ def _signalled(lab: Lab, *, command: str, name: str, share: float) -> None:
     time.sleep(seconds)
     number = signal.Signals[name]
     process.send_signal(number)
+    if later is not None:
+        time.sleep(later)
+        process.send_signal(number)
     done = lab.finish(process, BOUND)
     # the end may have come first; what has said all it had to say dies silently
     lab.ends(done, SIGNALS[name], 0, -number, quiet=number == signal.SIGKILL and command != "train-toy")

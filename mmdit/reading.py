@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 
 def read_regular(path: str | Path, limit: int) -> bytes:
-    """The first bytes of a regular file, at most `limit`. What has no end or makes wait (a FIFO, a device) is refused.
+    """The first bytes of a regular file, at most `limit`.
+
+    Raises:
+        OSError: as `open_regular`.
+    """
+    with open_regular(path) as file:
+        return file.read(limit)
+
+
+@contextmanager
+def open_regular(path: str | Path) -> Iterator[BinaryIO]:
+    """A regular file to read. What has no end or makes wait (a FIFO, a device) is refused.
 
     Raises:
         OSError: it can't be opened or is no regular file; its `strerror` may be None, and its text says what it is.
@@ -22,6 +36,6 @@ def read_regular(path: str | Path, limit: int) -> bytes:
         if not stat.S_ISREG(mode):
             raise OSError("it is not a regular file; pipe it to standard input and name it -")
         with open(descriptor, "rb", closefd=False) as file:
-            return file.read(limit)
+            yield file
     finally:
         os.close(descriptor)

@@ -74,7 +74,7 @@ def error(message: str) -> None:
 
 def message(text: str) -> None:
     """One line on standard error."""
-    _to_stderr(text)
+    _to_stderr(printable(text))
 
 
 def _to_stderr(text: str) -> None:

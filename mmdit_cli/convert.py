@@ -97,7 +97,7 @@ def convert_weights(
     if file is None:
         if source != "mmdit":
             raise UserError(f"--from {source}: names the layout of --weights, which is missing")
-        check_room(model, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=None)
+        check_room(config, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=None)
         torch.manual_seed(seed)
         state = build(model).state_dict()
         given = Weights(specs_of(state), state.__getitem__)

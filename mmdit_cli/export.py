@@ -99,7 +99,7 @@ def export_model(
     check_out(out, force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     source = f"seed {seed}" if file is None else str(file)
-    check_room(config.model, out, dtype=dtype, device=device, file=file)
+    check_room(config, out, dtype=dtype, device=device, file=file)
     on_progress("building" if file is None else "reading", 0, None)
     model = fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device)
     parameters = sum(p.numel() for p in model.parameters())

@@ -9,12 +9,15 @@ from pathlib import Path
 
 import torch
 
-from mmdit.config import ModelConfig, build
+from mmdit.config import build
 from mmdit.files import check_folder, check_writable
 from mmdit.shards import not_an_export, parse_size
 from mmdit.weight_files import SINGLE, WeightFiles
 from mmdit_cli.errors import UserError
+from mmdit_cli.formats import bytes_
 from mmdit_cli.measure.room import free_memory
+from mmdit_cli.schema import ToolConfig
+from mmdit_cli.sizes import possible
 from mmdit_cli.toy.checkpoints import EMA, WEIGHTS, newest_checkpoint
 
 __all__ = ["check_out", "check_room", "free_memory", "shard_size", "weights_file"]
@@ -78,10 +81,10 @@ def check_disk(needed: int, out: Path) -> None:
     """Raises UserError where the disk has less room."""
     free = shutil.disk_usage(out.parent).free
     if needed > free:
-        raise UserError(f"--out {out}: needs {needed / 1e9:,.1f} GB on the disk and {free / 1e9:,.1f} GB are free")
+        raise UserError(f"--out {out}: needs {bytes_(needed)} on the disk and {bytes_(free)} are free")
 
 
-def check_room(config: ModelConfig, out: Path, *, dtype: torch.dtype, device: torch.device, file: Path | None) -> None:
+def check_room(config: ToolConfig, out: Path, *, dtype: torch.dtype, device: torch.device, file: Path | None) -> None:
     """Refuse a model that would not fit into the memory or onto the disk, before anything is allocated.
 
     Args:
@@ -90,11 +93,8 @@ def check_room(config: ModelConfig, out: Path, *, dtype: torch.dtype, device: to
     Raises:
         UserError: it says what is needed and what there is.
     """
-    try:
-        with torch.device("meta"):
-            parameters = sum(p.numel() for p in build(config).parameters())
-    except (RuntimeError, TypeError, OverflowError):  # sizes beyond 63 bits
-        raise UserError("the model is larger than any machine; check the config's sizes") from None
+    with possible(config), torch.device("meta"):
+        parameters = sum(p.numel() for p in build(config.model).parameters())
     written = parameters * dtype.itemsize
     for what, needed, free in (
         ("memory", _held(parameters, dtype, device, file), free_memory(device)),
@@ -102,7 +102,7 @@ def check_room(config: ModelConfig, out: Path, *, dtype: torch.dtype, device: to
     ):
         if free is not None and needed > free:
             raise UserError(
-                f"the model needs {needed / 1e9:,.1f} GB of {what} and {free / 1e9:,.1f} GB are free; "
+                f"{config.name}: the model needs {bytes_(needed)} of {what} and {bytes_(free)} are free; "
                 "fewer blocks would need less, as in --set model.depth=2"
             )
 

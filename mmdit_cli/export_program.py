@@ -21,6 +21,7 @@ from mmdit.files import replacing, replacing_folder
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import ExportResult, Progress, fresh_or_read
 from mmdit_cli.export_checks import check_out, check_room, weights_file
+from mmdit_cli.formats import bytes_
 from mmdit_cli.inputs import outputs_by_name
 from mmdit_cli.program import TRACED, Flat, Signature, awake, compare, example_call, torch_can, trace, traceable
 from mmdit_cli.schema import ToolConfig
@@ -68,13 +69,13 @@ def export_program(
         _check_onnx(dtype, device)
     check_out(out, force, folder=folder, other=not_a_program)
     file = weights_file(weights, raw, on_message)
-    check_room(config.model, out, dtype=dtype, device=device, file=file)
+    check_room(config, out, dtype=dtype, device=device, file=file)
     on_progress("building" if file is None else "reading", 0, None)
     model = traceable(fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device))
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if format == "onnx" and not folder and size > ONE_FILE:
         raise UserError(
-            f"--out {out}: an ONNX file holds 2 GB at most, and the weights take {size / 1e9:,.1f} GB; name a folder, "
+            f"--out {out}: an ONNX file holds 2 GB at most, and the weights take {bytes_(size)}; name a folder, "
             f"which gets {GRAPH} and {WEIGHTS}"
         )
     source = f"seed {seed}" if file is None else str(file)

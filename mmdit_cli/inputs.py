@@ -11,6 +11,7 @@ from torch import Tensor
 from mmdit.config import ModalityConfig, PatchInput, TokenInput
 from mmdit.packing import Packing
 from mmdit_cli.errors import UserError
+from mmdit_cli.formats import bytes_
 from mmdit_cli.measure.room import free_memory
 from mmdit_cli.schema import ToolConfig, patch_grid
 
@@ -124,8 +125,8 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
     needed = sum(batch * count * MASK_BYTES for name, count in tokens.items() if name in config.run.mask)
     if (free := free_memory(cpu)) is not None and needed > free:
         raise UserError(
-            f"{config.name}: packing a batch of {batch} needs {needed / 1e9:,.1f} GB of memory for its masks and "
-            f"{free / 1e9:,.1f} GB are free; lower run.batch_size or run.tokens"
+            f"{config.name}: packing a batch of {batch} needs {bytes_(needed)} of memory for its masks and "
+            f"{bytes_(free)} are free; lower run.batch_size or run.tokens"
         )
     masks = [
         _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None

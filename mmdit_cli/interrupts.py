@@ -2,22 +2,26 @@
 
 Python raises `KeyboardInterrupt` between any two of its instructions. Where that happens in a destructor it is lost,
 and some libraries turn it into an error of their own while they are imported; so what was caught is kept here as well.
+A second signal soon after the first is the same wish: it does not tear what the first one has begun to put away.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN = 0.05  # seconds until a signal whose exception was lost is sent anew
+ECHO = 1.0  # seconds in which another signal counts as the one before
 
-_caught = 0
+_caught, _when = 0, -math.inf
 
 
 class Terminated(KeyboardInterrupt):
@@ -31,8 +35,8 @@ def caught() -> int:
 
 def forget() -> None:
     """A new command begins: what stopped an earlier one in this process is of no concern to it."""
-    global _caught
-    _caught = 0
+    global _caught, _when
+    _caught, _when = 0, -math.inf
 
 
 def exit_code() -> int:
@@ -43,14 +47,16 @@ def exit_code() -> int:
 @contextmanager
 def interruptible() -> Iterator[None]:
     """SIGINT and SIGTERM raise KeyboardInterrupt in what runs here. Outside of the main thread nothing changes."""
-    global _caught
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _caught, hook = 0, sys.unraisablehook
+    forget()
+    hook = sys.unraisablehook
 
     def unraisable(args: Any) -> None:
+        global _when
         if isinstance(args.exc_value, KeyboardInterrupt):
+            _when = -math.inf
             threading.Timer(AGAIN, os.kill, (os.getpid(), _caught or signal.SIGINT)).start()
         else:
             hook(args)
@@ -67,18 +73,19 @@ def interruptible() -> Iterator[None]:
 
 @contextmanager
 def held_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C and SIGTERM wait until they are asked for, so that they can't tear a step; a second one does not wait."""
+    """Ctrl-C and SIGTERM wait until they are asked for, so that they can't tear a step; a later one does not wait."""
+    global _when
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    waiting = False
+    waiting, _when = False, -math.inf
 
     def note(number: int, frame: Any) -> None:
         nonlocal waiting
         if waiting:
             _raise(number, frame)
-        _note(number)
-        waiting = True
+        else:
+            waiting = _note(number)
 
     before = [(number, signal.signal(number, note)) for number in SIGNALS]
     try:
@@ -94,11 +101,18 @@ def let_die() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
-def _note(number: int) -> None:
-    global _caught
+def _note(number: int) -> bool:
+    """Keep a signal; False where it is an echo of the one before."""
+    global _caught, _when
+    before, _when = _when, time.monotonic()
+    if _when - before < ECHO:
+        _when = before
+        return False
     _caught = number
+    return True
 
 
 def _raise(number: int, frame: Any) -> None:
-    _note(number)
+    if not _note(number):
+        return
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt

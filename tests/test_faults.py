@@ -268,6 +268,37 @@ def test_a_signal_raises_once_and_names_its_exit_code(number, code):
     assert (interrupts.caught(), interrupts.exit_code()) == (number, code)
 
 
+def test_a_second_ctrl_c_soon_after_does_not_tear_the_clean_up_and_a_later_one_does(monkeypatch):
+    def stopped_twice():
+        with interrupts.interruptible():
+            try:
+                signal.raise_signal(signal.SIGINT)
+            finally:
+                signal.raise_signal(signal.SIGTERM)
+                cleaned.append(interrupts.exit_code())
+
+    cleaned: list[int] = []
+    with pytest.raises(KeyboardInterrupt):
+        stopped_twice()
+    assert cleaned == [130]
+    monkeypatch.setattr(interrupts, "ECHO", 0.0)
+    with pytest.raises(interrupts.Terminated):
+        stopped_twice()
+    assert cleaned == [130]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_second_ctrl_c_soon_after_does_not_tear_a_step(tmp_path):
+    def stop(step, *rest):
+        if step == 3:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted, match="step 3"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", on_progress=stop)
+    assert newest_checkpoint(tmp_path / "run")[0].step == 3
+
+
 def test_an_interrupt_that_a_destructor_swallows_comes_again():
     class Swallows:
         def __del__(self):

@@ -23,11 +23,13 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mmdit
+from mmdit.reading import open_regular, read_regular
 from mmdit_cli.toy.parallel import put, whole
 
 PREFIX, STATE = "checkpoint-", "state.json"
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 KEPT = 2
+LONGEST = 1 << 24  # bytes of a state that is read; it takes some kB
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     problems: list[str] = []
     for folder in reversed(_folders(run_dir)):
         try:
-            state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = json.loads(read_regular(folder / STATE, LONGEST))
             if state["sha256"].get(STATE, _own_digest(state)) != _own_digest(state):  # older ones have none
                 raise ValueError(f"{STATE} does not match its checksum")
             for name in (WEIGHTS, EMA, OPTIMIZER):
@@ -157,7 +159,7 @@ def _own_digest(state: dict[str, Any]) -> str:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
 
 
