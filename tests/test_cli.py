@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from marks import slow_but
 
 ROOT = Path(__file__).parent.parent
 TINY = """
@@ -227,7 +228,18 @@ def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns):
     assert max(map(len, done.stdout.splitlines())) <= max(50, int(columns))
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")))
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")),
+        "two-modality",
+        "generalized",
+        "adaptive",
+        "toy-any-to-any",
+        "sd3-medium",
+        "flux.2-dev",
+    ),
+)
 def test_every_shipped_config_passes_its_shape_check_and_is_counted(name, mmdit):
     path = str(ROOT / "configs" / f"{name}.yaml")
     code, out, err = mmdit("shape-check", "-c", path, "--json")

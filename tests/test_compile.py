@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import drawn, padded_mask
+from marks import slow_but
 from torch._dynamo.testing import CompileCounter
 
 import mmdit
@@ -61,11 +62,7 @@ def whole_call(length: int, height: int, width: int, batch: int = 2):
     )
 
 
-def some_slow(variants):
-    return [v if v in QUICK else pytest.param(v, marks=pytest.mark.slow) for v in variants]
-
-
-@pytest.mark.parametrize("variant", some_slow(VARIANTS))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *QUICK))
 def test_it_compiles_whole_and_once_more_for_all_other_lengths(variant):
     torch._dynamo.reset()
     net, counter = build(variant, depth=1), CompileCounter()
@@ -123,7 +120,7 @@ def test_a_whole_network_exports_with_any_batch_and_sizes():
     torch.testing.assert_close(program.module()(**given)["image"], net(**given)["image"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", some_slow(v for v in VARIANTS if v != "recomputed"))
+@pytest.mark.parametrize("variant", slow_but((v for v in VARIANTS if v != "recomputed"), *QUICK))
 def test_it_exports_with_any_batch_and_lengths(variant):
     net = build(variant, depth=1).eval()
     batch = torch.export.Dim("batch", min=2, max=64)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 from families import BY_NAME, CONFIGS, FAMILIES, call_theirs, ours_of, random_call, random_theirs, relative
+from marks import slow_but
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -109,7 +110,7 @@ def test_an_official_file_is_checked_converted_and_brought_back(name, layout, pr
         assert opened.metadata() == {"modelspec.title": "x"}
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, BY_NAME["sd3.5-medium"], BY_NAME["flux.2-dev"]), ids=str)
 def test_the_header_of_a_full_size_file_is_checked_without_reading_it(family, tmp_path):
     """A sparse file with the published names and shapes, of up to 64 GB."""
     with torch.device("meta"):

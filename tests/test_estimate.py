@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_but
 
 from mmdit.config import build
 from mmdit_cli.inputs import example_inputs
@@ -78,9 +79,10 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize(("mode", "checkpoint"), KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_a_shortened_model_gives_the_whole_models_figures(variant, mode, checkpoint):
+def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
+    mode, checkpoint = kind
     chosen = config(**({"depth": 7} | VARIANTS[variant]))
     short, whole = (estimate(chosen, mode, torch.bfloat16, CPU, None, checkpoint, whole=w) for w in (False, True))
     assert short == whole

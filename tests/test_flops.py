@@ -104,7 +104,10 @@ def test_every_component_costs_twice_its_forward_in_backward_but_those_that_read
         {},
         dict(discard=["text"], unused_weights="all"),
         dict(attention={"kind": "adaptive", "num_adaptive_weights": 2}),
-        dict(residual={"kind": "manifold_hyper_connections", "streams": 2}, register_tokens={"image": 3}),
+        pytest.param(
+            dict(residual={"kind": "manifold_hyper_connections", "streams": 2}, register_tokens={"image": 3}),
+            marks=pytest.mark.slow,
+        ),
         dict(attention={"dual": [0, 1, 2]}),
         dict(checkpoint_activations=True),
         dict(

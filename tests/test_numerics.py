@@ -12,6 +12,7 @@ import oracles
 import pytest
 import torch
 from conftest import randn
+from marks import slow_but
 from numerics import DEEP, DTYPES, VARIANTS, bound, relative_error
 from torch import Tensor
 
@@ -33,9 +34,7 @@ def test_two_layers_are_within_their_bound_of_float64(variant, dtype):
 
 
 @dtypes
-@pytest.mark.parametrize(
-    "variant", [v if v == "qk norm" else pytest.param(v, marks=pytest.mark.slow) for v in VARIANTS]
-)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "qk norm"))
 def test_48_layers_are_within_their_bound_of_float64(variant, dtype):
     assert relative_error(variant, DEEP, dtype, seed=0) < bound(variant, DEEP, dtype)
 

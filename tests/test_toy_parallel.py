@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from marks import slow_but
 from safetensors.torch import load_file
 from toy_helpers import tiny
 
@@ -82,6 +83,7 @@ def test_only_the_first_process_speaks(together):
     assert sum(f"{STEPS}/{STEPS} loss" in line for line in done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize("together", slow_but(("ddp", "fsdp"), "fsdp"), indirect=True)
 def test_a_run_of_two_goes_on_in_one_and_a_run_of_one_in_two(together, alone, folder):
     """The last checkpoint is taken away, so that both begin at the one before."""
     kind, run, _ = together
@@ -106,7 +108,10 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("train.batch_size=1", "2 processes need a row each"), ("model.depht=1", "unknown key; did you mean depth?")],
+    [
+        ("train.batch_size=1", "2 processes need a row each"),
+        pytest.param("model.depht=1", "unknown key; did you mean depth?", marks=pytest.mark.slow),
+    ],
 )
 def test_a_wrong_request_is_said_once(setting, message, folder):
     done = start(folder, "--run-dir", "one", "--set", setting)
