@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import robust_faults
 import robustness
+from robust_lab import COMMANDS, Lab
 from robust_outcome import Outcome
 from safetensors.torch import load_file
 from toy_helpers import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
@@ -60,6 +61,54 @@ def test_rows_add_up_and_failures_say_why():
     assert [row.cells() for row in rows] == [("a", "2", "1", "1"), ("b", "1", "1", "1"), ("all", "3", "2", "2")]
     assert robustness.failures(found) == ["a: y: lost; gone", "b: z: lost; "]
     assert "| all | 3 | 2 | 2 |" in robustness.markdown(rows, [], 1.0)
+
+
+# no network
+
+OFFLINE = """
+import json, socket, sys
+
+opened = []
+
+def hook(event, details):
+    if event.startswith("socket.") and event != "socket.gethostname":  # which asks nobody
+        opened.append(event)
+        raise OSError("no network here, and none is needed")
+
+sys.addaudithook(hook)
+from mmdit_cli.app import main
+
+for arguments in json.loads(sys.stdin.read()):
+    sys.argv = ["mmdit", *arguments]
+    try:
+        main()
+        code = 0
+    except SystemExit as stop:
+        code = stop.code or 0
+    if code or opened:
+        raise SystemExit(f"{arguments} ends with {code}, sockets: {opened}")
+try:
+    socket.socket()
+    print("a socket opens all the same")
+except OSError:
+    print("offline")
+"""
+
+
+def test_no_command_opens_a_socket(tmp_path):
+    Lab(tmp_path)  # the configs
+    program = ["export", "-c", "tiny.yaml", "--format", "pt2", "--out", "tiny.pt2"]
+    commands = [*COMMANDS.values(), ["configs"], ["train-toy", "--help"], program]
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", OFFLINE],
+        input=json.dumps(commands),
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=env,
+    )
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["offline"]), done.stderr
 
 
 # what a killed process leaves
