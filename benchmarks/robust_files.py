@@ -8,6 +8,7 @@ import random
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from robust_cases import COMMANDS, FILE, LONG, SCRIPTS, UNPRINTABLE, Case, Text, Turns, base, case
@@ -226,7 +227,17 @@ def _runs(draw: random.Random, turns: Turns) -> Iterator[Case]:
     for name, prepare in _odd_files().items():
         request = turns.request("--run-dir", "odd", "--resume", of="train-toy")
         yield case("runs", f"resume: {name}", request, "odd", prepare=prepare)
+    for name in ("config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"):
+        request = turns.request("--run-dir", "odd", "--resume", of="train-toy")
+        yield case("runs", f"resume: {name} is a FIFO", request, "odd", prepare=partial(_fifo_in_run, name=name))
     yield case("runs", "resume of nothing", ("train-toy", "-c", FILE, "--resume"), "--run-dir")
+
+
+def _fifo_in_run(folder: Path, name: str) -> None:
+    (folder / "odd").mkdir()
+    (folder / "odd" / "run.json").write_bytes(b"{}")
+    (folder / "odd" / name).unlink(missing_ok=True)
+    os.mkfifo(folder / "odd" / name)
 
 
 def _baselines(draw: random.Random, turns: Turns) -> Iterator[Case]:

@@ -21,16 +21,18 @@ def locked(path: str | Path) -> Iterator[bool | None]:
     """Hold the lock of a file or folder that is there, without waiting for it.
 
     Gives True where it is ours now, False where another process (or another part of this one) holds it or has removed
-    the file meanwhile, None where the system or the file system has no such locks. The lock is advisory (`flock`).
+    the file meanwhile, None where the system or the file system has no such locks, or where it is neither a file nor a
+    folder (opening a FIFO would wait for its other end). The lock is advisory (`flock`).
 
     Raises:
         OSError: the file can't be opened.
     """
-    if fcntl is None:
+    if fcntl is None or (os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path))):
         yield None
         return
+    how = os.O_RDWR if os.path.isfile(path) else os.O_RDONLY  # NFS locks what it may write
     try:
-        descriptor = os.open(path, os.O_RDWR if os.path.isfile(path) else os.O_RDONLY)  # NFS locks what it may write
+        descriptor = os.open(path, how | os.O_NONBLOCK)
     except FileNotFoundError:
         yield False
         return

@@ -104,6 +104,24 @@ def check_target(path: Path, option: str, suffix: str = "") -> None:
         raise UserError(f"{option} {path}: the folder {parent} takes no file: {reason}") from None
 
 
+def check_apart(**places: str | Path | Sequence[str] | None) -> None:
+    """Refuse to write what another option reads or writes.
+
+    Args:
+        places: by the name of their option, those to write to first; `-` and None are no files.
+
+    Raises:
+        UserError: two options name one file, by whatever path.
+    """
+    seen: dict[str, str] = {}
+    for name, given in reversed(places.items()):
+        for path in [given] if isinstance(given, (str, Path)) else given or ():
+            real = os.path.realpath(path)
+            if real in seen and str(path) != "-" and seen[real] != name:
+                raise UserError(f"--{name} {path}: is the file that --{seen[real]} names; name another")
+            seen[real] = name
+
+
 def _plain(value: Any) -> Any:
     """Dataclasses, paths and numbers to what JSON can say; a number that is not finite becomes null."""
     if is_dataclass(value) and not isinstance(value, type):

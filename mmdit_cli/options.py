@@ -108,13 +108,17 @@ def make_request(
     """Check what can be checked without torch, and where the report will go, before any work is done.
 
     Raises:
-        UserError: the seed is none of torch's, or the report can't be written.
+        UserError: the seed is none of torch's, or the report can't be written or would replace a config.
     """
     if not -(1 << 63) <= seed < 1 << 64:
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
     if report is not None:
         check_report(report)
     configs = [config] if isinstance(config, str) else config
+    if report is not None:
+        from mmdit_cli.document import check_apart
+
+        check_apart(report=report, config=configs)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 

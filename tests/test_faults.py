@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from pathlib import Path
 import pytest
 import robust_faults
 import robustness
+import torch
 from robust_lab import COMMANDS, Lab
 from robust_outcome import Outcome
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from toy_helpers import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
 
 from mmdit import files
@@ -143,6 +146,12 @@ def test_the_temporary_of_a_living_process_stays(tmp_path):
     assert process.returncode == 0 and sorted(os.listdir(tmp_path)) == ["quick", "slow"]
 
 
+def test_a_fifo_among_the_leftovers_is_left_alone_and_stops_nothing(tmp_path):
+    os.mkfifo(tmp_path / ".mmdit-a.tmp")
+    files.write_atomic(tmp_path / "out", b"content")
+    assert sorted(os.listdir(tmp_path)) == [".mmdit-a.tmp", "out"]
+
+
 def test_a_write_within_a_write_uses_the_outer_temporary(tmp_path):
     with files.replacing(tmp_path / "out") as outer:
         with files.replacing(outer) as inner:
@@ -260,6 +269,79 @@ def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
     del state["sha256"]["state.json"]  # as earlier versions wrote it
     path.write_text(json.dumps(state))
     assert newest_checkpoint(tmp_path / "run")[0].step == 6
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_users_copies_of_checkpoints_neither_count_nor_go(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(steps=4), device=CPU, run_dir=run)
+    for name in ("checkpoint-best", "checkpoint-old", "checkpoint-4"):
+        shutil.copytree(run / "checkpoint-00000002", run / name)
+    train(tiny(), device=CPU, run_dir=run, resume=True, allow_changes=True)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
+        "checkpoint-00000004", "checkpoint-00000006", "checkpoint-4", "checkpoint-best", "checkpoint-old"
+    ]  # fmt: skip
+
+
+def forged(folder: Path, files: dict[str, bytes], **changes: object) -> None:
+    """A checkpoint whose checksums are right and whose content is not."""
+    state = json.loads((folder / "state.json").read_text()) | changes
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        state["sha256"][name] = hashlib.sha256(content).hexdigest()
+    del state["sha256"]["state.json"]
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], ids=str
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    forged(tmp_path / "run" / "checkpoint-00000006", {}, **changes)
+    checkpoint, problems = newest_checkpoint(tmp_path / "run")
+    assert checkpoint.step == 4 and len(problems) == 1 and "checkpoint-00000006 is damaged" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "why"),
+    [
+        ("weights.safetensors", None, "weights.safetensors: "),
+        ("optimizer.safetensors", None, "optimizer.safetensors: "),
+        ("optimizer.safetensors", {"0.x.y": torch.zeros(1)}, "0.x.y is of no parameter"),
+        ("optimizer.safetensors", {"9999.step": torch.zeros(())}, "9999.step is of no parameter"),
+        ("optimizer.safetensors", {"0.step": torch.zeros(())}, "0.exp_avg.* is missing"),
+        ("optimizer.safetensors", {f"0.{k}": torch.zeros(3, 1) for k in ("step", "exp_avg", "exp_avg_sq")}, "is 3 x 1"),
+    ],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_path):
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    content = b"junk" if tensors is None else save(tensors)
+    forged(tmp_path / "run" / "checkpoint-00000006", {name: content})
+    with pytest.raises(UserError, match=f"checkpoint-00000006 does not fit the config: .*{why}"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "[" * 100_000),
+        ("config.yaml", "[" * 3000 + "]" * 3000),
+        ("config.yaml", "train: !!set {a, b}\n"),
+        ("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\n" + "c: [" + "*b, " * 30_000 + "]\n"),
+        ("config.yaml", "train: 0x" + "f" * 20_000),
+    ],
+    ids=lambda text: text[:12],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_what_a_run_says_of_itself_is_read_without_trust(name, content, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(steps=1), device=CPU, run_dir=run)
+    (run / name).write_text(content)
+    described(run)  # raises nothing; whatever it finds, a checkpoint says more
+    assert train(tiny(steps=1), device=CPU, run_dir=run, resume=True).steps == 1
 
 
 @pytest.mark.usefixtures("no_pictures")

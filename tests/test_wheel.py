@@ -41,7 +41,8 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        archive.extractall(dist / "unpacked", filter="data")
+        safely = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # Python 3.11.4, 3.10.12
+        archive.extractall(dist / "unpacked", **safely)
     (unpacked,) = (dist / "unpacked").iterdir()
     subprocess.run(
         [sys.executable, "-c", backend, "build_wheel", str(dist)], cwd=unpacked, check=True, capture_output=True

@@ -195,6 +195,38 @@ def test_a_target_that_takes_no_file_is_refused_before_the_work(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fifo.json", "loop.json"]
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("flops", "-c", "c.json", "--report", "c.json"),
+        ("flops", "-c", "c.json", "--report", "./link.json"),
+        ("export", "-c", "c.json", "--out", "c.json", "--force"),
+        ("export", "-c", "c.json", "--out", "new.json", "--report", "new.json"),
+        ("export", "-c", "c.json", "--weights", "w.json", "--out", "new", "--report", "w.json"),
+        ("shape-check", "-c", "c.json", "--weights", "w.json", "--report", "w.json"),
+        ("profile", "-c", "c.json", "--trace", "c.json"),
+        ("profile", "-c", "c.json", "--trace", "t.json", "--report", "t.json"),
+        ("profile", "-c", "c.json", "--trace", "w.json", "--baseline", "w.json"),
+    ],
+    ids=" ".join,
+)
+def test_what_one_option_reads_or_writes_no_other_replaces(arguments, server, tmp_path):
+    for name in ("c.json", "w.json"):
+        (tmp_path / name).write_text(json.dumps(TINY))
+    (tmp_path / "link.json").symlink_to("c.json")
+    before = contents(tmp_path)
+    ended = server.run(arguments, tmp_path)
+    if "--baseline" not in arguments:
+        assert b"is the file that --" in ended.err
+    assert ended.code == 2 and ended.err.count(b"error: ") == 1 and contents(tmp_path) == before
+
+
+def test_seeds_end_within_64_bits(server, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(TINY))
+    ended = server.run(("train-toy", "-c", "c.json", "--seed", str((1 << 64) - 1), "--seeds", "2"), tmp_path)
+    assert ended.code == 2 and b"--seeds 2: the last of them, 18446744073709551616" in ended.err
+
+
 def test_a_file_is_read_up_to_a_limit_and_what_has_no_end_is_not(tmp_path):
     (tmp_path / "file").write_bytes(b"12345")
     os.mkfifo(tmp_path / "fifo")

@@ -74,10 +74,13 @@ def command(
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import message, stage_progress
     from mmdit_cli.convert import convert_weights
+    from mmdit_cli.document import check_apart
     from mmdit_cli.export import export_model
     from mmdit_cli.export_program import export_program
     from mmdit_cli.tables import export_tables
 
+    check_apart(out=out, report=report, config=[config])
+    check_apart(report=report, weights=weights)
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
         shared: dict[str, Any] = dict(

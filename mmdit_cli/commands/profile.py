@@ -78,7 +78,7 @@ def command(
     from mmdit_cli.baseline import compare, find_earlier, load_baseline, parse_tolerance
     from mmdit_cli.commands._show import show
     from mmdit_cli.console import stage_progress
-    from mmdit_cli.document import check_target, make_document
+    from mmdit_cli.document import check_apart, check_target, make_document
     from mmdit_cli.errors import CheckFailed
     from mmdit_cli.measure.growth import fit_growth
     from mmdit_cli.measure.profile import Settings, profile_configs
@@ -87,6 +87,7 @@ def command(
     share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
     if trace is not None:
         check_target(trace, "--trace")
+        check_apart(trace=trace, report=report, config=config, baseline=baseline)
         if len(config) > 1 or sweep:
             raise UserError("--trace: is of one config; give --config once, and no --sweep")
     if plot is not None:

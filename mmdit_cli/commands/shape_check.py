@@ -52,6 +52,9 @@ def command(
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
         from mmdit_cli.convert import check_weights
+        from mmdit_cli.document import check_apart
+
+        check_apart(report=report, weights=weights)
 
         checked = check_weights(loaded.model, weights, from_)
         problems = list(result.problems)

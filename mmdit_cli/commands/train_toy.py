@@ -88,6 +88,8 @@ def command(
         share = read_share("90%" if target is None else target, "--target")
     except ValueError as error:
         raise UserError(str(error)) from None
+    if seed + seeds > 1 << 64:
+        raise UserError(f"--seeds {seeds}: the last of them, {seed + seeds - 1}, is no number of 64 bits")
     if resume and several:
         raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if allow_changes and not resume:

@@ -27,7 +27,9 @@ from mmdit.reading import open_regular, read_regular
 from mmdit_cli.toy.parallel import put, whole
 
 PREFIX, STATE = "checkpoint-", "state.json"
+NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
+SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
 LONGEST = 1 << 24  # bytes of a state that is read; it takes some kB
 
@@ -95,8 +97,10 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
             for name in (WEIGHTS, EMA, OPTIMIZER):
                 if _digest(folder / name) != state["sha256"][name]:
                     raise ValueError(f"{name} does not match its checksum")
-            return Checkpoint(folder, int(state["step"]), state), problems
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            if state["step"] != _step(folder) or not 0 <= int(state["averaged"]) < 1 << 63:
+                raise ValueError(f"{STATE} is not that of step {_step(folder)}")
+            return Checkpoint(folder, _step(folder), state), problems
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             problems.append(f"{folder} is damaged ({error}); passed over")
         except RecursionError:
             problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
@@ -109,23 +113,26 @@ def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, op
     Raises:
         ValueError: they are not those of the model, which is as it was.
     """
-    for module, name in ((model, WEIGHTS), (average.module, EMA)):
-        tensors = load_file(checkpoint.path / name)
-        state = module.state_dict()
+    modules = ((model, WEIGHTS), (average.module, EMA))
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments = _tensors(checkpoint.path / OPTIMIZER)
+    held = [(module.state_dict(), _tensors(checkpoint.path / name), name) for module, name in modules]
+    for state, tensors, name in held:
         for key in dict.fromkeys([*tensors, *state]):
             there, wanted = (tuple(x[key].shape) if key in x else None for x in (tensors, state))
             if there != wanted:
                 raise ValueError(f"{key} is {_shape(there)} in {name}, and {_shape(wanted)} in the model")
-        for key, held in state.items():
-            put(held, tensors[key])
+    _check_moments(moments, parameters)
+    for state, tensors, _ in held:
+        for key, tensor in state.items():
+            put(tensor, tensors[key])
     average.n_averaged.fill_(checkpoint.state["averaged"])
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, tensor in load_file(checkpoint.path / OPTIMIZER).items():
+    for key, tensor in moments.items():
         index, name = key.split(".")
         p = parameters[int(index)]
-        held = torch.zeros_like(p) if tensor.shape == p.shape else torch.zeros_like(tensor, device=p.device)
-        put(held, tensor)
-        optimizer.state[p][name] = held
+        new = torch.zeros_like(p) if tensor.shape == p.shape else torch.zeros_like(tensor, device=p.device)
+        put(new, tensor)
+        optimizer.state[p][name] = new
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -134,8 +141,36 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{name}": whole(tensor).contiguous() for i, values in state.items() for name, tensor in values.items()}
 
 
+def _check_moments(tensors: dict[str, Tensor], parameters: list[nn.Parameter]) -> None:
+    """Raises ValueError where the optimizer's state is not one of these parameters; some may have none."""
+    held = {key.partition(".")[0] for key in tensors}
+    wanted = {f"{i}.{name}" for i in range(len(parameters)) if str(i) in held for name in (SCALAR, *MOMENTS)}
+    for key in tensors.keys() - wanted:
+        raise ValueError(f"{key} is of no parameter in {OPTIMIZER}")
+    for key in wanted - tensors.keys():
+        raise ValueError(f"{key} is missing in {OPTIMIZER}")
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        shape = () if name == SCALAR else tuple(parameters[int(index)].shape)
+        if tuple(tensor.shape) != shape:
+            raise ValueError(f"{key} is {_shape(tuple(tensor.shape))} in {OPTIMIZER}, not {_shape(shape)}")
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError where the file is none of safetensors'."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path.name}: {error}") from None
+
+
 def _folders(run_dir: Path) -> list[Path]:
-    return sorted(path for path in run_dir.glob(f"{PREFIX}*") if path.is_dir())
+    """The checkpoints' folders, by their step."""
+    return sorted((path for path in run_dir.iterdir() if NAME.fullmatch(path.name) and path.is_dir()), key=_step)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))
 
 
 def _save_file(tensors: dict[str, Tensor], path: Path) -> None:

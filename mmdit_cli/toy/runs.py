@@ -20,10 +20,13 @@ import yaml
 
 from mmdit.files import write_atomic
 from mmdit.locks import locked
+from mmdit.reading import read_regular
+from mmdit.yaml_document import MAX_BYTES, parse
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
 
 CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
+LONGEST = 1 << 24  # bytes of a run.json that are read; it takes some kB
 
 
 @contextmanager
@@ -95,6 +98,9 @@ def _alone_in(folder: Path) -> Iterator[None]:
     with _named(folder):
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
+        for name in (LOCK, CONFIG, ABOUT, METRICS):
+            if (folder / name).exists() and not (folder / name).is_file():  # reading a FIFO would wait for ever
+                raise UserError(f"--run-dir {folder}: its {name} is not a regular file")
         path.touch()
     with locked(path) as ours:
         if ours is False:
@@ -148,11 +154,11 @@ def describe(
 def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """What `describe` wrote: the run's identity, None where it was not written yet, and the changes so far."""
     try:
-        about = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        about = json.loads(read_regular(folder / ABOUT, LONGEST))
+        config = parse(read_regular(folder / CONFIG, MAX_BYTES + 1), CONFIG).data
         identity = {"seed": about["seed"], "dtype": about["dtype"], "config": config}
         return identity, [change for change in about.get("changes", []) if isinstance(change, dict)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, []
 
 
