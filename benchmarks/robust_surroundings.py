@@ -60,6 +60,8 @@ def cases(rng: random.Random) -> Iterator[Case]:
     for command in COMMANDS:
         check = partial(_elsewhere, arguments=COMMANDS[command], env={}, faults="no-network")
         yield "no network", command, check
+    program = ["export", "-c", "tiny.yaml", "--format", "pt2", "--out", "tiny.pt2"]
+    yield "no network", "export as a program", partial(_elsewhere, arguments=program, env={}, faults="no-network")
 
 
 def _arguments(command: str) -> list[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from marks import slow_but
 from safetensors.torch import load_file
 from toy_helpers import tiny
 
@@ -83,7 +82,7 @@ def test_only_the_first_process_speaks(together):
     assert sum(f"{STEPS}/{STEPS} loss" in line for line in done.stderr.splitlines()) == 1
 
 
-@pytest.mark.parametrize("together", slow_but(("ddp", "fsdp"), "fsdp"), indirect=True)
+@pytest.mark.slow
 def test_a_run_of_two_goes_on_in_one_and_a_run_of_one_in_two(together, alone, folder):
     """The last checkpoint is taken away, so that both begin at the one before."""
     kind, run, _ = together
