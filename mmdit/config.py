@@ -68,7 +68,9 @@ __all__ = [
 # --------------------------------------------------------------------------------------------------- the whole model
 
 
-MAX_BLOCKS = 4096  # the largest published model has 60 for each of two modalities
+# The largest published model has 60 for each of two modalities. Thousands would overflow the stack: torch frees a
+# graph by recursion.
+MAX_BLOCKS = 512
 
 
 class ModelConfig(Section):

@@ -13,6 +13,7 @@ def main() -> None:
     for name in ("stdin", "stdout", "stderr"):  # closed by the caller (`>&-`)
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "r" if name == "stdin" else "w"))  # noqa: SIM115
+    os.environ.pop("MPLBACKEND", None)  # no window is opened, and a name that matplotlib does not know stops its import
     code: object = 1
     try:
         with interrupts.interruptible():

@@ -28,6 +28,9 @@ app = typer.Typer(
 )
 
 
+UNWRITTEN = (errno.ENOSPC, errno.EFBIG, errno.EIO)  # without a file's name: of standard output
+
+
 class _Stopped(SystemExit):
     """The end of a command that was interrupted, and has said so."""
 
@@ -86,6 +89,11 @@ def main() -> None:
     logging.getLogger("matplotlib").setLevel(logging.ERROR)  # a home that can't be written is no news
     output = sys.stdout
     try:
+        os.getcwd()
+    except OSError:
+        error("the working directory is gone; change to one that exists")
+        raise SystemExit(2) from None
+    try:
         app()
         code: Any = 0
     except _Stopped as stop:
@@ -127,7 +135,9 @@ def _report(problem: Exception) -> int:
     from mmdit.yaml_document import ConfigError
 
     if isinstance(problem, (ConfigError, CheckpointError)):
-        say(str(problem))
+        say(
+            str(problem) if isinstance(problem, ConfigError) else str(problem).replace("\n", "\\n")
+        )  # of a file's names
         return 2
     if _out_of_memory(problem):
         error("not enough memory for this; a smaller batch, fewer tokens or fewer blocks would need less")
@@ -138,7 +148,8 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, OSError) and problem.errno is not None:  # no space, no permission, a folder in the way
         if problem.filename is None and problem.errno == errno.ENOSPC:
             _no_more_output()  # what could not be printed must not be tried again at the end
-        error(f"{problem.filename}: {problem.strerror}" if problem.filename else str(problem.strerror))
+        place = str(problem.filename or ("standard output" if problem.errno in UNWRITTEN else "")).replace("\n", "\\n")
+        error(": ".join(filter(None, (place, problem.strerror))))
         return 2
     first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     error(f"unexpected {type(problem).__name__}: {first} (--debug shows where; please report it)")

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from mmdit.reading import read_regular
+from mmdit.yaml_document import one_line
 from mmdit_cli.errors import UserError
 
-MAX_BYTES = 1 << 26
+LARGEST = 1e300  # of a figure; an integer of JSON may be larger than any float
+MAX_BYTES = 8_000_000  # a result takes some 10 kB
 
 # what is compared: key of a result, its path in it, how it is called
 MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_bytes", "peak")))
@@ -53,7 +55,10 @@ def load_baseline(path: Path, command: str) -> dict[str, Any]:
     """
     option = f"--baseline {path}"
     try:
-        document = json.loads(read_regular(path, MAX_BYTES).decode("utf-8"))
+        content = read_regular(path, MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{option}: is larger than {MAX_BYTES / 1e6:.0f} MB; write one with --report FILE.json")
+        document = json.loads(content.decode("utf-8"))
     except OSError as error:
         raise UserError(f"{option}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -96,7 +101,10 @@ def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any
     for result in wanted:
         before = earlier.get(_key(result))
         if before is None:
-            known = ", ".join(sorted({str(result.get("config")) for result in earlier.values()})[:10]) or "none"
+            known = (
+                ", ".join(sorted({one_line(str(result.get("config")), 60) for result in earlier.values()})[:10])
+                or "none"
+            )
             raise UserError(f"--baseline: holds no {_name(result)}; its configs are {known}")
         if before.get("mode") != result.get("mode"):
             raise UserError(f"--baseline: {_name(result)} was measured in mode {before.get('mode')!r}")
@@ -125,7 +133,7 @@ def _figure(result: Mapping[str, Any], path: tuple[str, ...]) -> float:
     value: Any = result
     for key in path:
         value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
         raise UserError(f"--baseline: {_name(result)} has no number {'.'.join(path)}")
     return float(value)
 

@@ -55,8 +55,9 @@ def can_draw() -> bool:
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints: alone, or the first of torchrun's."""
-    return os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that prints: alone, or the first of torchrun's. Others set RANK, too."""
+    many = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "MASTER_ADDR" in os.environ
+    return not many or os.environ.get("RANK", "0") == "0"
 
 
 def printable(text: str) -> str:

@@ -160,8 +160,10 @@ class _Pt2(_Program):
         return trace(self.model, (), self.call, self.signature.nested(self.call, self.dims))
 
     def write(self, path: Path) -> None:
-        with path.open("wb") as file:
+        with _Whole(path, "w") as file:
             torch.export.save(self.traced, file, extra_files={EXTRA: json.dumps(dict(self.metadata))})
+        if file.error is not None:
+            raise file.error
 
     def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
         with path.open("rb") as file:
@@ -176,6 +178,22 @@ class _Pt2(_Program):
     def check(self, **options: Any) -> float:
         run = self.traced.module()
         return compare(self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options)
+
+
+class _Whole(io.FileIO):
+    """Takes everything and keeps the first error: torch's writer aborts the process where its last write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) or 0 :]
+        except OSError as error:
+            self.error = error
+        return size
 
 
 class _Onnx(_Program):

@@ -20,6 +20,7 @@ from mmdit_cli.schema import ToolConfig
 Path_ = tuple[str | int, ...]  # where a tensor stands in the arguments of a call
 Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's arguments to outputs by modality
 
+FREE = 3  # least bound of a size that may vary: torch takes 0 and 1 apart, so that two sizes leave no choice
 MOST_BATCH, MOST_TOKENS, MOST_PATCHES = 1 << 16, 1 << 20, 1 << 12  # bounds of sizes that nothing else bounds
 TRACED = (
     2,
@@ -82,13 +83,13 @@ class Signature:
         if not isinstance(end, PatchInput):
             most = end.max_length if isinstance(end, TokenInput) else MOST_TOKENS
             key = f"{modality}_tokens"
-            if most < 2:
+            if most < FREE:
                 return {}
             return {1: made.setdefault(key, Dim(key, min=1, max=most))}
         if is_mask:
             return {1: Dim.AUTO}  # rows x columns
         most = end.max_size if end.positions != "none" else MOST_PATCHES
-        if most < 2:
+        if most < FREE:
             return {}
         rows, columns = (
             made.setdefault(key, Dim(key, min=1, max=most)) for key in (f"{modality}_rows", f"{modality}_columns")

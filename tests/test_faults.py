@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,9 @@ from mmdit import files
 from mmdit.locks import locked
 from mmdit_cli import interrupts
 from mmdit_cli.errors import UserError
+from mmdit_cli.export_program import export_program
+from mmdit_cli.measure.kernels import write_trace
+from mmdit_cli.schema import ToolConfig, load_tool_config
 from mmdit_cli.toy import checkpoints
 from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.runs import LOCK, described, safe_name
@@ -111,6 +115,48 @@ def test_no_command_opens_a_socket(tmp_path):
         env=env,
     )
     assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["offline"]), done.stderr
+
+
+# a file that can't be written whole
+
+
+@contextmanager
+def files_of(size: int):
+    """No file grows beyond `size` bytes."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def small(folder: Path) -> ToolConfig:
+    Lab(folder)
+    return load_tool_config(folder / "tiny.yaml")
+
+
+def test_a_program_that_does_not_fit_is_one_error_and_leaves_the_old_file(tmp_path):
+    """torch's own writer ends the process."""
+    config, out = small(tmp_path), tmp_path / "out.pt2"
+    out.write_bytes(b"old")
+    with files_of(20_000), pytest.raises(UserError, match=r"out.pt2: File too large"):
+        export_program(config, format="pt2", out=out, force=True)
+    assert out.read_bytes() == b"old" and not list(tmp_path.glob(".*"))
+
+
+def test_a_trace_that_does_not_fit_is_an_error_and_leaves_the_old_file(tmp_path):
+    """torch's own writer says nothing."""
+    out = tmp_path / "trace.json"
+    out.write_bytes(b"old")
+    x = torch.randn(8, 8)
+    call = lambda phase: [phase("forward"), *(x @ x for _ in range(500))]  # noqa: E731
+    with files_of(20_000), pytest.raises(OSError, match="could not write the trace"):
+        write_trace(call, [], CPU, out)
+    assert out.read_bytes() == b"old" and not list(tmp_path.glob(".*"))
+    write_trace(call, [], CPU, out)
+    assert json.loads(out.read_bytes())["traceEvents"]
 
 
 # what a killed process leaves

@@ -143,6 +143,26 @@ def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, 
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
+def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
+    """Between 1, which torch takes apart, and 2 there is nothing to vary."""
+    small = ToolConfig.model_validate(
+        {
+            "name": "small",
+            "model": {
+                "depth": 1,
+                "modalities": {"image": {"dim": 8, "input": IMAGE | {"max_size": 2}}},
+                "dim_cond": 8,
+                "timestep": {"frequencies": 8},
+                "heads": 1,
+                "dim_head": 8,
+            },
+            "run": {"tokens": {"image": 4}},
+        }
+    )
+    result = export_program(small, format="pt2", out=tmp_path / "small.pt2")
+    assert result.verified and result.inputs["image"] == ["batch", "3", "4", "4"]
+
+
 def test_what_a_program_takes_and_gives_is_named(tmp_path):
     result = export_program(config("whole"), format="pt2", out=tmp_path / "p.pt2")
     assert result.inputs == {

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from robust_cases import COMMANDS, FILE, Text, base
 from robust_outcome import Outcome
 from robust_process import Ended, Server
@@ -16,14 +17,16 @@ from robust_requests import Case, cases, contents, fault, outcome, outcomes
 from mmdit.config import ConfigError
 from mmdit.config_file import validate_mapping
 from mmdit.reading import read_regular
-from mmdit_cli.baseline import find_earlier
-from mmdit_cli.console import printable
+from mmdit_cli import app
+from mmdit_cli.baseline import find_earlier, load_baseline
+from mmdit_cli.console import is_main, printable
 from mmdit_cli.document import check_target
 from mmdit_cli.errors import UserError
 from mmdit_cli.measure.flops import meta_model
 from mmdit_cli.schema import ToolConfig, load_tool_config
 from mmdit_cli.sizes import possible
 from mmdit_cli.sweep import MAX_POINTS, parse_sweeps
+from mmdit_cli.toy.parallel import processes
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks and reads /proc")
 TINY = {"model": {"depth": 1, "modalities": {"x": {"dim": 8}}, "heads": 1, "dim_head": 8, "dim_cond": 8}}
@@ -151,17 +154,17 @@ def test_a_sweep_has_so_many_points_at_most():
     [
         ({"dim_cond": (1 << 32) + 1}, "model.dim_cond"),
         ({"register_tokens": {"x": 1 << 40}}, "model.register_tokens.x"),
-        ({"depth": 4097}, "model.depth"),
-        ({"single_stream": {"depth": 4096}}, "model.single_stream.depth"),
+        ({"depth": 513}, "model.depth"),
+        ({"single_stream": {"depth": 512}}, "model.single_stream.depth"),
     ],
 )
 def test_a_size_that_no_machine_holds_is_refused_by_its_key(model, key):
-    with pytest.raises(ConfigError, match=f"{key}: expected .* 4"):
+    with pytest.raises(ConfigError, match=f"{key}: expected .* (4294967296|512)"):
         tiny(**model)
 
 
 def test_as_many_blocks_as_are_allowed_are_allowed():
-    assert tiny(depth=4096).model.depth == 4096 and tiny(dim_cond=1 << 32).model.dim_cond == 1 << 32
+    assert tiny(depth=512).model.depth == 512 and tiny(dim_cond=1 << 32).model.dim_cond == 1 << 32
 
 
 def test_sizes_that_multiply_to_too_much_are_named_with_the_config():
@@ -221,6 +224,40 @@ def test_what_one_option_reads_or_writes_no_other_replaces(arguments, server, tm
     assert ended.code == 2 and ended.err.count(b"error: ") == 1 and contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("images", ["1e308", "inf", "nan", "0", "1.5", "-1"])
+def test_a_budget_is_a_number_that_stays_finite(images, server, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(TINY))
+    ended = server.run(("flops", "-c", "c.json", "--images", images), tmp_path)
+    assert ended.code == 2 and f"--images {images}: expected a whole number".encode() in ended.err
+
+
+def test_a_baseline_of_many_values_is_refused_before_it_takes_memory(tmp_path):
+    (tmp_path / "b.json").write_bytes(b'{"command": "profile", "results": [' + b"[]," * 3_000_000 + b"[]]}")
+    with pytest.raises(UserError, match="is larger than 8 MB"):
+        load_baseline(tmp_path / "b.json", "profile")
+
+
+def test_what_the_environment_says_of_other_launchers_silences_nothing(monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert is_main()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("MASTER_ADDR", "localhost")
+    assert not is_main()
+    monkeypatch.setenv("WORLD_SIZE", "two")
+    with pytest.raises(UserError, match="WORLD_SIZE='two' in the environment"), processes(torch.device("cpu"), "ddp"):
+        pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/cwd"), reason="a working directory that can be removed")
+def test_a_working_directory_that_is_gone_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(SystemExit, match="2"):
+        app.main()
+    assert "the working directory is gone" in capsys.readouterr().err
+
+
 def test_seeds_end_within_64_bits(server, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(TINY))
     ended = server.run(("train-toy", "-c", "c.json", "--seed", str((1 << 64) - 1), "--seeds", "2"), tmp_path)
@@ -242,6 +279,7 @@ def test_a_file_is_read_up_to_a_limit_and_what_has_no_end_is_not(tmp_path):
         ({"latency_ms": {"median": "fast"}}, "no number latency_ms.median"),
         ({"latency_ms": {"median": float("inf")}}, "no number latency_ms.median"),
         ({"latency_ms": {"median": 1.0, "ci_high": "x"}}, "no number latency_ms.ci_high"),
+        ({"parameters": 10**400}, "no number parameters"),
         ({"memory_bytes": 7}, "no number memory_bytes.peak"),
         ({"mode": "train"}, "measured in mode 'train'"),
         ({"config": "other"}, "holds no x; its configs are other"),

@@ -65,4 +65,4 @@ def command(
         result = replace(result, weights=checked, problems=problems, ok=not problems)
     show(request, [result], lambda _: shape_tables(result, every_layer=all_layers))
     if not result.ok:
-        raise CheckFailed(result.problems[0])
+        raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])

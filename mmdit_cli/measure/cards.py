@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+SMALLEST, LARGEST = 1e-9, 1e30  # of numbers that are read: what is made of them stays finite
 
 # name -> TFLOP/s in the order of PRECISIONS
 CARDS: dict[str, tuple[float, float, float, float]] = {
@@ -73,8 +74,8 @@ def read_number(text: str, option: str, *, whole: bool = False) -> float:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value > 0) or (whole and not value.is_integer()):
-        wanted = "a whole number above 0" if whole else "a number above 0"
+    if not SMALLEST <= value <= LARGEST or (whole and not value.is_integer()):
+        wanted = f"{'a whole' if whole else 'a'} number above 0 and up to {LARGEST:g}"
         raise ValueError(f"{option} {text}: expected {wanted}, such as 1e9")
     return value
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
+import json
 import os
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -13,7 +16,7 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from mmdit.files import replacing
+from mmdit.files import write_atomic
 from mmdit_cli.measure.attribution import Parts
 from mmdit_cli.measure.components import OTHER, Component
 from mmdit_cli.measure.tracker import FORWARD, PHASES, Tracker
@@ -113,7 +116,12 @@ def write_trace(call: PhasedCall, components: Sequence[Component], device: torch
         OSError: it can't be written.
     """
     profiler = profiled(call, components, device)
-    with replacing(path) as temporary:
-        profiler.export_chrome_trace(str(temporary))
-        if path.suffix == ".gz":
-            temporary.write_bytes(gzip.compress(temporary.read_bytes()))
+    with tempfile.TemporaryDirectory() as folder:  # torch writes more files than it is told to, and fails in silence
+        file = Path(folder) / "trace.json"
+        profiler.export_chrome_trace(str(file))
+        try:
+            content = file.read_bytes()
+            json.loads(content)["traceEvents"]
+        except (OSError, ValueError, KeyError):
+            raise OSError(errno.ENOSPC, "torch could not write the trace; is there space?", folder) from None
+    write_atomic(path, gzip.compress(content) if path.suffix == ".gz" else content)

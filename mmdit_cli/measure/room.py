@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 SHARE = 0.4  # of the free memory that weights may take, to leave the rest to activations
 UNKNOWN = 1 << 33  # taken as free where the system does not say
@@ -49,4 +55,8 @@ def free_memory(device: torch.device) -> int | None:
         free.append(limit - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     except (OSError, ValueError):  # no such limit
         pass
+    if resource is not None and (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
+        with suppress(OSError, ValueError):
+            taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            free.append(max(0, most - taken))
     return min(free, default=None)

@@ -170,19 +170,27 @@ def put(target: Tensor, source: Tensor) -> None:
         target.detach().copy_(source)
 
 
+def _number(name: str, default: int) -> int:
+    """A number of torchrun's environment. Raises UserError where it is none."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"{name}={text!r} in the environment: expected a number, as torchrun sets it; else unset it")
+    return int(text)
+
+
 @contextmanager
 def processes(device: torch.device, kind: Kind) -> Iterator[tuple[Group, torch.device]]:
     """This process's group and device: those of torchrun's environment, or alone where there is none.
 
     Raises:
-        UserError: there are fewer CUDA devices than processes on this machine.
+        UserError: there are fewer CUDA devices than processes on this machine, or the environment is not torchrun's.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = _number("WORLD_SIZE", 1)
     if size == 1:
         yield ALONE, device
         return
     if device.type == "cuda":
-        local = int(os.environ.get("LOCAL_RANK", "0"))
+        local = _number("LOCAL_RANK", 0)
         if local >= torch.cuda.device_count():
             raise UserError(
                 f"--device cuda: {torch.cuda.device_count()} devices are fewer than the processes of this machine; "
