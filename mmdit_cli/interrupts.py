@@ -104,11 +104,10 @@ def let_die() -> None:
 def _note(number: int) -> bool:
     """Keep a signal; False where it is an echo of the one before."""
     global _caught, _when
-    before, _when = _when, time.monotonic()
-    if _when - before < ECHO:
-        _when = before
+    now = time.monotonic()
+    if now - _when < ECHO:
         return False
-    _caught = number
+    _caught, _when = number, now
     return True
 
 

@@ -112,13 +112,9 @@ def make_request(
     """
     if not -(1 << 63) <= seed < 1 << 64:
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
-    if report is not None:
-        check_report(report)
     configs = [config] if isinstance(config, str) else config
     if report is not None:
-        from mmdit_cli.document import check_apart
-
-        check_apart(report=report, config=configs)
+        check_report(report, configs)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 
@@ -130,10 +126,11 @@ def _as_utf8(text: str) -> str:
         return text
 
 
-def check_report(path: Path) -> None:
-    """Refuse a report that could not be written, before the work rather than after it."""
-    from mmdit_cli.document import check_target
+def check_report(path: Path, configs: list[str]) -> None:
+    """Refuse a report that could not be written or would replace a config, before the work rather than after it."""
+    from mmdit_cli.document import check_apart, check_target
     from mmdit_cli.reports import check_suffix
 
     check_target(path, "--report")
     check_suffix(path)
+    check_apart(report=path, config=configs)

@@ -161,13 +161,11 @@ def _check_run(folder: Path) -> None:
         UserError: there is no such folder, nothing in it is a run's, or every checkpoint is damaged.
     """
     from mmdit_cli.errors import UserError
-    from mmdit_cli.toy.checkpoints import PREFIX, newest_checkpoint
+    from mmdit_cli.toy.checkpoints import PREFIX, checkpoint_to_resume
     from mmdit_cli.toy.runs import ABOUT, CONFIG, METRICS
 
     if not os.path.isdir(folder):
         raise UserError(f"--run-dir {folder}: there is no such run to resume")
     if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(folder)):
         raise UserError(f"--resume: {folder} is no run: it holds neither {CONFIG} nor a checkpoint")
-    checkpoint, problems = newest_checkpoint(folder)
-    if checkpoint is None and problems:
-        raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")
+    checkpoint_to_resume(folder)

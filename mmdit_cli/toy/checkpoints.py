@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import mmdit
 from mmdit.reading import open_regular, read_regular
+from mmdit_cli.errors import UserError
 from mmdit_cli.toy.parallel import put, whole
 
 PREFIX, STATE = "checkpoint-", "state.json"
@@ -31,7 +33,7 @@ NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them,
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
-LONGEST = 1 << 24  # bytes of a state that is read; it takes some kB
+LONGEST = 1 << 24  # bytes that are read of what a run says of itself; it takes some kB
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,20 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
         except RecursionError:
             problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
     return None, problems
+
+
+def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The newest whole checkpoint; None where the run has none yet. What was wrong with others is told.
+
+    Raises:
+        UserError: there are some, and none is whole.
+    """
+    checkpoint, problems = newest_checkpoint(run_dir)
+    for problem in problems:
+        on_problem(problem)
+    if checkpoint is None and problems:
+        raise UserError(f"--resume: {run_dir} holds no whole checkpoint: {'; '.join(problems)}")
+    return checkpoint
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:

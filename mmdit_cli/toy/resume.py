@@ -9,7 +9,7 @@ from typing import Any
 from mmdit.files import remove_leftovers
 from mmdit_cli.errors import UserError
 from mmdit_cli.schema import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, newest_checkpoint, sweep
+from mmdit_cli.toy.checkpoints import Checkpoint, checkpoint_to_resume, sweep
 from mmdit_cli.toy.runs import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 
@@ -33,11 +33,7 @@ def go_on(
         for place in (folder, folder / "progress"):
             remove_leftovers(place)
     trainer.group.wait()
-    checkpoint, problems = newest_checkpoint(folder)
-    for problem in problems:
-        on_message(problem)
-    if checkpoint is None and problems:
-        raise UserError(f"--resume: {folder} holds no whole checkpoint: {'; '.join(problems)}")
+    checkpoint = checkpoint_to_resume(folder, on_message)
     started, before = described(folder)
     saved = started if checkpoint is None else checkpoint.state.get("identity")
     other = [] if saved is None else differences(_with_defaults(saved), trainer.identity())

@@ -24,9 +24,9 @@ from mmdit.reading import read_regular
 from mmdit.yaml_document import MAX_BYTES, parse
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.toy.checkpoints import LONGEST
 
 CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
-LONGEST = 1 << 24  # bytes of a run.json that are read; it takes some kB
 
 
 @contextmanager
