@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdit.joint_attention import JointAttention
+from mmdit.layers.joint_attention import JointAttention
 
 
 class AdaptiveAttention(nn.Module):

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mmdit import mmdit_generalized_pytorch as generalized
-from mmdit.joint_attention import JointAttention
-from mmdit.modulation import StackModulation
+from mmdit.layers.joint_attention import JointAttention
+from mmdit.layers.modulation import StackModulation
+from mmdit.networks import transformer as generalized
 from mmdit.packing import Packing
 
 __all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
@@ -24,7 +24,7 @@ class MMDiTBlock(generalized.MMDiTBlock):
         dim_text, dim_image: width of the two token sequences.
         skip_feedforward_text_tokens: build the block without the text feedforward.
         num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
-        **block_kwargs: see `mmdit.mmdit_generalized_pytorch.MMDiTBlock`.
+        **block_kwargs: see `mmdit.networks.transformer.MMDiTBlock`.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MMDiT(generalized.MMDiT):
         final_norm: an RMS norm on the image tokens that come out.
         should_skip_last_feedforward: build the last block without a text feedforward, which the image never sees.
         num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
-        **kwargs: see `mmdit.mmdit_generalized_pytorch.MMDiT`.
+        **kwargs: see `mmdit.networks.transformer.MMDiT`.
     """
 
     def __init__(

@@ -14,8 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mmdit.model import MMDiTModel
-from mmdit.modulation import NetworkModulation
+from mmdit.layers.modulation import NetworkModulation
+from mmdit.networks.model import MMDiTModel
 from mmdit.packing import Packing
 
 __all__ = ["guide", "network_velocity", "sample", "shift_timesteps", "timestep_grid"]

@@ -14,10 +14,15 @@ from typing import Annotated, Any
 import typer
 
 from mmdit_cli import __version__
-from mmdit_cli.commands import configs, export, flops, profile, schema, shape_check, train_toy
-from mmdit_cli.console import error, is_main
+from mmdit_cli.commands import configs, schema
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.export import command as export
+from mmdit_cli.flops import command as flops
 from mmdit_cli.interrupts import caught, exit_code, forget
+from mmdit_cli.output.console import error, is_main
+from mmdit_cli.profile import command as profile
+from mmdit_cli.shape_check import command as shape_check
+from mmdit_cli.toy import command as train_toy
 
 app = typer.Typer(
     name="mmdit",
@@ -131,8 +136,8 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, UserError):
         say(str(problem).replace("\n", "\\n"))  # of a path
         return 2
-    from mmdit.checkpoint import CheckpointError
-    from mmdit.yaml_document import ConfigError
+    from mmdit.config.yaml_document import ConfigError
+    from mmdit.weights.saved_model import CheckpointError
 
     if isinstance(problem, (ConfigError, CheckpointError)):
         say(

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from mmdit_cli import options as o
 from mmdit_cli.errors import UserError
+from mmdit_cli.request import request as o
 
 NAME = "configs"
 
@@ -30,11 +30,11 @@ def command(
         return
     request = o.make_request(NAME, [], None, "cpu", "fp32", 0, json, report)
 
-    from mmdit_cli.console import stage_progress, stdout
-    from mmdit_cli.document import emit, make_document
-    from mmdit_cli.measure.meta import without_compiler
-    from mmdit_cli.shipped_sizes import shipped_sizes
-    from mmdit_cli.tables import config_tables
+    from mmdit_cli.commands.shipped_sizes import shipped_sizes
+    from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.output.console import stage_progress, stdout
+    from mmdit_cli.output.document import emit, make_document
+    from mmdit_cli.output.tables import config_tables
 
     with stage_progress() as on_progress, without_compiler():
         sizes = shipped_sizes(on_progress)
@@ -48,7 +48,7 @@ def command(
 def _text(name: str) -> str:
     from difflib import get_close_matches
 
-    from mmdit.shipped import shipped_configs
+    from mmdit.config.shipped import shipped_configs
 
     found = shipped_configs()
     if name not in found:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmdit_cli import options as o
+from mmdit_cli.request import request as o
 
 NAME = "schema"
 
@@ -25,7 +25,7 @@ def command(
     """
     import json
 
-    from mmdit_cli.schemas import config_schema, document_schema
+    from mmdit_cli.commands.json_schemas import config_schema, document_schema
 
     schema = config_schema() if document is None else document_schema(document)
     sys.stdout.write(json.dumps(schema, indent=2) + "\n")

@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from mmdit_cli.request.train_config import TrainConfig
 from mmdit_cli.toy.data import ToyData
-from mmdit_cli.toy.evaluate import SEEN, draw
-from mmdit_cli.toy.settings import TrainConfig
+from mmdit_cli.toy.evaluation import SEEN, draw
 
 
 def any_to_any(

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mmdit
-from mmdit.reading import open_regular, read_regular
+from mmdit.config.regular_file import open_regular, read_regular
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.parallel import put, whole
+from mmdit_cli.toy.processes import put, whole
 
 PREFIX, STATE = "checkpoint-", "state.json"
 NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best

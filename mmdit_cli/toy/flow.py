@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmdit.sampling import shift_timesteps
-from mmdit_cli.toy.settings import TimestepDensity
+from mmdit_cli.request.train_config import TimestepDensity
 
 
 def sample_timesteps(density: TimestepDensity, uniform: Tensor, normal: Tensor, *, shift: float = 1.0) -> Tensor:

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mmdit.files import remove_leftovers
+from mmdit.weights.atomic import remove_leftovers
 from mmdit_cli.errors import UserError
-from mmdit_cli.schema import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import Checkpoint, checkpoint_to_resume, sweep
-from mmdit_cli.toy.runs import Metrics, described, differences
+from mmdit_cli.toy.run_folder import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 
 NAMED = 5  # changes that a refusal lists

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmdit.config import build
+from mmdit.config.model import build
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
-from mmdit_cli.schema import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import Checkpoint, optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
+from mmdit_cli.toy.data_fit import predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
-from mmdit_cli.toy.parallel import ALONE, Group, whole
-from mmdit_cli.toy.task import predict
+from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}

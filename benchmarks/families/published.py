@@ -1,0 +1,164 @@
+"""Hold every published family against diffusers, and write docs/families.md.
+
+    python benchmarks/published_families.py [--write docs/families.md]
+
+Prints, for every family, the published parameter count and the one its config builds, and the largest relative
+difference of outputs and gradients between a small random network of ours and the same one of diffusers, in float32;
+then the sizes of the full networks, which need no memory. Exit code 0 where all is equal and under the bounds, else 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import mmdit
+from benchmarks.families.networks import CONFIGS, FAMILIES, Family, gradient_errors, output_error
+from mmdit.config.model import ModelConfig, PatchInput
+from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.request.tool_config import load_tool_config
+
+OUTPUT, GRADIENT = 1e-5, 1e-4
+PIXELS, LATENT = 1024, 8  # a side of the picture, and of the square of it that one latent stands for
+Rows = list[list[str]]
+
+INTRODUCTION = """# The published networks
+
+Written by `python benchmarks/published_families.py --write docs/families.md`: the sizes come from the configs in
+`configs/`, the differences from a run against diffusers {diffusers} with torch {torch}.
+
+## Equal to diffusers
+
+A small network of each family, with every weight drawn away from its initial value, against diffusers' class of it with
+the same weights: several batch sizes, image shapes, text lengths, timesteps and guidance scales, in float32. The
+largest relative difference (Euclidean norm) of the outputs must be under 1e-5, that of any weight's or input's gradient
+under 1e-4. `tests/test_families.py` also compares block by block, in bfloat16, and over 8 sampling steps.
+"""
+SIZES = """
+## Sizes
+
+Forward FLOPs of one picture of 1024 x 1024 and the text tokens of the config's `run` section (2 FLOPs a multiply-add;
+matrix products and attention). `mmdit flops -c configs/NAME.yaml` shows them by component.
+"""
+MISSING = """
+## What is not exact
+
+- `configs/video-to-audio.yaml` is of MMAudio's kind (Cheng et al. 2024), not MMAudio: three modalities in one joint
+  attention, with video and audio aligned in time by their rotary positions. MMAudio's own network also has feedforwards
+  with a convolution over time, single-stream blocks over the audio alone, and a conditioning of its own for every
+  audio token (from a synchronization encoder). The block would have to be bent for each, so they are left out.
+- AuraFlow's checkpoints come with position tables of several sizes; the count is that of diffusers' default, 32 x 32.
+- HunyuanVideo and LTX-2 need patches of video, and refine their text before the first block; there is no config.
+"""
+
+
+def equality(family: Family) -> tuple[list[str], bool]:
+    """A row of the table, and whether all of it is as it should be."""
+    with torch.device("meta"):
+        ours, theirs = mmdit.build(CONFIGS / f"{family.config}.yaml"), family.theirs(**family.published)
+    built, counted = (sum(p.numel() for p in net.parameters()) for net in (ours, theirs))
+    output, gradient = output_error(family), max(gradient_errors(family).values())
+    good = built == counted == family.parameters and output < OUTPUT and gradient < GRADIENT
+    row = [family.config, f"{family.parameters:,}", f"{built:,}", f"{output:.1e}", f"{gradient:.1e}"]
+    return [*row, "equal" if good else "DIFFERENT"], good
+
+
+def size(name: str) -> list[str]:
+    """A full network's row."""
+    side = PIXELS // LATENT // 2
+    overrides = [f"run.tokens.image={side * side}"]
+    if name == "auraflow":  # its default table of positions ends at half of that picture
+        overrides.append(f"model.modalities.image.input.max_size={side}")
+    config = load_tool_config(CONFIGS / f"{name}.yaml", overrides)
+    counts, model = count_flops(config), load_tool_config(CONFIGS / f"{name}.yaml").model
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in mmdit.build(model).parameters())
+    single = model.single_stream
+    return [
+        name,
+        f"{model.depth} joint" + (f" + {single.depth} single" if single else ""),
+        f"{next(iter(model.modalities.values())).dim:,}",
+        f"{model.heads} x {model.dim_head}",
+        f"{parameters:,}",
+        f"{counts.forward_flops / 1e12:.1f} TFLOP",
+        f"{2 * parameters / 1e9:.1f} GB",
+        ", ".join(options(model)),
+    ]
+
+
+def options(model: ModelConfig) -> list[str]:
+    """What a network has that the plain block of the paper has not, in the words of the config."""
+    used = []
+    image = model.modalities["image"].input
+    if isinstance(image, PatchInput) and image.positions != "none":
+        used.append(f"{image.positions} positions {image.max_size} x {image.max_size}")
+    if model.rotary:
+        used.append(f"rotary {'+'.join(map(str, model.rotary.axes))}")
+    if model.qk_rmsnorm:
+        used.append("qk_rmsnorm")
+    if model.attention.qk_layernorm:
+        used.append("qk_layernorm")
+    if model.attention.dual:
+        used.append(f"dual attention in {len(model.attention.dual)} blocks")
+    if model.single_stream:
+        used.append(f"{model.single_stream.kind} single_stream")
+    if model.residual.kind != "plain":
+        used.append(f"{model.residual.kind} residual")
+    if model.modulation.shared:
+        used.append("shared modulation")
+    if not model.modulation.bias:
+        used.append("no modulation bias")
+    if model.register_tokens:
+        used.append("register_tokens")
+    used += [name for name in ("guidance", "pooled") if getattr(model, name)]
+    if getattr(model.modalities["text"].input, "norm", "none") != "none":
+        used.append("text input norm")
+    return [*used, f"feedforward {model.feedforward.kind}"]
+
+
+COLUMNS = ["network", "published", "built", "outputs", "gradients", ""]
+SIZE_COLUMNS = ["network", "blocks", "width", "heads", "parameters", "forward, 1024 px", "weights, bf16", "options"]
+
+
+def markdown(columns: list[str], rows: Rows) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def show(console: Console, title: str, columns: list[str], rows: Rows) -> None:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="also write both tables to a Markdown file")
+    arguments = parser.parse_args()
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    found = [equality(family) for family in FAMILIES]
+    rows, sizes = [row for row, _ in found], [size(family.config) for family in FAMILIES]
+    show(console, "against diffusers", COLUMNS, rows)
+    show(console, "sizes", SIZE_COLUMNS, sizes)
+    if arguments.write is not None:
+        text = INTRODUCTION.format(diffusers=version("diffusers"), torch=torch.__version__.partition("+")[0])
+        text += "\n" + markdown(COLUMNS, rows) + SIZES + "\n" + markdown(SIZE_COLUMNS, sizes) + MISSING
+        arguments.write.write_text(text)
+        console.print(f"wrote {arguments.write}")
+    good = all(fine for _, fine in found)
+    console.print("all equal and under the bounds" if good else "not equal")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

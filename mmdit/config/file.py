@@ -1,0 +1,129 @@
+"""From a config file (or a mapping) and `KEY=VALUE` overrides to a validated config."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from mmdit.config.errors import explain
+from mmdit.config.regular_file import read_regular
+from mmdit.config.shipped import find_shipped, shipped_configs
+from mmdit.config.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Document, KeyPath, one_line, parse, short
+
+__all__ = ["ConfigError", "load_config", "validate_mapping"]
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
+    """Read a YAML file (`-`: standard input), apply `KEY=VALUE` overrides in their order and validate it.
+
+    The name of a shipped config (`sd3-medium`) stands for its file where no file has that name.
+
+    An override's value is read as YAML: `model.depth=4`, `model.attention={kind: standard}`, `model.dim_cond=null`.
+
+    Raises:
+        ConfigError: the file can't be read, an override is malformed, or a key is wrong. Each line of the message
+            names `file:line:column` (or `--set KEY=VALUE`) and the key.
+    """
+    return load_points(path, schema, overrides=overrides)[0]
+
+
+def load_points(
+    path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = (), points: Sequence[Sequence[str]] = ((),)
+) -> list[Schema]:
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides.
+
+    Raises:
+        ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
+    """
+    path = find_shipped(path) or path
+    source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
+    text = _read(path, source)  # once, for standard input can't be read again
+    configs = []
+    for point in points:
+        document = parse(text, source)
+        if document.data is None:
+            raise ConfigError(f"{source}: the file is empty; expected a mapping")
+        if not isinstance(document.data, dict):
+            raise ConfigError(f"{document.where(())}: expected a mapping, got {short(document.data)}")
+        for override in overrides:
+            _override(document, override, "--set")
+        for override in point:
+            _override(document, override, "--sweep")
+        configs.append(_validate(document, schema))
+    return configs
+
+
+def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source: str) -> Schema:
+    """Validate plain data.
+
+    Raises:
+        ConfigError: a key is wrong. Each line of the message names `source` and the key.
+    """
+    return _validate(Document(source, _plain(mapping, source)), schema)
+
+
+def _validate(document: Document, schema: type[Schema]) -> Schema:
+    try:
+        return schema.model_validate(document.data)
+    except ValidationError as error:
+        raise explain(error, schema, document) from None
+
+
+def _plain(value: Any, source: str, depth: int = 0) -> Any:
+    """The value with every kind of mapping made a dict, which is what a strict schema takes."""
+    if depth > MAX_DEPTH:
+        raise ConfigError(f"{source}: nested deeper than {MAX_DEPTH} levels, or part of itself")
+    if isinstance(value, Mapping):
+        return {key: _plain(item, source, depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, source, depth + 1) for item in value]
+    return value
+
+
+def _override(document: Document, override: str, option: str) -> None:
+    key, equals, text = override.partition("=")
+    label = f"{option} {one_line(override, 60)}"
+    path: KeyPath = tuple(key.strip().split("."))
+    if not equals or "" in path:
+        raise ConfigError(f"{label}: expected KEY=VALUE with a dotted key, as in {option} model.depth=4")
+    if len(path) > MAX_DEPTH:
+        raise ConfigError(
+            f"{label}: its key has {len(path)} parts, and nothing is nested deeper than {MAX_DEPTH} levels"
+        )
+    document.set(path, parse(text, label, lines=False))
+
+
+def _read(path: str | Path, source: str) -> bytes:
+    try:
+        return sys.stdin.buffer.read(MAX_BYTES + 1) if str(path) == "-" else read_regular(path, MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"{source}: no such file{_hint(Path(path))}") from None
+    except OSError as error:
+        raise ConfigError(f"{source}: can't be read: {error.strerror or error}") from None
+    except (AttributeError, ValueError) as error:  # standard input is closed, or the path holds a NUL
+        raise ConfigError(f"{source}: can't be read: {error}") from None
+
+
+def _hint(path: Path) -> str:
+    """The nearest name in the folder where the file was looked for, or else among the shipped configs."""
+    shipped = difflib.get_close_matches(path.stem if path.suffix == ".yaml" else path.name, shipped_configs(), n=1)
+    ours = f"; mmdit comes with one that is called {shipped[0]}" if shipped else ""
+    try:
+        with os.scandir(path.parent) as entries:
+            names = {Path(entry.name).stem: entry.name for entry in itertools.islice(entries, 1000)}
+    except FileNotFoundError:
+        return f"; the folder {short(str(path.parent))} does not exist either{ours}"
+    except OSError:
+        return ours
+    configs = sorted(stem for stem, name in names.items() if name.endswith((".yaml", ".yml")))
+    near = difflib.get_close_matches(path.stem, configs, n=1)
+    return f"; did you mean {one_line(str(path.with_name(names[near[0]])), 300)}?" if near else ours

@@ -1,0 +1,250 @@
+"""Residual connections: plain, hyper-connections, and hyper-connections constrained to a manifold.
+
+Every residual has two halves, in the words of Zhu et al. 2024 (arXiv 2409.19606): the *width* connection reads the
+branch's input from the residual, the *depth* connection writes the branch's output back. Between `expand_streams` and
+`reduce_streams` a token has `s` parallel residual streams, `b n s d`; the plain residual has none, `b n d`.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import reduce, repeat
+from torch import Tensor, nn
+
+from mmdit.layers.norms import RMSNorm
+from mmdit.layers.residual_kernels import (
+    is_traced,
+    read_streams,
+    sinkhorn_knopp,
+    wide_dtype,
+    without_autocast,
+    write_streams,
+)
+
+RESIDUAL_KINDS = ("plain", "nested", "hyper_connections", "manifold_hyper_connections")
+
+
+# ------------------------------------------------------------------------------------------------------------- plain
+
+
+class PlainWidth(nn.Module):
+    """The branch reads the residual itself."""
+
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x, x
+
+
+class NestedWidth(nn.Module):
+    """The branch reads the residual, and is added to what `entered` the block."""
+
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return x, x if entered is None else entered
+
+
+class PlainDepth(nn.Module):
+    """`x + gate * out`."""
+
+    def forward(self, x: Tensor, out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`x`, `out`: b n d; `gate`: b 1 d or None."""
+        return x + out if gate is None else torch.addcmul(x, gate, out)
+
+
+class PlainResidual(nn.Module):
+    """`x + gate * branch(x)`, as in the paper's figure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.depth = PlainWidth(), PlainDepth()
+
+
+class NestedResidual(nn.Module):
+    """Of a feedforward that reads what attention gave, without that staying in the stream, as in AuraFlow:
+    `x + gate * feedforward(norm(x + attn_gate * attention(x)))`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.width, self.depth = NestedWidth(), PlainDepth()
+
+
+# ------------------------------------------------------------------------------------------------- hyper-connections
+
+
+class WidthConnection(nn.Module):
+    """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
+
+    Holds the read weights `pre` (s 1), the stream mixing `mix` (s to s) and the write weights `post` (s 1). With
+    `dynamic`, each is shifted token by token by `scale * tanh(norm(x) W)`. The branch of layer k reads stream k mod s
+    at first and writes to all, so that the network starts as a plain residual network. The norm is an RMS norm, as in
+    the registry's `hyper-connections` package; the paper has a layer norm. Coefficients are computed in float32 at
+    least.
+
+    `writes=False` keeps the read weights alone, for a branch whose output nobody needs.
+    """
+
+    scale_of = (0, 0, 1)  # which learned scale shifts pre, mix and post: alpha, alpha, beta
+
+    def __init__(
+        self, dim: int, *, streams: int, layer_index: int = 0, dynamic: bool = True, writes: bool = True
+    ) -> None:
+        super().__init__()
+        self.streams = streams
+        self.first_stream = layer_index % streams
+        self.names = ("pre", "mix", "post") if writes else ("pre",)
+        self.widths = [streams if name == "mix" else 1 for name in self.names]
+        for name, width in zip(self.names, self.widths, strict=True):
+            self.register_parameter(name, nn.Parameter(torch.empty(streams, width)))
+        self.dynamic = dynamic
+        if dynamic:
+            self.norm = RMSNorm(dim)
+            self.to_shift = nn.Linear(dim, sum(self.widths), bias=False)
+            self.scales = nn.Parameter(torch.empty(len({*self.scale_of[: len(self.names)]})))
+        self.reset_parameters()
+
+    def initial(self) -> dict[str, Tensor]:
+        """The static coefficients at the start."""
+        first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
+        return {"pre": first.float(), "mix": torch.eye(self.streams), "post": torch.ones(self.streams, 1)}
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        initial = self.initial()
+        for name in self.names:
+            getattr(self, name).copy_(initial[name])
+        if self.dynamic:
+            self.to_shift.weight.zero_()
+            self.scales.fill_(1e-2)
+
+    def coefficients(self, x: Tensor) -> list[Tensor]:
+        """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
+        product = F.linear(self.norm(x), self.to_shift.weight.to(x.dtype)) if self.dynamic else None
+        return self.weigh(product, *self.weighing(x))
+
+    def weighing(self, x: Tensor) -> list[Tensor]:
+        """The parameters that `weigh` takes, in float32 at least."""
+        names = (*self.names, "scales") if self.dynamic else self.names
+        return [getattr(self, name).to(wide_dtype(x)) for name in names]
+
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        """pre, mix and post from `norm(x) W`, b n s k, None where they are static, and `weighing`."""
+        if product is None:
+            return list(parameters)
+        *static, scales = parameters
+        shifts = self.bounded(product.to(scales.dtype)).split(self.widths, dim=-1)
+        return [b + scales[i] * s for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
+
+    def bounded(self, product: Tensor) -> Tensor:
+        return product.tanh()
+
+    def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
+        """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
+        with without_autocast(x):
+            if is_traced(x):
+                pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
+                branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
+            else:
+                weight = (self.to_shift.weight * self.norm.weight).to(x.dtype) if self.dynamic else None
+                eps = self.norm.eps if self.dynamic else 0.0
+                branch, state = read_streams(x, weight, eps, self.weigh, self.weighing(x))
+        return branch, state if len(self.names) > 1 else None
+
+
+class ManifoldWidthConnection(WidthConnection):
+    """The width connection of mHC (Xie et al. 2025, arXiv 2512.24880): `pre` through a sigmoid, `post` through twice a
+    sigmoid, and `mix` made doubly stochastic by Sinkhorn-Knopp, so that streams are averaged and never amplified.
+
+    At first the mix is the identity to within 1e-2, `post` is 1, and
+    `pre` reads one stream, so that the network starts close to a plain residual network here too.
+    """
+
+    scale_of = (0, 1, 2)
+
+    def initial(self) -> dict[str, Tensor]:
+        first = F.one_hot(torch.tensor(self.first_stream), self.streams)[:, None]
+        return {"pre": first * 16.0 - 8.0, "mix": torch.eye(self.streams) * 8.0, "post": torch.zeros(self.streams, 1)}
+
+    def weigh(self, product: Tensor | None, *parameters: Tensor) -> list[Tensor]:
+        pre, *write = super().weigh(product, *parameters)
+        return [pre.sigmoid(), sinkhorn_knopp(write[0]), 2 * write[1].sigmoid()] if write else [pre.sigmoid()]
+
+    def bounded(self, product: Tensor) -> Tensor:
+        return product
+
+
+class DepthConnection(nn.Module):
+    """Mixes the streams, and adds the gated branch output to every one of them, weighted by `post`."""
+
+    def forward(self, state: tuple[Tensor, Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
+        """`state`: streams b n s d, mix b n s s, post b n s 1; `out`: b n d; `gate`: b 1 d or None -> b n s d."""
+        x, mix, post = state
+        with without_autocast(x):
+            if not is_traced(x):
+                return write_streams(x, mix, post, out, gate)
+            out = out if gate is None else gate * out
+            return torch.addcmul(mix.mT @ x, post, out.unsqueeze(-2).to(x.dtype))
+
+
+class HyperConnection(nn.Module):
+    """A residual of `streams` parallel streams; `manifold` constrains how they mix."""
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        streams: int,
+        layer_index: int = 0,
+        dynamic: bool = True,
+        writes: bool = True,
+        manifold: bool = False,
+    ) -> None:
+        super().__init__()
+        width = ManifoldWidthConnection if manifold else WidthConnection
+        self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
+        self.depth = DepthConnection()
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+def make_residual(
+    kind: str, dim: int, *, streams: int, layer_index: int, dynamic: bool = True, writes: bool = True
+) -> nn.Module:
+    """The residual of one branch of one modality; `writes=False` for a branch whose output nobody needs.
+
+    Raises:
+        ValueError: the kind is unknown, or `streams` does not fit it.
+    """
+    if kind not in RESIDUAL_KINDS:
+        raise ValueError(f"residual must be one of {', '.join(RESIDUAL_KINDS)}, got {kind!r}")
+    single = kind in ("plain", "nested")
+    if streams != 1 if single else streams < 2:
+        wanted = "1 residual stream" if single else "at least 2 residual streams"
+        raise ValueError(f"residual {kind!r} has {wanted}, got num_residual_streams={streams}")
+    if single:
+        return PlainResidual() if kind == "plain" else NestedResidual()
+    manifold = kind == "manifold_hyper_connections"
+    return HyperConnection(
+        dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes, manifold=manifold
+    )
+
+
+class ExpandStreams(nn.Module):
+    """`b n d -> b n s d`, every stream a copy (Zhu et al. 2024, section 2)."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams).contiguous()
+
+
+class ReduceStreams(nn.Module):
+    """`b n s d -> b n d`, the sum of the streams."""
+
+    def __init__(self, streams: int) -> None:
+        super().__init__()
+        self.streams = streams
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.streams == 1 else reduce(x, "b n s d -> b n d", "sum")

@@ -1,0 +1,309 @@
+"""The whole network: ends of each modality, timestep and pooled conditioning, and the transformer between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmdit.config.build import transformer_options
+from mmdit.config.model import ModelConfig, PatchInput, TimestepConfig
+from mmdit.layers.modulation import NetworkModulation
+from mmdit.layers.positions import timestep_sinusoid
+from mmdit.layers.rotary import grid_coordinates, sequence_coordinates
+from mmdit.networks import ragged
+from mmdit.networks.embeddings import make_embed, make_head
+from mmdit.networks.ragged import Given
+from mmdit.networks.transformer import MMDiT
+from mmdit.packing import Packing
+
+
+class VectorEmbed(nn.Module):
+    """`linear -> silu -> linear`, from a vector to the conditioning."""
+
+    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b dim_in -> b dim."""
+        return self.linear_out(F.silu(self.linear_in(x)))
+
+
+class TimestepEmbed(VectorEmbed):
+    """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
+
+    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0, bias: bool = True) -> None:
+        super().__init__(frequencies, dim, bias=bias)
+        self.frequencies, self.scale = frequencies, scale
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """`timestep`: b -> b dim."""
+        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
+        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
+        return super().forward(waves.to(self.linear_in.weight.dtype))
+
+
+class MMDiTModel(nn.Module):
+    """A network from its inputs' own forms to its outputs' (Esser et al. 2024, Figure 2a), built from a config.
+
+    Timestep, guidance scale and pooled vector become the conditioning; each input is embedded to tokens and given its
+    place; the transformer runs; each modality with an output head is brought back to its form.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.modality_names = tuple(config.modalities)
+        dim_cond, eps = config.dim_cond, config.norm_eps
+        self.inputs = nn.ModuleDict(
+            {name: make_embed(modality, eps=eps) for name, modality in config.modalities.items()}
+        )
+        self.time_embed = _timestep_embed(config.timestep, dim_cond)
+        self.guidance_embed = _timestep_embed(config.guidance, dim_cond)
+        pooled = config.pooled
+        self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
+        self.places = None if config.rotary is None else RotaryPlaces(config)
+        self.transformer = MMDiT(**transformer_options(config))
+        heads = {
+            name: make_head(
+                modality,
+                dim_cond=dim_cond,
+                eps=eps,
+                zero=config.adaln == "zero",
+                modulation_bias=config.modulation.bias,
+            )
+            for name, modality in config.modalities.items()
+        }
+        self.outputs = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
+
+    def forward(
+        self,
+        inputs: Mapping[str, Given],
+        timestep: Tensor | Mapping[str, Tensor] | None = None,
+        pooled: Tensor | None = None,
+        masks: Mapping[str, Tensor] | Packing | None = None,
+        guidance: Tensor | None = None,
+        modulation: NetworkModulation | None = None,
+    ) -> dict[str, Any]:
+        """Run the network.
+
+        Args:
+            inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
+                without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
+            timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
+            pooled: `b dim`, where the config has `pooled`.
+            masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
+                Or a `Packing` of them.
+            guidance: `b`, the guidance scale, where the config has `guidance`.
+            modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
+
+        Returns:
+            By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
+            modalities are absent.
+
+        Raises:
+            ValueError: a modality is missing or unknown, or a shape is wrong; it names the modality, got and wanted.
+        """
+        self._check_names(inputs, "inputs", complete=True)
+        ordered = [inputs[name] for name in self.modality_names]
+        batch = ragged.batch_of(inputs)
+        if modulation is None:
+            conds = self._conditioning(timestep, pooled, guidance, batch)
+        else:
+            if timestep is not None or pooled is not None or guidance is not None:
+                raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
+            conds = self._known(modulation, batch)
+
+        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
+        tokens, lengths = zip(*embedded, strict=True)
+        outs = self.transformer(
+            modality_tokens=tokens,
+            modality_masks=self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True))),
+            time_cond=None if conds[0] is None else conds,
+            modality_positions=None if self.places is None else self.places(inputs),
+            modulation=None if modulation is None else modulation.stack,
+        )
+
+        result, heads = {}, dict(self.outputs.items())
+        for name, x, cond, given, own in zip(self.modality_names, outs, conds, ordered, lengths, strict=True):
+            if x is not None:
+                known = None if modulation is None else modulation.heads.get(name)
+                result[name] = ragged.head(heads.get(name), x, cond, given, own, known)
+        return result
+
+    def precompute_modulation(
+        self, timesteps: Tensor, pooled: Tensor | None = None, guidance: Tensor | None = None
+    ) -> list[NetworkModulation]:
+        """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
+
+        Shifts, scales and gates depend on timestep, pooled vector and guidance alone, so they need not be computed anew
+        for each step: the modulations hold about a third of the parameters of an SD3 block, which the steps then don't
+        read. The result holds steps x b x (width of all modulations) numbers.
+
+        Args:
+            timesteps: `s`, in the network's unit, each for all samples and modalities.
+            pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
+                the result serves any batch.
+
+        Returns:
+            One for each timestep: `net(inputs, modulation=them[i])`.
+
+        Raises:
+            ValueError: a shape is wrong, or the network has no timestep.
+        """
+        if self.time_embed is None or timesteps.ndim != 1:
+            wanted = (
+                "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
+            )
+            raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
+        steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
+        batch = max((len(x) for x in given), default=1)
+        if any(len(x) not in (1, batch) for x in given):
+            raise ValueError(f"pooled and guidance must have one batch, got {' and '.join(str(len(x)) for x in given)}")
+        every = [
+            None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
+            for x in (pooled, guidance)
+        ]
+        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
+        assert cond is not None
+        heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
+        whole = NetworkModulation((cond,), self.transformer.modulate(cond), heads)
+        return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
+
+    def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
+        """The conditioning vectors of a modulation computed before."""
+        cond = modulation.conds[0]
+        if len(cond) not in (1, batch):
+            raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
+        conds = [each.expand(batch, -1) for each in modulation.conds]
+        return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
+
+    def _masks(
+        self,
+        masks: Mapping[str, Tensor] | Packing | None,
+        tokens: Sequence[Tensor],
+        lengths: Mapping[str, tuple[int, ...] | None],
+    ) -> Packing | list[Tensor | None] | None:
+        """Those given, and those of modalities whose samples have lengths of their own."""
+        if isinstance(masks, Packing):
+            if any(lengths.values()):
+                raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
+            return masks
+        if any(lengths.values()) and self.transformer.varlen and not masks:
+            return Packing.from_lengths(
+                list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
+            )
+        given = masks or {}
+        self._check_names(given, "masks", complete=False)
+        made = {
+            name: ragged.mask_of(own, x.shape[1], x.device)
+            for x, (name, own) in zip(tokens, lengths.items(), strict=True)
+        }
+        for name, own in lengths.items():
+            if own is not None and name in given:
+                raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
+        every = [given.get(name, made[name]) for name in self.modality_names]
+        return None if all(mask is None for mask in every) else every
+
+    def _conditioning(
+        self,
+        timestep: Tensor | Mapping[str, Tensor] | None,
+        pooled: Tensor | None,
+        guidance: Tensor | None,
+        batch: int,
+    ) -> list[Tensor | None]:
+        """One `b dim_cond` vector for each modality."""
+        if self.time_embed is None:
+            if timestep is not None or pooled is not None or guidance is not None:
+                raise ValueError(
+                    "this model has no timestep in its config, so no timestep, pooled or guidance may be passed"
+                )
+            return [None] * len(self.modality_names)
+        if timestep is None:
+            raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
+        if (pooled is None) != (self.pooled_embed is None):
+            wanted = "needs" if self.pooled_embed else "was built without"
+            raise ValueError(
+                f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
+            )
+        if isinstance(timestep, Mapping):
+            self._check_names(timestep, "timestep", complete=True)
+        for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
+            if t.shape != (batch,):
+                raise ValueError(f"timestep must have the shape (batch,) = ({batch},), got {tuple(t.shape)}")
+        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
+        if isinstance(timestep, Mapping):
+            return [self.time_embed(timestep[name]) + extra for name in self.modality_names]
+        return [self.time_embed(timestep) + extra] * len(self.modality_names)
+
+    def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
+        if (guidance is None) != (self.guidance_embed is None):
+            wanted = "needs" if self.guidance_embed else "was built without"
+            raise ValueError(f"this model {wanted} guidance, got {'none' if guidance is None else 'one'}")
+        if guidance is None or self.guidance_embed is None:
+            return 0
+        if guidance.shape != (batch,):
+            raise ValueError(f"guidance must have the shape (batch,) = ({batch},), got {tuple(guidance.shape)}")
+        return self.guidance_embed(guidance)
+
+    def _pooled(self, pooled: Tensor | None, batch: int) -> Tensor | int:
+        if pooled is None or self.pooled_embed is None:
+            return 0
+        wanted = (batch, self.pooled_embed.linear_in.in_features)
+        if pooled.shape != wanted:
+            raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {tuple(pooled.shape)}")
+        return self.pooled_embed(pooled)
+
+    def _check_names(self, given: Mapping[str, Any], argument: str, *, complete: bool) -> None:
+        unknown = [name for name in given if name not in self.modality_names]
+        missing = [name for name in self.modality_names if name not in given] if complete else []
+        if unknown or missing:
+            wanted = ", ".join(self.modality_names)
+            raise ValueError(f"{argument} must be named {wanted}, got {', '.join(given) or 'none'}")
+
+
+class RotaryPlaces(nn.Module):
+    """Where each modality's tokens stand on the rotary axes, from the sizes of the inputs."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        assert config.rotary is not None
+        self.count = len(config.rotary.axes)
+        self.modalities = config.modalities
+
+    def forward(self, inputs: Mapping[str, Given]) -> list[Tensor | None]:
+        """Coordinates `n_i a` for each modality, None for one without a place; `b n_i a` where samples have sizes of
+        their own."""
+        if all(isinstance(x, Tensor) for x in inputs.values()):
+            return self._of_one(inputs)  # type: ignore[arg-type]
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i)) for i in range(ragged.batch_of(inputs))])
+
+    def _of_one(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
+        own = {name: self._place(name, inputs[name], 0.0) for name in self.modalities}
+        for name, modality in self.modalities.items():
+            after = None if modality.rotary is None else own.get(modality.rotary.after or "")
+            if after is not None:
+                other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
+                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax((0, 1)) + 1)  # type: ignore[union-attr]
+        return list(own.values())
+
+    def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:
+        modality = self.modalities[name]
+        place, end = modality.rotary, modality.input
+        if place is None:
+            return None
+        if isinstance(end, PatchInput):
+            height, width = x.shape[2] // end.patch, x.shape[3] // end.patch
+            options: dict[str, Any] = dict(count=self.count, axes=place.axes, device=x.device)
+            return grid_coordinates(height, width, centered=place.centered, **options)
+        options = dict(count=self.count, axes=place.axes, scale=place.scale, device=x.device)
+        return sequence_coordinates(x.shape[1], start=start, **options)
+
+
+def _timestep_embed(config: TimestepConfig | None, dim_cond: int | None) -> TimestepEmbed | None:
+    if config is None or dim_cond is None:
+        return None
+    return TimestepEmbed(config.frequencies, dim_cond, scale=config.scale, bias=config.bias)

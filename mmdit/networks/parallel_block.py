@@ -1,0 +1,100 @@
+"""The single-stream block of FLUX: all tokens as one sequence, attention and feedforward side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.feedforward import FeedForward, feedforward_options
+from mmdit.layers.joint_attention import JointAttention
+from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Modulation, NoModulation
+from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.residuals import make_residual
+from mmdit.packing import Packing
+
+JOINED = "joined"  # what tables call the one stream
+
+
+class ParallelBlock(nn.Module):
+    """`x + gate * (attention(y) + feedforward(y))` with `y = modulate(norm(x))`, over one sequence.
+
+    Attention and feedforward read the same tokens and are summed (Dehghani et al. 2023, arXiv 2302.05442, section 2.1;
+    the single-stream blocks of FLUX). The bias of the sum is the feedforward's: the out projection has none.
+
+    It is called as an `MMDiTBlock` of one modality is, whose arguments it takes.
+
+    Raises:
+        ValueError: sizes contradict one another, or an option excludes another.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        name: str = JOINED,
+        dim_cond: int | None = None,
+        num_residual_streams: int = 1,
+        residual: str | None = None,
+        dynamic_residual: bool = True,
+        ff_kwargs: dict[str, Any] | None = None,
+        adaln: str = "zero",
+        modulation_bias: bool = True,
+        own_modulation: bool = True,
+        norm_eps: float = 1e-6,
+        layer_index: int = 0,
+        **attention: Any,
+    ) -> None:
+        super().__init__()
+        self.dim, self.modality_names, self.dim_cond = dim, (name,), dim_cond
+        self.token_dims = 3 if num_residual_streams == 1 else 4
+        self.shares_modulation = dim_cond is not None and not own_modulation
+        self.modulation: nn.Module = NoModulation()
+        if dim_cond is not None and own_modulation:
+            self.modulation = Modulation(dim_cond, dim, ATTENTION_PARTS, adaln=adaln, bias=modulation_bias)
+        self.residual: Any = make_residual(
+            residual or ("plain" if num_residual_streams == 1 else "manifold_hyper_connections"),
+            dim,
+            streams=num_residual_streams,
+            layer_index=layer_index,
+            dynamic=dynamic_residual,
+        )
+        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=norm_eps)
+        self.attn = JointAttention(
+            dim_inputs=[dim], names=[name], dim_cond=dim_cond, norm_eps=norm_eps, out_bias=False, **attention
+        )
+        self.feedforward = FeedForward(dim, **feedforward_options(ff_kwargs))
+
+    def modulate(self, conds: Sequence[Tensor | None]) -> list[BlockModulation]:
+        """The block's own modulation, from the conditioning `b dim_cond`."""
+        return [self.modulation(cond) for cond in conds]
+
+    def forward(
+        self,
+        *,
+        modality_tokens: Sequence[Tensor],
+        modality_masks: Sequence[Tensor | None] | None = None,
+        time_cond: Tensor | Sequence[Tensor] | None = None,
+        modulations: Sequence[BlockModulation] | None = None,
+        rotary: Sequence[Tensor | None] | None = None,
+        packing: Packing | None = None,
+    ) -> tuple[Tensor]:
+        """Run the block; every argument is that of `MMDiTBlock.forward` with one modality.
+
+        Raises:
+            ValueError: a shape, a mask's dtype or the conditioning is wrong; it names got and wanted.
+        """
+        check_count(modality_tokens, self.modality_names, "modality_tokens")
+        check_tokens(modality_tokens, [self.dim], self.modality_names, dims=self.token_dims)
+        batch = modality_tokens[0].shape[0] if packing is None else packing.batch
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        if modulations is None and self.shares_modulation:
+            raise ValueError("this block shares its modulation with others; pass modulations")
+        mod = self.modulate(conds)[0].spread(packing, 0) if modulations is None else modulations[0]
+
+        x, state = self.residual.width(modality_tokens[0])
+        normed = self.norm(x, mod.attn_shift, mod.attn_scale)
+        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary, packing)
+        return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)

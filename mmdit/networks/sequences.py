@@ -1,0 +1,123 @@
+"""How a batch of sequences lies in memory between the ends of a stack: padded, `b n d`, or packed, `1 T d`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mmdit.layers.attention import join_masks
+from mmdit.layers.modulation import BlockModulation, join_modulations
+from mmdit.layers.registers import NoRegisterTokens, RegisterTokens
+from mmdit.layers.rotary import fill_tables
+from mmdit.packing import Packing
+
+Registers = RegisterTokens | NoRegisterTokens
+
+
+class Padded:
+    """Every sample at the length of the longest; masks say what is valid. Register tokens stand in front."""
+
+    packing = None
+
+    def __init__(self, masks: Sequence[Tensor | None], registers: Sequence[Registers]) -> None:
+        # registers are valid everywhere
+        self.masks: list[Tensor | None] | None = [
+            None if mask is None else F.pad(mask, (r.count, 0), value=True)
+            for r, mask in zip(registers, masks, strict=True)
+        ]
+        self.registers = registers
+
+    def enter(self, x: Tensor, i: int) -> Tensor:
+        """`x`: b n d -> b (r n) d."""
+        return self.registers[i](x)
+
+    def leave(self, x: Tensor, i: int) -> Tensor:
+        """The reverse of `enter`."""
+        return x[:, self.registers[i].count :]
+
+    def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
+        """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
+        return None if place is None else F.pad(place, (0, 0, self.registers[i].count, 0))
+
+    def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
+        """By modality: `b 1 d`, as it is."""
+        return modulations
+
+    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
+        """All tokens as one sequence, and their rotary table."""
+        self.lengths = [x.shape[1] for x in tokens]
+        self.masks = [join_masks(list(self.masks or ()), self.lengths, tokens[0])]
+        filled = None if tables is None else fill_tables(tables, self.lengths)
+        return torch.cat(list(tokens), dim=1), None if filled is None else torch.cat(filled, dim=-3)
+
+    def split(self, joined: Tensor) -> Sequence[Tensor]:
+        """The reverse of `join`."""
+        return joined.split(self.lengths, dim=1)
+
+    def join_modulations(self, modulations: Sequence[BlockModulation]) -> BlockModulation:
+        """That of the joined sequence, from one for all tokens or one for each modality's."""
+        return modulations[0] if len(modulations) == 1 else join_modulations(modulations, self.lengths)
+
+
+class Packed:
+    """The valid tokens of all samples one behind the other, each sample's registers in front of its own."""
+
+    masks = None
+
+    def __init__(self, packing: Packing, registers: Sequence[Registers]) -> None:
+        self.ends, self.registers = packing, registers
+        self.packing = packing.behind([r.count for r in registers])
+        self.apart = self.packing
+
+    def enter(self, x: Tensor, i: int) -> Tensor:
+        """`x`: b n d -> 1 T d."""
+        return self.registers[i](self.ends.pack(x, i), self._in_front(i))
+
+    def leave(self, x: Tensor, i: int) -> Tensor:
+        """The reverse of `enter`, zeros at the padding."""
+        if self.registers[i].count:
+            _, x = self._in_front(i).split(x)
+        return self.ends.unpack(x, i)
+
+    def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
+        """`place`: n a or b n a -> T a."""
+        if place is None:
+            return None
+        packed = self.ends.pack(place.expand(self.ends.batch, -1, -1), i)
+        still = packed.new_zeros(1, self.ends.batch * self.registers[i].count, packed.shape[-1])
+        return self._in_front(i).join([still, packed]).squeeze(0)
+
+    def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
+        """By modality: `b 1 d -> 1 T d`."""
+        return [modulation.spread(self.apart, i) for i, modulation in enumerate(modulations)]
+
+    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
+        """All tokens as one sequence, sample by sample, and their rotary table."""
+        self.packing = self.apart.joined()
+        filled = None if tables is None else fill_tables(tables, [x.shape[1] for x in tokens])
+        table = None if filled is None else self.apart.join([table[None] for table in filled]).squeeze(0)
+        return self.apart.join(tokens), table
+
+    def split(self, joined: Tensor) -> Sequence[Tensor]:
+        """The reverse of `join`."""
+        return self.apart.split(joined)
+
+    def join_modulations(self, modulations: Sequence[BlockModulation]) -> BlockModulation:
+        """That of the joined sequence, from one for all tokens or one for each modality's."""
+        if len(modulations) == 1:
+            return modulations[0].spread(self.packing, 0)
+        totals = [sum(counts) for counts in self.apart.lengths]
+
+        def joined(parts: Sequence[Tensor]) -> Tensor:
+            rows = (self.apart.spread(part, i) for i, part in enumerate(parts))
+            return self.apart.join([row.expand(-1, total, -1) for row, total in zip(rows, totals, strict=True)])
+
+        by_part = zip(*modulations, strict=True)
+        return BlockModulation(*(None if parts[0] is None else joined(parts) for parts in by_part))
+
+    def _in_front(self, i: int) -> Packing:
+        registers = (self.registers[i].count,) * self.ends.batch
+        return Packing((registers, self.ends.lengths[i]))

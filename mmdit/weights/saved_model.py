@@ -1,0 +1,218 @@
+"""Weights with their config in a safetensors file, or in shards, so that they alone rebuild their model. Nothing is
+unpickled."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdit.config.model import Config, ConfigError, ModelConfig, as_config, build
+from mmdit.config.yaml_document import one_line
+from mmdit.weights.atomic import replacing, replacing_folder
+from mmdit.weights.header import FLOATS, CheckpointError
+from mmdit.weights.matching import check_savable, empty_model
+from mmdit.weights.reader import WeightFiles
+from mmdit.weights.shards import CONFIG, not_an_export, parse_size, write_shards
+from mmdit.weights.writer import HASH_KEY, Written, content_hash, digest, specs_of, write_tensors
+
+__all__ = ["CheckpointError", "load", "load_weights", "save"]
+
+FORMAT_KEY, CONFIG_KEY = "mmdit_format", "mmdit_config"
+FORMAT = "1"
+
+
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    dtype: torch.dtype | None = None,
+    max_shard_size: str | int | None = None,
+    force: bool = True,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write a model that `build` made, with its config in the metadata. The file appears whole or not at all.
+
+    The metadata also holds the versions of mmdit and torch, and a hash of the content, which `load` can verify. With
+    `max_shard_size`, `path` is a folder in the layout of the Hugging Face hub: `model-00001-of-00003.safetensors` and
+    so on, `model.safetensors.index.json`, and the config once more in `config.json`. It, too, appears whole or not.
+
+    Args:
+        metadata: further text to keep in the file.
+        dtype: the floating-point type in the file; None: the model's own.
+        max_shard_size: bytes of tensors in a file (one larger tensor has a file of its own), such as `"5GB"`.
+        force: replace an existing file, or a folder that holds such an export and nothing else.
+        on_tensor: told how many tensors are written, and of how many.
+
+    Raises:
+        ValueError: the model has no config because it was not made by `build`, or it could not be loaded again.
+        OSError: the file can't be written; what was there is as it was.
+    """
+    model = getattr(model, "_orig_mod", model)  # of a compiled model
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        raise ValueError(
+            f"{type(model).__name__} has no config to save with it; make the model with mmdit.build(config), "
+            "or save its state_dict with safetensors"
+        )
+    if dtype is not None and dtype not in FLOATS.values():
+        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    tensors = model.state_dict()
+    check_savable(tensors, config)
+    described = {"model": config.model_dump(mode="json")}  # defaults too: they may change
+    kept = dict(metadata or {}) | own_metadata(config)
+    specs, read = specs_of(tensors, dtype), tensors.__getitem__
+    if max_shard_size is None:
+        with replacing(path, force=force) as temporary:
+            written = write_tensors(temporary, specs, read, kept, hashed=True, on_tensor=on_tensor)
+        return replace(written, files=(Path(path),))
+    size = parse_size(max_shard_size)
+    with replacing_folder(path, force=force, other=not_an_export) as temporary:
+        written = write_shards(temporary, specs, read, kept, max_size=size, hashed=True, on_tensor=on_tensor)
+        text = json.dumps(described, indent=2).encode() + b"\n"
+        (temporary / CONFIG).write_bytes(text)
+    files = (*(Path(path) / file.name for file in written.files), Path(path) / CONFIG)
+    return replace(written, files=files, bytes=written.bytes + len(text))
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    verify: bool = False,
+    config: str | Path | Mapping[str, Any] | Config | ModelConfig | None = None,
+    layout: str = "mmdit",
+) -> nn.Module:
+    """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
+
+    The header is checked first; then the model is built on the meta device and takes the tensors as they are read. On
+    the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
+
+    Args:
+        path: a safetensors file, an index of shards (`*.index.json`), or a folder with either.
+        device: where the tensors go.
+        dtype: the floating-point type they are converted to; None: as in the file.
+        verify: read everything and compare it with the hash in the metadata.
+        config: of the model, where the file holds none.
+        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
+
+    Raises:
+        CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
+        ConfigError: `config` can't be read.
+        LayoutError: the layout has no place for the config's model.
+    """
+    if layout == "mmdit":
+        return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
+    if dtype is not None and dtype not in FLOATS.values():
+        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    if verify:
+        raise CheckpointError(f"{path}: a file in the layout {layout} holds no hash to verify")
+    if config is None:
+        raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
+    from mmdit.layouts.conversion import LayoutFiles, our_weights
+    from mmdit.layouts.layout import Layout
+
+    wanted = as_config(config).model
+    names = Layout(layout, wanted)
+    weights = our_weights(LayoutFiles(path, names).weights(), names)
+    with torch.device("meta"):
+        model = build(wanted)
+    tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
+    model.load_state_dict(tensors, assign=True)
+    _fill_buffers(model, wanted, device)
+    return model.eval()
+
+
+def load_weights(
+    path: str | Path,
+    config: Config | ModelConfig | None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    verify: bool = False,
+) -> nn.Module:
+    """`load` for a given config; None takes the one in the file."""
+    if dtype is not None and dtype not in FLOATS.values():
+        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    with WeightFiles(path) as files:
+        wanted = (read_config(files) if config is None else as_config(config)).model
+        model = empty_model(files, wanted)
+        tensors, digests = {}, {}
+        for name in files.tensors:
+            tensor = files.read(name)
+            if verify:
+                digests[name] = digest(tensor)
+            tensors[name] = tensor.to(device=device, dtype=dtype)
+        if verify:
+            _check_hash(files, digests)
+    model.load_state_dict(tensors, assign=True)
+    _fill_buffers(model, wanted, device)
+    return model.eval()
+
+
+def read_config(files: WeightFiles) -> Config:
+    """The config in the files' metadata."""
+    text, version = files.metadata.get(CONFIG_KEY), files.metadata.get(FORMAT_KEY)
+    for path, header in files.headers.items():
+        if header.metadata.get(CONFIG_KEY) != text:
+            raise CheckpointError(f"{path}: holds another config than the first of its shards")
+    if text is None:
+        raise CheckpointError(f"{files.path}: holds no config (metadata {CONFIG_KEY!r}); was it written by mmdit.save?")
+    if version != FORMAT:
+        got = one_line(str(version), 40)
+        raise CheckpointError(f"{files.path}: its {FORMAT_KEY} is {got}; this version of mmdit reads {FORMAT}")
+    try:
+        data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError(f"a {type(data).__name__} is no config")
+        return as_config(data)
+    except ConfigError as error:
+        raise CheckpointError(
+            f"{files.path}: its config does not fit this version: {one_line('; '.join(str(error).splitlines()))}"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{files.path}: its config can't be read: {error}") from None
+
+
+def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
+    if files.sha256 is None:
+        raise CheckpointError(f"{files.path}: holds no hash to verify (metadata {HASH_KEY!r})")
+    if content_hash(files.tensors, digests) != files.sha256:
+        raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
+
+
+def _fill_buffers(model: nn.Module, config: ModelConfig, device: str | torch.device) -> None:
+    """Buffers that files do not hold are computed when a model is built, so they come from one that is built whole."""
+    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    if not empty or torch.device(device).type == "meta":
+        return
+    whole = dict(build(config).named_buffers())
+    for name in empty:
+        owner, _, key = name.rpartition(".")
+        setattr(model.get_submodule(owner), key, whole[name].to(device))
+
+
+def own_metadata(config: ModelConfig) -> dict[str, str]:
+    """What a file in our layout says of itself; `load` rebuilds the model from it."""
+    return {
+        "format": "pt",
+        FORMAT_KEY: FORMAT,
+        CONFIG_KEY: json.dumps({"model": config.model_dump(mode="json")}),
+        "mmdit_version": _version(),
+        "torch_version": str(torch.__version__),
+    }
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("mmdit-cli")
+    except importlib.metadata.PackageNotFoundError:  # run from its source, not installed
+        return "unknown"

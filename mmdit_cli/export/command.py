@@ -1,0 +1,104 @@
+"""`mmdit export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mmdit_cli.errors import UserError
+from mmdit_cli.request import request as o
+
+NAME = "export"
+
+
+def command(
+    config: o.ConfigOption,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The file (or folder of shards) to write.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights",
+            metavar="PATH",
+            help="A safetensors file, a folder of shards or a train-toy run. Default: fresh weights.",
+        ),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Of a run: the weights as they were trained, not their average.")
+    ] = False,
+    from_: Annotated[
+        o.LayoutName | None,
+        typer.Option("--from", metavar="LAYOUT", help=f"Whose names the weights have: {o.LAYOUTS}. Default: mmdit."),
+    ] = None,
+    to: Annotated[
+        o.LayoutName | None,
+        typer.Option("--to", metavar="LAYOUT", help="Whose names to write. Default: mmdit."),
+    ] = None,
+    max_shard_size: Annotated[
+        str | None,
+        typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of files of at most SIZE, such as 5GB."),
+    ] = None,
+    format: Annotated[
+        Literal["safetensors", "pt2", "onnx"],
+        typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: pt2 (torch.export) or onnx."),
+    ] = "safetensors",
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder of shards.")] = False,
+    set_: o.SetOption = None,
+    device: o.DeviceOption = "cpu",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; with --from or --to, as it is."
+        ),
+    ] = None,
+    seed: o.SeedOption = 0,
+    json: o.JsonOption = False,
+    report: o.ReportOption = None,
+    debug: o.DebugOption = False,
+) -> None:
+    """Write a model's weights with its config inside, reload them and compare.
+
+    --from and --to convert a file between the names of other implementations, tensor by tensor.
+    --format pt2 and onnx write programs that need no mmdit, for any batch and any number of tokens, with a mask for
+    each modality of run.mask.
+
+    Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --from flux --out model.safetensors
+    """
+    if format != "safetensors":
+        for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
+            if value is not None:
+                raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
+    request = o.make_request(NAME, config, set_, device, "fp32" if dtype is None else dtype, seed, json, report)
+
+    from mmdit_cli.export.conversion import convert_weights
+    from mmdit_cli.export.program_export import export_program
+    from mmdit_cli.export.weights_export import export_model
+    from mmdit_cli.output.console import message, stage_progress
+    from mmdit_cli.output.document import check_apart
+    from mmdit_cli.output.tables import export_tables
+    from mmdit_cli.request.show import show
+
+    check_apart(out=out, report=report, config=[config])
+    check_apart(report=report, weights=weights)
+    (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    with stage_progress() as on_progress:
+        shared: dict[str, Any] = dict(
+            out=out,
+            weights=weights,
+            raw=raw,
+            seed=seed,
+            force=force,
+            on_progress=on_progress,
+            on_message=message,
+        )
+        if format != "safetensors":
+            result = export_program(loaded, format=format, dtype=torch_dtype, device=torch_device, **shared)
+        elif from_ or to:
+            kept = None if dtype is None else torch_dtype
+            shared["max_shard_size"] = max_shard_size
+            result = convert_weights(loaded, source=from_ or "mmdit", target=to or "mmdit", dtype=kept, **shared)
+        else:
+            shared["max_shard_size"] = max_shard_size
+            result = export_model(loaded, dtype=torch_dtype, device=torch_device, **shared)
+    show(request, [result], lambda _: export_tables(result))

@@ -1,0 +1,267 @@
+"""A model as a program (`torch.export`): what it takes, which sizes may vary, and that it computes the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from mmdit.config.model import ModelConfig, PatchInput, TokenInput
+from mmdit.config.yaml_document import one_line
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.tool_config import ToolConfig
+
+Path_ = tuple[str | int, ...]  # where a tensor stands in the arguments of a call
+Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's arguments to outputs by modality
+
+FREE = 3  # least bound of a size that may vary: torch takes 0 and 1 apart, so that two sizes leave no choice
+MOST_BATCH, MOST_TOKENS, MOST_PATCHES = 1 << 16, 1 << 20, 1 << 12  # bounds of sizes that nothing else bounds
+TRACED = (
+    2,
+    7,
+    (4, 6),
+)  # batch, tokens of a sequence, rows and columns of patches, where sizes 0 and 1 would be special
+TRIED = ((1, 5, (3, 2)), (3, 12, (2, 5)), (2, 3, (5, 4)))  # other ones, in which program and model are compared
+
+# Kernels of a program may add up in another order than the model's. Shares of the largest output.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The tensors of a call by their names in a program without nesting, and where each stands in the arguments.
+
+    `text` is a modality, `text_mask` its mask; the others have the names of the model's arguments.
+    """
+
+    config: ToolConfig
+    paths: dict[str, Path_]
+
+    @classmethod
+    def of(cls, config: ToolConfig, call: Mapping[str, Any]) -> Signature:
+        paths: dict[str, Path_] = {}
+        for path in _leaves(call):
+            name = _name(path, tuple(config.model.modalities))
+            while name in paths:  # a modality that is called as an argument is
+                name += "_"
+            paths[name] = path
+        return cls(config, paths)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of what comes out: those of the modalities are taken, and a graph has one name for one tensor."""
+        kept = [name for name in self.config.model.modalities if name not in self.config.model.discard]
+        return [f"{name}_out" for name in kept]
+
+    def flatten(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A call's tensors by name."""
+        leaves = _leaves(call)
+        return {name: leaves[path] for name, path in self.paths.items()}
+
+    def nested(self, call: Mapping[str, Any], by_name: Mapping[str, Any]) -> Any:
+        """What there is by name, in the places that the tensors have in a call."""
+        at = {path: by_name[name] for name, path in self.paths.items()}
+        return _filled(call, at.__getitem__)
+
+    def dims(self) -> dict[str, dict[int, Any]]:
+        """Which sizes may vary, by tensor and dimension."""
+        batch = Dim("batch", min=1, max=MOST_BATCH)
+        made: dict[str, Any] = {}
+        return {name: {0: batch, **self._own_dims(path, made)} for name, path in self.paths.items()}
+
+    def _own_dims(self, path: Path_, made: dict[str, Any]) -> dict[int, Any]:
+        modality, is_mask = self._modality(path)
+        if modality is None:
+            return {}
+        end = self.config.model.modalities[modality].input
+        if not isinstance(end, PatchInput):
+            most = end.max_length if isinstance(end, TokenInput) else MOST_TOKENS
+            key = f"{modality}_tokens"
+            if most < FREE:
+                return {}
+            return {1: made.setdefault(key, Dim(key, min=1, max=most))}
+        if is_mask:
+            return {1: Dim.AUTO}  # rows x columns
+        most = end.max_size if end.positions != "none" else MOST_PATCHES
+        if most < FREE:
+            return {}
+        rows, columns = (
+            made.setdefault(key, Dim(key, min=1, max=most)) for key in (f"{modality}_rows", f"{modality}_columns")
+        )
+        return {2: end.patch * rows if end.patch > 1 else rows, 3: end.patch * columns if end.patch > 1 else columns}
+
+    def _modality(self, path: Path_) -> tuple[str | None, bool]:
+        """The modality that a tensor is of, and whether it is its mask."""
+        names = tuple(self.config.model.modalities)
+        match path:
+            case ("inputs" | "masks" as kind, str(name)):
+                return name, kind == "masks"
+            case ("modality_tokens" | "modality_masks" as kind, int(index)):
+                return names[index], kind == "modality_masks"
+            case (str(argument),) if argument.removesuffix("_tokens") in names:
+                return argument.removesuffix("_tokens"), False
+            case (str(argument),) if argument.removesuffix("_mask") in names:
+                return argument.removesuffix("_mask"), True
+        return None, False
+
+
+class Flat(nn.Module):
+    """The model called with its tensors one by one, in the order of a signature."""
+
+    def __init__(self, model: nn.Module, signature: Signature, call: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.model, self.signature = model, signature
+        self.blank = _filled(call, lambda path: "a tensor")
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        at = dict(zip(self.signature.paths.values(), tensors, strict=True))
+        call = _filled(self.blank, at.get)
+        return tuple(outputs_by_name(self.signature.config, self.model(**call)).values())
+
+
+def traceable(model: nn.Module) -> nn.Module:
+    """The model as it is traced: padded, for packing reads the masks' values, which a program has not."""
+    for module in model.modules():
+        if getattr(module, "varlen", False):
+            setattr(module, "varlen", False)  # noqa: B010
+    return model.eval()
+
+
+def example_call(config: ToolConfig, size: tuple[int, int, tuple[int, int]], **options: Any) -> dict[str, Any]:
+    """Random arguments of a batch of so many samples, tokens, and rows and columns of patches, as far as they go.
+
+    Masks are of the modalities that the config's `run.mask` names, drawn token by token; the last sample of a batch
+    has none valid, where that is not all of them.
+    """
+    batch, length, grid = size
+    tokens = {name: _tokens(config.model, name, length, grid) for name in config.model.modalities}
+    small = config.run.model_copy(update={"tokens": tokens, "batch_size": batch})
+    padded = config.model.model_copy(update={"varlen": False})
+    call = example_inputs(config.model_copy(update={"run": small, "model": padded}), **options).kwargs
+    generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
+
+    def redrawn(path: Path_) -> Any:
+        x = _leaves(call)[path]
+        if x.dtype != torch.bool:
+            return x
+        mask = torch.rand(x.shape, generator=generator) < 0.6
+        mask[-1] = mask[-1] & (batch == 1)
+        return mask.to(x.device)
+
+    return _filled(call, redrawn)
+
+
+def trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
+    """`torch.export` without gradients.
+
+    Raises:
+        UserError: torch can't make a program of this model.
+    """
+    with torch_can("trace this model"), torch.no_grad():
+        return torch.export.export(module, args, kwargs, dynamic_shapes=dynamic_shapes, strict=False)
+
+
+@contextmanager
+def torch_can(what: str) -> Iterator[None]:
+    """Turn an error of torch's exporters, which share no class, into one line with its first cause.
+
+    Raises:
+        UserError: it can't.
+    """
+    try:
+        yield
+    except Exception as error:
+        first: BaseException = error
+        while first.__cause__ is not None:
+            first = first.__cause__
+        reason = (str(first).strip() or type(first).__name__).splitlines()[0]
+        raise UserError(f"--format: torch {torch.__version__} can't {what}: {one_line(reason, 300)}") from error
+
+
+@contextmanager
+def awake(model: nn.Module) -> Iterator[bool]:
+    """Draw the parameters that are all zero, and zero them again: through the closed gates of fresh weights a program
+    that computes anything would look right. Tells whether there were any."""
+    asleep = [p for p in model.parameters() if p.numel() and not p.any()]
+    generator = torch.Generator().manual_seed(0)
+    try:
+        with torch.no_grad():
+            for parameter in asleep:
+                drawn = torch.randn(parameter.shape, generator=generator) * 0.2 * parameter.shape[-1] ** -0.5
+                parameter.copy_(drawn)
+        yield bool(asleep)
+    finally:
+        with torch.no_grad():
+            for parameter in asleep:
+                parameter.zero_()
+
+
+def compare(
+    model: Run, program: Run, config: ToolConfig, *, dtype: torch.dtype, device: torch.device, seed: int
+) -> float:
+    """The largest difference between the outputs of a model and of its program, on fresh inputs of other sizes.
+
+    Raises:
+        CheckFailed: it is over the dtype's tolerance.
+    """
+    largest = 0.0
+    for index, size in enumerate(TRIED):
+        call = example_call(config, size, device=device, dtype=dtype, seed=seed + 1 + index)
+        with torch.inference_mode():
+            wanted, got = model(call), program(call)
+        for name, x in wanted.items():
+            difference = (x.double().cpu() - got[name].double().cpu()).abs().max().item()
+            scale = max(x.abs().max().item(), 1.0)
+            if not difference <= TOLERANCE[dtype] * scale:
+                raise CheckFailed(
+                    f"verification failed: the program's {name} differs by up to {difference:g} (outputs reach "
+                    f"{scale:g}) for a batch of {size[0]}"
+                )
+            largest = max(largest, difference)
+    return largest
+
+
+def _tokens(model: ModelConfig, name: str, length: int, grid: tuple[int, int]) -> int:
+    end = model.modalities[name].input
+    if isinstance(end, TokenInput):
+        return min(length, end.max_length)
+    if isinstance(end, PatchInput):
+        most = end.max_size if end.positions != "none" else MOST_PATCHES
+        return min(grid[0], most) * min(grid[1], most)
+    return length
+
+
+def _name(path: Path_, modalities: Sequence[str]) -> str:
+    match path:
+        case ("inputs", str(name)):
+            return name
+        case ("masks", str(name)):
+            return f"{name}_mask"
+        case ("modality_tokens", int(index)):
+            return modalities[index]
+        case ("modality_masks", int(index)):
+            return f"{modalities[index]}_mask"
+    return str(path[0]).removesuffix("_tokens")
+
+
+def _leaves(tree: Any, path: Path_ = ()) -> dict[Path_, Tensor]:
+    """The tensors of nested arguments."""
+    if isinstance(tree, Tensor):
+        return {path: tree}
+    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree or ())
+    return {at: leaf for key, value in items for at, leaf in _leaves(value, (*path, key)).items()}
+
+
+def _filled(tree: Any, value: Callable[[Path_], Any], path: Path_ = ()) -> Any:
+    """Nested arguments with other leaves; what was left out stays so."""
+    if isinstance(tree, Mapping):
+        return {key: _filled(item, value, (*path, key)) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return tuple(_filled(item, value, (*path, index)) for index, item in enumerate(tree))
+    return tree if tree is None else value(path)

@@ -1,0 +1,289 @@
+"""Exporting programs: `torch.export`'s pt2 and ONNX, compared with the model before the file stands."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from mmdit.weights.atomic import replacing, replacing_folder
+from mmdit.weights.saved_model import own_metadata
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.export.preconditions import check_out, check_room, weights_file
+from mmdit_cli.export.program import TRACED, Flat, Signature, awake, compare, example_call, torch_can, trace, traceable
+from mmdit_cli.export.weights_export import ExportResult, Progress, fresh_or_read
+from mmdit_cli.output.units import bytes_
+from mmdit_cli.request.inputs import outputs_by_name
+from mmdit_cli.request.tool_config import ToolConfig
+
+OPSET = 20  # of ONNX; 23 and later have an Attention of their own, for which onnxruntime wants masks expanded
+ONE_FILE = 2_000_000_000  # bytes, about what one protobuf message may hold
+GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
+EXTRA = "mmdit.json"  # within a pt2 file
+
+
+def export_program(
+    config: ToolConfig,
+    *,
+    format: str,
+    out: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    force: bool = False,
+    weights: Path | None = None,
+    raw: bool = False,
+    on_progress: Progress = lambda stage, done, total: None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> ExportResult:
+    """Write a model as a program that runs without this package, for any batch and any number of tokens.
+
+    A pt2 file (`torch.export.load(path).module()`) is called as the model is. An ONNX file takes the tensors one by
+    one, named after their modalities (`text`, `text_mask`, ..., `timestep`), and gives `image_out`. Masks are inputs
+    for the modalities that the config's `run.mask` names.
+
+    Args:
+        format: `pt2` or `onnx`.
+        out: a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the graph and its
+            weights apart, as more than 2 GB must be.
+        the rest: see `mmdit_cli.export.weights_export.export_model`.
+
+    Raises:
+        UserError: an extra is missing, the file can't be written, or torch can't export the model.
+        CheckFailed: the program's outputs differ by more than the dtype allows; no file is left, an old one is as it
+            was.
+    """
+    device = device or torch.device("cpu")
+    folder = format == "onnx" and out.suffix != ".onnx"
+    if format == "onnx":
+        _check_onnx(dtype, device)
+    check_out(out, force, folder=folder, other=not_a_program)
+    file = weights_file(weights, raw, on_message)
+    check_room(config, out, dtype=dtype, device=device, file=file)
+    on_progress("building" if file is None else "reading", 0, None)
+    model = traceable(fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device))
+    size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    if format == "onnx" and not folder and size > ONE_FILE:
+        raise UserError(
+            f"--out {out}: an ONNX file holds 2 GB at most, and the weights take {bytes_(size)}; name a folder, "
+            f"which gets {GRAPH} and {WEIGHTS}"
+        )
+    source = f"seed {seed}" if file is None else str(file)
+    kept = own_metadata(config.model) | {"config_name": config.name, "source": source}
+    call = example_call(config, TRACED, device=device, dtype=dtype, seed=seed)
+    make = _Pt2 if format == "pt2" else _Onnx
+    program = make(model, config, call, kept, on_progress)
+    target = replacing_folder(out, force=force, other=not_a_program) if folder else replacing(out, force=force)
+    options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
+    try:
+        with awake(model) as asleep:
+            differences = [program.check(**options)] if asleep else []
+        with target as temporary:
+            on_progress("writing", 0, None)
+            program.write(temporary)
+            on_progress("comparing", 0, None)
+            differences.append(compare(program.eager, program.read(temporary), config, **options))
+            names = [GRAPH, WEIGHTS] if folder else []
+            written = sum(path.stat().st_size for path in ([temporary / n for n in names] or [temporary]))
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    return ExportResult(
+        config=config.name,
+        format=format,
+        files=[str(out / name) for name in names] or [str(out)],
+        source=source,
+        tensors=len(model.state_dict()),
+        parameters=sum(p.numel() for p in model.parameters()),
+        bytes=written,
+        verified=True,
+        max_abs_diff=max(differences),
+        sha256=None,
+        inputs=program.inputs,
+        outputs=program.outputs,
+    )
+
+
+class _Program:
+    """A traced model: how it is written, read again and called."""
+
+    def __init__(
+        self, model: nn.Module, config: ToolConfig, call: dict[str, Any], metadata: Mapping[str, str], told: Progress
+    ) -> None:
+        self.model, self.config, self.call, self.metadata = model, config, call, metadata
+        self.signature = Signature.of(config, call)
+        self.dims = self.signature.dims()
+        told("tracing", 0, None)
+        self.traced = self.trace()
+
+    def trace(self) -> ExportedProgram:
+        raise NotImplementedError
+
+    def write(self, path: Path) -> None:
+        raise NotImplementedError
+
+    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+        raise NotImplementedError
+
+    def check(self, **options: Any) -> float:
+        """The largest difference to the model with the weights that it has now."""
+        raise NotImplementedError
+
+    def eager(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
+        return outputs_by_name(self.config, self.model(**call))
+
+    @property
+    def inputs(self) -> dict[str, list[str]]:
+        """Each tensor's sizes: numbers, and the names of those that may vary."""
+        tensors = self.signature.flatten(self.call)
+        return {
+            name: [_size_name(self.dims[name].get(axis), length) for axis, length in enumerate(x.shape)]
+            for name, x in tensors.items()
+        }
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(name.removesuffix("_out") for name in self.signature.outputs)
+
+
+class _Pt2(_Program):
+    def trace(self) -> ExportedProgram:
+        return trace(self.model, (), self.call, self.signature.nested(self.call, self.dims))
+
+    def write(self, path: Path) -> None:
+        with _Whole(path, "w") as file:
+            torch.export.save(self.traced, file, extra_files={EXTRA: json.dumps(dict(self.metadata))})
+        if file.error is not None:
+            raise file.error
+
+    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+        with path.open("rb") as file:
+            program = torch.export.load(file)
+        mine, theirs = self.model.state_dict(), program.state_dict
+        wrong = [name for name, x in mine.items() if name in theirs and not torch.equal(x, theirs[name])]
+        if wrong:
+            raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
+        run = program.module()
+        return lambda call: outputs_by_name(self.config, run(**call))
+
+    def check(self, **options: Any) -> float:
+        run = self.traced.module()
+        return compare(self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options)
+
+
+class _Whole(io.FileIO):
+    """Takes everything and keeps the first error: torch's writer aborts the process where its last write fails."""
+
+    error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        rest = memoryview(data).cast("B")
+        size = len(rest)
+        try:
+            while self.error is None and len(rest):
+                rest = rest[super().write(rest) or 0 :]
+        except OSError as error:
+            self.error = error
+        return size
+
+
+class _Onnx(_Program):
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return tuple(self.signature.outputs)
+
+    def trace(self) -> ExportedProgram:
+        flat = Flat(self.model, self.signature, self.call).eval()
+        tensors = tuple(self.signature.flatten(self.call).values())
+        return trace(flat, tensors, {}, (tuple(self.dims.values()),))
+
+    def convert(self) -> Any:
+        with torch_can("write this model as ONNX"), quiet_exporter():
+            return torch.onnx.export(
+                self.traced,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=list(self.signature.paths),
+                output_names=self.signature.outputs,
+                verbose=False,
+            )
+
+    def write(self, path: Path) -> None:
+        made = self.convert()
+        made.model.metadata_props.update(self.metadata)
+        if path.is_dir():
+            made.save(path / GRAPH, external_data=True)
+        else:
+            made.save(path)
+
+    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+        return self._session(str(path / GRAPH if path.is_dir() else path))
+
+    def check(self, **options: Any) -> float:
+        buffer = io.BytesIO()
+        self.convert().save(buffer)
+        return compare(self.eager, self._session(buffer.getvalue()), self.config, **options)
+
+    def _session(self, model: str | bytes) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+        import onnxruntime
+
+        quiet = onnxruntime.SessionOptions()
+        quiet.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model, quiet, providers=["CPUExecutionProvider"])
+        taken = {each.name for each in session.get_inputs()}
+
+        def run(call: Mapping[str, Any]) -> dict[str, Tensor]:
+            given = {name: x.numpy(force=True) for name, x in self.signature.flatten(call).items() if name in taken}
+            found = session.run(self.signature.outputs, given)
+            return {
+                name.removesuffix("_out"): torch.from_numpy(x)
+                for name, x in zip(self.signature.outputs, found, strict=True)
+            }
+
+        return run
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Without its notes on packages that no model here needs, and on its own deprecations."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def not_a_program(folder: Path) -> str | None:
+    """What lies in a folder beside an exported graph and its weights."""
+    return next((path.name for path in sorted(folder.iterdir()) if path.name not in (GRAPH, WEIGHTS)), None)
+
+
+def _check_onnx(dtype: torch.dtype, device: torch.device) -> None:
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise UserError(f"--format onnx needs {', '.join(missing)}: pip install 'mmdit-cli[onnx]'")
+    if dtype == torch.bfloat16:
+        raise UserError(
+            "--format onnx: onnxruntime has no bf16 on the CPU, so it could not be compared; use fp16 or fp32"
+        )
+    if device.type != "cpu":
+        raise UserError(f"--format onnx is compared on the CPU; leave --device {device} out")
+
+
+def _size_name(dim: Any, length: int) -> str:
+    if dim is None:
+        return str(length)
+    return getattr(dim, "__name__", None) or "any"

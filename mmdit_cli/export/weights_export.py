@@ -1,0 +1,201 @@
+"""Exporting: write the weights, read them back, compare, and only then let the file stand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import mmdit
+from mmdit.config.model import ModelConfig, build
+from mmdit.layouts.conversion import nearest_layout
+from mmdit.weights.atomic import replacing, replacing_folder
+from mmdit.weights.reader import WeightFiles
+from mmdit.weights.saved_model import load_weights
+from mmdit.weights.shards import not_an_export
+from mmdit.weights.writer import Written, digest
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.export.preconditions import check_out, check_room, shard_size, weights_file
+from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.tool_config import ToolConfig
+
+TOKENS = 64  # of a modality at most, in the outputs that are compared
+# The tensors are the same to the bit; kernels may still add up in another order. Shares of the largest output.
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """What was written, and that it was read back.
+
+    `verified`: the files hold the same tensors to the bit. `max_abs_diff`: the largest difference between the outputs
+    of the model and of its copy on random inputs. `source`: where the weights came from. `sha256`: of the content,
+    which the file or the index of shards holds as well (`mmdit.load(path, verify=True)`); None in another layout.
+
+    Of a program, `inputs` says what it takes: the sizes of each tensor, those that may vary by name.
+
+    Where weights were converted between layouts, `verified` says that they were brought back and compared with the
+    source, and `max_abs_diff` is the largest difference of a weight; `changed` names the tensors that have one, and
+    `left_aside` counts those of the file that are none of the model's.
+    """
+
+    config: str
+    format: str
+    files: list[str]
+    source: str
+    tensors: int
+    parameters: int
+    bytes: int
+    verified: bool
+    max_abs_diff: float
+    sha256: str | None
+    source_layout: str = "mmdit"
+    layout: str = "mmdit"
+    changed: tuple[str, ...] = ()
+    left_aside: int = 0
+    inputs: dict[str, list[str]] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+
+
+def export_model(
+    config: ToolConfig,
+    *,
+    out: Path,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | None = None,
+    force: bool = False,
+    weights: Path | None = None,
+    raw: bool = False,
+    max_shard_size: str | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+    on_message: Callable[[str], None] = lambda message: None,
+) -> ExportResult:
+    """Write a config's model: fresh weights by seed, or those of a safetensors file, of shards, or of a train-toy run.
+
+    Args:
+        dtype: of the weights in the file.
+        device: where the model and its copy are compared.
+        weights: a safetensors file, a folder of shards, or a train-toy run, of which the newest whole checkpoint's
+            averaged weights are taken.
+        raw: take a run's weights as they were trained, not their average.
+        max_shard_size: such as `5GB`; then `out` is a folder of files that hold at most so many bytes of tensors.
+        on_progress: told the stage, what is done and the total (None where it is not known).
+        on_message: told what a user should know, such as a damaged checkpoint that was passed over.
+
+    Raises:
+        UserError: the file can't be written, or the model is larger than the free memory or disk.
+        mmdit.weights.saved_model.CheckpointError: the weights are damaged or do not fit the config.
+        CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
+    """
+    device = device or torch.device("cpu")
+    shards = None if max_shard_size is None else shard_size(max_shard_size)
+    check_out(out, force, folder=shards is not None)
+    file = weights_file(weights, raw, on_message)
+    source = f"seed {seed}" if file is None else str(file)
+    check_room(config, out, dtype=dtype, device=device, file=file)
+    on_progress("building" if file is None else "reading", 0, None)
+    model = fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device)
+    parameters = sum(p.numel() for p in model.parameters())
+    target: AbstractContextManager[Path] = (
+        replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
+    )
+    try:
+        with target as temporary:
+            written = mmdit.save(
+                model,
+                temporary,
+                metadata={"config_name": config.name, "source": source},
+                max_shard_size=shards,
+                on_tensor=lambda *done: on_progress("writing", *done),
+            )
+            on_progress("comparing", 0, None)
+            difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
+    except OSError as error:
+        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    assert written.sha256 is not None  # mmdit.save hashes
+    return ExportResult(
+        config=config.name,
+        format="safetensors",
+        files=[str(out if shards is None else out / file.name) for file in written.files],
+        source=source,
+        tensors=len(written.digests),
+        parameters=parameters,
+        bytes=written.bytes,
+        verified=True,
+        max_abs_diff=difference,
+        sha256=written.sha256,
+    )
+
+
+def fresh_or_read(
+    config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
+) -> nn.Module:
+    """The model with the weights of a file, or with fresh ones."""
+    if file is not None:
+        with WeightFiles(file) as files:
+            hashed = files.sha256 is not None
+            other = nearest_layout(files, config)
+        if other not in (None, "mmdit"):
+            raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
+        return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
+    torch.manual_seed(seed)
+    with torch.device(device):
+        return build(config).to(dtype).eval()
+
+
+def verify(
+    model: nn.Module,
+    path: Path,
+    written: Written,
+    config: ToolConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int,
+) -> float:
+    """Read the file back and compare: tensors to the bit, then outputs, whose largest difference it returns.
+
+    Fresh gates are zero and hide most weights from the outputs, so the outputs alone would prove little. The model
+    gives up its weights before the copy is read, so that never both are held; what was `written` stands for them.
+
+    Raises:
+        CheckFailed: they differ.
+    """
+    outputs = _outputs(model, config, device=device, dtype=dtype, seed=seed)
+    model.to("meta")
+    copy = mmdit.load(path, device=device)
+    theirs = {name: digest(tensor) for name, tensor in copy.state_dict().items()}
+    wrong = sorted(name for name, mine in written.digests.items() if theirs.get(name) != mine)
+    if wrong:
+        raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
+    copied = _outputs(copy, config, device=device, dtype=dtype, seed=seed)
+    largest = max(_difference(outputs[name], copied[name]) for name in outputs)
+    scale = max(x.abs().nan_to_num(0, 0).max().item() for x in outputs.values())
+    if largest > TOLERANCE[dtype] * max(scale, 1):
+        raise CheckFailed(f"verification failed: outputs of the copy differ by up to {largest:g}")
+    return largest
+
+
+def _outputs(
+    model: nn.Module, config: ToolConfig, *, device: torch.device, dtype: torch.dtype, seed: int
+) -> dict[str, torch.Tensor]:
+    """What a model makes of a few random tokens."""
+    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
+    config = config.model_copy(update={"run": config.run.model_copy(update={"tokens": small})})
+    inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=1)
+    with torch.inference_mode():
+        return outputs_by_name(config, model.eval()(**inputs.kwargs))
+
+
+def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, where weights that diverged give the same infinities and NaNs on both sides."""
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = (a.double() - b.double()).abs().masked_fill(same, 0).max().item()
+    return difference if difference == difference else float("inf")

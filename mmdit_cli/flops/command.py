@@ -1,0 +1,128 @@
+"""`mmdit flops`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mmdit_cli.errors import UserError
+from mmdit_cli.request import request as o
+
+if TYPE_CHECKING:
+    from mmdit_cli.request.budget import Budget
+
+NAME = "flops"
+UTILIZATION = "40%"
+
+
+def command(
+    config: o.ConfigsOption,
+    elementwise: Annotated[
+        bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
+    ] = False,
+    sweep: o.SweepOption = None,
+    images: Annotated[
+        str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
+    ] = None,
+    budget: Annotated[
+        str | None, typer.Option("--budget", metavar="FLOPS", help="Model FLOPs to train with, as 5e22.")
+    ] = None,
+    card: Annotated[
+        str | None,
+        typer.Option(
+            "--card", metavar="NAME", help="Hours on this card, as h100, at the peak of --dtype, or as h100:tf32."
+        ),
+    ] = None,
+    card_flops: Annotated[
+        str | None, typer.Option("--card-flops", metavar="N", help="Dense FLOP/s of a card of your own, as 989e12.")
+    ] = None,
+    cards: Annotated[
+        int | None, typer.Option("--cards", min=1, max=10_000_000, metavar="N", help="Number of cards. Default: 1.")
+    ] = None,
+    utilization: Annotated[
+        str | None,
+        typer.Option(
+            "--utilization", metavar="SHARE", help=f"Share of the peak that model FLOPs reach. Default: {UTILIZATION}."
+        ),
+    ] = None,
+    set_: o.SetOption = None,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = "fp32",
+    seed: o.SeedOption = 0,
+    json: o.JsonOption = False,
+    report: o.ReportOption = None,
+    debug: o.DebugOption = False,
+) -> None:
+    """Count FLOPs and parameters by component and modality, with no memory and for any size.
+
+    The model runs on the meta device, so that --device changes nothing but the report. --images or --budget turns the
+    count into training steps, and --card into hours.
+
+    Example: mmdit flops -c configs/sd3-medium.yaml --images 1e9 --card h100 --cards 256 --dtype bf16
+    """
+    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+    torch_dtype, _ = request.torch_dtype, request.torch_device
+    wanted = read_budget(images, budget, card, card_flops, cards, utilization, dtype)
+
+    from mmdit_cli.flops.tables import flops_tables
+    from mmdit_cli.model_parts.flop_count import count_flops
+    from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.request.show import show
+    from mmdit_cli.request.size_limits import possible
+    from mmdit_cli.request.sweep import load_grid
+
+    with without_compiler():
+        results = []
+        for point in load_grid(request, sweep):
+            with possible(point.config):
+                result = count_flops(
+                    point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
+                )
+            results.append(result)
+    show(request, results, lambda width: flops_tables(results, width))
+
+
+def read_budget(
+    images: str | None,
+    budget: str | None,
+    card: str | None,
+    card_flops: str | None,
+    cards: int | None,
+    utilization: str | None,
+    dtype: str,
+) -> Budget | None:
+    """The budget that the options describe; None where they describe none.
+
+    Raises:
+        UserError: an option is no number or contradicts another.
+    """
+    from mmdit_cli.request.budget import Budget, Hardware
+    from mmdit_cli.request.cards import Card, find_card, read_number, read_share
+
+    on_cards = {"--card": card, "--card-flops": card_flops, "--cards": cards, "--utilization": utilization}
+    given = [option for option, value in on_cards.items() if value is not None]
+    if images is not None and budget is not None:
+        raise UserError("--images and --budget: give one of them, the other follows from it")
+    if images is None and budget is None:
+        if given:
+            raise UserError(
+                f"{given[0]} says where a budget is spent; give the budget as --images 1e9 or --budget 5e22"
+            )
+        return None
+    if card is not None and card_flops is not None:
+        raise UserError("--card and --card-flops: give one of them")
+    if card is None and card_flops is None and given:
+        raise UserError(f"{given[0]}: of which card? Give --card h100 or --card-flops 989e12")
+    try:
+        hardware = None
+        if given:
+            named = find_card(card, dtype) if card is not None else None
+            own = read_number(card_flops, "--card-flops") if card_flops is not None else 0.0
+            share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
+            hardware = Hardware(named or Card("own card", dtype, own), cards or 1, share)
+        if images is not None:
+            return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
+        return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)
+    except ValueError as error:
+        raise UserError(str(error)) from None

@@ -1,0 +1,87 @@
+"""Does it fit? Asked before anything of a model's size is allocated."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from mmdit_cli.errors import UserError
+from mmdit_cli.output.units import bytes_
+from mmdit_cli.request.free_memory import free_memory
+
+if TYPE_CHECKING:
+    from mmdit_cli.memory.estimate import Mode
+    from mmdit_cli.request.tool_config import ToolConfig
+
+__all__ = ["check_fits"]
+
+
+def check_fits(
+    config: ToolConfig,
+    mode: Mode,
+    dtype: torch.dtype,
+    device: torch.device,
+    what: Literal["profile", "train-toy"] = "profile",
+) -> None:
+    """Refuse what would not fit into the memory that is free on the device.
+
+    Raises:
+        UserError: it says what is needed, what there is, and which changes would make it fit, each one tried.
+    """
+    from mmdit_cli.memory.verdict import estimated, largest
+
+    free = free_memory(device)
+    if free is None:
+        return
+    batch = config.train.batch_size if what == "train-toy" else config.run.batch_size
+
+    def needed(config: ToolConfig = config, mode: Mode = mode, dtype: torch.dtype = dtype, batch: int = batch) -> int:
+        # drawn in float32 whatever the dtype; train-toy keeps float32 weights, and an average of them
+        use = estimated(config, mode, torch.float32 if what == "train-toy" else dtype, device, batch)
+        return max(4 * use.parameters, use.peak + (use.weights if what == "train-toy" else 0))
+
+    total = needed()
+    if total <= free:
+        return
+    ways: list[tuple[str, int]] = []
+
+    def offer(text: str, size: int) -> None:
+        if size <= free:
+            ways.append((text, size))
+
+    key = "train" if what == "train-toy" else "run"
+    smaller = largest(lambda n: needed(batch=n), free, most=batch - 1) if needed(batch=1) <= free else 0
+    if smaller:
+        offer(f"--set {key}.batch_size={smaller}", needed(batch=smaller))
+    recomputing = _with_model(config, checkpoint_activations=True)
+    if mode == "train" and not config.model.checkpoint_activations:
+        offer("--set model.checkpoint_activations=true", needed(recomputing))
+    if what == "profile" and dtype.itemsize > 2:
+        offer("--dtype bf16", needed(dtype=torch.bfloat16))
+        if mode == "train" and not ways:
+            offer("--dtype bf16 --set model.checkpoint_activations=true", needed(recomputing, dtype=torch.bfloat16))
+    if what == "profile" and mode == "train":
+        offer("--mode forward", needed(mode="forward"))
+    depth = largest(lambda n: needed(_with_depth(config, n)), free, most=config.model.depth - 1)
+    if depth:
+        offer(f"--set model.depth={depth}", needed(_with_depth(config, depth)))
+    tried = "a batch of 1, bf16, recomputed activations and one block" if not ways else ""
+    hint = (
+        "it would fit with " + ", or ".join(f"{text} ({bytes_(size)})" for text, size in ways)
+        if ways
+        else f"none of {tried} alone would make it fit; make the model narrower or its sequences shorter"
+    )
+    raise UserError(
+        f"{what} of {config.name} ({mode}) needs {bytes_(total)} of memory and {bytes_(free)} are free; {hint}"
+    )
+
+
+def _with_model(config: ToolConfig, **changes: object) -> ToolConfig:
+    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+
+
+def _with_depth(config: ToolConfig, depth: int) -> ToolConfig:
+    attention = config.model.attention
+    dual = tuple(block for block in attention.dual if block < depth)
+    return _with_model(config, depth=depth, attention=attention.model_copy(update={"dual": dual}))

@@ -1,0 +1,279 @@
+"""FLOPs, counted by running the model on the meta device under torch's own counter.
+
+2 FLOPs a multiply-add; matrix products and attention count, elementwise work does not. Only the meta device sees all of
+attention: on the CPU the counter has no entry for the fused kernel, and misses more than half of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdit.config.model import build
+from mmdit.layers.attention import FusedAttention
+from mmdit.networks.parallel_block import JOINED
+from mmdit_cli.memory.measured import total_bytes
+from mmdit_cli.model_parts.components import OTHER, Component, find_components
+from mmdit_cli.model_parts.counting import Counts, count_model, count_once
+from mmdit_cli.model_parts.operator_counter import WORK_CONVENTION, WORK_KINDS
+from mmdit_cli.request.budget import Budget, TrainingPlan, plan_training
+from mmdit_cli.request.inputs import example_inputs
+from mmdit_cli.request.tool_config import ToolConfig
+
+CONVENTION = "2 FLOPs a multiply-add; matrix products and attention"
+ATTENTION_KINDS = ("attention", "second attention")
+SHARED = "shared"  # what serves every modality: conditioning, and what no component did
+
+
+@dataclass(frozen=True)
+class ComponentFlops:
+    """One component's forward FLOPs, its share of them, its backward FLOPs, and its parameters.
+
+    `elementwise` is its forward work beside the products, by the convention of `ElementwiseFlops`; None where it was
+    not asked for.
+    """
+
+    name: str
+    kind: str
+    modality: str | None
+    flops: int
+    share: float
+    parameters: int
+    backward_flops: int = 0
+    elementwise: int | None = None
+
+
+@dataclass(frozen=True)
+class ModalityFlops:
+    """The components of one modality together; `joined` works on all tokens at once, `shared` on none.
+
+    `tokens` are those of one sample as they come in; `flops_per_token` are forward FLOPs, None where there are none.
+    """
+
+    name: str
+    tokens: int | None
+    forward_flops: int
+    backward_flops: int
+    share: float
+    flops_per_token: float | None
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ElementwiseWork:
+    """FLOPs of one kind of work that is no matrix product, by the stated convention."""
+
+    kind: str
+    forward_flops: int
+    backward_flops: int
+
+
+@dataclass(frozen=True)
+class ElementwiseFlops:
+    """Softmax, norms, activations and arithmetic, in no total. Their convention is this tool's own: there is no other
+    to agree with."""
+
+    convention: str
+    forward_flops: int
+    backward_flops: int
+    kinds: list[ElementwiseWork]
+
+
+@dataclass(frozen=True)
+class FlopsResult:
+    """FLOPs of one forward pass over the whole batch, of one backward, and of both, which is a training step.
+
+    `backward_flops` are model FLOPs: attention's backward counts 2 x its forward. A fused kernel recomputes the scores
+    and executes 2.5 x, and checkpointed activations are computed again: `executed_backward_flops`,
+    `executed_step_flops`.
+    `arithmetic_intensity` is forward FLOPs over the bytes of weights, inputs and outputs, each moved once: a bound from
+    above, which a real run with its activations stays under.
+    `uncounted_operators` computed something, and are in no total; `point` is what a sweep set.
+    """
+
+    config: str
+    parameters: int
+    weight_bytes: int
+    batch_size: int
+    tokens: dict[str, int]
+    forward_flops: int
+    backward_flops: int
+    executed_backward_flops: int
+    step_flops: int
+    executed_step_flops: int
+    attention_flops: int
+    linear_flops: int
+    backward_attention_flops: int
+    backward_linear_flops: int
+    flops_per_token: float
+    step_flops_per_token: float
+    arithmetic_intensity: float
+    convention: str
+    components: list[ComponentFlops]
+    modalities: list[ModalityFlops]
+    uncounted_operators: dict[str, int]
+    elementwise: ElementwiseFlops | None = None
+    training: TrainingPlan | None = None
+    point: dict[str, Any] = field(default_factory=dict)
+
+
+def meta_model(config: ToolConfig) -> nn.Module:
+    """The model without memory. Nothing is recomputed in it, so that its FLOPs are the model's own."""
+    model_config = config.model.model_copy(update={"checkpoint_activations": False})
+    with torch.device("meta"):
+        return build(model_config)
+
+
+def count_flops(
+    config: ToolConfig,
+    *,
+    dtype: torch.dtype = torch.float32,
+    elementwise: bool = False,
+    budget: Budget | None = None,
+    point: dict[str, Any] | None = None,
+    whole: bool = False,
+) -> FlopsResult:
+    """FLOPs of a config's model on the batch that its `run` section describes.
+
+    Args:
+        whole: run every block, and not one of those that are alike for all of them.
+
+    Raises:
+        UncountedOperator: the model runs an operator that multiplies matrices, and torch's counter has no formula.
+        ValueError: the budget does not reach for one step.
+    """
+    model = meta_model(config).to(dtype)
+    components = find_components(model)
+    parameters, weight_bytes = sum(p.numel() for p in model.parameters()), total_bytes(model.parameters())
+    is_fused = any(isinstance(module, FusedAttention) for module in model.modules())
+    inputs = example_inputs(config, device="meta", dtype=dtype)
+    counted = (count_once if whole else count_model)(model, config, inputs)
+    forward, backward = counted.forward, counted.backward
+
+    rows = component_flops(components, counted, parameters, elementwise=elementwise)
+    attention = sum(row.flops for row in rows if row.kind in ATTENTION_KINDS)
+    backward_attention = sum(row.backward_flops for row in rows if row.kind in ATTENTION_KINDS)
+    moved = weight_bytes + total_bytes(inputs.by_modality.values()) + counted.output_bytes
+    step = forward + backward
+    executed_backward = backward + (attention // 2 if is_fused else 0) + _recomputed(config, dtype, backward)
+    tokens = max(1, inputs.batch_size * sum(inputs.tokens.values()))
+    executed_step = forward + executed_backward
+    plan = None
+    if budget is not None:
+        plan = plan_training(budget, batch_size=inputs.batch_size, step_flops=step, executed_step_flops=executed_step)
+    return FlopsResult(
+        config=config.name,
+        parameters=parameters,
+        weight_bytes=weight_bytes,
+        batch_size=inputs.batch_size,
+        tokens=inputs.tokens,
+        forward_flops=forward,
+        backward_flops=backward,
+        executed_backward_flops=executed_backward,
+        step_flops=step,
+        executed_step_flops=executed_step,
+        attention_flops=attention,
+        linear_flops=forward - attention,
+        backward_attention_flops=backward_attention,
+        backward_linear_flops=backward - backward_attention,
+        flops_per_token=forward / tokens,
+        step_flops_per_token=step / tokens,
+        arithmetic_intensity=forward / moved,
+        convention=CONVENTION,
+        components=rows,
+        modalities=modality_flops(rows, inputs.tokens, inputs.batch_size),
+        uncounted_operators=dict(sorted(counted.operators.items())),
+        elementwise=elementwise_flops(counted) if elementwise else None,
+        training=plan,
+        point=point or {},
+    )
+
+
+def outputs_sum(outputs: dict[str, Tensor]) -> Tensor:
+    """A scalar that every output influences."""
+    return torch.stack([x.float().sum() for x in outputs.values()]).sum()
+
+
+def component_flops(
+    components: list[Component],
+    counted: Counts,
+    parameters: int,
+    *,
+    elementwise: bool = False,
+) -> list[ComponentFlops]:
+    """Rows that add up to the totals exactly: what no component did is `other`."""
+    rows, forward, backward = [], counted.forward, counted.backward
+    for index, component in enumerate(components):
+        work = sum(counted.work[(index, False), kind] for kind in WORK_KINDS) if elementwise else None
+        rows.append(
+            ComponentFlops(
+                name=component.name,
+                kind=component.kind,
+                modality=component.modality,
+                flops=counted.flops[index, False],
+                share=counted.flops[index, False] / forward if forward else 0.0,
+                parameters=component.parameters,
+                backward_flops=counted.flops[index, True],
+                elementwise=work,
+            )
+        )
+    left = forward - sum(row.flops for row in rows)
+    left_backward = backward - sum(row.backward_flops for row in rows)
+    left_parameters = parameters - sum(row.parameters for row in rows)
+    work = sum(counted.work[(None, False), kind] for kind in WORK_KINDS) if elementwise else None
+    if left or left_backward or left_parameters or work:
+        share = left / forward if forward else 0.0
+        rows.append(ComponentFlops(OTHER, OTHER, None, left, share, left_parameters, left_backward, work))
+    return rows
+
+
+def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_size: int) -> list[ModalityFlops]:
+    """The components by whose tokens they work on: each modality's, all of them joined, or none's."""
+    found = []
+    for name in (*tokens, JOINED, SHARED):
+        own = [row for row in rows if _works_on(row) == name]
+        count = sum(tokens.values()) if name == JOINED else tokens.get(name)
+        if not own:
+            continue
+        flops = sum(row.flops for row in own)
+        found.append(
+            ModalityFlops(
+                name=name,
+                tokens=count,
+                forward_flops=flops,
+                backward_flops=sum(row.backward_flops for row in own),
+                share=sum(row.share for row in own),
+                flops_per_token=flops / (batch_size * count) if count else None,
+                parameters=sum(row.parameters for row in own),
+            )
+        )
+    return found
+
+
+def elementwise_flops(counted: Counts) -> ElementwiseFlops:
+    """The recorded work beside the products, by kind."""
+    totals = dict.fromkeys(((kind, backward) for kind in WORK_KINDS for backward in (False, True)), 0)
+    for ((_, backward), kind), flops in counted.work.items():
+        totals[kind, backward] += flops
+    kinds = [ElementwiseWork(kind, totals[kind, False], totals[kind, True]) for kind in WORK_KINDS]
+    forward, backward_ = sum(k.forward_flops for k in kinds), sum(k.backward_flops for k in kinds)
+    return ElementwiseFlops(WORK_CONVENTION, forward, backward_, kinds)
+
+
+def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
+    """FLOPs that checkpointed activations cost again in the backward pass, counted with checkpointing on."""
+    if not config.model.checkpoint_activations:
+        return 0
+    with torch.device("meta"):
+        model = build(config.model).to(dtype)
+    inputs = example_inputs(config, device="meta", dtype=dtype)
+    return count_model(model, config, inputs, by_component=False).backward - backward
+
+
+def _works_on(row: ComponentFlops) -> str:
+    if row.modality is not None:
+        return row.modality
+    return JOINED if row.kind in ATTENTION_KINDS else SHARED

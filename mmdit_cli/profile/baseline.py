@@ -1,0 +1,147 @@
+"""An earlier profile to compare with: what has become worse, by more than a tolerance and more than noise."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdit.config.regular_file import read_regular
+from mmdit.config.yaml_document import one_line
+from mmdit_cli.errors import UserError
+
+LARGEST = 1e300  # of a figure; an integer of JSON may be larger than any float
+MAX_BYTES = 8_000_000  # a result takes some 10 kB
+
+# what is compared: key of a result, its path in it, how it is called
+MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_bytes", "peak")))
+COUNTED = (("parameters", ("parameters",)), ("FLOPs", ("flops",)))
+
+
+@dataclass(frozen=True)
+class Change:
+    """One figure against the baseline's. `verdict`: same, better, worse, or noise: worse, but within the intervals."""
+
+    config: str
+    figure: str
+    before: float
+    now: float
+    ratio: float
+    verdict: str
+
+
+def parse_tolerance(text: str) -> float:
+    """`5%` or `0.05` as a share.
+
+    Raises:
+        UserError: it is neither.
+    """
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share < float("inf"):
+        raise UserError(f"--tolerance {text}: expected a share such as 5% or 0.05")
+    return share
+
+
+def load_baseline(path: Path, command: str) -> dict[str, Any]:
+    """The document of an earlier `--report FILE.json` of the same command.
+
+    Raises:
+        UserError: the file can't be read or is no such document.
+    """
+    option = f"--baseline {path}"
+    try:
+        content = read_regular(path, MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise UserError(f"{option}: is larger than {MAX_BYTES / 1e6:.0f} MB; write one with --report FILE.json")
+        document = json.loads(content.decode("utf-8"))
+    except OSError as error:
+        raise UserError(f"{option}: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{option}: is no JSON document ({error})") from None
+    if not isinstance(document, dict) or not isinstance(document.get("results"), list):
+        raise UserError(f"{option}: is no document of this tool; write one with --report FILE.json")
+    if document.get("command") != command:
+        raise UserError(f"{option}: is a document of {document.get('command')!r}, expected one of {command!r}")
+    return document
+
+
+def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float) -> list[Change]:
+    """Every figure of the results against the baseline's, by config (and sweep point).
+
+    Parameters and FLOPs are counted, so any rise is worse. Latency is noise while both medians' intervals overlap.
+
+    Raises:
+        UserError: the baseline has no such config, or a result lacks a figure.
+    """
+    changes = []
+    for result, before in zip(now, find_earlier(now, baseline), strict=True):
+        for figure, path in (*MEASURED, *COUNTED):
+            was, is_ = _figure(before, path), _figure(result, path)
+            counted = (figure, path) in COUNTED
+            ratio = is_ / was if was else float("inf") if is_ else 1.0
+            changes.append(Change(_name(result), figure, was, is_, ratio, _verdict(ratio, counted, tolerance)))
+            if figure == "latency" and changes[-1].verdict == "worse" and _overlap(before, result):
+                changes[-1] = Change(_name(result), figure, was, is_, ratio, "noise")
+    return changes
+
+
+def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The baseline's result for each wanted `config`, `point` and `mode`.
+
+    Raises:
+        UserError: there is none, or it lacks a figure.
+    """
+    earlier = {_key(result): result for result in baseline["results"] if isinstance(result, Mapping)}
+    found = []
+    for result in wanted:
+        before = earlier.get(_key(result))
+        if before is None:
+            known = (
+                ", ".join(sorted({one_line(str(result.get("config")), 60) for result in earlier.values()})[:10])
+                or "none"
+            )
+            raise UserError(f"--baseline: holds no {_name(result)}; its configs are {known}")
+        if before.get("mode") != result.get("mode"):
+            raise UserError(f"--baseline: {_name(result)} was measured in mode {before.get('mode')!r}")
+        for _, path in (*MEASURED, *COUNTED):
+            _figure(before, path)
+        if before["latency_ms"].get("ci_high") is not None:
+            _figure(before, ("latency_ms", "ci_high"))
+        found.append(before)
+    return found
+
+
+def _verdict(ratio: float, counted: bool, tolerance: float) -> str:
+    if ratio > 1 + (0 if counted else tolerance):
+        return "worse"
+    return "better" if ratio < 1 - (0 if counted else tolerance) else "same"
+
+
+def _overlap(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether the intervals of both medians share a value."""
+    a, b = before["latency_ms"], now["latency_ms"]
+    high, low = (latency.get(end) for latency, end in ((a, "ci_high"), (b, "ci_low")))
+    return bool((b["median"] if low is None else low) <= (a["median"] if high is None else high))
+
+
+def _figure(result: Mapping[str, Any], path: tuple[str, ...]) -> float:
+    value: Any = result
+    for key in path:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LARGEST:
+        raise UserError(f"--baseline: {_name(result)} has no number {'.'.join(path)}")
+    return float(value)
+
+
+def _key(result: Mapping[str, Any]) -> str:
+    return json.dumps([result.get("config"), result.get("point")], sort_keys=True)
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    point = result.get("point")
+    return f"{result.get('config')}" + (f" at {json.dumps(point)}" if point else "")

@@ -1,0 +1,110 @@
+"""Where a call's time goes: the parts that instrumented runs or kernels show, put to the uninstrumented time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mmdit_cli.model_parts.components import OTHER, Component
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER
+from mmdit_cli.profile.ceilings import Ceilings
+from mmdit_cli.profile.clock import Parts
+from mmdit_cli.profile.least_work import ModelWork
+from mmdit_cli.profile.roofline import Bound, bound
+from mmdit_cli.profile.traffic import Traffic
+
+IDLE = "device idle"
+
+
+@dataclass(frozen=True)
+class ComponentProfile:
+    """One component: milliseconds of one call of the model, forward and backward, its share of the whole, calls, FLOPs,
+    parameters, and how fast it could be."""
+
+    name: str
+    kind: str
+    modality: str | None
+    calls: int
+    time_ms: float
+    forward_ms: float
+    backward_ms: float
+    share: float
+    flops: int
+    parameters: int
+    flops_per_s: float
+    bound: Bound | None
+
+
+def mean_parts(runs: Sequence[Parts]) -> Parts:
+    """The parts of the middle half of the runs, by their totals, as shares that add up to 1 and not a bit more."""
+    ordered = sorted(runs, key=lambda parts: sum(parts.values()))
+    cut = len(ordered) // 4
+    shares: Parts = defaultdict(float)
+    middle = ordered[cut : len(ordered) - cut]
+    total = sum(sum(parts.values()) for parts in middle) * (1 + 1e-12)
+    for parts in middle:
+        for part, count in parts.items():
+            shares[part] += count / total
+    return dict(shares)
+
+
+def device_parts(seconds: Parts, latency: float) -> Parts:
+    """The shares of kernel times in a latency; what they leave of it the device waited. Where they exceed it, as
+    kernels that overlap do, they are shares of their sum."""
+    busy = sum(seconds.values())
+    parts = {part: t / max(busy, latency) for part, t in seconds.items()}
+    return parts | {(FORWARD, IDLE): 1 - busy / latency} if busy < latency else parts
+
+
+def component_rows(
+    shares: Parts,
+    seconds: float,
+    components: Sequence[Component],
+    calls: dict[str, int],
+    work: ModelWork,
+    ceilings: Ceilings,
+) -> list[ComponentProfile]:
+    """A row for each component, for what lies outside of them, and for the optimizer; they add up to `seconds`."""
+    labels: list[tuple[str, str, str | None]] = [(c.name, c.kind, c.modality) for c in components]
+    labels.append((OTHER, OTHER, None))
+    own = {c.name: c.parameters for c in components}
+    own[OTHER] = work.parameters - sum(own.values())
+    rows = []
+    for name, kind, modality in labels:
+        forward, backward = (shares.get((phase, name), 0.0) * seconds for phase in (FORWARD, BACKWARD))
+        spent, flops = forward + backward, work.flops_of(name)
+        limit = bound(
+            flops,
+            work.traffic.get(name, Traffic()),
+            ceilings,
+            model_bytes=work.weight_bytes,
+            seconds=spent,
+        )
+        rows.append(
+            ComponentProfile(
+                name=name,
+                kind=kind,
+                modality=modality,
+                calls=calls.get(name, 0),
+                time_ms=spent * 1e3,
+                forward_ms=forward * 1e3,
+                backward_ms=backward * 1e3,
+                share=spent / seconds,
+                flops=flops,
+                parameters=own[name],
+                flops_per_s=flops / spent if spent else 0.0,
+                bound=limit if limit.ms else None,
+            )
+        )
+    for (phase, name), share in shares.items():
+        if phase == OPTIMIZER or name == IDLE:
+            optimizer = phase == OPTIMIZER
+            label, spent = OPTIMIZER if optimizer else IDLE, share * seconds
+            traffic = work.traffic[OPTIMIZER] if optimizer else Traffic()
+            limit = bound(0, traffic, ceilings, model_bytes=work.weight_bytes, seconds=spent)
+            least = limit if optimizer else None
+            rows.append(
+                ComponentProfile(label, label, None, int(optimizer), spent * 1e3, 0.0, 0.0, share, 0, 0, 0.0, least)
+            )
+    return rows

@@ -1,0 +1,117 @@
+"""How figures of a sweep grow: the exponents of power laws, by least squares on logarithms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from mmdit_cli.profile.measurement import ProfileResult
+
+TOKENS = "tokens"
+
+
+@dataclass(frozen=True)
+class Growth:
+    """`figure` grows like `variable ** exponent`, the other swept variables staying as they are.
+
+    `first` and `last` are the exponents between the two smallest and the two largest values (None for two values):
+    where they differ, no power law holds throughout, as from linear work to that of attention. `worst`: the largest
+    ratio between a measured figure and the fitted one.
+    """
+
+    config: str
+    figure: str
+    variable: str
+    smallest: float
+    largest: float
+    exponent: float
+    first: float | None
+    last: float | None
+    worst: float
+
+
+FIGURES: dict[str, Callable[[ProfileResult], float]] = {
+    "time": lambda r: r.latency_ms.median,
+    # what is held whatever the sizes of the inputs would hide how the rest grows
+    "memory beside weights and optimizer": lambda r: (
+        r.memory_bytes.peak - r.memory_bytes.weights - r.memory_bytes.optimizer
+    ),
+}
+
+
+def fit_growth(results: Sequence[ProfileResult]) -> list[Growth]:
+    """The growth of time and memory of each config over the numbers that were swept.
+
+    Swept token counts together are one variable: all tokens of a sample, for attention joins them. Variables that never
+    move apart have no exponents of their own, and nothing is fitted.
+    """
+    found = []
+    for config in dict.fromkeys(result.config for result in results):
+        own = [result for result in results if result.config == config]
+        variables = swept_variables(own)
+        for figure, value in FIGURES.items():
+            found += _fit(config, figure, variables, [value(result) for result in own])
+    return found
+
+
+def swept_variables(results: Sequence[ProfileResult]) -> dict[str, list[float]]:
+    """The numbers above 0 that change over a sweep, by name, one for each result."""
+    variables: dict[str, list[float]] = {}
+    for key in results[0].point:
+        name = variable_of(key)
+        if name == TOKENS:
+            variables[name] = [float(sum(result.tokens.values())) for result in results]
+        elif all(_is_number(result.point[key]) for result in results):
+            variables[name] = [float(result.point[key]) for result in results]
+    return {name: values for name, values in variables.items() if min(values) > 0 and len(set(values)) > 1}
+
+
+def variable_of(key: str) -> str:
+    """What a swept key is called: token counts of whichever modality are all `tokens`."""
+    return TOKENS if key.startswith("run.tokens") else "batch size" if key == "run.batch_size" else key
+
+
+def _fit(config: str, figure: str, variables: dict[str, list[float]], values: Sequence[float]) -> list[Growth]:
+    if not variables or min(values) <= 0:
+        return []
+    logs = torch.tensor(list(variables.values()), dtype=torch.float64).log().T
+    design = torch.cat([logs, torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
+    if torch.linalg.matrix_rank(design) < design.shape[1]:
+        return []
+    y = torch.tensor(values, dtype=torch.float64).log()
+    solution = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
+    worst = math.exp((design @ solution - y).abs().max().item())
+    rows = []
+    for (name, column), exponent in zip(variables.items(), solution.tolist(), strict=False):
+        first, last = _ends(variables, name, values)
+        rows.append(Growth(config, figure, name, min(column), max(column), exponent, first, last, worst))
+    return rows
+
+
+def _ends(variables: dict[str, list[float]], name: str, values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The exponents between the two smallest and the two largest values of a variable, each the mean over the points
+    that differ in it alone."""
+    levels = sorted(set(variables[name]))
+    if len(levels) < 3:
+        return None, None
+    others = list(zip(*(v for key, v in variables.items() if key != name), strict=True)) or [()] * len(values)
+    at = {(x, other): y for x, other, y in zip(variables[name], others, values, strict=True)}
+
+    def between(low: float, high: float) -> float | None:
+        slopes = [
+            math.log(at[high, other] / at[low, other]) / math.log(high / low)
+            for other in dict.fromkeys(others)
+            if (low, other) in at and (high, other) in at
+        ]
+        return sum(slopes) / len(slopes) if slopes else None
+
+    return between(*levels[:2]), between(*levels[-2:])
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)

@@ -1,0 +1,95 @@
+"""What a call has to do at least: FLOPs, and bytes through memory, by component, found without running it.
+
+FLOPs: `count_flops`. Bytes: operators under fake tensors of the real device, where attention is the fused kernel that
+will run; on meta it would keep its scores.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.func import functional_call
+
+from mmdit_cli.model_parts.components import find_components
+from mmdit_cli.model_parts.flop_count import count_flops, meta_model, outputs_sum
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
+from mmdit_cli.profile.clock import Parts
+from mmdit_cli.profile.traffic import Gemm, Traffic, TrafficCounter, tensor_bytes
+from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.tool_config import ToolConfig
+
+ADAMW_PASSES = 7  # over the weights: reads weight, gradient and two moments, writes weight and two moments
+
+
+@dataclass(frozen=True)
+class ModelWork:
+    """One call: FLOPs by phase and component, traffic by component and of the whole, the products with most FLOPs."""
+
+    parameters: int
+    weight_bytes: int
+    batch_size: int
+    tokens: dict[str, int]
+    flops: Parts
+    traffic: dict[str, Traffic]
+    whole: Traffic
+    gemms: list[Gemm]
+
+    @property
+    def total_flops(self) -> int:
+        return int(sum(self.flops.values()))
+
+    def flops_of(self, component: str) -> int:
+        return int(sum(flops for (_, name), flops in self.flops.items() if name == component))
+
+
+def count_work(
+    config: ToolConfig, *, train: bool, device: torch.device, dtype: torch.dtype = torch.float32
+) -> ModelWork:
+    """FLOPs and bytes of one call: a forward pass, or with `train` forward, backward and AdamW's step.
+
+    A component's bytes are those that cross its border, each tensor once a call: see `TrafficCounter`. Those of the
+    whole are weights, inputs and outputs once; in training the weights a second time for the backward pass, their
+    gradients once, and AdamW's 7 passes over them. What checkpointing recomputes is not counted.
+    """
+    model = meta_model(config).to(dtype).requires_grad_(train)
+    components = find_components(model)
+    rows = count_flops(config, dtype=dtype).components
+    flops: Parts = {(FORWARD, row.name): row.flops for row in rows if row.flops}
+    if train:
+        flops |= {(BACKWARD, row.name): row.backward_flops for row in rows if row.backward_flops}
+    with FakeTensorMode(), torch.device(device):
+        weights = {name: _twin(p, device).requires_grad_(train) for name, p in model.named_parameters()}
+        buffers = {name: _twin(b, device) for name, b in model.named_buffers()}
+        inputs = example_inputs(config, device=device, dtype=dtype)
+        with TrafficCounter(list(weights.values()), components) as counter:
+            result = functional_call(model, weights | buffers, kwargs=inputs.kwargs)
+            outputs = outputs_by_name(config, result)
+            if train:
+                loss = outputs_sum(outputs)
+                counter.tracker.start(BACKWARD)
+                loss.backward()
+        gradients = [p.grad for p in weights.values() if p.grad is not None]
+        traffic = counter.finish(list(outputs.values()), gradients)
+        weight_bytes = sum(map(tensor_bytes, weights.values()))
+        ends = sum(map(tensor_bytes, (*inputs.by_modality.values(), *outputs.values())))
+    if train:
+        traffic["optimizer"] = Traffic(Counter({(ADAMW_PASSES * weight_bytes, 0): 1}))
+    passes = 3 + ADAMW_PASSES if train else 1
+    return ModelWork(
+        parameters=sum(p.numel() for p in model.parameters()),
+        weight_bytes=weight_bytes,
+        batch_size=inputs.batch_size,
+        tokens=inputs.tokens,
+        flops=flops,
+        traffic=traffic,
+        whole=Traffic(Counter({(passes * weight_bytes, ends): 1})),
+        gemms=[gemm for gemm, _ in counter.gemms.most_common(3)],
+    )
+
+
+def _twin(x: Tensor, device: torch.device) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=device)

@@ -1,0 +1,141 @@
+"""From a config to random inputs of the right shapes, types and masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmdit.config.model import ModalityConfig, PatchInput, TokenInput
+from mmdit.packing import Packing
+from mmdit_cli.errors import UserError
+from mmdit_cli.output.units import bytes_
+from mmdit_cli.request.free_memory import free_memory
+from mmdit_cli.request.tool_config import ToolConfig, patch_grid
+
+MASK_BYTES = 9  # of a token: its mask, and its index among those kept
+
+
+@dataclass(frozen=True)
+class ModelInputs:
+    """Arguments for one call of a model: `model(**inputs.kwargs)`."""
+
+    kwargs: dict[str, Any]
+    batch_size: int
+    tokens: dict[str, int]  # of one sample, by modality
+
+    @property
+    def by_modality(self) -> dict[str, Tensor]:
+        """The modalities' own tensors."""
+        if "inputs" in self.kwargs:
+            return dict(self.kwargs["inputs"])
+        if "modality_tokens" in self.kwargs:
+            return dict(zip(self.tokens, self.kwargs["modality_tokens"], strict=True))
+        return {name: self.kwargs[f"{name}_tokens"] for name in self.tokens}
+
+
+def example_inputs(
+    config: ToolConfig,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    batch_size: int | None = None,
+) -> ModelInputs:
+    """Random inputs as the config's `run` section describes them. On the meta device they have shapes alone.
+
+    A mask has its valid tokens first, as a tokenizer pads: the config's share of the length, in every sample. On
+    the meta device, where masks have no values, `varlen` is given the `Packing` that it would make of them.
+    """
+    batch = batch_size or config.run.batch_size
+    names = tuple(config.model.modalities)
+    draw = _Draw(torch.device(device), dtype, seed)
+    tokens = {name: config.tokens_of(name) for name in names}
+    data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
+    masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
+    packing = None
+    if draw.device.type == "meta" and config.model.varlen and masks:
+        packing = _packing(config, tokens, batch)
+        masks = {}  # whose values nobody could read
+    kwargs: dict[str, Any]
+    if config.model.has_ends:
+        kwargs = {"inputs": data, "masks": packing or masks or None}
+        if config.model.timestep is not None:
+            kwargs["timestep"] = draw.uniform((batch,)) * 1000 / config.model.timestep.scale
+        if config.model.pooled is not None:
+            kwargs["pooled"] = draw.normal((batch, config.model.pooled.dim))
+        if config.model.guidance is not None:
+            kwargs["guidance"] = draw.uniform((batch,)) + 3  # about what pictures are made with
+        return ModelInputs(kwargs, batch, tokens)
+    if config.model.variant == "two_modality":
+        kwargs = {f"{name}_tokens": x for name, x in data.items()}
+        kwargs |= {"masks": packing} if packing else {f"{name}_mask": m for name, m in masks.items()}
+    else:
+        kwargs = {"modality_tokens": tuple(data.values())}
+        kwargs["modality_masks"] = packing or (tuple(masks.get(name) for name in names) if masks else None)
+    if config.model.dim_cond is not None:
+        kwargs["time_cond"] = draw.normal((batch, config.model.dim_cond))
+    return ModelInputs(kwargs, batch, tokens)
+
+
+def outputs_by_name(config: ToolConfig, output: Any) -> dict[str, Tensor]:
+    """What a model returned, by modality, without the discarded ones."""
+    named = output if isinstance(output, dict) else dict(zip(config.model.modalities, output, strict=True))
+    return {name: x for name, x in named.items() if x is not None}
+
+
+class _Draw:
+    """Random tensors from one seed, drawn on the CPU so that every device sees the same numbers."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, seed: int) -> None:
+        self.device, self.dtype = device, dtype
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def normal(self, shape: tuple[int, ...]) -> Tensor:
+        if self.device.type == "meta":
+            return torch.empty(shape, device="meta", dtype=self.dtype)
+        return torch.randn(shape, generator=self.generator).to(self.device, self.dtype)
+
+    def uniform(self, shape: tuple[int, ...]) -> Tensor:
+        if self.device.type == "meta":
+            return torch.empty(shape, device="meta")
+        return torch.rand(shape, generator=self.generator).to(self.device)
+
+    def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
+        if self.device.type == "meta":
+            return torch.empty(shape, device="meta", dtype=torch.long)
+        return torch.randint(high, shape, generator=self.generator).to(self.device)
+
+
+def _input(modality: ModalityConfig, tokens: int, batch: int, draw: _Draw) -> Tensor:
+    end = modality.input
+    if isinstance(end, TokenInput):
+        return draw.integers(end.vocabulary, (batch, tokens))
+    if isinstance(end, PatchInput):
+        rows, columns = patch_grid(tokens)
+        return draw.normal((batch, end.channels, rows * end.patch, columns * end.patch))
+    return draw.normal((batch, tokens, modality.dim if end is None else end.dim))
+
+
+def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:
+    """What the model packs by; None where nothing is padded."""
+    cpu = torch.device("cpu")
+    needed = sum(batch * count * MASK_BYTES for name, count in tokens.items() if name in config.run.mask)
+    if (free := free_memory(cpu)) is not None and needed > free:
+        raise UserError(
+            f"{config.name}: packing a batch of {batch} needs {bytes_(needed)} of memory for its masks and "
+            f"{bytes_(free)} are free; lower run.batch_size or run.tokens"
+        )
+    masks = [
+        _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None
+        for name, count in tokens.items()
+    ]
+    packing = Packing.from_masks(masks, list(tokens.values()), batch)
+    return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
+
+
+def _mask(tokens: int, share: float, batch: int, device: torch.device) -> Tensor:
+    valid = round(tokens * share)
+    return (torch.arange(tokens, device=device) < valid).expand(batch, tokens)

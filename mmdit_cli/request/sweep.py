@@ -1,0 +1,156 @@
+"""`--sweep KEY=V1,V2`: the grid of configs that several values of several keys span."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mmdit_cli.errors import UserError
+
+if TYPE_CHECKING:
+    from mmdit_cli.request.request import Request
+    from mmdit_cli.request.tool_config import ToolConfig
+
+MAX_POINTS = 1000  # of a grid
+LONGEST_KEY = 300  # characters
+
+Point = dict[str, Any]  # a value for each swept key, in the order of the command line
+BRACKETS = {"[": "]", "{": "}"}
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A swept key: its values as data, and as they were written."""
+
+    key: str
+    values: tuple[Any, ...]
+    texts: tuple[str, ...]
+
+    @property
+    def is_numeric(self) -> bool:
+        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
+
+
+@dataclass(frozen=True)
+class PointConfig:
+    """One config at one point of the grid; `point` is empty where nothing is swept."""
+
+    config: ToolConfig
+    point: Point
+
+
+def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfig]:
+    """Every config of the request at every point of the grid, config by config, the last key's values changing first.
+
+    Raises:
+        UserError: a sweep is malformed; the message names the key and the value.
+        ConfigError: a config is wrong, or becomes so at a point; the message names `--sweep KEY=VALUE`.
+    """
+    from mmdit.config.file import load_points
+    from mmdit_cli.request.tool_config import ToolConfig
+
+    if request.configs.count("-") > 1:
+        raise UserError("--config -: standard input can be read once")
+    axes = parse_sweeps(sweeps or ())
+    keys = [axis.key for axis in axes]
+    points = [dict(zip(keys, row, strict=True)) for row in itertools.product(*(axis.values for axis in axes))]
+    texts = [[f"{key}={text}" for key, text in zip(keys, row, strict=True)] for row in _rows_of_texts(axes)]
+    grid = []
+    for path in request.configs:
+        configs = load_points(path, ToolConfig, overrides=request.overrides, points=texts)
+        grid += [PointConfig(config, point) for config, point in zip(configs, points, strict=True)]
+    return grid
+
+
+def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
+    """The axes of a grid from `KEY=V1,V2` texts. Values are read as `--set` reads them; a comma inside brackets or
+    quotes does not part two values.
+
+    Raises:
+        UserError: not `KEY=V1,V2`, an empty or repeated value, a key that is swept twice or lies inside another, more
+            than `MAX_POINTS` points.
+    """
+    axes: list[Axis] = []
+    for sweep in sweeps:
+        axis = _parse_axis(sweep)
+        for other in axes:
+            if f"{axis.key}.".startswith(f"{other.key}.") or f"{other.key}.".startswith(f"{axis.key}."):
+                problem = "is swept twice" if axis.key == other.key else f"and {other.key}: one holds the other"
+                raise UserError(f"--sweep {axis.key} {problem}; give all its values in one --sweep")
+        axes.append(axis)
+        if (points := math.prod(len(axis.values) for axis in axes)) > MAX_POINTS:
+            raise UserError(f"--sweep {axis.key}: makes {points} points; a grid has at most {MAX_POINTS}")
+    return axes
+
+
+def short_names(points: Sequence[Point]) -> dict[str, str]:
+    """The swept keys as tables and pictures name them: as many of their last parts as tell them apart."""
+    keys = list(points[0]) if points else []
+    for count in range(1, 1 + max((key.count(".") + 1 for key in keys), default=0)):
+        names = {key: ".".join(key.split(".")[-count:]) for key in keys}
+        if len(set(names.values())) == len(keys):
+            return names
+    return {key: key for key in keys}
+
+
+def value_text(value: Any) -> str:
+    """A swept value as YAML says it."""
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def point_label(point: Point) -> str:
+    """`image=256 batch_size=4`; empty where nothing is swept."""
+    names = short_names([point])
+    return " ".join(f"{names[key]}={value_text(value)}" for key, value in point.items())
+
+
+def _rows_of_texts(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
+    return list(itertools.product(*(axis.texts for axis in axes)))
+
+
+def _parse_axis(sweep: str) -> Axis:
+    from mmdit.config.yaml_document import ConfigError, one_line, parse
+
+    key, equals, text = sweep.partition("=")
+    key, label = key.strip(), f"--sweep {one_line(sweep, 60)}"
+    if not equals or "" in key.split(".") or len(key) > LONGEST_KEY:
+        raise UserError(f"{label}: expected KEY=V1,V2 with a dotted key, as in --sweep run.batch_size=1,4")
+    texts = [part.strip() for part in _split(text)]
+    if len(texts) > MAX_POINTS:
+        raise UserError(f"{label}: gives {key} {len(texts)} values; a sweep has at most {MAX_POINTS} points")
+    values: list[Any] = []
+    for place, part in enumerate(texts, start=1):
+        if not part:
+            raise UserError(f"{label}: value {place} of {key} is empty; write null for none")
+        try:
+            value = parse(part, f"--sweep {key}={one_line(part, 60)}", lines=False).data
+        except ConfigError as error:
+            raise UserError(str(error)) from None
+        if any(value == other and type(value) is type(other) for other in values):
+            raise UserError(f"{label}: {key} takes the value {part} twice")
+        values.append(value)
+    return Axis(key, tuple(values), tuple(texts))
+
+
+def _split(text: str) -> list[str]:
+    """The text cut at its commas, but for those in brackets or quotes."""
+    parts, closing, quote = [""], [], ""
+    for sign in text:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "\"'" and (parts[-1].rstrip()[-1:] or ",") in "[{:,":
+            quote = sign
+        elif sign in BRACKETS:
+            closing.append(BRACKETS[sign])
+        elif closing and sign == closing[-1]:
+            closing.pop()
+        if sign == "," and not closing and not quote:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return parts

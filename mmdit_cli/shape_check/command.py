@@ -1,0 +1,68 @@
+"""`mmdit shape-check`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mmdit_cli.request import request as o
+
+NAME = "shape-check"
+
+
+def command(
+    config: o.ConfigOption,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            "--weights", metavar="PATH", help="Check the names and shapes in a safetensors file (or shards) too."
+        ),
+    ] = None,
+    from_: Annotated[
+        o.LayoutName, typer.Option("--from", metavar="LAYOUT", help=f"Whose names the file has: {o.LAYOUTS}.")
+    ] = "mmdit",
+    all_layers: Annotated[bool, typer.Option("--all", help="Show every layer, not blocks alone.")] = False,
+    set_: o.SetOption = None,
+    device: o.DeviceOption = "cpu",
+    dtype: o.DtypeOption = "fp32",
+    seed: o.SeedOption = 0,
+    json: o.JsonOption = False,
+    report: o.ReportOption = None,
+    debug: o.DebugOption = False,
+) -> None:
+    """Check that every modality comes out as it went in, and show each layer's shapes.
+
+    The model runs on the meta device, and of --weights the header alone is read. Exits 1 where a shape is wrong.
+
+    Example: mmdit shape-check -c configs/sd3.5-medium.yaml --weights sd3.5_medium.safetensors --from stability
+    """
+    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
+
+    from mmdit_cli.errors import CheckFailed
+    from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.output.tables import shape_tables
+    from mmdit_cli.request.show import show
+    from mmdit_cli.shape_check.shapes import check_shapes
+
+    (loaded,), _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    with without_compiler():
+        result = check_shapes(loaded, dtype=torch_dtype)
+    if weights is not None:
+        from mmdit_cli.export.conversion import check_weights
+        from mmdit_cli.output.document import check_apart
+
+        check_apart(report=report, weights=weights)
+
+        checked = check_weights(loaded.model, weights, from_)
+        problems = list(result.problems)
+        if checked.problems:
+            other = checked.fits_layout
+            hint = f"; its names are those of --from {other}" if other not in (None, from_) else ""
+            problems += [f"{checked.file}: does not fit the config in the layout {from_}{hint}", *checked.problems]
+        result = replace(result, weights=checked, problems=problems, ok=not problems)
+    show(request, [result], lambda _: shape_tables(result, every_layer=all_layers))
+    if not result.ok:
+        raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])

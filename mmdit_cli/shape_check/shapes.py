@@ -1,0 +1,172 @@
+"""Every layer's shapes, found on the meta device, and whether each modality comes out as it should."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmdit.config.model import LinearOutput, PatchOutput
+from mmdit_cli.model_parts.flop_count import meta_model
+from mmdit_cli.request.inputs import ModelInputs, example_inputs, outputs_by_name
+from mmdit_cli.request.size_limits import is_overflow, possible, too_large
+from mmdit_cli.request.tool_config import ToolConfig
+
+Shape = list[int]
+
+
+@dataclass(frozen=True)
+class LayerShapes:
+    """One module: the shapes of the tensors that went in and came out, and its parameters."""
+
+    name: str
+    kind: str
+    inputs: list[Shape]
+    outputs: list[Shape]
+    parameters: int
+
+
+@dataclass(frozen=True)
+class ShapesResult:
+    """What a shape check found. `ok` is False where there are `problems`; `notes` are worth knowing and no fault."""
+
+    config: str
+    ok: bool
+    parameters: int
+    weight_bytes: int
+    inputs: dict[str, Shape]
+    outputs: dict[str, Shape]
+    layers: list[LayerShapes]
+    problems: list[str]
+    notes: list[str]
+    weights: Any = None  # a WeightsCheck, where a file was checked
+
+
+def check_shapes(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
+    """Run a config's model on the meta device and compare what comes out with what should.
+
+    Raises:
+        UserError: the model or its inputs are larger than any machine.
+    """
+    with possible(config):
+        return check_model(meta_model(config).to(dtype), config, dtype=dtype)
+
+
+def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
+    """The same for a model on the meta device that was built from the config."""
+    inputs = example_inputs(config, device="meta", dtype=dtype)
+    recorder = _Recorder(model)
+    outputs: dict[str, Tensor] = {}
+    problems, notes = [], []
+    try:
+        with recorder:
+            outputs = outputs_by_name(config, model(**inputs.kwargs))
+    except (ValueError, RuntimeError) as error:
+        if is_overflow(error):
+            raise too_large(config) from error
+        problems.append(f"{recorder.current or 'model'}: {_first_line(error)}")
+    else:
+        problems = _compare(config, inputs, outputs)
+        notes = _unused_parameters(model, outputs)
+    return ShapesResult(
+        config=config.name,
+        ok=not problems,
+        parameters=sum(p.numel() for p in model.parameters()),
+        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        inputs={name: list(x.shape) for name, x in inputs.by_modality.items()},
+        outputs={name: list(x.shape) for name, x in outputs.items()},
+        layers=recorder.layers,
+        problems=problems,
+        notes=notes,
+    )
+
+
+def expected_output(config: ToolConfig, name: str, given: Shape) -> Shape | None:
+    """The shape a modality must come out with: its output head's, or the tokens it went in with; None if discarded."""
+    modality = config.model.modalities[name]
+    if name in config.model.discard:
+        return None
+    if isinstance(modality.output, PatchOutput):
+        return [given[0], modality.output.channels, *given[2:]]
+    tokens = [given[0], config.tokens_of(name)]
+    return [*tokens, modality.output.dim if isinstance(modality.output, LinearOutput) else modality.dim]
+
+
+def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]) -> list[str]:
+    problems = []
+    for name, x in inputs.by_modality.items():
+        wanted, got = expected_output(config, name, list(x.shape)), outputs.get(name)
+        if wanted is None and got is not None:
+            problems.append(f"{name}: is discarded, but came out with {list(got.shape)}")
+        elif wanted is not None and got is None:
+            problems.append(f"{name}: did not come out, wanted {wanted}")
+        elif wanted is not None and got is not None and list(got.shape) != wanted:
+            layer = f"outputs.{name}" if config.model.modalities[name].output else "the last block"
+            problems.append(f"{layer}, {name}: got {list(got.shape)}, wanted {wanted}")
+    return problems
+
+
+def _unused_parameters(model: nn.Module, outputs: dict[str, Tensor]) -> list[str]:
+    """Parameters that no output depends on: those at no leaf of the outputs' graph."""
+    used, seen = set(), set()
+    nodes = [x.grad_fn for x in outputs.values()]
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        used.add(id(getattr(node, "variable", None)))
+        nodes += [parent for parent, _ in node.next_functions]
+    return [f"no gradient reaches {name}" for name, parameter in model.named_parameters() if id(parameter) not in used]
+
+
+class _Recorder:
+    """Notes the shapes of every module's call while it is active, and which module was running when one failed."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.layers: list[LayerShapes] = []
+        self.running: list[str] = []
+        self.handles: list[Any] = []
+
+    @property
+    def current(self) -> str:
+        return self.running[-1] if self.running else ""
+
+    def __enter__(self) -> _Recorder:
+        for name, module in self.model.named_modules():
+            if name:
+                self.handles += [
+                    module.register_forward_pre_hook(lambda m, a, name=name: self.running.append(name)),
+                    module.register_forward_hook(self._leave(name), with_kwargs=True),
+                ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _leave(self, name: str) -> Any:
+        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            self.running.pop()
+            parameters = sum(p.numel() for p in module.parameters())
+            inputs = _shapes([args, kwargs])
+            self.layers.append(LayerShapes(name, type(module).__name__, inputs, _shapes(output), parameters))
+
+        return hook
+
+
+def _shapes(value: Any) -> list[Shape]:
+    if isinstance(value, Tensor):
+        return [list(value.shape)]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (tuple, list)):
+        return [shape for item in value for shape in _shapes(item)]
+    return []
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]

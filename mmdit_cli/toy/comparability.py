@@ -1,0 +1,79 @@
+"""What two configs have in common beside the model, so that a comparison of their runs says something of the models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmdit.config.model import PatchInput
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.run_folder import differences, safe_name
+from mmdit_cli.toy.trainer import TRAINING
+
+# What of `train` two designs must share for one seed to mean the same data, noise and timesteps; for their losses to be
+# the same quantity; and for their samples to be judged alike.
+DATA = ("data", "batch_size", "caption_dropout", "timesteps.per_modality")
+LOSS = ("data", "loss_weights", "caption_dropout", "timesteps", "shift")
+RULER = ("data", "steps", "sampler", "evaluation_samples", "evaluate_every")
+
+
+def as_trained(config: ToolConfig) -> ToolConfig:
+    """The config whose `run` is a batch of its training, for counting: captions as long as the first batch's."""
+    world = world_of(config)
+    batch = world.batch(config.train.batch_size, seed=0, stream=TRAINING, index=0)
+    tokens = {"text": world.encode(batch.captions)[0].shape[1]}
+    for name, x in batch.data.items():
+        end = config.model.modalities[name].input
+        tokens[name] = x[0, 0].numel() // end.patch**2 if isinstance(end, PatchInput) else x.shape[1]
+    run = config.run.model_copy(update={"batch_size": config.train.batch_size, "tokens": tokens})
+    return config.model_copy(update={"run": run})
+
+
+def unlike(first: ToolConfig, other: ToolConfig) -> list[str]:
+    """What two designs do not share beside the model, in words."""
+    kinds = (
+        (DATA, "seeds do not pair the same data, noise and timesteps"),
+        (LOSS, "the losses are not the same quantity, and are not compared"),
+        (RULER, "accuracy is not measured alike"),
+    )
+    texts = {meaning: "; ".join(_unlike(first, other, keys)) for keys, meaning in kinds}
+    return [f"{other.name} and {first.name}: {meaning} ({text})" for meaning, text in texts.items() if text]
+
+
+def distinct(configs: Sequence[ToolConfig], files: Sequence[str]) -> list[ToolConfig]:
+    """The configs with names that differ, also as folders: where two are alike, their files' names, then numbers."""
+    names = [config.name for config in configs]
+    if len({safe_name(name) for name in names}) < len(names):
+        names = [Path(file).stem if file != "-" else name for file, name in zip(files, names, strict=True)]
+    taken: set[str] = set()
+    for index, name in enumerate(names):
+        number, unique = 1, name
+        while safe_name(unique) in taken:
+            number, unique = number + 1, f"{name}-{number + 1}"
+        taken.add(safe_name(unique))
+        names[index] = unique
+    return [config.model_copy(update={"name": name}) for config, name in zip(configs, names, strict=True)]
+
+
+def same_loss(first: ToolConfig, other: ToolConfig) -> bool:
+    """Whether both minimize the same quantity."""
+    return not _unlike(first, other, LOSS)
+
+
+def _unlike(first: ToolConfig, other: ToolConfig, keys: Sequence[str]) -> list[str]:
+    """The settings under `keys`, and the modalities, in which two configs differ."""
+    saved, wanted = ({"modalities": sorted(c.model.modalities), "train": _picked(c, keys)} for c in (first, other))
+    return differences(saved, wanted)
+
+
+def _picked(config: ToolConfig, keys: Sequence[str]) -> dict[str, Any]:
+    settings: Any = config.train.model_dump(mode="json")
+    picked = {}
+    for key in keys:
+        value = settings
+        for part in key.split("."):
+            value = value[part]
+        picked[key] = value
+    return picked

@@ -1,0 +1,268 @@
+"""Is one design better than another? Each is trained on the same seeds, and told apart where their spread allows it."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
+from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.paired_statistics import CONFIDENCE, Difference, Spread, paired_difference, spread
+from mmdit_cli.toy.run_folder import METRICS, read_metrics, safe_name
+from mmdit_cli.toy.trainer import Diverged
+from mmdit_cli.toy.training import Interrupted, TrainResult
+
+TARGET = 0.9
+Records: TypeAlias = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class ToTarget:
+    """What it took until every modality had the target accuracy: medians over the `reached` of `runs` finished runs.
+
+    Model FLOPs and seconds are of training steps alone. Accuracy is known every `train.evaluate_every` steps and at the
+    end; a target passed between two evaluations is placed on the line between them. All None where no run reached it.
+    """
+
+    reached: int
+    runs: int
+    steps: float | None
+    seconds: float | None
+    flops: float | None
+
+
+@dataclass(frozen=True)
+class Design:
+    """One config over all seeds. Figures are of finished runs, None where there is none; `seeds` are those finished.
+
+    `loss` is the mean over a run's last 20 steps; accuracies are those of `TrainResult`. `step_flops` are model FLOPs
+    of a training step at `train.batch_size` and the data's own lengths. `differences` are from the first design, which
+    has none; a figure is missing where it is not the same quantity in both.
+    """
+
+    config: str
+    parameters: int
+    step_flops: int
+    seeds: list[int]
+    loss: Spread | None
+    accuracy: dict[str, Spread]
+    held_out: dict[str, Spread]
+    to_target: ToTarget
+    differences: list[Difference]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that diverged, and the last step that it finished."""
+
+    config: str
+    seed: int
+    step: int
+    message: str
+    run_dir: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Designs trained on the same seeds, each against the first, `reference`. `notes`: what limits the comparison."""
+
+    reference: str
+    seeds: list[int]
+    target: float
+    confidence: float
+    designs: list[Design]
+    failures: list[Failure]
+    notes: list[str]
+    run_dir: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run with its metrics."""
+
+    result: TrainResult
+    records: Records
+
+    def to_target(self, target: float) -> tuple[float, float] | None:
+        """Steps and training seconds until every modality had the target; None where it never was seen to."""
+        seconds = {record["step"]: record["seconds"] for record in self.records if "seconds" in record}
+        before: tuple[float, float, float] | None = None
+        for record in self.records:
+            if "accuracy" not in record:
+                continue
+            now = (record["step"], seconds[record["step"]], min(record["accuracy"].values()))
+            if now[2] >= target:
+                if before is None:
+                    return now[:2]
+                share = (target - before[2]) / (now[2] - before[2])
+                return before[0] + share * (now[0] - before[0]), before[1] + share * (now[1] - before[1])
+            before = now
+        return None
+
+
+Train = Callable[[ToolConfig, int, Path, str], TrainResult | None]  # config, seed, folder, and what to call the run
+
+
+def compare(
+    configs: Sequence[ToolConfig], seeds: Sequence[int], *, folder: Path, train: Train, target: float = TARGET
+) -> tuple[list[TrainResult], Comparison]:
+    """Train every config with every seed, and compare each with the first.
+
+    The configs take turns (a and b with the first seed, then with the second), so that the machine's drift hits all
+    alike. A run that diverges is noted, and the others go on.
+
+    Args:
+        configs: with names that differ, as `distinct` makes them.
+        folder: gets a run's folder for each, NAME-seedN.
+        train: trains a config with a seed in a folder.
+
+    Raises:
+        UserError: a config is not one of the toy's worlds.
+        Interrupted: Ctrl-C; the run that was under way has been saved, and the message says which it was.
+    """
+    for config in configs:
+        world_of(config)
+    done: dict[str, dict[int, Run]] = {config.name: {} for config in configs}
+    failures: list[Failure] = []
+    turns = [(config, seed) for seed in seeds for config in configs]
+    for number, (config, seed) in enumerate(turns, start=1):
+        title, place = f"{config.name}, seed {seed}", folder / f"{safe_name(config.name)}-seed{seed}"
+        try:
+            result = train(config, seed, place, f"{title} ({number}/{len(turns)})")
+        except Diverged as problem:
+            failures.append(Failure(config.name, seed, _last_step(place), str(problem), str(place)))
+            continue
+        except Interrupted as stop:
+            raise Interrupted(f"{title}, run {number} of {len(turns)} in {folder}: {stop}") from None
+        if result is not None:  # as in a process of a group that does not write
+            done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
+    comparison = summarize(configs, done, failures, seeds=seeds, target=target, folder=folder)
+    return [run.result for runs in done.values() for run in runs.values()], comparison
+
+
+def draw(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> None:
+    """Write a picture of all runs' curves, those that failed included.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    from mmdit_cli.toy.plots import comparison_plot, save_figure
+
+    folders = [(r.config, Path(r.run_dir)) for r in results] + [
+        (x.config, Path(x.run_dir)) for x in comparison.failures
+    ]
+    curves: dict[str, list[Records]] = {design.config: [] for design in comparison.designs}
+    for name, folder in folders:
+        if (folder / METRICS).exists():
+            curves[name].append(read_metrics(folder / METRICS))
+    costs = {design.config: design.step_flops for design in comparison.designs}
+    save_figure(comparison_plot(curves, costs, target=comparison.target), path)
+
+
+def summarize(
+    configs: Sequence[ToolConfig],
+    done: Mapping[str, Mapping[int, Run]],
+    failures: Sequence[Failure],
+    *,
+    seeds: Sequence[int],
+    target: float,
+    folder: Path,
+) -> Comparison:
+    """What the finished runs, by config and seed, say of the designs."""
+    first, flops = configs[0], {}
+    designs = []
+    for config in configs:
+        runs = done[config.name]
+        counted = count_flops(as_trained(config))
+        flops[config.name] = counted.step_flops
+        results = [run.result for run in runs.values()]
+        designs.append(
+            Design(
+                config=config.name,
+                parameters=counted.parameters,
+                step_flops=counted.step_flops,
+                seeds=list(runs),
+                loss=spread([r.loss["last"] for r in results]) if results else None,
+                accuracy=_by_modality(results, lambda r: r.accuracy),
+                held_out=_by_modality(results, lambda r: r.held_out),
+                to_target=_to_target(runs, target, counted.step_flops),
+                differences=_differences(config, first, done, flops, target) if config is not first else [],
+            )
+        )
+    notes = [note for config in configs[1:] for note in unlike(first, config)]
+    return Comparison(first.name, list(seeds), target, CONFIDENCE, designs, list(failures), notes, str(folder))
+
+
+def _differences(
+    config: ToolConfig,
+    first: ToolConfig,
+    done: Mapping[str, Mapping[int, Run]],
+    flops: Mapping[str, int],
+    target: float,
+) -> list[Difference]:
+    """Each figure that both have against the first design's, on the seeds that both finished."""
+    seeds = [seed for seed in done[config.name] if seed in done[first.name]]
+    if not seeds:
+        return []
+    mine, theirs = (_figures([done[c.name][seed] for seed in seeds], c, flops[c.name], target) for c in (config, first))
+    return [
+        paired_difference(
+            name,
+            values,
+            theirs[name][0],
+            to=first.name,
+            lower_is_better="accuracy" not in name,
+            resolution=max(resolution, theirs[name][1]),
+        )
+        for name, (values, resolution) in mine.items()
+        if name in theirs and (name != "loss" or same_loss(first, config))
+    ]
+
+
+def _figures(
+    runs: Sequence[Run], config: ToolConfig, step_flops: int, target: float
+) -> dict[str, tuple[list[float], float]]:
+    """What is compared: a value for each run, and the smallest step in which it is known.
+
+    What the target took is left out where a run did not get there, for those that did would be the lucky ones.
+    """
+    figures = {"loss": ([run.result.loss["last"] for run in runs], 0.0)}
+    share = 1 / config.train.evaluation_samples
+    for name in runs[0].result.accuracy:
+        figures[f"accuracy, {name}"] = [run.result.accuracy[name] for run in runs], share
+    for name in runs[0].result.held_out:
+        figures[f"held-out accuracy, {name}"] = [run.result.held_out[name] for run in runs], share
+    reached = [found for run in runs if (found := run.to_target(target)) is not None]
+    if len(reached) == len(runs):
+        every = config.train.evaluate_every or config.train.steps
+        steps, seconds = ([float(found[i]) for found in reached] for i in (0, 1))
+        figures["steps to the target"] = steps, every
+        figures["FLOPs to the target"] = [x * step_flops for x in steps], every * step_flops
+        figures["time to the target"] = seconds, every * max(t / n for n, t in reached)
+    return figures
+
+
+def _to_target(runs: Mapping[int, Run], target: float, step_flops: int) -> ToTarget:
+    reached = [found for run in runs.values() if (found := run.to_target(target)) is not None]
+    if not reached:
+        return ToTarget(0, len(runs), None, None, None)
+    steps, seconds = (statistics.median(values) for values in zip(*reached, strict=True))
+    return ToTarget(len(reached), len(runs), steps, seconds, steps * step_flops)
+
+
+def _by_modality(
+    results: Sequence[TrainResult], shares: Callable[[TrainResult], Mapping[str, float]]
+) -> dict[str, Spread]:
+    names = shares(results[0]) if results else {}
+    return {name: spread([shares(result)[name] for result in results]) for name in names}
+
+
+def _last_step(folder: Path) -> int:
+    metrics = folder / METRICS
+    steps = [record["step"] for record in read_metrics(metrics) if "loss" in record] if metrics.exists() else []
+    return max(steps, default=0)

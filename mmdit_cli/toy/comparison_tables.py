@@ -1,0 +1,131 @@
+"""Comparisons of designs as tables: a view of `toy.compare.Comparison`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from mmdit_cli.output import units as f
+from mmdit_cli.output.table_parts import Columns, note, side_by_side
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mmdit_cli.toy.comparison import Comparison, Design
+    from mmdit_cli.toy.paired_statistics import Difference, Spread
+
+LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
+STYLES = {"better": "green", "worse": "bold red"}
+
+
+def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
+    """The designs side by side, as many as the screen holds; then each against the first."""
+    together = max(1, (width - LABELS) // DESIGN)
+    designs = comparison.designs
+    parts: list[RenderableType] = [
+        _designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)
+    ]
+    parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    for failed in comparison.failures:
+        where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
+        parts.append(Text(where, style="red"))
+    parts += [Text(text, style="yellow") for text in comparison.notes]
+    return parts + [note(text) for text in _notes(comparison)]
+
+
+def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
+    table = side_by_side("designs", designs)
+
+    def row(label: str, cell: Callable[[Design], str], style: str | None = None) -> None:
+        table.add_row(label, *(cell(design) for design in designs), style=style)
+
+    row("parameters", lambda d: f.count(d.parameters))
+    row("FLOPs a step", lambda d: f.flops(d.step_flops))
+    row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}")
+    row("loss", lambda d: _spread(d.loss), "bold")
+    for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
+        row(f"accuracy, {name}", lambda d, n=name: _share(d.accuracy.get(n)), "bold")  # type: ignore[misc]
+        row("  lowest seed", lambda d, n=name: _lowest(d.accuracy.get(n)))  # type: ignore[misc]
+        row("  held-out captions", lambda d, n=name: _share(d.held_out.get(n)))  # type: ignore[misc]
+    row(f"reached {f.percent(comparison.target)}", lambda d: f"{d.to_target.reached} of {d.to_target.runs}")
+    if any(design.to_target.reached for design in comparison.designs):
+        row("  steps", lambda d: _whole(d.to_target.steps))
+        row("  time", lambda d: f.seconds(d.to_target.seconds))
+        row("  FLOPs", lambda d: f.flops(d.to_target.flops))
+    return table
+
+
+def _differences(comparison: Comparison, design: Design, width: int) -> Table:
+    rows = Columns(f"{design.config} against {comparison.reference}", width)
+    for each in design.differences:
+        show = _signed(each)
+        ends = "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
+        style = STYLES.get(each.verdict)
+        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict if width >= 60 else "can't tell"
+        label = each.figure.replace("the target", f.percent(comparison.target))
+        rows.add([(" ", label, 0), ("by", show(each.mean), 0), ("95% interval", ends, 80), ("verdict", verdict, 0)])
+    return rows.table
+
+
+def _signed(each: Difference) -> Callable[[float], str]:
+    """How a difference of this figure is written."""
+    if "accuracy" in each.figure:
+        return lambda x: f"{100 * x:+.1f}%"
+    decimals = _decimals(max(abs(each.mean), abs((each.high or each.mean) - each.mean)))
+    if each.figure.startswith("time"):
+        return lambda x: f"{x:+.{decimals}f} s"
+    if each.figure.startswith("FLOPs"):
+        return lambda x: ("" if x < 0 else "+") + f.quantity(x, "")
+    return lambda x: f"{x:+,.{decimals}f}"
+
+
+def _spread(figure: Spread | None) -> str:
+    """`0.0374 ± 0.0012`: to two digits of the standard deviation."""
+    if figure is None:
+        return f.MISSING
+    if not figure.sd:
+        return f.number(figure.mean) + ("" if figure.sd is None else " ± 0")
+    decimals = _decimals(figure.sd)
+    return f"{figure.mean:,.{decimals}f} ± {figure.sd:,.{decimals}f}"
+
+
+def _share(figure: Spread | None) -> str:
+    if figure is None:
+        return f.MISSING
+    return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {f.percent(figure.sd)}")
+
+
+def _lowest(figure: Spread | None) -> str:
+    return f.MISSING if figure is None else f.percent(figure.min)
+
+
+def _whole(value: float | None) -> str:
+    return f.MISSING if value is None else f"{value:,.0f}"
+
+
+def _decimals(value: float) -> int:
+    """Decimals that show two digits of a value."""
+    return min(8, max(0, 1 - math.floor(math.log10(value)))) if value > 0 and math.isfinite(value) else 2
+
+
+def _notes(comparison: Comparison) -> list[str]:
+    several = len(comparison.designs) > 1
+    notes = ["Loss: the mean of the last 20 steps. ±: the standard deviation over seeds."]
+    if any(design.to_target.reached for design in comparison.designs):
+        notes.append(
+            f"Reached: every modality at {f.percent(comparison.target)}, known every train.evaluate_every steps and "
+            "interpolated between; medians over the runs that got there, of training steps alone."
+        )
+    if several and any(d.low is not None for design in comparison.designs for d in design.differences):
+        notes.append(
+            "Differences: paired by seed, with Student's 95% interval of their mean; told apart where it leaves out 0. "
+            "Of many rows, one in twenty does so by chance."
+        )
+    elif several:
+        notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
+    notes.append(f"Runs and curves: {comparison.run_dir}")
+    return notes

@@ -1,0 +1,110 @@
+"""What a config's model has to do with the toy's data: whether it fits them, and one call of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+from torch import Tensor, nn
+
+from mmdit.config.model import LinearInput, LinearOutput, ModelConfig, PatchInput, PatchOutput, TokenInput
+from mmdit.sampling import Tensors
+from mmdit_cli.errors import UserError
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy import digits, world
+from mmdit_cli.toy.data import ToyData
+from mmdit_cli.toy.world import FRAME, SAMPLES
+
+TIMESTEP_RANGE = 1000  # networks take t as 0..1000, divided by their config's timestep.scale
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a model's ends must be for a data set."""
+
+    vocabulary: int
+    max_words: int
+    channels: int
+    size: int  # of the square picture, in pixels
+    sound: bool  # may it have tones beside the pictures
+    sound_needed: bool = False
+
+
+FITS = {
+    "world": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True),
+    "echo": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True),
+    "digits": Fit(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
+}
+
+
+def world_of(config: ToolConfig) -> ToyData:
+    """The data set that `train.data` names, with the modalities that the config has.
+
+    Raises:
+        UserError: a modality or one of its ends is not the data set's, by key and with what is wanted; or the package
+            that holds the data is not installed.
+    """
+    data = config.train.data
+    for problem in _problems(config.model, FITS[data]):
+        raise UserError(f"{config.name}: train-toy can't train this model on train.data={data}: {problem}")
+    drawn = [name for name in config.model.modalities if name != "text"]
+    unknown = [name for name in config.train.loss_weights if name not in drawn]
+    if unknown:
+        raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected {' or '.join(drawn)}")
+    return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn, echo=data == "echo")
+
+
+def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
+    """The model's velocity.
+
+    Args:
+        x: noisy data by modality.
+        times: t in [0, 1] by modality, each `b`.
+        ids: the captions' word ids `b n`; mask: `b n` bool, True = a word.
+        per_modality: pass each modality's own t (the text's is 0), not the one they share.
+    """
+    timestep = cast(ModelConfig, getattr(model, "module", model).config).timestep
+    scale = TIMESTEP_RANGE / (timestep.scale if timestep else 1)
+    scaled = {name: t * scale for name, t in times.items()}
+    shared = next(iter(scaled.values()))
+    t = {"text": shared.new_zeros(shared.shape), **scaled} if per_modality else shared
+    velocity: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
+    return velocity
+
+
+def _problems(model: ModelConfig, fit: Fit) -> list[str]:
+    """What keeps a model from learning the data, in words."""
+    known = {"text and image": ["image", "text"], "text, image and audio": ["audio", "image", "text"]}
+    allowed = ([] if fit.sound_needed else ["text and image"]) + (["text, image and audio"] if fit.sound else [])
+    if sorted(model.modalities) not in [known[names] for names in allowed]:
+        return [f"model.modalities must be {', or '.join(allowed)}, got {', '.join(model.modalities)}"]
+    problems = []
+    text, image, audio = (model.modalities.get(name) for name in ("text", "image", "audio"))
+    words = text.input if text else None
+    if not isinstance(words, TokenInput) or words.vocabulary < fit.vocabulary or words.max_length < fit.max_words:
+        wanted = f"kind: tokens, vocabulary: {fit.vocabulary}, max_length: {fit.max_words}"
+        problems.append(f"model.modalities.text.input must be {{{wanted}}}, or larger")
+    if image:
+        end, head, channels = (
+            image.input,
+            image.output,
+            "1 channel" if fit.channels == 1 else f"{fit.channels} channels",
+        )
+        if not isinstance(end, PatchInput) or end.channels != fit.channels or fit.size % end.patch:
+            problems.append(f"model.modalities.image.input must be patches of {channels} whose size divides {fit.size}")
+        elif end.positions == "sincos" and fit.size // end.patch > end.max_size:
+            problems.append(f"model.modalities.image.input.max_size must be {fit.size // end.patch} or more")
+        if not isinstance(head, PatchOutput) or head.channels != fit.channels:
+            problems.append(f"model.modalities.image.output must be {{kind: patches, channels: {fit.channels}}}")
+    if audio:
+        wave, head = audio.input, audio.output
+        shape = f"{SAMPLES // FRAME} tokens of {FRAME} samples"
+        if not isinstance(wave, LinearInput) or wave.dim != FRAME:
+            problems.append(f"model.modalities.audio.input must be {{kind: linear, dim: {FRAME}}} ({shape})")
+        if not isinstance(head, LinearOutput) or head.dim != FRAME:
+            problems.append(f"model.modalities.audio.output must be {{kind: linear, dim: {FRAME}}} ({shape})")
+    if model.timestep is None:
+        problems.append("model.timestep is missing; set it to {frequencies: 256, scale: 1000}")
+    if model.pooled is not None:
+        problems.append("model.pooled must be left out: the captions have no pooled vector")
+    return problems

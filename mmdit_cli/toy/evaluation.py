@@ -1,0 +1,145 @@
+"""Draws samples from a trained model and has the oracle read them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from mmdit.sampling import Tensors, guide, sample
+from mmdit_cli.request.train_config import TrainConfig
+from mmdit_cli.toy.data import NULL, Batch, ToyData, hash_seed
+from mmdit_cli.toy.data_fit import predict
+from mmdit_cli.toy.oracle import Score, hits, score
+
+SEEN, HELD_OUT, SHOWN, STARTS = 101, 102, 103, 104  # streams of captions and noise that training never draws from
+CHUNK = 256  # samples drawn at a time
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What was drawn for a batch of captions, and whether each sample is right, by modality."""
+
+    batch: Batch
+    data: dict[str, Tensor]
+
+    @property
+    def right(self) -> dict[str, Tensor]:
+        """`b` bool by modality: all attributes are as asked for."""
+        batch = self.batch
+        return {n: hits(batch.source, n, x, batch.attributes[n]).all(dim=1) for n, x in self.data.items()}
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        batch = self.batch
+        return {name: score(batch.source, name, x, batch.attributes[name]) for name, x in self.data.items()}
+
+    @property
+    def agreement(self) -> float:
+        """The share of samples that are right in every modality at once."""
+        return torch.stack(list(self.right.values())).all(dim=0).float().mean().item()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Samples for captions as training showed them and for held-out ones, and what the ruler itself reads."""
+
+    seen: Samples
+    held_out: Samples
+    chance: dict[str, float]
+    oracle_real: dict[str, float]
+    oracle_noise: dict[str, float]
+
+
+@torch.inference_mode()
+def draw(
+    model: nn.Module,
+    batch: Batch,
+    settings: TrainConfig,
+    *,
+    seed: int,
+    device: torch.device,
+    given: Sequence[str] = (),
+    captions: bool = True,
+) -> Samples:
+    """Sample every modality for a batch of captions, with classifier-free guidance: away from what no caption gives, or
+    where captions are not given, from what the given modalities would give were they noise (Bao et al. 2023, eq. 6).
+
+    Args:
+        given: modalities to be taken from the batch as they are; the others are drawn to go with them. This needs a
+            model that was trained with `timesteps.per_modality`.
+        captions: whether the captions are given; False: as if there were none.
+
+    Raises:
+        ValueError: something is given to a model whose modalities share one timestep.
+    """
+    if given and not settings.timesteps.per_modality:
+        raise ValueError("to draw one modality from another, train with train.timesteps.per_modality=true")
+    generator = torch.Generator().manual_seed(hash_seed(seed, STARTS))
+    noise = {name: torch.randn(x.shape, generator=generator) for name, x in batch.data.items()}
+    parts = []
+    for start in range(0, len(batch.captions), CHUNK):
+        part = slice(start, start + CHUNK)
+        begin = {name: x[part].to(device) for name, x in noise.items()}
+        fixed = {name: batch.data[name][part].to(device) for name in given}
+        texts = batch.captions[part] if captions else [NULL] * len(batch.captions[part])
+        parts.append(_draw_chunk(model, batch.source, texts, begin, fixed, settings, device))
+    return Samples(batch, {name: torch.cat([p[name] for p in parts]).float().cpu() for name in parts[0]})
+
+
+def _draw_chunk(
+    model: nn.Module,
+    source: ToyData,
+    captions: list[str],
+    noise: Tensors,
+    given: Tensors,
+    settings: TrainConfig,
+    device: torch.device,
+) -> Tensors:
+    captioned = any(caption != NULL for caption in captions)
+    guided = settings.sampler.guidance != 1 and (captioned or bool(given))
+    count = len(captions)
+    ids, mask = (x.to(device) for x in source.encode([*captions, *([NULL] * count if guided else [])]))
+    unknown = {} if captioned else {name: noise[name] for name in given}  # in the half that guidance leads away from
+    begin = {name: x for name, x in noise.items() if name not in given}
+
+    def velocity(x: Tensors, times: Tensors) -> Tensors:
+        if guided:  # with what is given and without it, in one call
+            x = {name: torch.cat([v, unknown.get(name, v)]) for name, v in x.items()}
+            times = {name: torch.cat([t, torch.ones_like(t) if name in unknown else t]) for name, t in times.items()}
+        out = predict(model, x, times, ids, mask, per_modality=settings.timesteps.per_modality)
+        if not guided:
+            return out
+        with_caption = {name: v[:count] for name, v in out.items()}
+        without = {name: v[count:] for name, v in out.items()}
+        return guide(with_caption, without, settings.sampler.guidance)
+
+    sampler = settings.sampler
+    return sample(velocity, begin, steps=sampler.steps, kind=sampler.kind, shift=settings.shift, given=given)
+
+
+def evaluate(model: nn.Module, world: ToyData, settings: TrainConfig, *, seed: int, device: torch.device) -> Evaluation:
+    """Score the model, and the ruler itself: the judge on real data that it was not fitted on, and on noise."""
+    seen, held_out = (
+        draw(
+            model,
+            world.batch(settings.evaluation_samples, seed=seed, stream=stream, index=0, held_out=stream == HELD_OUT),
+            settings,
+            seed=seed,
+            device=device,
+        )
+        for stream in (SEEN, HELD_OUT)
+    )
+    real = world.real(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
+    generator = torch.Generator().manual_seed(hash_seed(seed, STARTS, 1))
+    noise = {name: torch.randn(x.shape, generator=generator) for name, x in real.data.items()}
+    of_real, of_noise = Samples(real, real.data).scores, Samples(real, noise).scores
+    return Evaluation(
+        seen=seen,
+        held_out=held_out,
+        chance={name: world.chance(name) for name in world.modalities},
+        oracle_real={name: score.accuracy for name, score in of_real.items()},
+        oracle_noise={name: score.accuracy for name, score in of_noise.items()},
+    )

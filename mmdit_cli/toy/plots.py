@@ -1,0 +1,213 @@
+"""Pictures of results. Figures are made without pyplot, so that nothing global is touched and no window is needed.
+
+Importing this imports matplotlib: do so where a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+from torch import Tensor
+
+from mmdit.weights.atomic import replacing
+
+if TYPE_CHECKING:
+    from mmdit_cli.toy.evaluation import Samples
+
+RIGHT, WRONG, INK, FAINT = "#1a7f37", "#cf222e", "#1f2328", "#8c959f"
+SERIES = ("#0969da", "#bc4c00", "#8250df", "#1a7f37")  # dark and light enough apart to be told without their hue
+COLUMNS, CELL = 8, 1.55  # samples in a row, and the inches that each takes
+CAPTION_LINES, CAPTION_WIDTH = 5, 24
+
+
+def sample_plot(samples: Samples, *, title: str = "") -> Figure:
+    """A grid of samples under their captions: picture above waveform, framed and marked by whether all is right."""
+    captions, right = samples.batch.captions, samples.right
+    columns = min(len(captions), COLUMNS)
+    rows = -(-len(captions) // columns)
+    heights = [1.0 if x.ndim == 4 else 0.4 for x in samples.data.values()]
+    text = 0.11 * (2 + max(len(_wrapped(caption)) for caption in captions))
+    cell = CELL * sum(heights) + text
+    top = 0.35 if title else 0.05
+    figure = Figure(figsize=(CELL * columns, cell * rows + top), facecolor="white")
+    figure.suptitle(title, fontsize=9, color=INK, y=1 - 0.12 / figure.get_figheight())
+    for index, caption in enumerate(captions):
+        row, column = divmod(index, columns)
+        bottom = cell * (rows - row - 1)
+        for line, (name, x) in enumerate(samples.data.items()):
+            axes = _axes(figure, CELL * column, bottom + CELL * sum(heights[line + 1 :]), heights[line])
+            _draw_sample(axes, x[index], bool(right[name][index]))
+        marks = {name: bool(right[name][index]) for name in samples.data}
+        x_middle, y_text = CELL * (column + 0.5), bottom + CELL * sum(heights)
+        style: dict[str, Any] = dict(ha="center", va="bottom", fontsize=6.5, linespacing=1.15)
+        verdict = "   ".join(f"{'✓' if mark else '✗'} {name}" for name, mark in marks.items())
+        width, height = figure.get_size_inches()
+        colour = RIGHT if all(marks.values()) else WRONG
+        figure.text(x_middle / width, y_text / height, verdict, color=colour, **style)
+        text_above = "\n".join(_wrapped(caption))
+        figure.text(x_middle / width, (y_text + 0.13) / height, text_above, color=INK, **style)
+    return figure
+
+
+def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
+    """Loss by step, faint as measured and strong as smoothed, for each modality; below it the accuracy, where known.
+
+    Args:
+        records: a run's metrics: `step` with `loss` and `losses` by modality, or with `accuracy` by modality.
+    """
+    losses = [record for record in records if "loss" in record]
+    scores = [record for record in records if "accuracy" in record]
+    figure = Figure(figsize=(6.4, 5.6 if scores else 3.8), facecolor="white", layout="constrained")
+    ratios = [3, 2] if scores else [1]
+    panels: list[Axes] = list(figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0])
+    names = list(losses[0]["losses"]) if losses else []
+    steps = [record["step"] for record in losses]
+    for colour, name in zip(SERIES, names, strict=False):
+        values = [record["losses"][name] for record in losses]
+        panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=name)
+    panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
+    if scores:
+        for colour, name in zip(SERIES, scores[0]["accuracy"], strict=False):
+            shares = [record["accuracy"][name] for record in scores]
+            panels[1].plot([r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=name)
+        panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
+    for axes in panels:
+        axes.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        axes.tick_params(labelsize=7)
+        axes.yaxis.label.set_fontsize(8)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(fontsize=7, frameon=False)
+    panels[-1].set_xlabel("step", fontsize=8)
+    panels[0].set_title(title, fontsize=9, color=INK)
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG, whole or not at all. Letters that the font lacks are drawn as boxes."""
+    FigureCanvasAgg(figure)
+    with replacing(path) as temporary, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
+    """Axes at a place in inches, a margin smaller than their cell."""
+    width, total = figure.get_size_inches()
+    gap = 0.05
+    return figure.add_axes(
+        ((left + gap) / width, (bottom + gap) / total, (CELL - 2 * gap) / width, (CELL * height - 2 * gap) / total)
+    )
+
+
+def _draw_sample(axes: Axes, x: Tensor, right: bool) -> None:
+    """A picture `3 h w` or `1 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
+    if x.ndim == 3:
+        pixels = ((x.nan_to_num() + 1) / 2).clamp(0, 1).expand(3, -1, -1)  # one channel is grey
+        axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
+    else:
+        axes.plot(x.flatten().numpy(), color=INK, linewidth=0.5)
+        axes.set_ylim(-1.15, 1.15)
+        axes.margins(x=0)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set(color=RIGHT if right else WRONG, linewidth=1.4)
+
+
+def _wrapped(caption: str) -> list[str]:
+    return textwrap.wrap(
+        caption.replace(" ,", ",").replace(" :", ":"), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ..."
+    )
+
+
+def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
+    """The mean over a window of 2 % of the curve to either side, cut at its ends."""
+    total = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
+    reach, count = round(share * len(values)), len(values)
+    at = torch.arange(count)
+    low, high = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=count)
+    smooth: list[float] = ((total[high] - total[low]) / (high - low)).tolist()
+    return smooth
+
+
+def comparison_plot(
+    designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], step_flops: Mapping[str, int], *, target: float
+) -> Figure:
+    """Loss by step and by training FLOPs, thin for each run and thick for the mean over a design's runs; below it the
+    accuracy of each modality, with the target.
+
+    Args:
+        designs: by name, each run's metrics.
+        step_flops: by name, model FLOPs of a training step.
+    """
+    runs = [run for each in designs.values() for run in each]
+    modalities = list(dict.fromkeys(name for run in runs for record in run for name in record.get("accuracy", ())))
+    figure = Figure(figsize=(9.6, 3.4 + 1.9 * len(modalities)), facecolor="white", layout="constrained")
+    heights = [3.0] + [2.0] * len(modalities)
+    panels = figure.subplots(len(heights), 2, squeeze=False, sharex="col", sharey="row", height_ratios=heights)
+    for index, (name, each) in enumerate(designs.items()):
+        style: dict[str, Any] = {
+            "color": SERIES[index % len(SERIES)],
+            "linestyle": ("-", "--", ":", "-.")[index // len(SERIES) % 4],
+        }
+        for axes, cost in zip(panels.T, (1, step_flops[name]), strict=True):
+            _draw_curves(axes[0], [_smoothed(run) for run in each], cost, name, style)
+            for panel, modality in zip(axes[1:], modalities, strict=True):
+                _draw_curves(panel, [_points(run, "accuracy", modality) for run in each], cost, name, style, marker="o")
+    panels[0, 0].set(yscale="log", ylabel="loss (velocity error)")
+    for panel, modality in zip(panels[1:, 0], modalities, strict=True):
+        panel.set(ylim=(-0.03, 1.03), ylabel=f"accuracy, {modality}")
+    for panel in panels[1:].flat:
+        panel.axhline(target, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
+    for panel in panels.flat:
+        panel.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
+        panel.tick_params(labelsize=7, which="both")
+        panel.yaxis.label.set_fontsize(8)
+        panel.spines[["top", "right"]].set_visible(False)
+    if panels[0, 1].lines:
+        panels[0, 1].legend(fontsize=7, frameon=False)
+    panels[-1, 1].xaxis.set_major_formatter(EngFormatter(sep=" "))
+    for panel, label in zip(panels[-1], ("step", "training FLOPs"), strict=True):
+        panel.set_xlabel(label, fontsize=8)
+    return figure
+
+
+def _draw_curves(
+    axes: Axes,
+    curves: Sequence[tuple[list[int], list[float]]],
+    cost: int,
+    label: str,
+    style: Mapping[str, Any],
+    marker: str = "",
+) -> None:
+    """Each run's curve, thin, and thick the mean of those that came as far as the longest."""
+    curves = [(steps, values) for steps, values in curves if steps]
+    for steps, values in curves:
+        axes.plot([step * cost for step in steps], values, alpha=0.35, linewidth=0.7, **style)
+    if curves:
+        end = max(steps[-1] for steps, _ in curves)
+        whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
+        shared = [step for step in whole[0] if all(step in values for values in whole)]
+        mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
+        axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
+
+
+def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
+    losses = [(record["step"], record["loss"]) for record in run if "loss" in record]
+    return [step for step, _ in losses], _smooth([loss for _, loss in losses])
+
+
+def _points(run: Sequence[Mapping[str, Any]], key: str, name: str) -> tuple[list[int], list[float]]:
+    found = [(record["step"], record[key][name]) for record in run if name in record.get(key, ())]
+    return [step for step, _ in found], [value for _, value in found]

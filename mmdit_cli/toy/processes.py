@@ -1,0 +1,205 @@
+"""Training in several processes (torchrun): what each one computes, and how they speak with one another.
+
+The global batch is cut into rows, and every process weighs its loss by its share of them, so that gradients and losses
+are those of one process whatever their number. Data parallel by `DistributedDataParallel`, or sharded by FSDP2
+(`torch.distributed.fsdp.fully_shard`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, Literal, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from mmdit.config.model import ModelConfig, build
+from mmdit.networks.transformer import MMDiT
+from mmdit_cli.errors import UserError
+
+T = TypeVar("T")
+Kind = Literal["ddp", "fsdp"]
+PATIENCE = timedelta(minutes=10)  # for a process that does not answer
+
+
+class Group:
+    """One process alone; also what several have in common.
+
+    Attributes:
+        rank, size: this process's number, and how many there are.
+        main: whether this is the one that writes and prints.
+    """
+
+    rank, size = 0, 1
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def rows(self, batch: int) -> slice:
+        """This process's rows of a batch. They differ by one at most."""
+        return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
+
+    def share(self, batch: int) -> float:
+        """This process's share of a batch."""
+        rows = self.rows(batch)
+        return (rows.stop - rows.start) / batch
+
+    def shard(self, model: nn.Module) -> None:
+        """Keep a part of each weight, where weights are sharded."""
+
+    def network(self, model: nn.Module) -> nn.Module:
+        """What is called in the model's place, so that gradients come out averaged over the processes."""
+        return model
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum over all processes."""
+        return x
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in any process."""
+        return flag
+
+    def first_text(self, text: str | None) -> str | None:
+        """The text of the first process that has one."""
+        return text
+
+    def on_main(self, make: Callable[[], T]) -> T:
+        """What the main process makes of it; a UserError of its is one in every process."""
+        return make()
+
+    def full(self, model: nn.Module) -> nn.Module:
+        """A model with whole weights, to be called in the main process alone; every process has to ask."""
+        return model
+
+    def wait(self) -> None:
+        """Until all are here."""
+
+    def broken_by(self, error: RuntimeError) -> bool:
+        """Whether this is what a collective raises when another process has ended."""
+        return False
+
+
+ALONE = Group()
+
+
+class Processes(Group):
+    """One of several processes."""
+
+    def __init__(self, kind: Kind, device: torch.device) -> None:
+        self.kind, self.device = kind, device
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        self.mesh = dist.init_device_mesh(device.type, (self.size,)) if kind == "fsdp" else None
+
+    def shard(self, model: nn.Module) -> None:
+        if self.mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard
+
+        for module in [module for module in model.modules() if isinstance(module, MMDiT)]:
+            for block in (*module.blocks, *module.single_blocks):
+                fully_shard(block, mesh=self.mesh)
+        fully_shard(model, mesh=self.mesh)
+
+    def network(self, model: nn.Module) -> nn.Module:
+        if self.kind == "fsdp":
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        # some designs keep weights that nothing reads, as checkpoints do
+        return DistributedDataParallel(model, find_unused_parameters=True)
+
+    def total(self, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    def any(self, flag: bool) -> bool:
+        return bool(self.total(torch.tensor(float(flag), device=self.device)).item())
+
+    def first_text(self, text: str | None) -> str | None:
+        texts: list[str | None] = [None] * self.size
+        dist.all_gather_object(texts, text)
+        return next((each for each in texts if each is not None), None)
+
+    def on_main(self, make: Callable[[], T]) -> T:
+        told: list[Any] = [None, None]
+        if self.main:
+            try:
+                told[0] = make()
+            except UserError as error:
+                told[1] = str(error)
+        dist.broadcast_object_list(told, src=0)
+        if told[1] is not None:
+            raise UserError(told[1])
+        return cast(T, told[0])
+
+    def full(self, model: nn.Module) -> nn.Module:
+        if self.kind != "fsdp":
+            return model
+        state = {name: whole(x) for name, x in model.state_dict().items()}
+        plain = build(cast(ModelConfig, model.config)).to(self.device)
+        plain.load_state_dict(state)
+        return plain
+
+    def wait(self) -> None:
+        dist.barrier()
+
+    def broken_by(self, error: RuntimeError) -> bool:
+        text = str(error)  # gloo's are plain RuntimeErrors
+        return isinstance(error, dist.DistError) or any(sign in text for sign in ("gloo", "Connection", "Broken pipe"))
+
+
+def whole(x: Tensor) -> Tensor:
+    """A tensor with all its parts; where it is sharded, every process has to ask."""
+    full: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
+    return full
+
+
+def put(target: Tensor, source: Tensor) -> None:
+    """Copy a whole tensor into one that may be sharded."""
+    if hasattr(target, "full_tensor"):
+        from torch.distributed.tensor import distribute_tensor
+
+        source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        target.detach().copy_(source)
+
+
+def _number(name: str, default: int) -> int:
+    """A number of torchrun's environment. Raises UserError where it is none."""
+    text = os.environ.get(name) or str(default)
+    if not (text.isascii() and text.isdecimal()):
+        raise UserError(f"{name}={text!r} in the environment: expected a number, as torchrun sets it; else unset it")
+    return int(text)
+
+
+@contextmanager
+def processes(device: torch.device, kind: Kind) -> Iterator[tuple[Group, torch.device]]:
+    """This process's group and device: those of torchrun's environment, or alone where there is none.
+
+    Raises:
+        UserError: there are fewer CUDA devices than processes on this machine, or the environment is not torchrun's.
+    """
+    size = _number("WORLD_SIZE", 1)
+    if size == 1:
+        yield ALONE, device
+        return
+    if device.type == "cuda":
+        local = _number("LOCAL_RANK", 0)
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"--device cuda: {torch.cuda.device_count()} devices are fewer than the processes of this machine; "
+                "start fewer by torchrun --nproc-per-node"
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    try:
+        yield Processes(kind, device), device
+    finally:
+        dist.destroy_process_group()

@@ -1,0 +1,282 @@
+"""A run's folder: its name, what it says of the run, its metrics, and how the run is stopped and found again."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from mmdit.config.regular_file import read_regular
+from mmdit.config.yaml_document import MAX_BYTES, parse
+from mmdit.weights.atomic import write_atomic
+from mmdit.weights.locks import locked
+from mmdit_cli import __version__
+from mmdit_cli.errors import UserError
+from mmdit_cli.toy.checkpoints import LONGEST
+
+CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
+
+
+@contextmanager
+def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Iterator[Path]:
+    """The run's folder, new unless it is resumed, and locked as long as the run goes on.
+
+    Raises:
+        UserError: it exists and is not empty, is missing where it should be resumed, can't be made or written to, or
+            another run is under way in it.
+    """
+    if not resume:
+        with new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+            yield folder
+        return
+    if run_dir is None:
+        raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+    if not run_dir.is_dir():
+        raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
+    with _alone_in(run_dir):
+        yield run_dir
+
+
+@contextmanager
+def compare_folder(run_dir: Path | None) -> Iterator[Path]:
+    """The folder of a comparison's runs, locked as long as it goes on.
+
+    Raises:
+        UserError: it exists and is not empty, can't be made, or another run is under way in it.
+    """
+    with new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+        yield folder
+
+
+def safe_name(name: str) -> str:
+    """A config's name as that of a folder, in the letters that this system's names of files can have."""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # a locale such as C
+        name = name.encode("ascii", "replace").decode()
+    return re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Make a folder, or take an empty one, and lock it.
+
+    Raises:
+        UserError: it is not empty, not writable, can't be made, or another run is under way in it.
+    """
+    with _named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with _alone_in(folder):
+        with _named(folder):
+            if any(path.name != LOCK for path in folder.iterdir()):
+                raise UserError(f"--run-dir {folder}: is not empty; name a new folder, or go on with it by --resume")
+        yield folder
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock, a file that says who does. It is free again when its process ends, however that happens.
+
+    Where the file system knows no locks, two runs in one folder are not told apart.
+
+    Raises:
+        UserError: another process holds it, or the folder can't be written to.
+    """
+    path = folder / LOCK
+    with _named(folder):
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        for name in (LOCK, CONFIG, ABOUT, METRICS):
+            if (folder / name).exists() and not (folder / name).is_file():  # reading a FIFO would wait for ever
+                raise UserError(f"--run-dir {folder}: its {name} is not a regular file")
+        path.touch()
+    with locked(path) as ours:
+        if ours is False:
+            holder = ""
+            with suppress(OSError):
+                holder = path.read_text(encoding="utf-8").strip()
+            raise UserError(f"--run-dir {folder}: another run is under way in it{holder and f' ({holder})'}")
+        try:
+            with suppress(OSError):  # who holds it is for people to read; on a full disk it holds nonetheless
+                path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
+
+
+def describe(
+    folder: Path,
+    identity: dict[str, Any],
+    *,
+    device: torch.device,
+    command_line: Sequence[str],
+    changes: Sequence[dict[str, Any]] = (),
+) -> None:
+    """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step."""
+    write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
+    about = {
+        "command_line": list(command_line),
+        "seed": identity["seed"],
+        "dtype": identity["dtype"],
+        "device": str(device),
+        "device_name": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "mmdit_version": __version__,
+        "torch_version": str(torch.__version__),
+        "python_version": platform.python_version(),
+        "platform": platform.platform(),
+        "changes": list(changes),
+    }
+    write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+
+
+def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
+    """What `describe` wrote: the run's identity, None where it was not written yet, and the changes so far."""
+    try:
+        about = json.loads(read_regular(folder / ABOUT, LONGEST))
+        config = parse(read_regular(folder / CONFIG, MAX_BYTES + 1), CONFIG).data
+        identity = {"seed": about["seed"], "dtype": about["dtype"], "config": config}
+        return identity, [change for change in about.get("changes", []) if isinstance(change, dict)]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None, []
+
+
+def resume_command(folder: Path, identity: dict[str, Any], device: torch.device) -> str:
+    """What to type to go on with a run."""
+    options = f"--seed {identity['seed']} --dtype {identity['dtype']} --device {device}"
+    return f"mmdit train-toy --config {folder / CONFIG} --run-dir {folder} --resume {options}"
+
+
+def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+    """The dotted keys in which two documents differ, each with both values."""
+    if isinstance(saved, dict) and isinstance(wanted, dict):
+        keys = [*saved, *(key for key in wanted if key not in saved)]
+        return [
+            text for key in keys for text in differences(saved.get(key), wanted.get(key), f"{path}.{key}".strip("."))
+        ]
+    return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """A run's records; a line cut short by a kill is passed over."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def check_tensorboard() -> None:
+    """Raises UserError where TensorBoard's event files can't be written."""
+    if find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'")
+
+
+def event_writer(folder: Path, completed: int) -> Any:
+    """A writer of TensorBoard's event files.
+
+    Args:
+        completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
+
+
+class Metrics:
+    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
+
+    A step's `seconds` are those spent in steps since the run began, without evaluations and checkpoints.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+        self.events: Any = None
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def mirror(self, events: Any) -> None:
+        """Give every number from now on to TensorBoard's writer as well, and close it at the end."""
+        self.events = events
+
+    def append(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+        if self.events is not None:
+            for name, value in _scalars(record):
+                self.events.add_scalar(name, value, record["step"])
+
+    def sync(self) -> None:
+        """Make sure the disk holds what a checkpoint is about to build on."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+        if self.events is not None:
+            self.events.close()
+
+    def read(self) -> list[dict[str, Any]]:
+        """All records."""
+        return read_metrics(self.path)
+
+    def seconds(self) -> float:
+        """What the steps so far took; 0 for a new run."""
+        return max((float(record.get("seconds", 0.0)) for record in self.read()), default=0.0)
+
+    def truncate(self, step: int) -> None:
+        """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
+        kept = [record for record in self.read() if record["step"] <= step and not record.get("final")]
+        self._file.close()
+        write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        self._file = self.path.open("a", encoding="utf-8")
+
+
+class NoMetrics(Metrics):
+    """Those of a process that writes nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / METRICS
+
+    def append(self, record: dict[str, Any]) -> None: ...
+
+    def sync(self) -> None: ...
+
+    def close(self) -> None: ...
+
+    def seconds(self) -> float:
+        return 0.0
+
+    def truncate(self, step: int) -> None: ...
+
+
+def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record under names such as `losses/image`."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _scalars(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
+            yield f"{prefix}{key}", value

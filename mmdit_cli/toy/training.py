@@ -1,0 +1,278 @@
+"""Training the toy: rectified flow on a world drawn on the fly, in a folder where it can stop and go on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.interrupts import held_interrupt
+from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.any_to_any import any_to_any
+from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint
+from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.processes import ALONE, Group
+from mmdit_cli.toy.resume import go_on
+from mmdit_cli.toy.run_folder import (
+    Metrics,
+    NoMetrics,
+    check_tensorboard,
+    describe,
+    event_writer,
+    open_run,
+    resume_command,
+)
+from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
+
+AVERAGED = 20  # steps that the first and the last loss are means of
+PICTURED = 16  # captions in the picture of samples, the same throughout a run
+ON_THE_WAY = 128  # samples of an evaluation on the way
+
+Progress = Callable[[int, int, float, float, float], None]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run, scored with the averaged weights.
+
+    Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
+    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. Losses:
+    means over 20 steps.
+    """
+
+    config: str
+    steps: int
+    parameters: int
+    loss: dict[str, float]
+    accuracy: dict[str, float]
+    held_out: dict[str, float]
+    chance: dict[str, float]
+    agreement: float
+    per_attribute: dict[str, dict[str, float]]
+    oracle_real: dict[str, float]
+    oracle_noise: dict[str, float]
+    samples: int
+    steps_per_s: float
+    run_dir: str
+    files: dict[str, str]
+    seed: int = 0
+    any_to_any: dict[str, float] = field(default_factory=dict)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM, after the run has been saved; the message says how to go on."""
+
+
+class GroupBroken(CheckFailed):
+    """Another process of the group has ended; the message says how to go on from the last checkpoint."""
+
+
+def train(
+    config: ToolConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    steps: int | None = None,
+    run_dir: Path | None = None,
+    resume: bool = False,
+    allow_changes: bool = False,
+    tensorboard: bool = False,
+    on_progress: Progress = lambda step, steps, loss, rate, left: None,
+    on_message: Callable[[str], None] = lambda message: None,
+    command_line: Sequence[str] = (),
+    group: Group = ALONE,
+) -> TrainResult | None:
+    """Train, evaluate, and leave checkpoints, metrics, samples and curves in the run's folder.
+
+    Every process of a `group` has to call it; the main one alone writes, and is told the result.
+
+    Args:
+        steps: in place of the config's `train.steps`.
+        run_dir: a new or empty folder, or the run to `resume`; None: `runs/NAME-TIME`.
+        allow_changes: resume even where the run was started with another seed, dtype or config.
+        tensorboard: write event files into the run's folder as well.
+        on_progress: called after each step with the step, the steps in all, the loss, steps/s and seconds left.
+        on_message: called with what a user should know, such as a damaged checkpoint that was passed over.
+
+    Raises:
+        UserError: the config is not one of the toy's worlds, or the folder can't be used or written to.
+        Diverged: the loss stopped being finite; the last checkpoint stands.
+        Interrupted: Ctrl-C or SIGTERM; the state has been saved.
+        GroupBroken: another process of the group has ended; the last checkpoint stands.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
+    if steps is not None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+    if tensorboard:
+        check_tensorboard()
+    if config.train.batch_size < group.size:
+        raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
+    world = world_of(config)
+    check_fits(config, "train", dtype, device, "train-toy")
+    with ExitStack() as until_the_end:
+        folder = group.on_main(lambda: until_the_end.enter_context(open_run(config.name, run_dir, resume=resume)))
+        trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
+        metrics = Metrics(folder) if group.main else NoMetrics(folder)
+        until_the_end.callback(metrics.close)
+        command = resume_command(folder, trainer.identity(), device)
+        try:
+            changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
+            if group.main and tensorboard:
+                metrics.mirror(event_writer(folder, trainer.completed))
+            if group.main:
+                about = trainer.identity()
+                describe(folder, about, device=device, command_line=command_line, changes=changes)
+            rate = _train(trainer, folder, metrics, on_progress)
+            return _finish(trainer, folder, metrics, rate)
+        except Diverged as problem:
+            group.wait()
+            raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
+        except KeyboardInterrupt:
+            raise Interrupted(f"interrupted at step {trainer.completed}; go on with\n{command}") from None
+        except OSError as problem:
+            where, why = problem.filename or folder, problem.strerror or problem
+            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with\n{command}") from None
+        except RuntimeError as problem:
+            if not group.broken_by(problem):
+                raise
+            raise GroupBroken(
+                f"another process of this run has ended, at step {trainer.completed}; go on with\n{command}"
+            ) from None
+
+
+def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progress) -> float:
+    """Train to the end, saving and evaluating on the way; returns steps/s without the time of either.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C or SIGTERM, after the step it came in has been finished and saved.
+    """
+    settings, first, spent, group = trainer.settings, trainer.completed, 0.0, trainer.group
+    saved, before = -1, metrics.seconds()
+    with held_interrupt() as interrupted:
+        while trainer.completed < settings.steps and not group.any(interrupted()):
+            began = time.perf_counter()
+            record = trainer.step()
+            spent += time.perf_counter() - began
+            step = trainer.completed
+            metrics.append({**record, "seconds": before + spent})
+            rate = (step - first) / spent
+            if group.main:
+                on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
+            if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
+                _evaluate_on_the_way(trainer, folder, metrics)
+            if step % settings.checkpoint_every == 0 or step == settings.steps:
+                metrics.sync()
+                trainer.save(folder)
+                saved = step
+        if group.any(interrupted()):
+            if saved != trainer.completed and trainer.completed > first:
+                metrics.sync()
+                trainer.save(folder)
+            raise KeyboardInterrupt
+    return (trainer.completed - first) / spent if spent else 0.0
+
+
+def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+    """Log the accuracy, and draw the run's captions once more."""
+    model = trainer.averaged_model
+    if trainer.group.main:
+        _score_and_draw(model, trainer, folder, metrics)
+    trainer.group.wait()
+
+
+def _score_and_draw(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics) -> None:
+    samples = _draw_shown(model, trainer)
+    count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
+    batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
+    scores = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
+    accuracy = {name: score.accuracy for name, score in scores.items()}
+    metrics.append({"step": trainer.completed, "accuracy": accuracy})
+    _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
+
+
+def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult | None:
+    """Judge, and draw the pictures, in the main process."""
+    model = trainer.averaged_model
+    result = _result(model, trainer, folder, metrics, rate) if trainer.group.main else None
+    trainer.group.wait()
+    return result
+
+
+def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
+    checkpoint, _ = newest_checkpoint(folder)
+    if checkpoint is None or checkpoint.step != trainer.completed:
+        raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
+    settings, names = trainer.settings, trainer.world.modalities
+    scores = evaluate(model, trainer.world, settings, seed=trainer.seed, device=trainer.device)
+    seen, held_out = scores.seen.scores, scores.held_out.scores
+    accuracy = {name: seen[name].accuracy for name in names}
+    unseen = {name: held_out[name].accuracy for name in names}
+    metrics.append({"step": trainer.completed, "final": True, "accuracy": accuracy, "held_out": unseen})
+    records = metrics.read()
+    losses = [record["loss"] for record in records if "loss" in record]
+    files = {
+        "checkpoint": checkpoint.path / EMA,
+        "samples": folder / "samples.png",
+        "loss_plot": folder / "loss.png",
+        "metrics": metrics.path,
+    }
+    _picture(_draw_shown(model, trainer), files["samples"], trainer)
+    _curves(records, files["loss_plot"], trainer)
+    return TrainResult(
+        config=trainer.config.name,
+        steps=trainer.completed,
+        parameters=trainer.parameters,
+        loss={"first": _mean(losses[:AVERAGED]), "last": _mean(losses[-AVERAGED:])},
+        accuracy=accuracy,
+        held_out=unseen,
+        chance=scores.chance,
+        agreement=scores.seen.agreement,
+        per_attribute={name: seen[name].per_attribute for name in names},
+        oracle_real=scores.oracle_real,
+        oracle_noise=scores.oracle_noise,
+        samples=settings.evaluation_samples,
+        steps_per_s=rate,
+        run_dir=str(folder),
+        files={key: str(path) for key, path in files.items()},
+        seed=trainer.seed,
+        any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
+    )
+
+
+def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:
+    """Samples for the captions that a run's pictures show, from the same noise each time."""
+    batch = trainer.world.batch(PICTURED, seed=trainer.seed, stream=SHOWN, index=0)
+    return draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device)
+
+
+def _picture(samples: Samples, path: Path, trainer: Trainer) -> None:
+    from mmdit_cli.toy.plots import sample_plot, save_figure
+
+    path.parent.mkdir(exist_ok=True)
+    save_figure(sample_plot(samples, title=f"{trainer.config.name}, step {trainer.completed}"), path)
+
+
+def _curves(records: list[dict[str, Any]], path: Path, trainer: Trainer) -> None:
+    from mmdit_cli.toy.plots import curve_plot, save_figure
+
+    save_figure(curve_plot(records, title=trainer.config.name), path)
+
+
+def _last_good(folder: Path) -> str:
+    checkpoint, _ = newest_checkpoint(folder)
+    return f"the last good checkpoint is {checkpoint.path}" if checkpoint else "there was no checkpoint yet"
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

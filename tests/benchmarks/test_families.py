@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+import mmdit
+from benchmarks.families import published as published_families
+from benchmarks.families.networks import (
+    BY_NAME,
+    CALLS,
+    CONFIGS,
+    FAMILIES,
+    block_outputs,
+    call_theirs,
+    gradient_errors,
+    ours_of,
+    output_error,
+    random_call,
+    random_theirs,
+    relative,
+)
+from mmdit.sampling import network_velocity, sample
+
+OUTPUT, GRADIENT = 1e-5, 1e-4
+
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
+
+
+@each_family
+def test_a_shipped_config_has_the_published_parameters_which_diffusers_has_too(family):
+    with torch.device("meta"):
+        ours, theirs = mmdit.build(f"configs/{family.config}.yaml"), family.theirs(**family.published)
+    counts = [sum(p.numel() for p in net.parameters()) for net in (ours, theirs)]
+    assert counts == [family.parameters] * 2
+
+
+@each_family
+def test_outputs_are_those_of_diffusers_for_several_batches_images_and_text_lengths(family):
+    assert output_error(family) < OUTPUT
+
+
+@each_family
+def test_gradients_of_every_weight_and_input_are_those_of_diffusers(family):
+    errors = gradient_errors(family)
+    assert len(errors) > 40
+    assert max(errors.items(), key=lambda item: item[1])[1] < GRADIENT, max(errors.items(), key=lambda item: item[1])
+
+
+@each_family
+def test_every_block_gives_what_its_counterpart_gives(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    tokens = 6 * 4
+    wanted = block_outputs(theirs, tokens, lambda: call_theirs(theirs, family, arguments))
+    got = block_outputs(ours, tokens, lambda: ours(**arguments))
+    assert len(got) == len(wanted) == len(ours.transformer.blocks) + len(ours.transformer.single_blocks)
+    for index, (x, y) in enumerate(zip(got, wanted, strict=True)):
+        assert relative(x, y) < OUTPUT, f"block {index} is the first that differs"
+
+
+@each_family
+def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    with torch.no_grad():
+        exact = ours.double()(**cast(arguments, torch.float64))["image"]
+        # whole numbers, which both timestep embeddings hold without rounding
+        errors = [
+            relative(run(cast(arguments, torch.bfloat16)), exact)
+            for run in (
+                lambda a: copy.deepcopy(ours).bfloat16()(**a)["image"],
+                lambda a: call_theirs(copy.deepcopy(theirs).bfloat16(), family, a),
+            )
+        ]
+    assert errors[0] < 1.25 * errors[1] < 0.1, errors
+
+
+def cast(arguments, dtype):
+    """In another dtype, at times and guidances that bfloat16 holds exactly, even times 1000 as in diffusers."""
+    late = arguments["timestep"].max() > 1
+    exact = {"timestep": torch.tensor([0.5, 0.25]) * (1000 if late else 1), "guidance": torch.tensor([4.0, 2.0])}
+    changed = arguments | {name: x for name, x in exact.items() if name in arguments}
+    inputs = {name: x.to(dtype) for name, x in changed.pop("inputs").items()}
+    return {"inputs": inputs, **{name: x.to(dtype) for name, x in changed.items()}}
+
+
+def test_padded_text_is_masked_as_in_qwen_image():
+    family = BY_NAME["qwen-image"]
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    mask = torch.arange(7) < torch.tensor([[3], [7]])
+    inputs = arguments["inputs"]
+    from benchmarks.families.networks import pack, unpack
+
+    with torch.no_grad():
+        got = ours(**arguments, masks={"text": mask})["image"]
+        shapes = [[(1, 6, 4)]] * 2
+        wanted = theirs(pack(inputs["image"]), inputs["text"], mask, arguments["timestep"], shapes, return_dict=False)[
+            0
+        ]
+        assert relative(got, unpack(wanted, inputs["image"])) < OUTPUT
+        assert relative(got, ours(**arguments)["image"]) > 0.01  # the mask does something
+
+
+@pytest.mark.parametrize(
+    ("family", "shift"), [*((family, 3.0) for family in FAMILIES), (BY_NAME["sd3-medium"], 1.0)], ids=str
+)
+def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family, shift):
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family, **CALLS[0])
+    inputs, rest = arguments["inputs"], {k: v for k, v in arguments.items() if k in ("pooled", "guidance")}
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=shift)
+    scheduler.set_timesteps(8)
+    scale = ours.config.timestep.scale
+    with torch.no_grad():
+        velocity = network_velocity(ours, {"text": inputs["text"]}, **rest)
+        got = sample(velocity, {"image": inputs["image"]}, sigmas=scheduler.sigmas.tolist())["image"]
+        image = inputs["image"]
+        for t in scheduler.timesteps:
+            step = dict(inputs={"text": inputs["text"], "image": image}, timestep=(t / scale).expand(2), **rest)
+            image = scheduler.step(call_theirs(theirs, family, step), t, image, return_dict=False)[0]
+    assert relative(got, image) < 1e-4
+    assert relative(got, inputs["image"]) > 0.1
+
+
+@pytest.mark.parametrize("family", [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")], ids=str)
+def test_it_compiles_whole_and_gives_the_same(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    with torch.no_grad():
+        wanted = ours(**arguments)["image"]
+        got = torch.compile(ours, fullgraph=True, backend="eager")(**arguments)["image"]
+    assert relative(got, wanted) < 1e-6
+
+
+@each_family
+def test_the_document_of_the_families_has_the_counts(family):
+    text = (CONFIGS.parent / "docs" / "families.md").read_text()
+    assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text
+    assert f"| {' | '.join(published_families.size(family.config))} |" in text
+
+
+def test_known_tokens_are_seen_clean_by_the_network_and_drawn_ones_follow_its_velocity():
+    family = BY_NAME["sd3-medium"]
+    net = ours_of(random_theirs(family), family)
+    arguments = random_call(family, **CALLS[0])
+    inputs, pooled = arguments["inputs"], arguments["pooled"]
+    scale = 1000 / net.config.timestep.scale
+    with torch.no_grad():
+        got = sample(
+            network_velocity(net, pooled=pooled), {"image": inputs["image"]}, steps=2, given={"text": inputs["text"]}
+        )["image"]
+        image, batch = inputs["image"], len(inputs["image"])
+        for t in (1.0, 0.5):
+            times = {"text": torch.zeros(batch), "image": torch.full((batch,), t * scale)}
+            image = image - 0.5 * net({"text": inputs["text"], "image": image}, times, pooled)["image"]
+    assert relative(got, image) < 1e-6

@@ -1,0 +1,259 @@
+"""Programs (pt2, ONNX) that `export` writes, run without this package's classes, against the model itself."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mmdit
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.export import program_export as programs
+from mmdit_cli.export.program import awake
+from mmdit_cli.export.program_export import GRAPH, WEIGHTS, export_program
+from mmdit_cli.request.tool_config import ToolConfig
+from tests.support.draws import drawn
+
+BARE: dict[str, Any] = dict(depth=1, dim_cond=12, heads=2, dim_head=16)
+PAIR = dict(variant="two_modality", modalities={"text": {"dim": 24}, "image": {"dim": 16}}, **BARE)
+THREE = dict(
+    variant="generalized", modalities={"text": {"dim": 24}, "video": {"dim": 16}, "audio": {"dim": 32}}, **BARE
+)
+IMAGE = {"kind": "patches", "channels": 3, "patch": 2, "max_size": 8, "positions": "sincos"}
+WHOLE = dict(
+    modalities={
+        "text": {"dim": 16, "input": {"kind": "tokens", "vocabulary": 11, "max_length": 20}},
+        "image": {"dim": 24, "input": IMAGE, "output": {"kind": "patches", "channels": 3}},
+    },
+    discard=["text"],
+    timestep={"frequencies": 16},
+    pooled={"dim": 6},
+    **BARE,
+)
+ROTARY = dict(
+    modalities={
+        "text": {"dim": 32, "input": {"kind": "linear", "dim": 8}, "rotary": {"axes": [0], "after": "image"}},
+        "image": {
+            "dim": 32,
+            "input": IMAGE | {"positions": "none"},
+            "output": {"kind": "patches", "channels": 3},
+            "rotary": {"axes": [0, 1], "centered": True},
+        },
+    },
+    rotary={"axes": [8, 8]},
+    single_stream={"depth": 1, "kind": "parallel"},
+    timestep={"frequencies": 16},
+    guidance={"frequencies": 16},
+    **BARE,
+)
+MODELS = {
+    "standard": PAIR | {"qk_rmsnorm": True},
+    "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
+    "adaptive by sample": PAIR | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}},
+    "whole": WHOLE,
+    "rotary and single streams": ROTARY,
+    "soft-clamped, with registers": PAIR | {"attention": {"softclamp": 5.0}, "register_tokens": 2},
+    "hyper-connections": PAIR | {"residual": {"kind": "hyper_connections", "streams": 2}},
+    "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
+    "padding-free": PAIR | {"varlen": True},
+}
+QUICK = {("pt2", "whole"), ("onnx", "adaptive by token")}
+CASES = [
+    pytest.param(format, name, marks=() if (format, name) in QUICK else pytest.mark.slow)
+    for format in ("pt2", "onnx")
+    for name in MODELS
+]
+
+
+def config(name: str) -> ToolConfig:
+    first, *others = MODELS[name]["modalities"]
+    run = {"mask": {first: 0.5}, "tokens": {first: 8} | dict.fromkeys(others, 16)}
+    return ToolConfig.model_validate({"name": "small", "model": MODELS[name], "run": run})
+
+
+def saved(name: str, folder: Path) -> tuple[ToolConfig, torch.nn.Module, Path]:
+    """A model with every weight drawn, and its file."""
+    given = config(name)
+    net = drawn(mmdit.build(given.model)).float().eval()
+    mmdit.save(net, folder / "weights.safetensors")
+    return given, net, folder / "weights.safetensors"
+
+
+def call_of(name: str, batch: int, lengths: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments written out by hand; the first modality's mask has gaps."""
+    mask = torch.arange(lengths[0]) % 3 != torch.arange(batch)[:, None]
+    cond = torch.randn(batch, 12)
+    if name in ("whole", "rotary and single streams"):
+        whole = name == "whole"
+        text = torch.randint(0, 11, (batch, lengths[0])) if whole else torch.randn(batch, lengths[0], 8)
+        image = torch.randn(batch, 3, 2 * lengths[1], 2 * lengths[2])
+        extra = {"pooled": torch.randn(batch, 6)} if whole else {"guidance": torch.rand(batch)}
+        return dict(inputs=dict(text=text, image=image), masks=dict(text=mask), timestep=torch.rand(batch), **extra)
+    widths = [each["dim"] for each in MODELS[name]["modalities"].values()]
+    tokens = [torch.randn(batch, length, dim) for length, dim in zip(lengths, widths, strict=False)]
+    if MODELS[name].get("variant") == "two_modality":
+        return dict(text_tokens=tokens[0], image_tokens=tokens[1], text_mask=mask, image_mask=None, time_cond=cond)
+    return dict(modality_tokens=tuple(tokens), modality_masks=(mask, None, None), time_cond=cond)
+
+
+def outputs(out: Any) -> list[torch.Tensor]:
+    return [x for x in (out.values() if isinstance(out, dict) else out) if x is not None]
+
+
+def run_pt2(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
+    given = {key: x for key, x in given.items() if key != "image_mask"}
+    return outputs(torch.export.load(path).module()(**given))
+
+
+def run_onnx(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
+    """By the names that the README tells."""
+    import onnxruntime
+
+    given = dict(given)
+    flat = given.pop("inputs", {}) | {f"{name}_mask": mask for name, mask in given.pop("masks", {}).items()}
+    if "modality_tokens" in given:
+        flat |= dict(zip(("text", "video", "audio"), given.pop("modality_tokens"), strict=True))
+        flat["text_mask"] = given.pop("modality_masks")[0]
+    flat |= {name.removesuffix("_tokens"): x for name, x in given.items() if x is not None}
+    session = onnxruntime.InferenceSession(path)
+    assert {each.name for each in session.get_inputs()} == set(flat)
+    return [torch.from_numpy(x) for x in session.run(None, {name: x.numpy() for name, x in flat.items()})]
+
+
+@pytest.mark.parametrize(("format", "name"), CASES)
+def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, name, tmp_path):
+    given, net, weights = saved(name, tmp_path)
+    out = tmp_path / f"program.{format}"
+    result = export_program(given, format=format, out=out, weights=weights)
+    assert result.verified and result.max_abs_diff < 1e-4 and result.bytes == out.stat().st_size
+    run = run_pt2 if format == "pt2" else run_onnx
+    for batch, lengths in ((1, (9, 3, 5)), (4, (3, 6, 2)), (2, (17, 4, 8))):
+        arguments = call_of(name, batch, lengths)
+        with torch.inference_mode():
+            wanted = outputs(net(**arguments))
+        got = run(out, arguments)
+        assert len(got) == len(wanted)
+        if name == "padding-free":  # whose padding comes out as zeros, which a program, for it is padded, does not know
+            got[0] = got[0] * arguments["text_mask"][..., None]
+        for x, y in zip(got, wanted, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
+
+
+def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
+    """Between 1, which torch takes apart, and 2 there is nothing to vary."""
+    small = ToolConfig.model_validate(
+        {
+            "name": "small",
+            "model": {
+                "depth": 1,
+                "modalities": {"image": {"dim": 8, "input": IMAGE | {"max_size": 2}}},
+                "dim_cond": 8,
+                "timestep": {"frequencies": 8},
+                "heads": 1,
+                "dim_head": 8,
+            },
+            "run": {"tokens": {"image": 4}},
+        }
+    )
+    result = export_program(small, format="pt2", out=tmp_path / "small.pt2")
+    assert result.verified and result.inputs["image"] == ["batch", "3", "4", "4"]
+
+
+def test_what_a_program_takes_and_gives_is_named(tmp_path):
+    result = export_program(config("whole"), format="pt2", out=tmp_path / "p.pt2")
+    assert result.inputs == {
+        "text": ["batch", "text_tokens"],
+        "image": ["batch", "3", "2*image_rows", "2*image_columns"],
+        "text_mask": ["batch", "text_tokens"],
+        "timestep": ["batch"],
+        "pooled": ["batch", "6"],
+    }
+    assert result.outputs == ("image",)
+
+
+def test_a_pt2_file_holds_the_config_it_was_made_from(tmp_path):
+    export_program(config("standard"), format="pt2", out=tmp_path / "p.pt2", seed=3)
+    extra = {programs.EXTRA: ""}
+    torch.export.load(tmp_path / "p.pt2", extra_files=extra)
+    kept = json.loads(extra[programs.EXTRA])
+    assert kept["source"] == "seed 3" and mmdit.build(json.loads(kept["mmdit_config"]))
+
+
+@pytest.mark.slow
+def test_an_onnx_folder_has_graph_and_weights_and_is_replaced_whole(tmp_path):
+    import onnx
+
+    given, out = config("standard"), tmp_path / "folder"
+    result = export_program(given, format="onnx", out=out)
+    assert [Path(name).name for name in result.files] == [GRAPH, WEIGHTS]
+    model = onnx.load(out / GRAPH, load_external_data=False)
+    assert model.opset_import[0].version == programs.OPSET
+    assert {each.key for each in model.metadata_props} >= {"mmdit_config", "mmdit_version", "source"}
+    before = (out / WEIGHTS).read_bytes()
+    with pytest.raises(UserError, match="exists; --force replaces it"):
+        export_program(given, format="onnx", out=out)
+    export_program(given, format="onnx", out=out, force=True, seed=1)
+    assert (out / WEIGHTS).read_bytes() != before
+    (out / "notes.txt").touch()
+    with pytest.raises(UserError, match=r"holds 'notes\.txt'"):
+        export_program(given, format="onnx", out=out, force=True)
+
+
+@pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_a_program_that_computes_something_else_is_no_file(format, tmp_path, monkeypatch):
+    out = tmp_path / f"p.{format}"
+    out.write_bytes(b"old")
+    trace = programs.trace
+
+    def of_another(module, *rest):
+        other = copy.deepcopy(module)
+        with torch.no_grad():
+            next(p for name, p in other.named_parameters() if "feedforward" in name).add_(0.1)
+        return trace(other, *rest)
+
+    monkeypatch.setattr(programs, "trace", of_another)
+    with pytest.raises(CheckFailed, match="verification failed"):
+        export_program(config("standard"), format=format, out=out, force=True)
+    assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
+
+
+def test_closed_gates_are_opened_for_the_comparison_and_closed_again():
+    net = mmdit.build(MODELS["standard"])
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    closed = {name for name, p in before.items() if not p.any()}
+    assert closed
+    with awake(net) as any_asleep:
+        assert any_asleep and all(p.any() for p in net.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(format="onnx", dtype=torch.bfloat16, out="p.onnx"), "no bf16"),
+        (dict(format="onnx", device=torch.device("cuda"), out="p.onnx"), "compared on the CPU"),
+        (dict(format="pt2", out="no/p.pt2"), "there is no folder no"),
+        (dict(format="onnx", out="no/p.onnx"), "there is no folder no"),
+    ],
+)
+def test_a_program_that_can_not_be_made_is_refused_before_anything_is_built(options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(programs, "fresh_or_read", None)
+    with pytest.raises(UserError, match=message):
+        export_program(config("standard"), **options | {"out": Path(options["out"])})
+
+
+def test_a_missing_extra_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "find_spec", lambda name: None if name == "onnxruntime" else object())
+    with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'mmdit-cli\[onnx\]'"):
+        export_program(config("standard"), format="onnx", out=tmp_path / "p.onnx")
+
+
+def test_a_graph_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(programs, "ONE_FILE", 1000)
+    with pytest.raises(UserError, match=r"holds 2 GB at most.*name a folder"):
+        export_program(config("standard"), format="onnx", out=tmp_path / "p.onnx")

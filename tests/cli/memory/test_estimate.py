@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmdit.config.model import build
+from mmdit_cli.memory.estimate import estimate
+from mmdit_cli.memory.measured import measure_memory
+from mmdit_cli.model_parts.timed_call import Call
+from mmdit_cli.request.inputs import example_inputs
+from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from tests.support.marks import slow_but
+from tests.support.paths import CONFIGS
+
+CPU = torch.device("cpu")
+KINDS = [("forward", False), ("train", False), ("train", True)]
+
+
+def config(run: dict | None = None, **model) -> ToolConfig:
+    base = {
+        "depth": 3,
+        "modalities": {"text": {"dim": 96}, "image": {"dim": 128}},
+        "dim_cond": 64,
+        "heads": 4,
+        "dim_head": 32,
+    }
+    run = {"batch_size": 3, "tokens": {"text": 40, "image": 256}} | (run or {})
+    return ToolConfig.model_validate({"name": "small", "model": base | model, "run": run})
+
+
+def measured(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool):
+    model = chosen.model.model_copy(update={"checkpoint_activations": checkpoint})
+    call = Call(build(model).to(dtype), example_inputs(chosen, dtype=dtype), chosen, mode, compile=False)
+    call()
+    return measure_memory(call.model, call, CPU, optimizer=call.optimizer)
+
+
+def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool) -> None:
+    guess = estimate(chosen, mode, dtype, CPU, checkpoint=checkpoint)
+    use = measured(chosen, mode, dtype, checkpoint)
+    assert guess.peak == pytest.approx(use.peak, rel=0.1)
+    assert guess.activations == pytest.approx(use.activations, rel=0.1)
+    assert (guess.weights, guess.gradients, guess.optimizer) == (use.weights, use.gradients, use.optimizer)
+
+
+@pytest.mark.parametrize(("mode", "checkpoint"), KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_an_estimate_is_within_a_tenth_of_the_measured(mode, dtype, checkpoint):
+    agree(config(qk_rmsnorm=True), mode, dtype, checkpoint)
+
+
+SIZES = {
+    "many tokens": dict(run={"batch_size": 4, "tokens": {"text": 77, "image": 1024}}, depth=6),
+    "wide": dict(modalities={"text": {"dim": 768}, "image": {"dim": 1024}}, heads=16, dim_head=64, depth=4),
+    "masked": dict(run={"batch_size": 6, "mask": {"text": 0.5}}, depth=8),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "checkpoint"), KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("size", SIZES)
+def test_estimates_of_larger_models_are_within_a_tenth_of_the_measured(size, mode, dtype, checkpoint):
+    agree(config(**SIZES[size]), mode, dtype, checkpoint)
+
+
+VARIANTS = {
+    "discard": dict(discard=["text"], unused_weights="queries"),
+    "adaptive": dict(attention={"kind": "adaptive", "num_adaptive_weights": 2}),
+    "soft-clamped": dict(attention={"softclamp": 5.0}),
+    "hyper-connections": dict(residual={"kind": "hyper_connections", "streams": 2}),
+    "masked": dict(run={"mask": {"text": 0.5}}),
+    "two runs of blocks": dict(
+        modalities={"text": {"dim": 128}, "image": {"dim": 128}}, single_stream={"depth": 6, "kind": "parallel"}
+    ),
+    "dual in the first": dict(attention={"dual": [0, 1, 2, 3, 4, 5]}, depth=13),
+}
+
+
+@pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
+    mode, checkpoint = kind
+    chosen = config(**({"depth": 7} | VARIANTS[variant]))
+    short, whole = (estimate(chosen, mode, torch.bfloat16, CPU, None, checkpoint, whole=w) for w in (False, True))
+    assert short == whole
+
+
+def test_a_models_blocks_are_run_four_at_most(monkeypatch):
+    from mmdit.networks.block import MMDiTBlock
+
+    calls = []
+    real = MMDiTBlock.forward
+    monkeypatch.setattr(MMDiTBlock, "forward", lambda self, *a, **k: calls.append(self) or real(self, *a, **k))
+    estimate(config(depth=30), "forward", torch.float32, CPU)
+    assert len(calls) == 4
+
+
+def test_fused_attention_keeps_no_scores():
+    tokens = 1024
+    chosen = config(depth=1, run={"batch_size": 1, "tokens": {"text": 1, "image": tokens}})
+    fused = estimate(chosen, "train", torch.float32, CPU)
+    clamped = chosen.model.model_copy(
+        update={"attention": chosen.model.attention.model_copy(update={"softclamp": 9.0})}
+    )
+    explicit = estimate(chosen.model_copy(update={"model": clamped}), "train", torch.float32, CPU)
+    scores = 4 * 4 * tokens * tokens
+    assert explicit.activations - fused.activations > scores
+    assert fused.peak - fused.weights - fused.optimizer < 2 * scores
+
+
+def test_a_batch_and_a_card_that_is_not_there_can_be_asked_for():
+    one, four = (estimate(config(), "train", torch.float32, CPU, batch) for batch in (1, 4))
+    assert four.weights == one.weights and four.activations > 3 * one.activations
+    there = torch.cuda.is_available()
+    assert estimate(config(), "train", torch.float32, torch.device("cuda")).kernels == ("cuda" if there else "cpu")
+
+
+def test_sd35_large_is_estimated_in_full_size():
+    result = estimate(load_tool_config(CONFIGS / "sd3.5-large.yaml"), "train", torch.bfloat16, CPU)
+    assert result.parameters == 8_056_627_520
+    unused = 64  # the scale of the last block's text queries, which nothing reads
+    assert result.gradients == 2 * (result.parameters - unused)
+    assert result.optimizer == pytest.approx(2 * result.gradients, rel=1e-6)  # and a count of steps each

@@ -1,0 +1,97 @@
+"""`mmdit profile` on the command line: sweeps, pictures, estimates, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from tests.cli.test_commands import TINY
+
+QUICK = ["--repeats", "2", "--max-seconds", "0.1"]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd, quick_ceilings):
+    """Runs the command line in this process, in a folder with a tiny config."""
+    from mmdit_cli.app import main
+
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def command(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["mmdit", "profile", "-c", "tiny.yaml", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=stop.value.code, out=out, err=err)
+
+    return command
+
+
+def test_a_sweep_is_a_grid_with_its_growth_and_a_picture(run, tmp_path):
+    sweep = ["--sweep", "run.tokens.image=16,64", "--sweep", "run.batch_size=1,2", "--plot", "s.png"]
+    done = run(*sweep, *QUICK, "--report", "s.json")
+    assert done.code == 0, done.err
+    assert "tokens ^" in done.out and "batch size ^" in done.out
+    document = json.loads((tmp_path / "s.json").read_text())
+    points = [result["point"] for result in document["results"]]
+    assert points == [{"run.tokens.image": n, "run.batch_size": b} for n in (16, 64) for b in (1, 2)]
+    assert [result["tokens"]["image"] for result in document["results"]] == [16, 16, 64, 64]
+    assert {(row["figure"], row["variable"]) for row in document["growth"]} >= {("time", "tokens")}
+    assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
+    done = run("--mode", "train", "--estimate", "--memory", "1MB", "--json")
+    assert done.code == 0, done.err
+    (result,) = json.loads(done.out)["results"]
+    assert result["fits"] and result["largest_batch"] > result["batch_size"]
+    at_most = run(
+        "--mode", "train", "--estimate", "--memory", "1MB", "--set", f"run.batch_size={result['largest_batch']}"
+    )
+    assert "yes, " in at_most.out
+    more = run(
+        "--mode", "train", "--estimate", "--memory", "1MB", "--set", f"run.batch_size={result['largest_batch'] + 1}"
+    )
+    assert "no, " in more.out
+
+
+def test_an_estimate_needs_no_device(run):
+    done = run("--estimate", "--device", "cuda", "--dtype", "bf16")
+    assert done.code == 0, done.err
+    assert "peak" in done.out
+
+
+def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
+    from mmdit_cli.memory import precheck as fit
+
+    monkeypatch.setattr(fit, "free_memory", lambda device: 2_000_000)
+    done = run("--set", "run.batch_size=4000", *QUICK)
+    assert done.code == 2 and "needs" in done.err and "2 MB are free" in done.err
+    wanted = int(done.err.split("--set run.batch_size=")[1].split()[0])
+    assert wanted < 4000
+    assert run("--set", f"run.batch_size={wanted}", *QUICK).code == 0
+    assert run("--set", f"run.batch_size={wanted + 1}", *QUICK).code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plot", "x.pdf"], "--plot x.pdf: expected a name that ends in .png"),
+        (["--plot", "none/x.png"], "--plot none/x.png: there is no folder none"),
+        (["--estimate", "--plot", "x.png"], "--estimate measures nothing"),
+        (["--memory", "lots"], "--memory: "),
+        (["--sweep", "run.batch_size"], "expected KEY=V1,V2"),
+        (["--sweep", "run.batch=1,2"], "unknown key"),
+        (["--sweep", "run.batch_size=1,2", "--trace", "t.json"], "--trace: is of one config"),
+        (["--set", "model.modalities.image.dim=4000000000"], "larger than any machine"),
+    ],
+)
+def test_a_wrong_request_is_one_message(arguments, message, run):
+    done = run(*arguments)
+    assert done.code == 2 and message in " ".join(done.err.split()), done.err
+    assert done.err.startswith("error: ") and not done.out

@@ -1,0 +1,86 @@
+"""The profile as a whole: its parts agree with one another, and with torch where it can be asked."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmdit.config.model import build
+from mmdit_cli.model_parts.timed_call import Call
+from mmdit_cli.profile.measurement import Settings, profile_configs
+from mmdit_cli.request.inputs import example_inputs
+from tests.cli.model_parts.test_measure import BATCH, config
+
+WIDE = {"modalities": {"text": {"dim": 64}, "image": {"dim": 64}}}
+TOKENS = {"tokens": {"text": 64, "image": 256}}
+
+
+pytestmark = pytest.mark.usefixtures("quick_ceilings")
+
+
+@pytest.mark.parametrize("mode", ["forward", "train"])
+def test_a_profile_adds_up(mode):
+    stages = []
+    (result,) = profile_configs(
+        [config(TOKENS, **WIDE)],
+        Settings(mode=mode, repeats=3, max_seconds=1),
+        on_progress=lambda stage, *_: stages.append(stage),
+    )
+    rows = result.components
+    assert 0.999 <= sum(row.time_ms for row in rows) / result.latency_ms.median <= 1
+    assert 0.999 <= sum(result.phases_ms.values()) / result.latency_ms.median <= 1
+    assert set(result.phases_ms) == ({"forward", "backward", "optimizer"} if mode == "train" else {"forward"})
+    assert sum(row.parameters for row in rows) == result.parameters
+    assert sum(row.flops for row in rows) == result.flops
+    assert "other" in {row.name for row in rows}
+    assert all(row.backward_ms > 0 for row in rows if row.kind == "feedforward") == (mode == "train")
+    assert all(
+        row.time_ms == pytest.approx(row.forward_ms + row.backward_ms) for row in rows if row.kind != "optimizer"
+    )
+    assert result.latency_ms.runs == 3 and result.instrumented.rounds == 3 and result.attributed_by == "hooks"
+    assert result.utilization == pytest.approx(result.achieved_flops_per_s / result.ceiling.gemm_flops_per_s)
+    assert result.samples_per_s == pytest.approx(BATCH / (result.latency_ms.median / 1e3))
+    assert result.bound.of_measured == pytest.approx(result.bound.ms / result.latency_ms.median)
+    assert {"ceilings", "small: warming up", "small: measuring", "small: components and memory"} <= set(stages)
+
+
+def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_reference():
+    first, second = profile_configs([config(), config(depth=4)], Settings(repeats=8), points=[{"d": 2}, {"d": 4}])
+    assert first.ratio is None and (first.point, second.point) == ({"d": 2}, {"d": 4})
+    assert (second.ratio.to, second.ratio.rounds) == ("small", 8)
+    assert second.ratio.low <= second.ratio.ratio <= second.ratio.high
+
+
+def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
+    from mmdit_cli.profile import measurement as profile
+
+    built = []
+    monkeypatch.setattr(profile, "build", lambda model: built.append(model) or build(model))
+    longer = config({"tokens": {"text": 3, "image": 4}})
+    profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
+    assert [model.depth for model in built] == [2, 1]
+
+
+@pytest.mark.parametrize("cold", [False, True])
+def test_the_result_says_what_the_caches_held(cold):
+    (result,) = profile_configs([config()], Settings(repeats=1, cold=cold))
+    assert result.caches == ("cold" if cold else "warm")
+
+
+@pytest.mark.parametrize("streams", [1, 2])
+def test_profiling_leaves_the_weights_as_they_were(streams):
+    chosen = config(residual={"kind": "plain" if streams == 1 else "hyper_connections", "streams": streams})
+    net = build(chosen.model)
+    before = {name: x.clone() for name, x in net.state_dict().items()}
+    Call(net, example_inputs(chosen), chosen, "train")()
+    assert all(torch.equal(before[name], x) for name, x in net.state_dict().items())
+
+
+def test_hooks_are_gone_after_a_profile():
+    from mmdit_cli.model_parts.components import find_components
+    from mmdit_cli.profile.clock import Attribution
+
+    net = build(config().model)
+    with Attribution(find_components(net)):
+        assert any(module._forward_hooks for module in net.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())

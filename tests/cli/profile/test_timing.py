@@ -1,0 +1,134 @@
+"""Statistics against their definitions; rounds, warm-up and comparisons against clocks that are made up."""
+
+from __future__ import annotations
+
+import math
+import random
+from math import comb
+
+import pytest
+
+from mmdit_cli.profile.statistics import compare, is_known, median_interval, summarize
+from mmdit_cli.profile.timing import run_rounds, warm_up
+
+# --------------------------------------------------------------------------------------------------------- statistics
+
+
+def test_quantiles_are_order_statistics():
+    latency = summarize([t / 1e3 for t in range(1, 102)])
+    assert (latency.median, latency.p10, latency.p90, latency.runs) == pytest.approx((51, 11, 91, 101))
+    with pytest.raises(ValueError, match="at least one"):
+        summarize([])
+
+
+@pytest.mark.parametrize("count", [1, 5, 6, 7, 10, 25, 101, 400])
+def test_the_medians_interval_is_the_narrowest_that_coins_allow(count):
+    """It leaves out the median when fewer than k of n values fall to one side: exact, in whole numbers."""
+    interval = median_interval(list(range(1, count + 1)))
+    below = [sum(comb(count, heads) for heads in range(k)) for k in range(count + 1)]
+    allowed = [k for k in range(1, count + 1) if 40 * below[k] <= 2**count]
+    if not allowed:
+        assert interval is None and count < 6
+        assert summarize([1.0] * count).ci_low is None
+    else:
+        assert interval == (max(allowed), count + 1 - max(allowed))
+
+
+def test_the_interval_holds_a_heavy_tailed_median_at_least_19_times_in_20():
+    rng = random.Random(0)
+    held = 0
+    for _ in range(1000):
+        low, high = median_interval([rng.paretovariate(1.1) for _ in range(25)])
+        held += low <= 2 ** (1 / 1.1) <= high
+    assert held >= 950
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios():
+    reference = [1.0, 2.0, 4.0, 1.0, 2.0, 4.0, 1.0, 8.0]
+    ratio = compare(
+        [t * f for t, f in zip(reference, (1.1, 1.2, 1.3, 1.2, 1.2, 1.2, 1.1, 9.0), strict=True)], reference, to="a"
+    )
+    assert ratio.ratio == pytest.approx(1.2) and (ratio.to, ratio.rounds) == ("a", 8)
+    assert (ratio.low, ratio.high) == pytest.approx((1.1, 9.0)) and ratio.distinguishable
+
+
+def test_five_rounds_tell_nothing_apart():
+    ratio = compare([2.0] * 5, [1.0] * 5, to="a")
+    assert (ratio.low, ratio.high, ratio.distinguishable) == (None, None, False)
+    assert compare([2.0] * 6, [1.0] * 6, to="a").distinguishable
+
+
+# ------------------------------------------------------------------------------------------------------------- clocks
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_garbage_collector(monkeypatch):
+    monkeypatch.setattr("gc.collect", lambda: 0)  # 0.2 s each, and these rounds are simulated
+
+
+def fake_stopwatch(times):
+    iterator = iter(times)
+    return lambda call: next(iterator)
+
+
+def rounds_of(times, **options):
+    (taken,), _ = run_rounds([print], fake_stopwatch(times), **options)
+    return len(taken)
+
+
+def test_measuring_stops_when_the_median_is_known():
+    assert rounds_of([1.0] * 100, max_seconds=1e9) == 6
+    noisy = [1.0, 2.0] * 500
+    assert rounds_of(noisy, max_seconds=20) == 14  # 20 s are up
+    assert rounds_of(noisy, repeats=7) == 7
+    assert rounds_of([100.0] * 9, max_seconds=1) == 3
+    assert is_known([1.0] * 6, 0.0) and not is_known([1.0] * 5, 1.0)
+
+
+def test_warming_up_ends_when_two_runs_agree():
+    assert warm_up(print, fake_stopwatch([9.0, 3.0, 1.0, 1.02, 1.0]), max_seconds=100) == [9.0, 3.0, 1.0, 1.02]
+    assert len(warm_up(print, fake_stopwatch([1.0, 2.0] * 50), max_seconds=1e9)) == 20
+    assert len(warm_up(print, fake_stopwatch([50.0, 20.0, 1.0]), max_seconds=1)) == 2
+    assert len(warm_up(print, fake_stopwatch([0.001] * 200))) == 100  # a tenth of a second, for clocks to rise
+
+
+def test_every_round_has_every_call_once_and_the_order_changes():
+    ran: list[str] = []
+    calls = [lambda name=name: ran.append(name) for name in "abc"]
+    besides = [lambda: ran.append("x")]
+    taken, beside = run_rounds(calls, lambda call: call() or 1.0, repeats=30, beside=besides, most_beside=10)
+    assert [len(t) for t in taken] == [30] * 3 and len(beside[0]) == 10
+    orders = ["".join(ran[i : i + 4]) for i in range(0, 40, 4)]
+    assert all(sorted(order) == list("abcx") for order in orders) and len(set(orders)) > 3
+    assert len(ran) == 10 * 4 + 20 * 3
+
+
+def machine(seed: int, factor: float = 1.0):
+    """A stopwatch on a machine that drifts as a random walk, swings, and stalls now and then for any length."""
+    rng, state = random.Random(seed), [0.0, 0]
+
+    def stopwatch(call):
+        state[0] += rng.gauss(0, 0.02)
+        state[1] += 1
+        swing = 1 + 0.2 * math.sin(state[1] / 7 + seed)
+        stall = rng.paretovariate(1.1) if rng.random() < 0.05 else 1
+        return 0.01 * math.exp(state[0] + rng.gauss(0, 0.03)) * swing * stall * call()
+
+    return stopwatch
+
+
+@pytest.mark.parametrize("options", [{"repeats": 6}, {"repeats": 25}, {"max_seconds": 0.3}], ids=str)
+def test_identical_calls_are_told_apart_at_most_once_in_twenty_times(options):
+    times, told_apart = 1000, 0
+    for seed in range(times):
+        (a, b), _ = run_rounds([lambda: 1.0, lambda: 1.0], machine(seed), seed=seed, **options)
+        told_apart += compare(b, a, to="a").distinguishable
+    assert told_apart <= times // 20
+
+
+def test_a_tenth_more_is_told_apart_through_the_same_noise():
+    seen = 0
+    for seed in range(100):
+        (a, b), _ = run_rounds([lambda: 1.0, lambda: 1.1], machine(seed), seed=seed, repeats=60)
+        seen += compare(b, a, to="a").distinguishable
+    assert seen >= 90

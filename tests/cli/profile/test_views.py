@@ -1,0 +1,103 @@
+"""The tables and pictures of profiles: every figure is a view of the result."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+import torch
+from rich.console import Console
+
+from mmdit_cli.memory.tables import estimate_tables
+from mmdit_cli.memory.verdict import fit
+from mmdit_cli.profile import ceilings
+from mmdit_cli.profile import measurement as measure
+from mmdit_cli.profile.growth import fit_growth
+from mmdit_cli.profile.measurement import Settings, profile_configs
+from mmdit_cli.profile.plots import profile_plot
+from mmdit_cli.profile.tables import ALIKE, profile_tables
+from mmdit_cli.toy.plots import save_figure
+from tests.cli.model_parts.test_measure import config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def results():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
+        patch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
+        measure_ceilings = measure.measure_ceilings
+        patch.setattr(measure, "measure_ceilings", lambda *args, **kw: measure_ceilings(*args, **kw, seconds=0.01))
+        both = [config(), config(depth=3)]
+        pair = profile_configs(both, Settings(repeats=7))
+        (train,) = profile_configs(both[:1], Settings(mode="train", repeats=2))
+        points = [{"run.tokens.image": n, "run.batch_size": b} for n in (8, 32) for b in (1, 2)]
+        swept = [config({"tokens": {"text": 4, "image": n}, "batch_size": b}) for n in (8, 32) for b in (1, 2)]
+        sweep = profile_configs(swept, Settings(repeats=2), points=points)
+    return {"pair": pair, "train": [train], "sweep": sweep}
+
+
+def text_of(tables, width):
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for table in tables:
+        console.print(table)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [40, 80, 130])
+@pytest.mark.parametrize("which", ["pair", "train", "sweep"])
+def test_tables_keep_to_the_screen(which, width, results):
+    chosen = results[which]
+    text = text_of(profile_tables(chosen, width, fit_growth(chosen) if which == "sweep" else []), width)
+    assert max(map(len, text.splitlines())) <= width
+    wanted = {"pair": "latency", "train": "of limit", "sweep": "growth"}[which]
+    assert wanted in text
+
+
+def test_two_configs_are_told_apart_or_it_is_said_that_they_are_not(results):
+    pair = results["pair"]
+    text = " ".join(text_of(profile_tables(pair, 120), 120).split())
+    ratio = pair[1].ratio
+    assert f"{ratio.ratio:.3f} ({ratio.low:.3f} to {ratio.high:.3f})" in text
+    assert (ALIKE in text) == (not ratio.distinguishable)
+
+
+def test_training_shows_its_phases_and_every_component_its_limit(results):
+    (train,) = results["train"]
+    text = text_of(profile_tables([train], 100), 100)
+    assert all(re.search(rf"^ +{phase} +\S", text, re.M) for phase in ("forward", "backward", "optimizer"))
+    row = next(row for row in train.components if row.name == "feedforward, image")
+    assert row.bound.limited_by in ("compute", "memory") and row.bound.of_measured > 0
+    assert sum(row.bound.ms for row in train.components if row.bound) > 0
+
+
+@pytest.mark.parametrize("which", ["pair", "train", "sweep"])
+def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_path):
+    chosen = results[which]
+    figure = profile_plot(chosen)
+    save_figure(figure, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
+    if which == "sweep":
+        latency = figure.axes[0]
+        drawn = sorted(y for line in latency.lines for y in line.get_ydata())
+        assert drawn == pytest.approx(sorted(r.latency_ms.median / 1e3 for r in chosen))
+        assert {line.get_label() for line in latency.lines} == {"batch_size 1", "batch_size 2"}
+        return
+    assert len(figure.axes) == len(chosen)
+    for axes, result in zip(figure.axes, chosen, strict=True):
+        places = [tuple(place) for marks in axes.collections for place in marks.get_offsets().tolist()]
+        assert (result.bound.intensity, result.achieved_flops_per_s) in [pytest.approx(place) for place in places]
+        assert len(places) == 1 + sum(1 for row in result.components if row.flops)
+
+
+def test_estimates_of_a_sweep_are_rows(results):
+    points = [{"run.batch_size": b} for b in (1, 2)]
+    chosen = [
+        fit(config(p_run), "train", torch.float32, CPU, 10**9, p)
+        for p, p_run in zip(points, ({"batch_size": 1}, {"batch_size": 2}), strict=True)
+    ]
+    text = text_of(estimate_tables(chosen, 80), 80)
+    assert "batch_size" in text and text.count("yes") == 2

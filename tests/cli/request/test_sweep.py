@@ -1,0 +1,99 @@
+"""`--sweep`: how a grid is read, and what a wrong one is told."""
+
+from __future__ import annotations
+
+import io
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from mmdit.config.yaml_document import ConfigError
+from mmdit_cli.errors import UserError
+from mmdit_cli.request.request import make_request
+from mmdit_cli.request.sweep import load_grid, parse_sweeps, point_label, short_names
+
+TINY = """
+name: tiny
+model: {depth: 1, modalities: {text: {dim: 8}, image: {dim: 12}}, heads: 1, dim_head: 8}
+run: {tokens: {text: 3}}
+"""
+
+
+def request(tmp_path, *configs, overrides=()):
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    paths = [c if c == "-" else str(tmp_path / c) for c in configs or ("tiny.yaml",)]
+    return make_request("flops", paths, list(overrides), "cpu", "fp32", 0, False, None)
+
+
+def test_values_are_read_as_yaml_and_brackets_and_quotes_hold_commas():
+    (axis,) = parse_sweeps(['a.b=1, 2.5,1e3,null,x y,[1,2],{p: 1, q: "},"},"1,2"'])
+    assert axis.key == "a.b"
+    assert axis.values == (1, 2.5, 1000.0, None, "x y", [1, 2], {"p": 1, "q": "},"}, "1,2")
+    assert (
+        not axis.is_numeric and parse_sweeps(["a=1,2.5"])[0].is_numeric and not parse_sweeps(["a=true"])[0].is_numeric
+    )
+
+
+def test_a_grid_is_every_config_at_every_point_and_overrides_come_first(tmp_path):
+    grid = load_grid(
+        request(tmp_path, overrides=["run.batch_size=7", "model.depth=2"]),
+        ["run.batch_size=1,2", "run.tokens.image=16,64,256"],
+    )
+    assert [(p.config.run.batch_size, p.config.run.tokens["image"]) for p in grid] == [
+        (b, t) for b in (1, 2) for t in (16, 64, 256)
+    ]
+    assert all(p.config.model.depth == 2 and p.config.run.tokens["text"] == 3 for p in grid)
+    assert grid[1].point == {"run.batch_size": 1, "run.tokens.image": 64}
+
+
+def test_without_a_sweep_each_config_stands_once(tmp_path):
+    grid = load_grid(request(tmp_path, "tiny.yaml", "tiny.yaml"), None)
+    assert [(p.config.name, p.point) for p in grid] == [("tiny", {})] * 2
+
+
+def test_standard_input_is_read_once_for_all_points(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(TINY.encode())))
+    assert len(load_grid(request(tmp_path, "-"), ["model.depth=1,2,3"])) == 3
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "message"),
+    [
+        (["depth"], "--sweep depth: expected KEY=V1,V2 with a dotted key"),
+        (["=1,2"], "expected KEY=V1,V2"),
+        (["model..depth=1"], "expected KEY=V1,V2"),
+        (["model.depth=1,,2"], "value 2 of model.depth is empty"),
+        (["model.depth="], "value 1 of model.depth is empty"),
+        (["model.depth=1,2,1"], "model.depth takes the value 1 twice"),
+        (["model.depth=1,[2"], r"--sweep model.depth=\[2: not valid YAML"),
+        (["model.depth=1", "model.depth=2"], "--sweep model.depth is swept twice; give all its values"),
+        (["run.tokens={image: 4}", "run.tokens.image=1,2"], "run.tokens: one holds the other"),
+    ],
+)
+def test_a_malformed_sweep_names_its_key_and_value(sweeps, message):
+    with pytest.raises(UserError, match=message):
+        parse_sweeps(sweeps)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("model.depht=1,2", "--sweep model.depht=1: model.depht: unknown key; did you mean depth"),
+        ("model.depth=1,two", "--sweep model.depth=two: model.depth: expected a whole number"),
+        ("run.tokens.txt=1,2", "'txt' is no modality"),
+    ],
+)
+def test_a_point_that_is_no_config_is_named(tmp_path, sweep, message):
+    with pytest.raises(ConfigError, match=message):
+        load_grid(request(tmp_path), [sweep])
+
+
+def test_names_are_as_short_as_tells_them_apart():
+    assert short_names([{"run.tokens.image": 1, "run.batch_size": 2}]) == {
+        "run.tokens.image": "image",
+        "run.batch_size": "batch_size",
+    }
+    assert short_names([{"a.text.dim": 1, "a.image.dim": 2}]) == {"a.text.dim": "text.dim", "a.image.dim": "image.dim"}
+    assert short_names([]) == {}
+    assert point_label({"run.batch_size": 4, "model.qk_rmsnorm": True}) == "batch_size=4 qk_rmsnorm=true"

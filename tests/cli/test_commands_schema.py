@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
+from tests.support.paths import CONFIGS
+
+SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+TINY = """
+name: tiny
+model:
+  depth: 1
+  modalities: {text: {dim: 8}, image: {dim: 12}}
+  dim_cond: 4
+  heads: 1
+  dim_head: 8
+run: {tokens: {text: 3, image: 5}}
+"""
+
+
+def test_the_shipped_schema_is_the_one_that_the_command_prints():
+    assert json.loads((CONFIGS / "schema.json").read_text()) == config_schema()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_config_is_valid_and_points_editors_at_the_schema(path):
+    assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
+    Draft202012Validator(config_schema()).validate(yaml.safe_load(path.read_text()))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("depth", "two"), ("depth", 0), ("adaln", "one"), ("depht", 3), ("modalities", {"a": {"dim": "x"}})],
+)
+def test_the_schema_refuses_what_the_tool_refuses(key, value):
+    config = yaml.safe_load(TINY)
+    config["model"][key] = value
+    assert list(Draft202012Validator(config_schema()).iter_errors(config))
+
+
+@pytest.mark.parametrize("command", [name for name in RESULTS if name != "train-toy"])
+def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, quick_ceilings):
+    from mmdit_cli.app import main
+
+    (tmp_path / "c.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
+    more = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}.get(command, [])
+    config = [] if command == "configs" else ["-c", "c.yaml"]
+    monkeypatch.setattr(sys, "argv", ["mmdit", command, *config, "--json", *more])
+    with pytest.raises(SystemExit):
+        main()
+    document = json.loads(capfd.readouterr().out)
+    validator = Draft202012Validator(document_schema(command))
+    validator.validate(document)
+    del document["results"][0]["config"]
+    assert list(validator.iter_errors(document))
+
+
+def test_a_training_runs_document_has_a_schema():
+    schema = document_schema("train-toy")
+    Draft202012Validator.check_schema(schema)
+    assert {"steps", "accuracy", "chance", "files"} <= set(schema["$defs"]["Result"]["properties"])

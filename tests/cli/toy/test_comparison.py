@@ -1,0 +1,381 @@
+"""Comparing designs: the statistics against figures by hand, what is paired with what, and the command."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from jsonschema import Draft202012Validator
+
+from mmdit_cli.commands.json_schemas import document_schema
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy import trainer as trainer_module
+from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
+from mmdit_cli.toy.comparison import Run, compare
+from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.paired_statistics import paired_difference, spread, t_quantile
+from mmdit_cli.toy.run_folder import Metrics
+from mmdit_cli.toy.trainer import Diverged, Trainer
+from mmdit_cli.toy.training import TrainResult, train
+from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
+
+ALIKE = "can't be told apart"
+
+
+def named(name: str, depth: int = 1, **settings: Any) -> ToolConfig:
+    config = tiny(**settings)
+    return config.model_copy(update={"name": name, "model": config.model.model_copy(update={"depth": depth})})
+
+
+# ------------------------------------------------------------------------------------------------------- statistics
+
+
+@pytest.mark.parametrize(
+    ("freedom", "printed"),
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+)
+def test_students_quantile_is_that_of_printed_tables(freedom: int, printed: float) -> None:
+    assert t_quantile(freedom) == pytest.approx(printed, abs=5e-4)
+
+
+def test_the_interval_leaves_out_the_truth_once_in_twenty_times() -> None:
+    draws = torch.randn(4000, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).tolist()
+    found = [paired_difference("loss", x, [0.0] * 4, to="a", lower_is_better=True) for x in draws]
+    missed = sum(each.verdict != ALIKE for each in found) / len(found)
+    assert missed == pytest.approx(0.05, abs=3 * (0.05 * 0.95 / 4000) ** 0.5)
+
+
+def test_mean_and_spread_are_those_by_hand() -> None:
+    found = spread([1.0, 2.0, 6.0])
+    assert (found.mean, found.sd, found.min, found.max, found.n) == (3.0, pytest.approx(7**0.5), 1.0, 6.0, 3)
+    assert spread([2.0]).sd is None
+
+
+def test_a_paired_difference_is_that_by_hand() -> None:
+    # differences -0.3, -0.2, -0.4: mean -0.3, sd 0.1, reach 4.3027 x 0.1 / sqrt(3) = 0.24841
+    found = paired_difference("loss", [0.7, 1.8, 2.6], [1.0, 2.0, 3.0], to="a", lower_is_better=True)
+    assert (found.mean, found.sd) == pytest.approx((-0.3, 0.1))
+    assert (found.low, found.high) == pytest.approx((-0.54841, -0.05159), abs=1e-5)
+    assert found.verdict == "better"
+    assert paired_difference("x", [0.7, 1.8, 2.6], [1, 2, 3], to="a", lower_is_better=False).verdict == "worse"
+
+
+def test_what_seeds_share_does_not_widen_the_interval_of_their_difference() -> None:
+    reference = [1.0, 50.0, 900.0]
+    found = paired_difference("loss", [x - 0.5 for x in reference], reference, to="a", lower_is_better=True)
+    assert found.verdict == "better" and found.sd == pytest.approx(0, abs=1e-9)
+
+
+def test_two_pairs_give_no_interval_and_no_verdict() -> None:
+    found = paired_difference("loss", [0.0, 0.1], [9.0, 9.1], to="a", lower_is_better=True)
+    assert (found.n, found.low, found.high, found.verdict) == (2, None, None, ALIKE)
+
+
+def test_one_sample_more_in_every_run_is_no_better_accuracy() -> None:
+    values, reference = [0.75, 0.5, 0.25], [0.5, 0.25, 0.0]
+    step = paired_difference("accuracy", values, reference, to="a", lower_is_better=False, resolution=0.25)
+    assert (step.low, step.high, step.verdict) == (0.0, 0.5, ALIKE)
+    finer = paired_difference("accuracy", values, reference, to="a", lower_is_better=False, resolution=0.125)
+    assert finer.verdict == "better"
+
+
+# --------------------------------------------------------------------------------------------------- what is compared
+
+
+RECORDS = [
+    {"step": 10, "loss": 1.0, "seconds": 1.0},
+    {"step": 10, "accuracy": {"image": 0.9, "audio": 0.2}},
+    {"step": 20, "loss": 1.0, "seconds": 3.0},
+    {"step": 20, "accuracy": {"image": 0.5, "audio": 0.7}},
+]
+
+
+@pytest.mark.parametrize(
+    ("target", "found"), [(0.1, (10, 1.0)), (0.2, (10, 1.0)), (0.35, (15, 2.0)), (0.5, (20, 3.0)), (0.6, None)]
+)
+def test_a_target_is_reached_by_the_worst_modality_between_two_evaluations(target: float, found: Any) -> None:
+    assert Run(SimpleNamespace(), RECORDS).to_target(target) == (found and pytest.approx(found))  # type: ignore[arg-type]
+
+
+def test_designs_see_the_same_data_noise_and_timesteps_on_one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    predict, seen = trainer_module.predict, []
+
+    def spy(model: Any, x: Any, times: Any, ids: Any, mask: Any, **more: Any) -> Any:
+        seen.append([*x.values(), *times.values(), ids])
+        return predict(model, x, times, ids, mask, **more)
+
+    monkeypatch.setattr(trainer_module, "predict", spy)
+    for depth, seed in ((1, 5), (2, 5), (1, 6)):
+        config = named("x", depth)
+        trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=seed)
+        trainer.step()
+        trainer.step()
+    one, deep, other = seen[0:2], seen[2:4], seen[4:6]
+    assert all(torch.equal(x, y) for a, b in zip(one, deep, strict=True) for x, y in zip(a, b, strict=True))
+    assert not torch.equal(one[0][0], one[1][0]) and not torch.equal(one[0][0], other[0][0])
+
+
+def test_steps_are_counted_at_the_size_of_training() -> None:
+    config = tiny(sound=True, batch_size=64)
+    run = as_trained(config).run
+    assert run.batch_size == 64 and run.tokens["image"] == 4 and run.tokens["audio"] == 16
+    words = [len(text.split()) for text in world_of(config).batch(64, seed=0, stream=1, index=0).captions]
+    assert run.tokens["text"] == max(words)
+
+
+def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
+    base = named("a")
+    assert unlike(base, named("b", depth=2)) == [] and same_loss(base, named("b", depth=2))
+    (text,) = unlike(base, named("b", batch_size=8))
+    assert text.startswith("b and a: seeds do not pair the same data") and "train.batch_size was 4, is 8" in text
+    (text,) = unlike(base, named("b", shift=3.0))
+    assert "the losses are not the same quantity" in text and not same_loss(base, named("b", shift=3.0))
+    (text,) = unlike(base, named("b", evaluation_samples=9))
+    assert "accuracy is not measured alike" in text
+    other = tiny(sound=True).model_copy(update={"name": "b"})
+    assert len(unlike(base, other)) == 3
+
+
+def test_configs_of_one_name_are_called_by_their_files_and_then_by_number() -> None:
+    def names(*pairs: tuple[str, str]) -> list[str]:
+        found = distinct([named(name) for name, _ in pairs], [path for _, path in pairs])
+        return [config.name for config in found]
+
+    assert names(("a", "x.yaml"), ("b", "y.yaml")) == ["a", "b"]
+    assert names(("a", "d/x.yaml"), ("a", "d/y.yaml")) == ["x", "y"]
+    assert names(("a", "d/x.yaml"), ("a", "e/x.yaml"), ("b", "x-2.yaml")) == ["x", "x-2", "x-2-2"]
+    assert names(("a b", "x.yaml"), ("a-b", "y.yaml")) == ["x", "y"]
+
+
+def fake_train(losses: dict[tuple[str, int], float], ran: list[tuple[str, int]]) -> Any:
+    """Trains nothing: a loss for each config and seed, and one evaluation with full accuracy at step 30."""
+
+    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
+        ran.append((config.name, seed))
+        folder.mkdir(parents=True)
+        metrics = Metrics(folder)
+        metrics.append({"step": 30, "loss": 1.0, "seconds": 3.0})
+        metrics.append({"step": 30, "accuracy": {"image": 1.0}})
+        metrics.close()
+        if (config.name, seed) not in losses:
+            raise Diverged("the loss is nan at step 31, beginning in somewhere")
+        one: Any = {"image": 1.0}
+        empty: Any = {key: {} for key in ("per_attribute", "oracle_real", "oracle_noise", "chance")}
+        loss = {"first": 2.0, "last": losses[config.name, seed]}
+        return TrainResult(
+            config=config.name, seed=seed, steps=30, parameters=1, loss=loss, accuracy=one, held_out=one,
+            agreement=1.0, samples=8, steps_per_s=10.0, run_dir=str(folder), files={"metrics": str(metrics.path)},
+            **empty,
+        )  # fmt: skip
+
+    return run
+
+
+def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
+    ran: list[tuple[str, int]] = []
+    losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
+    results, found = compare(
+        [named("a"), named("b", depth=2)], [3, 4, 5], folder=tmp_path, train=fake_train(losses, ran)
+    )
+    assert ran == [("a", 3), ("b", 3), ("a", 4), ("b", 4), ("a", 5), ("b", 5)]
+    assert [(r.config, r.seed) for r in results] == [("a", 3), ("a", 4), ("a", 5), ("b", 3), ("b", 5)]
+    a, b = found.designs
+    assert (a.loss.mean, a.loss.sd) == pytest.approx((0.6, 0.1)) and a.differences == []
+    assert b.seeds == [3, 5] and (b.to_target.reached, b.to_target.runs) == (2, 2)
+    assert (a.to_target.steps, a.to_target.seconds, a.to_target.flops) == (30, 3.0, 30 * a.step_flops)
+    assert b.step_flops > a.step_flops > 0 and b.parameters > a.parameters
+    loss = b.differences[0]  # of the seeds that both finished: 0.4 - 0.5 and 0.8 - 0.7
+    assert (loss.figure, loss.n, loss.mean) == ("loss", 2, pytest.approx(0.0, abs=1e-12))
+    (failed,) = found.failures
+    assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
+
+
+def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
+    losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
+    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
+    assert "steps to the target" in [each.figure for each in found.designs[1].differences]
+    _, found = compare(
+        [named("a"), named("b")], [0, 1, 2], folder=tmp_path / "y", train=fake_train(losses, []), target=1.1
+    )
+    assert found.designs[0].to_target.reached == 0 and found.designs[0].to_target.steps is None
+    assert not [each for each in found.designs[1].differences if "target" in each.figure]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -> None:
+    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
+        return train(config, device=CPU, seed=seed, run_dir=folder)
+
+    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
+    differences = found.designs[1].differences
+    assert {each.figure for each in differences} >= {"loss", "accuracy, image", "held-out accuracy, image"}
+    assert all((each.mean, each.sd, each.verdict) == (0.0, 0.0, ALIKE) for each in differences)
+    assert found.designs[0].loss.sd > 0
+
+
+# -------------------------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def mmdit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
+    """Runs train-toy in a folder with two configs, and gives exit code, standard output and standard error."""
+    from mmdit_cli.app import main
+
+    for name, depth in (("a", 1), ("b", 2)):
+        content = named(name, depth, evaluate_every=2).model_dump(mode="json", exclude_unset=True)
+        content |= {"name": name}
+        content["model"]["depth"] = depth
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, width: int = 80) -> tuple[Any, str, str]:
+        monkeypatch.setenv("COLUMNS", str(width))
+        monkeypatch.setattr(sys, "argv", ["mmdit", "train-toy", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        return stop.value.code, out, err
+
+    return run
+
+
+BOTH = ("-c", "a.yaml", "-c", "b.yaml")
+
+
+def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_document(mmdit: Any, tmp_path: Path) -> None:
+    code, out, err = mmdit(*BOTH, "--seeds", "2", "--seed", "7", "--plot", "p.png", "--report", "r.json")
+    assert code == 0, err
+    assert "b against a" in out and "Fewer than 3 pairs" in out and "2 of 2" in out
+    document = json.loads((tmp_path / "r.json").read_text())
+    Draft202012Validator(document_schema("train-toy")).validate(document)
+    assert [(r["config"], r["seed"]) for r in document["results"]] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
+    assert document["comparison"]["seeds"] == [7, 8] and document["comparison"]["reference"] == "a"
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert {path.name for path in folder.iterdir()} == {"a-seed7", "a-seed8", "b-seed7", "b-seed8", "comparison.json"}
+    assert json.loads((folder / "comparison.json").read_text()) == document
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    assert document["comparison"]["designs"][0]["loss"]["mean"] == pytest.approx(
+        sum(r["loss"]["last"] for r in document["results"][:2]) / 2
+    )
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("width", [44, 80])
+def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
+    code, out, err = mmdit(*BOTH, "--seeds", "3", "--steps", "2", "--run-dir", "x", width=width)
+    assert code == 0, err
+    assert Path("x/b-seed2/metrics.jsonl").exists() and Path("x/comparison.png").exists()
+    tables = out[out.index("designs") : out.index("Loss:")]
+    assert max(map(len, tables.splitlines())) <= width and "…" not in tables
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.step
+
+    def failing(self: Trainer) -> dict[str, Any]:
+        if self.config.name == "b" and self.seed == 1 and self.completed == 3:
+            raise Diverged("the loss is nan at step 4")
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", failing)
+    code, out, err = mmdit(*BOTH, "--seeds", "2", "--report", "r.json")
+    assert code == 1 and "1 of 4 runs failed: b, seed 1: the loss is nan at step 4" in err
+    assert "b, seed 1: failed after step 3" in " ".join(out.split()) and "1 of 2" in out
+    assert len(json.loads(Path("r.json").read_text())["comparison"]["failures"]) == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = Trainer.step
+
+    def interrupted(self: Trainer) -> dict[str, Any]:
+        if self.config.name == "b" and self.completed == 2:
+            signal.raise_signal(signal.SIGINT)
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", interrupted)
+    code, out, err = mmdit(*BOTH, "--seeds", "2")
+    assert code == 130 and out == ""
+    assert "b, seed 0, run 2 of 4" in err and "interrupted at step 3" in err
+    monkeypatch.setattr(Trainer, "step", step)
+    command = err.strip().splitlines()[-1].split()
+    assert command[:2] == ["mmdit", "train-toy"]
+    code, out, err = mmdit(*command[2:])
+    assert code == 0 and "b: trained" in out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*BOTH, "--run-dir", "."], "--run-dir .: is not empty"),
+        (["-c", "a.yaml", "--seeds", "0"], "--seeds"),
+        (["-c", "a.yaml", "--seeds", "2", "--run-dir", "x", "--resume"], "--resume goes on with one run"),
+        ([*BOTH, "--run-dir", "x", "--resume"], "--resume goes on with one run"),
+        (["-c", "a.yaml", "--target", "90%"], "--target is for a comparison"),
+        (["-c", "a.yaml", "--plot", "x.png"], "--plot draws a comparison"),
+        ([*BOTH, "--target", "110%"], "--target 110%: expected a share"),
+        ([*BOTH, "--plot", "x.pdf"], "expected a name that ends in .png"),
+        ([*BOTH, "--plot", "no/x.png"], "there is no folder no"),
+        ([*BOTH, "--set", "train.loss_weights.audio=2"], "train.loss_weights.audio: expected image"),
+    ],
+)
+def test_a_wrong_request_is_one_message_and_leaves_nothing(arguments: list[str], message: str, mmdit: Any) -> None:
+    code, out, err = mmdit(*arguments, width=200)
+    assert code == 2 and out == "" and message in err and "Traceback" not in err
+    assert not list(Path("runs").glob("*/*")) if Path("runs").exists() else True
+
+
+# -------------------------------------------------------------------------------------------------------- TensorBoard
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_again(tmp_path: Path) -> None:
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    config, folder = tiny(sound=True, evaluate_every=3), tmp_path / "run"
+
+    def stop(now: int, *rest: Any) -> None:
+        if now == 5:
+            raise RuntimeError  # as a kill would: the checkpoint is of step 4
+
+    with pytest.raises(RuntimeError):
+        train(config, device=CPU, run_dir=folder, tensorboard=True, on_progress=stop)
+    train(config, device=CPU, run_dir=folder, resume=True, tensorboard=True)
+    found = events.EventAccumulator(str(folder))
+    found.Reload()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    wanted = [(r["step"], r["loss"]) for r in records if "loss" in r]
+    got = [(event.step, event.value) for event in found.Scalars("loss")]
+    assert [step for step, _ in got] == [1, 2, 3, 4, 5, 6]
+    assert [x for _, x in got] == pytest.approx([x for _, x in wanted], rel=1e-6)
+    assert [event.step for event in found.Scalars("accuracy/audio")] == [3, 6]
+    names = {"losses/image", "losses/audio", "learning_rate", "gradient_norm", "seconds", "held_out/image"}
+    assert names <= set(found.Tags()["scalars"])
+
+
+def test_without_tensorboard_one_message_says_how_to_get_it(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    code, out, err = mmdit("-c", "a.yaml", "--tensorboard")
+    assert code == 2 and out == "" and "pip install 'mmdit-cli[tensorboard]'" in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
+    def stop(now: int, *rest: Any) -> None:
+        if now == 4:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", on_progress=stop)
+    result = train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
+    records = [json.loads(line) for line in Path(result.files["metrics"]).read_text().splitlines()]
+    seconds = [record["seconds"] for record in records if "loss" in record]
+    assert len(seconds) == 6 and seconds == sorted(seconds) and seconds[0] > 0

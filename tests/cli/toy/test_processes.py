@@ -1,0 +1,144 @@
+"""Training in two gloo processes is training in one: the same losses, weights, checkpoints and words."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from mmdit_cli.toy.processes import ALONE, Group
+from mmdit_cli.toy.trainer import Trainer
+from tests.support.paths import ROOT
+from tests.support.toy import tiny
+
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("parallel")
+    train = {"steps": STEPS, "batch_size": 5, "evaluation_samples": 8, "evaluate_every": 3, "checkpoint_every": 3}
+    content = tiny(sound=True).model_dump(mode="json", exclude_unset=True)
+    content["train"] = content.get("train", {}) | train
+    (folder / "c.yaml").write_text(yaml.safe_dump(content))
+    return folder
+
+
+def start(folder: Path, *arguments: str, size: int = 2) -> subprocess.CompletedProcess[str]:
+    many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
+    command = [sys.executable, *many, "-m", "mmdit_cli", "train-toy", "-c", "c.yaml", *arguments]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+
+
+def losses(run: Path) -> list[float]:
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / f"checkpoint-{STEPS:08d}" / "weights.safetensors")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    done = start(folder, "--run-dir", "one", size=1)
+    assert done.returncode == 0, done.stderr
+    return folder / "one"
+
+
+@pytest.fixture(scope="module", params=["ddp", "fsdp"])
+def together(request, folder, alone):
+    done = start(folder, "--run-dir", request.param, "--parallel", request.param, "--json")
+    assert done.returncode == 0, done.stderr
+    return request.param, folder / request.param, done
+
+
+def same_curve(a, b):
+    assert len(a) == len(b) == STEPS
+    assert a == pytest.approx(b, rel=1e-4)
+
+
+def test_two_processes_have_the_losses_and_weights_of_one(together, alone):
+    _, run, _ = together
+    same_curve(losses(run), losses(alone))
+    one, two = last_weights(alone), last_weights(run)
+    assert one.keys() == two.keys()
+    for name, x in one.items():
+        torch.testing.assert_close(two[name], x, rtol=1e-3, atol=1e-4)
+
+
+def test_only_the_first_process_speaks(together):
+    _, _, done = together
+    (result,) = json.loads(done.stdout)["results"]  # one document
+    assert result["steps"] == STEPS
+    assert sum(f"{STEPS}/{STEPS} loss" in line for line in done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_run_of_two_goes_on_in_one_and_a_run_of_one_in_two(together, alone, folder):
+    """The last checkpoint is taken away, so that both begin at the one before."""
+    kind, run, _ = together
+    for source, size in ((run, 1), (alone, 2)):
+        target = folder / f"{source.name}-{kind}-in-{size}"
+        shutil.copytree(source, target)
+        shutil.rmtree(target / f"checkpoint-{STEPS:08d}")
+        done = start(folder, "--run-dir", target.name, "--resume", "--parallel", kind, size=size)
+        assert done.returncode == 0, done.stderr
+        same_curve(losses(target), losses(alone))
+        for name, x in last_weights(alone).items():
+            torch.testing.assert_close(last_weights(target)[name], x, rtol=1e-3, atol=1e-4)
+
+
+def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
+    _, run, _ = together
+    for name in ("weights", "ema", "optimizer"):
+        file = Path(f"checkpoint-{STEPS:08d}") / f"{name}.safetensors"
+        one, two = load_file(alone / file), load_file(run / file)
+        assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.batch_size=1", "2 processes need a row each"),
+        pytest.param("model.depht=1", "unknown key; did you mean depth?", marks=pytest.mark.slow),
+    ],
+)
+def test_a_wrong_request_is_said_once(setting, message, folder):
+    done = start(folder, "--run-dir", "one", "--set", setting)
+    assert done.returncode != 0
+    assert done.stderr.count("error: ") == 1 and message in done.stderr
+
+
+def test_rows_are_all_of_the_batch_and_shares_add_up():
+    group = Group()
+    for size, batch in ((2, 5), (3, 64), (4, 4), (7, 9)):
+        rows, shares = [], []
+        group.size = size
+        for group.rank in range(size):
+            rows += range(batch)[group.rows(batch)]
+            shares.append(group.share(batch))
+        assert rows == list(range(batch)) and sum(shares) == pytest.approx(1)
+
+
+def test_one_process_alone_has_the_whole_batch_and_its_own_model():
+    config = tiny()
+    trainer = Trainer(config, world_for(config), device=torch.device("cpu"), dtype=torch.float32, seed=0)
+    assert trainer.group is ALONE and trainer.network is trainer.model
+    drawn = trainer._draw()
+    assert torch.equal(trainer._own_rows(*drawn)[0], drawn[0])
+
+
+def world_for(config):
+    from mmdit_cli.toy.data_fit import world_of
+
+    return world_of(config)

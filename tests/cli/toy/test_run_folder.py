@@ -1,0 +1,262 @@
+"""A run's folder: what it holds, and that a run stopped at any moment goes on to end with the same bits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import mmdit
+from mmdit_cli.errors import UserError
+from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.toy.checkpoints import newest_checkpoint
+from mmdit_cli.toy.run_folder import differences, resume_command
+from mmdit_cli.toy.training import Interrupted, TrainResult, train
+from tests.support.paths import ROOT
+from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+
+
+def stop_after(step: int) -> Any:
+    """A progress callback that sends Ctrl-C in the middle of a run."""
+
+    def on_progress(now: int, steps: int, loss: float, rate: float, left: float) -> None:
+        if now == step:
+            signal.raise_signal(signal.SIGINT)
+
+    return on_progress
+
+
+@pytest.mark.parametrize("sound", [False, True])
+def test_a_run_leaves_what_the_contract_names(sound: bool, tmp_path: Path) -> None:
+    result = train(tiny(sound), device=CPU, run_dir=tmp_path / "run")
+    modalities = {"image", "audio"} if sound else {"image"}
+    assert result.steps == 6 and result.steps_per_s > 0
+    assert set(result.loss) == {"first", "last"}
+    assert set(result.accuracy) == set(result.chance) == set(result.held_out) == modalities
+    assert set(result.files) == {"checkpoint", "samples", "loss_plot", "metrics"}
+    assert all(Path(path).is_file() for path in result.files.values())
+    assert all(accuracy == 1 for accuracy in result.oracle_real.values())
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_checkpoint_is_a_model_that_load_rebuilds(tmp_path: Path) -> None:
+    config = tiny()
+    result = train(config, device=CPU, run_dir=tmp_path / "run")
+    model = mmdit.load(result.files["checkpoint"])
+    assert model.config == config.model
+    assert same_bits(dict(model.state_dict()), load_file(result.files["checkpoint"]))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_folder_tells_the_whole_config_and_it_loads_again(tmp_path: Path) -> None:
+    config = tiny()
+    train(config, device=CPU, steps=3, run_dir=tmp_path / "run")
+    assert load_tool_config(tmp_path / "run" / "config.yaml").train == config.train.model_copy(update={"steps": 3})
+    assert load_tool_config(tmp_path / "run" / "config.yaml").model == config.model
+
+
+def test_metrics_hold_one_line_for_each_step(tmp_path: Path) -> None:
+    train(tiny(evaluate_every=4), device=CPU, run_dir=tmp_path / "run")
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in records if "accuracy" in record] == [4, 6]
+    assert (tmp_path / "run" / "progress" / "step-00000004.png").is_file()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert kept == ["checkpoint-00000004", "checkpoint-00000006"]
+
+
+def test_nothing_in_a_run_is_a_pickle(tmp_path: Path) -> None:
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    kinds = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert kinds == {".safetensors", ".json", ".jsonl", ".yaml", ".png"}
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_two_runs_of_one_seed_are_the_same_to_the_bit_and_another_seed_is_not(tmp_path: Path) -> None:
+    first, again, other = (
+        train(tiny(), device=CPU, seed=seed, run_dir=tmp_path / name) for name, seed in (("a", 3), ("b", 3), ("c", 4))
+    )
+    assert same_bits(weights(first), weights(again))
+    assert not same_bits(weights(first), weights(other))
+
+
+@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.usefixtures("no_pictures")
+def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp_path: Path) -> None:
+    whole = train(tiny(sound=True), device=CPU, run_dir=tmp_path / "whole")
+    folder = tmp_path / "broken"
+    with pytest.raises(Interrupted):
+        train(tiny(sound=True), device=CPU, run_dir=folder, on_progress=stop_after(step))
+    checkpoint, _ = newest_checkpoint(folder)
+    assert checkpoint is not None and checkpoint.step == step
+    resumed = train(tiny(sound=True), device=CPU, run_dir=folder, resume=True)
+    assert same_bits(weights(whole), weights(resumed))
+    assert same_bits(load_file(whole.files["checkpoint"]), load_file(resumed.files["checkpoint"]))
+    assert (resumed.loss, resumed.accuracy) == (whole.loss, whole.accuracy)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"mmdit train-toy --config \S+ --run-dir \S+ --resume --seed 7"):
+        train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_that_command_goes_on_with_the_config_it_names(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(tiny(), device=CPU, steps=5, run_dir=folder, on_progress=stop_after(3))
+    config = load_tool_config(folder / "config.yaml")
+    assert str(folder / "config.yaml") in resume_command(folder, {"seed": 0, "dtype": "fp32"}, CPU)
+    assert train(config, device=CPU, run_dir=folder, resume=True).steps == 5
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_ctrl_c_never_tears_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
+    update = torch.optim.AdamW.step
+    calls = []
+
+    def interrupted_update(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGINT)  # after the backward pass and before the update
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", interrupted_update)
+    with pytest.raises(Interrupted, match="step 3"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), weights(whole))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_training_works_outside_of_the_main_thread(tmp_path: Path) -> None:
+    results: list[TrainResult] = []
+    thread = threading.Thread(target=lambda: results.append(train(tiny(), device=CPU, run_dir=tmp_path / "run")))
+    thread.start()
+    thread.join()
+    assert results[0].steps == 6
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_handler_of_ctrl_c_is_given_back(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.usefixtures("no_pictures")
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, tmp_path: Path) -> None:
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    wanted = weights(whole)
+    damaged = tmp_path / "run" / "checkpoint-00000006" / name
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1 if name != "state.json" else 0x80
+    damaged.write_bytes(bytes(content))
+    messages: list[str] = []
+    resumed = train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True, on_message=messages.append)
+    assert len(messages) == 1 and "checkpoint-00000006" in messages[0]
+    assert same_bits(weights(resumed), wanted)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
+    folder = tmp_path / "run"
+    (folder / ".checkpoint-00000002.tmp").mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0, "losses": {"image": 3.0}}\n{"step": 2, "lo')
+    resumed = train(tiny(), device=CPU, run_dir=folder, resume=True)
+    assert same_bits(weights(resumed), weights(whole))
+    assert resumed.loss == whole.loss
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_finished_run_can_be_judged_again(tmp_path: Path) -> None:
+    first = train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    again = train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
+    assert (again.loss, again.accuracy, again.files) == (first.loss, first.accuracy, first.files)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"steps": 9}, "config.train.steps was 6, is 9"),
+        ({"dtype": torch.bfloat16}, 'dtype was "fp32", is "bf16"'),
+    ],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_resuming_with_another_request_is_refused_and_says_what_differs(
+    change: dict[str, Any], named: str, tmp_path: Path
+) -> None:
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    with pytest.raises(UserError, match=named):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True, **change)
+
+
+def test_differences_name_keys_on_either_side() -> None:
+    saved, wanted = {"a": {"b": 1, "gone": 2}}, {"a": {"b": 3, "new": 4}}
+    assert differences(saved, wanted) == ["a.b was 1, is 3", "a.gone was 2, is null", "a.new was null, is 4"]
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_folder_with_something_in_it_is_not_trained_in(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty"):
+        train(tiny(), device=CPU, run_dir=tmp_path)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_there_is_nothing_to_resume_in_a_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such run"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "none", resume=True)
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_ends_with_the_bits_of_an_unbroken_one(tmp_path: Path) -> None:
+    """SIGKILL at several moments of one run, each time resumed."""
+    config = tiny(steps=400, checkpoint_every=10)
+    whole = train(config, device=CPU, run_dir=tmp_path / "whole")
+    folder = tmp_path / "run"
+    (tmp_path / "config.json").write_text(config.model_dump_json())
+    script = textwrap.dedent(
+        """
+        import json, sys, torch
+        from pathlib import Path
+        from mmdit.config.file import validate_mapping
+        from mmdit_cli.request.tool_config import ToolConfig
+        from mmdit_cli.toy.training import train
+        torch.set_num_threads(int(sys.argv[3]))
+        config = validate_mapping(json.loads(Path(sys.argv[1]).read_text()), ToolConfig, source="test")
+        run = Path(sys.argv[2])
+        show = lambda step, *rest: print(step, flush=True)
+        train(config, device=torch.device("cpu"), run_dir=run, resume=run.is_dir(), on_progress=show)
+        """
+    )
+    command = [sys.executable, "-c", script, tmp_path / "config.json", folder, str(torch.get_num_threads())]
+    for lines in (3, 57, 90, 24, 131):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=ROOT) as process:
+            assert process.stdout is not None
+            for _ in range(lines):
+                process.stdout.readline()
+            os.kill(process.pid, signal.SIGKILL)
+    resumed = train(config, device=CPU, run_dir=folder, resume=True)
+    assert same_bits(weights(resumed), weights(whole))
+    assert resumed.loss == whole.loss

@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import silu
+
+from mmdit.layers.modulation import (
+    ATTENTION_PARTS,
+    DUAL_PARTS,
+    FEEDFORWARD_PARTS,
+    BlockModulation,
+    Modulation,
+    NoModulation,
+)
+from tests.support.draws import drawn, randn
+
+EVERY = ATTENTION_PARTS + FEEDFORWARD_PARTS + DUAL_PARTS
+
+
+@pytest.mark.parametrize("parts", [EVERY, ATTENTION_PARTS, ATTENTION_PARTS[:2], ATTENTION_PARTS + DUAL_PARTS])
+def test_the_parts_are_one_linear_of_the_conditioning_in_their_order(parts):
+    net, cond = drawn(Modulation(5, 4, parts)), randn(2, 5)
+    got = net(cond)._asdict()
+    for index, part in enumerate(parts):
+        rows = slice(4 * index, 4 * index + 4)
+        wanted = torch.einsum("bc,dc->bd", silu(cond), net.linear.weight[rows]) + net.linear.bias[rows]
+        torch.testing.assert_close(got[part], wanted[:, None])
+    assert [part for part, x in got.items() if x is None] == [part for part in EVERY if part not in parts]
+
+
+@pytest.mark.parametrize(("adaln", "gate"), [("zero", 0.0), ("identity", 1.0)])
+def test_shifts_and_scales_start_at_zero_and_gates_where_adaln_says(adaln, gate):
+    for part, x in Modulation(5, 4, EVERY, adaln=adaln)(torch.randn(2, 5))._asdict().items():
+        assert torch.equal(x, torch.full((2, 1, 4), gate if part.endswith("gate") else 0.0))
+
+
+def test_without_conditioning_there_is_none():
+    assert NoModulation()(None) == BlockModulation()
+
+
+def test_an_unknown_start_is_refused():
+    with pytest.raises(ValueError, match="adaln must be one of zero, identity, got 'one'"):
+        Modulation(5, 4, EVERY, adaln="one")

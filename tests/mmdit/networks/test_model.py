@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import silu
+
+import mmdit
+from mmdit import MMDiTModel
+from mmdit.config.model import ConfigError
+from mmdit.layers.positions import sinusoid
+from tests.support import oracles
+from tests.support.draws import drawn, padded_mask, randn
+
+CONFIG = {
+    "variant": "generalized",
+    "depth": 2,
+    "modalities": {
+        "text": {"dim": 8, "input": {"kind": "tokens", "vocabulary": 20, "max_length": 6}},
+        "image": {
+            "dim": 12,
+            "input": {"kind": "patches", "channels": 3, "patch": 2, "max_size": 6, "base_size": 3},
+            "output": {"kind": "patches", "channels": 5},
+        },
+        "audio": {
+            "dim": 8,
+            "input": {"kind": "linear", "dim": 4, "positions": "sincos"},
+            "output": {"kind": "linear", "dim": 7},
+        },
+    },
+    "discard": ["text"],
+    "timestep": {"frequencies": 16},
+    "pooled": {"dim": 10},
+    "dim_cond": 6,
+    "heads": 2,
+    "dim_head": 4,
+}
+
+
+def inputs(height=8, width=4, audio=5):
+    return {"text": torch.randint(20, (2, 6)), "image": randn(2, 3, height, width), "audio": randn(2, audio, 4)}
+
+
+def model(**changes) -> MMDiTModel:
+    return drawn(mmdit.build(CONFIG | changes))
+
+
+def test_every_end_gives_its_own_form():
+    net = model()
+    out = net(inputs(), torch.rand(2), randn(2, 10), {"text": padded_mask(6, 2, 6)})
+    assert {name: tuple(x.shape) for name, x in out.items()} == {"image": (2, 5, 8, 4), "audio": (2, 5, 7)}
+
+
+def test_a_config_without_ends_is_the_bare_transformer():
+    bare = {"depth": 1, "modalities": {"a": {"dim": 8}, "b": {"dim": 4}}, "heads": 2, "dim_head": 4}
+    net = mmdit.build({"model": bare})
+    assert type(net).__name__ == "MMDiT"
+    assert [x.shape for x in net(modality_tokens=(torch.randn(1, 2, 8), torch.randn(1, 3, 4)))] == [
+        (1, 2, 8),
+        (1, 3, 4),
+    ]
+    named = {"variant": "two_modality", **bare, "modalities": {"text": {"dim": 8}, "image": {"dim": 4}}}
+    assert isinstance(mmdit.build(named), mmdit.MMDiT)
+
+
+def test_images_of_other_sizes_and_masked_words_go_through():
+    net, given = model(), inputs(12, 6, 3)
+    masks = {"text": padded_mask(6, 2, 4)}
+    before = net(given, torch.rand(2) * 0 + 0.5, torch.ones(2, 10).double(), masks)
+    given["text"] = torch.where(masks["text"], given["text"], torch.randint(20, (2, 6)))
+    after = net(given, torch.rand(2) * 0 + 0.5, torch.ones(2, 10).double(), masks)
+    assert before["image"].shape == (2, 5, 12, 6)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_patches_come_out_where_they_went_in():
+    """A head that copies the mean of each input patch must give an image of the means, patch by patch."""
+    net, image = model(), randn(2, 3, 8, 4)
+    embed, head = net.inputs["image"], net.outputs["image"]
+    patches = image.unfold(2, 2, 2).unfold(3, 2, 2)  # b c h w p q
+    wanted = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(1, 2) @ embed.linear.weight.T + embed.linear.bias
+    embed.positions = torch.nn.Identity()
+    torch.testing.assert_close(embed(image, "image"), wanted)
+
+    means = torch.zeros(2, 8, 12).double()
+    means[..., 0] = patches.mean((1, 4, 5)).flatten(1)
+    with torch.no_grad():
+        head.linear.weight.zero_()
+        head.linear.weight[:, 0] = 1
+        head.linear.bias.zero_()
+    head.norm.forward = lambda x, shift, scale: x
+    out = head(means, None, image)
+    torch.testing.assert_close(out[:, 0], patches.mean((1, 4, 5)).repeat_interleave(2, 1).repeat_interleave(2, 2))
+
+
+def test_token_ids_are_looked_up_and_numbered():
+    embed, ids = model().inputs["text"], torch.randint(20, (2, 4))
+    wanted = embed.embedding.weight[ids] + embed.positions[:4]
+    torch.testing.assert_close(embed(ids, "text"), wanted)
+
+
+def test_a_sequence_is_projected_and_numbered():
+    embed, x = model().inputs["audio"], randn(2, 5, 4)
+    wanted = oracles.project(x, embed.linear.weight, embed.linear.bias) + sinusoid(torch.arange(5), 8)
+    torch.testing.assert_close(embed(x, "audio"), wanted)
+
+
+def conditioning(net, t, pooled, scale=1.0):
+    """b dim_cond: the timestep's waves, cosines first, and the pooled vector, each through linear, silu, linear."""
+
+    def two_layers(x, state):
+        hidden = silu(x @ state["linear_in.weight"].T + state["linear_in.bias"])
+        return hidden @ state["linear_out.weight"].T + state["linear_out.bias"]
+
+    angles = (t.float() * scale)[:, None] * (-math.log(10_000.0) * torch.arange(8).float() / 8).exp()
+    waves = torch.cat([angles.cos(), angles.sin()], -1).double()
+    return two_layers(waves, net.time_embed.state_dict()) + two_layers(pooled, net.pooled_embed.state_dict())
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_the_network_is_ends_around_a_transformer_conditioned_on_timestep_and_pooled_vector(each):
+    net, given, pooled = model(timestep={"frequencies": 16, "scale": 1000}), inputs(), randn(2, 10)
+    times = {name: torch.rand(2) for name in given} if each else dict.fromkeys(given, torch.rand(2))
+    mask = padded_mask(6, 2, 6)
+    conds = {name: conditioning(net, t, pooled, 1000.0) for name, t in times.items()}
+    tokens = [net.inputs[name](x, name) for name, x in given.items()]
+    state = oracles.below(net.state_dict(), "transformer.")
+    outs = dict(
+        zip(given, oracles.network(state, tokens, 2, [mask, None, None], list(conds.values()), depth=2), strict=True)
+    )
+    got = net(given, times if each else times["text"], pooled, {"text": mask})
+    assert list(got) == ["image", "audio"]
+    for name, out in got.items():
+        head = net.outputs[name]
+        shift, scale = (silu(conds[name]) @ head.modulation.weight.T + head.modulation.bias)[:, None].chunk(2, -1)
+        normed = oracles.layer_norm(outs[name]) * (1 + scale) + shift
+        wanted = oracles.project(normed, head.linear.weight, head.linear.bias)
+        if name == "image":  # b (h w) (p q c) -> b c (h p) (w q)
+            wanted = wanted.reshape(2, 4, 2, 2, 2, 5).permute(0, 5, 1, 3, 2, 4).reshape(2, 5, 8, 4)
+        torch.testing.assert_close(out, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_a_timestep_is_scaled_without_rounding_in_its_own_dtype():
+    embed = model(timestep={"frequencies": 16, "scale": 1000}).time_embed
+    t = torch.rand(5).bfloat16()
+    assert torch.equal(embed(t), embed(t.double()))
+
+
+def test_timesteps_may_be_whole_numbers():
+    net, given, pooled = model(), inputs(), randn(2, 10)
+    whole, real = (net(given, t, pooled)["audio"] for t in (torch.tensor([3, 999]), torch.tensor([3.0, 999.0])))
+    assert torch.equal(whole, real)
+
+
+@pytest.mark.parametrize(("adaln", "zero"), [("zero", True), ("identity", False)])
+def test_a_fresh_network_of_adaln_zero_gives_zeros(adaln, zero):
+    out = mmdit.build(CONFIG | {"adaln": adaln}).double()(inputs(), torch.rand(2), randn(2, 10))
+    assert all((x == 0).all() == zero for x in out.values())
+
+
+def test_every_parameter_gets_a_gradient():
+    net = model()
+    ids = torch.randint(20, (2, 6))
+    out = net(inputs() | {"text": ids}, torch.rand(2), randn(2, 10))
+    sum((x * torch.randn_like(x)).sum() for x in out.values()).backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or p.grad.norm() < 1e-9] == []
+
+
+def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector():
+    free = {"timestep": None, "pooled": None, "dim_cond": None}
+    net = model(**free)
+    assert net(inputs())["audio"].shape == (2, 5, 7)
+    for wrong in ({"timestep": torch.rand(2)}, {"pooled": randn(2, 10)}):
+        with pytest.raises(ValueError, match="no timestep in its config, so no timestep, pooled or guidance"):
+            net(inputs(), **wrong)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda g: g["inputs"].pop("audio"), "inputs must be named text, image, audio, got text, image"),
+        (lambda g: g["inputs"].update(video=1), "inputs must be named"),
+        (lambda g: g.update(masks={"sound": None}), "masks must be named"),
+        (lambda g: g.update(timestep=None), "timestep is missing"),
+        (lambda g: g.update(timestep=torch.rand(3)), r"timestep must have the shape \(batch,\) = \(2,\), got \(3,\)"),
+        (lambda g: g.update(timestep={"text": 1}), "timestep must be named text, image, audio, got text"),
+        (
+            lambda g: g["inputs"].update(audio=randn(3, 5, 4)),
+            "audio has a batch of 3, but text has one of 2",
+        ),
+        (
+            lambda g: g.update(masks={"image": torch.ones(2, 32).bool()}),
+            r"image mask must have the shape \(2, 8\) .*got \(2, 32\)",
+        ),
+        (lambda g: g.update(masks={"text": torch.ones(2, 6)}), "text mask must be of dtype torch.bool"),
+        (lambda g: g.update(pooled=None), "this model needs a pooled vector, got none"),
+        (
+            lambda g: g.update(pooled=randn(2, 9)),
+            r"pooled must have the shape \(batch, dim\) = \(2, 10\), got \(2, 9\)",
+        ),
+        (
+            lambda g: g["inputs"].update(image=randn(2, 4, 8, 4)),
+            r"image must have the shape \(batch, 3, height, width\)",
+        ),
+        (lambda g: g["inputs"].update(image=randn(2, 3, 7, 4)), "multiples of 2, got"),
+        (lambda g: g["inputs"].update(audio=randn(2, 5, 3)), r"audio must have the shape \(batch, length, 4\)"),
+        (lambda g: g["inputs"].update(text=torch.zeros(2, 7).long()), "length up to 6"),
+        (lambda g: g["inputs"].update(text=randn(2, 6)), "text must be integer ids"),
+    ],
+)
+def test_wrong_calls_are_named(change, message):
+    given = {"inputs": inputs(), "timestep": torch.rand(2), "pooled": randn(2, 10)}
+    change(given)
+    with pytest.raises(ValueError, match=message):
+        model()(**given)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"discard": ["text", "audio"]}, "'audio' is discarded, so it can have no output head"),
+        ({"timestep": None, "pooled": None}, "makes its conditioning from the timestep"),
+        ({"dim_cond": None}, "dim_cond, which is null"),
+        ({"variant": "two_modality"}, "two_modality needs exactly text, image in this order, got text, image, audio"),
+        ({"attention": {"dual": [2]}}, "block 2 does not exist; depth is 2"),
+        ({"heads": 2, "dim_joint_attn": 9}, "must be heads"),
+        ({"residual": {"kind": "plain", "streams": 2}}, "kind 'plain' has 1 stream"),
+    ],
+)
+def test_configs_that_contradict_themselves_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        mmdit.build(CONFIG | change)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("sd3-medium", 2_028_328_000), ("sd3.5-medium", 2_243_171_520), ("sd3.5-large", 8_056_627_520)],
+)
+def test_the_sd3_family_has_its_published_parameters(name, parameters):
+    with torch.device("meta"):
+        net = mmdit.build(f"configs/{name}.yaml")
+    assert sum(p.numel() for p in net.parameters()) == parameters

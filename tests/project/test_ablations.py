@@ -1,0 +1,46 @@
+"""The shipped comparisons: every config can be trained, and a set differs in what it is about and in nothing else."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.run_folder import differences
+from mmdit_cli.toy.trainer import Trainer
+from tests.support.paths import CONFIGS
+
+FOLDER = CONFIGS / "ablations"
+SETS = {  # the first of each is what the others are compared with, and the keys in which they may differ
+    "attention": ("standard", ["model.attention"]),
+    "qk-norm": ("no-qk-norm", ["model.qk_rmsnorm"]),
+    "residual": ("plain", ["model.residual"]),
+    "timesteps": ("uniform", ["train.timesteps"]),
+    "weights": ("per-modality", ["model.depth", "model.single_stream"]),
+}
+FILES = sorted(FOLDER.glob("*/*.yaml"))
+
+
+def test_every_folder_is_a_set():
+    assert {path.name for path in FOLDER.iterdir()} == set(SETS)
+    assert all((FOLDER / name / f"{first}.yaml").exists() for name, (first, _) in SETS.items())
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_design_differs_in_what_its_set_is_about(path):
+    first, keys = SETS[path.parent.name]
+    config, reference = load_tool_config(path), load_tool_config(FOLDER / path.parent.name / f"{first}.yaml")
+    assert config.name == path.stem
+    found = differences(reference.model_dump(mode="json"), config.model_dump(mode="json"))
+    changed = [line for line in found if not line.startswith("name ")]
+    assert bool(changed) == (path.stem != first)
+    assert all(line.startswith(tuple(keys)) for line in changed), changed
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_a_design_takes_a_step(path):
+    config = load_tool_config(path)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 4})})
+    trainer = Trainer(config, world_of(config), device=torch.device("cpu"), dtype=torch.float32, seed=0)
+    assert 0.1 < trainer.step()["loss"] < 10

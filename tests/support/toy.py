@@ -1,0 +1,73 @@
+"""What the tests of the toy share: a tiny config, and the weights that a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmdit.config.file import validate_mapping
+from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.training import TrainResult
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Threads that wait for each other make tiny runs ten times as slow on a busy machine."""
+    before = torch.get_num_threads()
+    if "slow" not in request.keywords:
+        torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
+    monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
+    monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
+
+
+def tiny(sound: bool = False, **train_settings: Any) -> ToolConfig:
+    ends = {
+        "text": {"dim": 16, "input": {"kind": "tokens", "vocabulary": 64, "max_length": 24}},
+        "image": {
+            "dim": 16,
+            "input": {"kind": "patches", "channels": 3, "patch": 8, "positions": "sincos", "max_size": 2},
+            "output": {"kind": "patches", "channels": 3},
+        },
+        "audio": {
+            "dim": 16,
+            "input": {"kind": "linear", "dim": 16, "positions": "sincos"},
+            "output": {"kind": "linear", "dim": 16},
+        },
+    }
+    model = {
+        "depth": 1,
+        "modalities": {name: end for name, end in ends.items() if sound or name != "audio"},
+        "discard": ["text"],
+        "timestep": {"frequencies": 16, "scale": 1000},
+        "dim_cond": 16,
+        "heads": 2,
+        "dim_head": 8,
+        "qk_rmsnorm": True,
+    }
+    few = {"steps": 6, "batch_size": 4, "warmup_steps": 2, "checkpoint_every": 2, "evaluate_every": 0}
+    settings = {**few, "evaluation_samples": 8, "sampler": {"steps": 2}, **train_settings}
+    data = {"name": "tiny", "model": model, "run": {"tokens": {"image": 4}}, "train": settings}
+    return validate_mapping(data, ToolConfig, source="test")
+
+
+def weights(result: TrainResult) -> dict[str, torch.Tensor]:
+    tensors = load_file(Path(result.files["checkpoint"]).with_name("weights.safetensors"))
+    return {name: tensor.clone() for name, tensor in tensors.items()}  # the file's own memory is mapped
+
+
+def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
