@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import mmdit
 from mmdit.config.file import load_config
-from mmdit.config.model import Config
+from mmdit.config import Config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

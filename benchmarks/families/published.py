@@ -21,7 +21,7 @@ from rich.table import Table
 
 import mmdit
 from benchmarks.families.networks import CONFIGS, FAMILIES, Family, gradient_errors, output_error
-from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.options import ModelOptions, PatchInput
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
@@ -93,7 +93,7 @@ def size(name: str) -> list[str]:
     ]
 
 
-def options(model: ModelConfig) -> list[str]:
+def options(model: ModelOptions) -> list[str]:
     """What a network has that the plain block of the paper has not, in the words of the config."""
     used = []
     image = model.modalities["image"].input

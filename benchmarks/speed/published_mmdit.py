@@ -306,7 +306,7 @@ def general_block(theirs: State, widths: tuple[int, ...]) -> State:
 
 def transformer_config(options: dict[str, Any]) -> Any:
     """A transformer's config; its weights are in the layout `lucidrains`."""
-    from mmdit.config.model import as_config
+    from mmdit.config import as_config
 
     widths = options.get("dim_modalities") or (options["dim_text"], options["dim_image"])
     two, streams = "dim_text" in options, options.get("num_residual_streams", 1)

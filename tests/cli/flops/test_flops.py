@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.layers.attention import FusedAttention
 from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.counting import Counts

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.inputs import example_inputs

@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd import DeviceType
 from torch.utils.checkpoint import checkpoint
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.components import Component, find_components
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.profile.breakdown import device_parts, mean_parts

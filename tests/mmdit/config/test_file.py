@@ -7,71 +7,64 @@ import math
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from mmdit.config.file import ConfigError, load_config, validate_mapping
 from mmdit.config.yaml_document import MAX_BYTES, MAX_NODES, parse
+from mmdit.options import OptionError, Options, option
+from mmdit.options.fields import Count, Flag, Number, Text, Whole
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+@dataclass(frozen=True, kw_only=True)
+class Round(Options):
+    kind: Literal["round"] = "round"
+    radius: Number = option(gt=0)
 
 
-class Round(Section):
-    kind: Literal["round"]
-    radius: PositiveFloat
+@dataclass(frozen=True, kw_only=True)
+class Square(Options):
+    kind: Literal["square"] = "square"
+    side: Whole = option(1, gt=0)
 
 
-class Square(Section):
-    kind: Literal["square"]
-    side: PositiveInt = 1
+@dataclass(frozen=True, kw_only=True)
+class Layer(Options):
+    width: Whole = option(gt=0)
+    shape: Annotated[Round | Square, Field(discriminator="kind")] | None = option(None)
+    mode: Literal["fast", "slow"] | None = option("fast")
+    even: Whole = option(2, multiple_of=2)
 
 
-class Layer(Section):
-    width: PositiveInt
-    shape: Annotated[Round | Square, Field(discriminator="kind")] | None = None
-    mode: Literal["fast", "slow"] | None = "fast"
-    even: Annotated[int, Field(multiple_of=2)] = 2
+@dataclass(frozen=True, kw_only=True)
+class Net(Options):
+    depth: Whole = option(gt=0)
+    layers: dict[Text, Layer] = option({"z": Layer(width=1)}, min_length=1)
+    scale: Number = option(1)
+    on: Flag = option(False)
+    label: Text = option("net", min_length=1)
+    registers: Count | dict[Text, Count] = option(0)
+    picks: tuple[Count, ...] = option(())
 
-
-class Net(Section):
-    depth: PositiveInt
-    layers: dict[str, Layer] = Field(default={}, min_length=1)
-    scale: float = 1
-    on: bool = False
-    label: str = Field(default="net", min_length=1)
-    registers: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
-    picks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
-
-    @field_validator("label")
-    @classmethod
-    def _label_is_lower(cls, label: str) -> str:
-        if label != label.lower():
-            raise ValueError(f"a label is lower case, not {label!r}")
-        return label
-
-    @model_validator(mode="after")
-    def _picks_exist(self) -> Net:
+    def check(self) -> None:
+        if self.label != self.label.lower():
+            raise OptionError(("label",), f"a label is lower case, not {self.label!r}")
         for index, pick in enumerate(self.picks):
             if pick >= self.depth:
-                message = f"block {pick} does not exist"
-                raise PydanticCustomError("value_error", "{message}", {"message": message, "at": ("picks", index)})
+                raise OptionError(("picks", index), f"block {pick} does not exist")
         if self.scale == 0:
-            message = "scale 0 needs an even width"
-            at = ("layers", "a", "even")
-            raise PydanticCustomError("value_error", "{message}", {"message": message, "at": at})
-        return self
+            raise OptionError(("layers", "a", "even"), "scale 0 needs an even width")
 
 
-class Whole(Section):
-    net: Net
-    note: Any = None
+@dataclass(frozen=True, kw_only=True)
+class WholeFile(Options):
+    net: Net = option()
+    note: Any = option(None)
 
 
 GOOD = """\
@@ -91,9 +84,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def load(text: str | bytes, *overrides: str) -> Whole:
+def load(text: str | bytes, *overrides: str) -> WholeFile:
     Path("c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_config("c.yaml", Whole, overrides=overrides)
+    return load_config("c.yaml", WholeFile, overrides=overrides)
 
 
 def refusal(text: str | bytes, *overrides: str) -> str:
@@ -111,13 +104,13 @@ def test_a_good_file_becomes_the_schema() -> None:
 
 def test_standard_input_is_read_for_a_dash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
-    assert load_config("-", Whole).net.depth == 4
+    assert load_config("-", WholeFile).net.depth == 4
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"net: {depth: x}")))
     with pytest.raises(ConfigError, match=r"^<stdin>:1:14: net.depth: expected a whole number, got 'x'$"):
-        load_config("-", Whole)
+        load_config("-", WholeFile)
     monkeypatch.setattr(sys, "stdin", None)
     with pytest.raises(ConfigError, match=r"^<stdin>: can't be read: "):
-        load_config("-", Whole)
+        load_config("-", WholeFile)
 
 
 @pytest.mark.parametrize("text", [b"\xef\xbb\xbf" + GOOD.encode(), GOOD.replace("\n", "\r\n").encode()])
@@ -283,7 +276,7 @@ def test_a_missing_file_names_the_nearest_one() -> None:
         "sd3-medum": "no such file; mmdit comes with one that is called sd3-medium",
     }.items():
         with pytest.raises(ConfigError) as error:
-            load_config(path, Whole)
+            load_config(path, WholeFile)
         assert str(error.value) == f"{path}: {message}"
 
 
@@ -302,7 +295,7 @@ def test_only_regular_files_are_read() -> None:
         "a\0b": "embedded null byte",
     }.items():
         with pytest.raises(ConfigError) as error:
-            load_config(path, Whole)
+            load_config(path, WholeFile)
         assert str(error.value) == f"{path}: can't be read: {message}".replace("\0", "\\x00")
 
 
@@ -310,7 +303,7 @@ def test_only_regular_files_are_read() -> None:
 def test_a_file_without_permission_is_refused() -> None:
     Path("c.yaml").touch(mode=0)
     with pytest.raises(ConfigError, match=r"^c.yaml: can't be read: Permission denied$"):
-        load_config("c.yaml", Whole)
+        load_config("c.yaml", WholeFile)
 
 
 # ------------------------------------------------------------------------------------------------------ wrong values
@@ -545,7 +538,7 @@ def test_mistakes_of_the_file_stay_at_their_lines_beside_an_override() -> None:
 
 def test_a_mapping_of_any_kind_is_validated() -> None:
     mapping = MappingProxyType({"net": MappingProxyType({"depth": 2, "picks": (0, 1)})})
-    assert validate_mapping(mapping, Whole, source="config").net.picks == (0, 1)
+    assert validate_mapping(mapping, WholeFile, source="config").net.picks == (0, 1)
 
 
 ENDLESS: dict[str, Any] = {}
@@ -561,7 +554,11 @@ ENDLESS["note"] = ENDLESS
             "config: net.dept: unknown key; did you mean depth? Valid keys are " + NET_KEYS,
         ),
         ({}, "config: net: missing, and it has no default"),
-        ({"net": {"depth": 10**5000}, "x": 1}, "config: x: unknown key. Valid keys are net, note"),
+        (
+            {"net": {"depth": 10**5000}, "x": 1},
+            "config: net.depth: expected a number <= 4294967296, got a number of 16610 bits\n"
+            "config: x: unknown key. Valid keys are net, note",
+        ),
         ({"net": {"depth": -(10**5000)}}, "config: net.depth: expected a number > 0, got a number of 16610 bits"),
         ({"net": {"depth": object()}}, "config: net.depth: expected a whole number, got a value of type object"),
         ({"net": {"depth": 1, "scale": math.nan}}, "config: net.scale: expected a finite number, got .nan"),
@@ -570,5 +567,5 @@ ENDLESS["note"] = ENDLESS
 )
 def test_a_wrong_mapping_is_refused_by_key(mapping: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as error:
-        validate_mapping(mapping, Whole, source="config")
+        validate_mapping(mapping, WholeFile, source="config")
     assert str(error.value) == message

@@ -7,7 +7,7 @@ import torch
 
 import mmdit
 from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
-from mmdit.config.model import as_config
+from mmdit.config import as_config
 from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError, from_layout, to_layout
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]

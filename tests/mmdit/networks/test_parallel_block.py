@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import silu
 
 import mmdit
-from mmdit.config.model import ConfigError
+from mmdit.config import ConfigError
 from mmdit.networks.parallel_block import ParallelBlock
 from mmdit.networks.transformer import MMDiT
 from tests.support import oracles
