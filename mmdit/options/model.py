@@ -13,6 +13,7 @@ from mmdit.options.parts import (
     GuidanceOptions,
     ModalityOptions,
     ModulationOptions,
+    NetworkAttentionOptions,
     PooledOptions,
     ResidualOptions,
     RotaryOptions,
@@ -162,6 +163,7 @@ class ModelOptions(BlockOptions):
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
     depth: Whole = option(sentence="Number of joint blocks.", gt=0)
+    attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="In the order of the joint sequence; two_modality needs exactly text, image.",
         keywords=_NAMED,
@@ -179,8 +181,8 @@ class ModelOptions(BlockOptions):
     single_stream: SingleStreamOptions | None = option(
         None,
         "Blocks that follow, over all tokens as one stream: parallel (FLUX) or sequential (AuraFlow).",
-        keywords={"single_stream_depth": 0, "single_stream": "parallel"},
-        made=lambda depth, kind: SingleStreamOptions(depth=depth, kind=kind) if depth else None,
+        keywords={"single_stream": "parallel", "single_stream_depth": 0},
+        made=lambda kind, depth: SingleStreamOptions(depth=depth, kind=kind) if depth else None,
     )
     register_tokens: Count | dict[Text, Count] = option(
         0,
@@ -265,7 +267,7 @@ class ModelOptions(BlockOptions):
             message = "every modality is discarded, so nothing would come out; keep at least one"
             raise OptionError(("discard",), message)
         for index, block in enumerate(self.attention.dual):
-            if block >= self.depth:
+            if not 0 <= block < self.depth:
                 message = f"block {block} does not exist; depth is {self.depth}"
                 raise OptionError(("attention", "dual", index), message)
         if self.attention.dual and self.modulation.shared:

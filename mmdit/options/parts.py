@@ -54,9 +54,6 @@ class AttentionOptions(Options):
         made=lambda shared: "shared" if shared else "per_head",
     )
     qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
-    dual: tuple[Count, ...] = option(
-        (), "Blocks with a second attention, over the last modality alone (SD3.5-medium).", keywords={}
-    )
 
     def check(self) -> None:
         if self.kind == "adaptive" and self.num_adaptive_weights < 2:
@@ -69,6 +66,18 @@ class AttentionOptions(Options):
             raise OptionError(("gating",), "gating is a setting of kind 'adaptive'")
         if self.flash_attn and self.softclamp is not None:
             raise OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAttentionOptions(AttentionOptions):
+    """The same of a whole network, some of whose blocks have a second one."""
+
+    dual: tuple[Count, ...] = option(
+        (),
+        "Blocks with a second attention, over the last modality alone (SD3.5-medium).",
+        keywords={"dual_blocks": ()},
+        made=tuple,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
