@@ -150,15 +150,15 @@ class Options:
     def keywords(cls) -> dict[str, Any]:
         """The keywords that constructors take for this part and those below it, with their defaults."""
         found: dict[str, Any] = {}
-        for each, part in _parts(cls):
-            found |= part.keywords() if part and each.metadata["keywords"] is None else _keywords(each)
+        for each, part in parts_of(cls):
+            found |= part.keywords() if part and each.metadata["keywords"] is None else keywords_of(each)
         return found
 
     @classmethod
     def _made_of(cls, keywords: Mapping[str, Any]) -> Self:
         values: dict[str, Any] = {}
-        for each, part in _parts(cls):
-            names = _keywords(each)
+        for each, part in parts_of(cls):
+            names = keywords_of(each)
             if part and each.metadata["keywords"] is None:
                 values[each.name] = part._made_of(keywords)
             elif names:
@@ -245,13 +245,13 @@ def _expected(each: Field[Any], choices: tuple[Any, ...], value: Any) -> str | N
     return None
 
 
-def _parts(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:
+def parts_of(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:
     """The fields, and the class of those that are parts themselves."""
     found = ((each, types_of(cls)[each.name][0]) for each in fields(cls))
     return [(each, kind if isinstance(kind, type) and issubclass(kind, Options) else None) for each, kind in found]
 
 
-def _keywords(each: Field[Any]) -> dict[str, Any]:
+def keywords_of(each: Field[Any]) -> dict[str, Any]:
     """A field's keywords with their defaults."""
     names = each.metadata["keywords"]
     if isinstance(names, Mapping):
@@ -261,9 +261,9 @@ def _keywords(each: Field[Any]) -> dict[str, Any]:
 
 def _as_keyword(cls: type[Options], at: At) -> At:
     """A path in a part as the keyword that a caller gave for it."""
-    each, part = next((found for found in _parts(cls) if found[0].name == at[0]), (None, None))
+    each, part = next((found for found in parts_of(cls) if found[0].name == at[0]), (None, None))
     if each is None:
         return at
     if part and len(at) > 1 and each.metadata["keywords"] is None:
         return _as_keyword(part, at[1:])
-    return (next(iter(_keywords(each)), each.name), *at[1:])
+    return (next(iter(keywords_of(each)), each.name), *at[1:])

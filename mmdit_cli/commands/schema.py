@@ -17,14 +17,28 @@ def command(
         Literal["profile", "flops", "shape-check", "train-toy", "export", "configs"] | None,
         typer.Option("--document", metavar="COMMAND", help="The schema of that command's --json instead."),
     ] = None,
+    table: Annotated[
+        Literal["keys", "keywords"] | None,
+        typer.Option("--table", metavar="WHICH", help="keys of a config or keywords of the library, as Markdown."),
+    ] = None,
     debug: o.DebugOption = False,
 ) -> None:
-    """Print the JSON Schema of the config file, or of a command's JSON document.
+    """Print the JSON Schema of the config file, or of a command's JSON document; or a table of all options.
 
     Example: mmdit schema > schema.json
     """
     import json
 
+    from mmdit_cli.errors import UserError
+
+    if document is not None and table is not None:
+        raise UserError("--document and --table: give one of them")
+    if table is not None:
+        from mmdit_cli.commands.option_tables import key_table, keyword_table
+        from mmdit_cli.request.tool_config import ToolConfig
+
+        sys.stdout.write(key_table(ToolConfig) if table == "keys" else keyword_table())
+        return
     from mmdit_cli.commands.json_schemas import config_schema, document_schema
 
     schema = config_schema() if document is None else document_schema(document)

@@ -1,0 +1,84 @@
+"""The config's keys and the constructors' keywords as Markdown tables, made of the options' own fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+from mmdit.options import ModelOptions, Options
+from mmdit.options.fields import alternatives, as_data, keywords_of, parts_of, types_of
+
+WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
+BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
+
+
+def key_table(schema: type[Options]) -> str:
+    """Every key of a config file: its dotted path, what it may be, its default and its sentence."""
+    rows = [[f"`{path}`", values, default, text] for path, values, default, text in _keys(schema, "")]
+    return _table(["key", "values", "default", "what it is"], rows)
+
+
+def keyword_table(options: type[Options] = ModelOptions) -> str:
+    """Every keyword of the constructors, with its default and its sentence; those of one option stand together."""
+    rows, seen = [], set()
+    for names, text in _keywords(options):
+        own = {name: default for name, default in names.items() if name not in seen}
+        seen |= own.keys()
+        if own:
+            defaults = ", ".join("" if default is MISSING else f"`{default!r}`" for default in own.values())
+            rows.append([", ".join(f"`{name}`" for name in own), defaults, text])
+    return _table(["keyword", "default", "what it is"], rows)
+
+
+def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for each in fields(schema):
+        path, kinds = f"{prefix}{each.name}", types_of(schema)[each.name]
+        inner = [kind for kind in kinds if is_dataclass(kind)]
+        yield path, _values(each, kinds), _default(each, inner), each.metadata.get("description", "")
+        for kind in kinds:
+            if get_origin(kind) is dict:
+                inner += [member for member in alternatives(get_args(kind)[1]) if is_dataclass(member)]
+                path += ".NAME"
+        for kind in inner:
+            named = types_of(kind).get("kind", [])
+            tag = f"({get_args(named[0])[0]})" if len(inner) > 1 else ""
+            yield from _keys(kind, f"{path}{tag}.")  # type: ignore[arg-type]
+
+
+def _values(each: Field[Any], kinds: Sequence[Any]) -> str:
+    texts = [_kind(kind) for kind in kinds if kind is not NoneType]
+    bounds = [text.format(each.metadata[key]) for key, text in BOUNDS.items() if key in each.metadata]
+    limits = " and ".join(bounds)
+    return f"{' or '.join(dict.fromkeys(texts))} {limits}".rstrip() + (", or null" if NoneType in kinds else "")
+
+
+def _kind(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"list of {_kind(alternatives(get_args(kind)[0])[0])}s"
+    return WORDS.get(kind, "mapping")
+
+
+def _default(each: Field[Any], inner: Sequence[Any]) -> str:
+    if each.default is MISSING:
+        return "" if each.default_factory is MISSING else "{}"
+    if inner and each.default is not None:
+        return "as below"
+    value = as_data(each.default)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _keywords(options: type[Options]) -> Iterator[tuple[dict[str, Any], str]]:
+    for each, part in parts_of(options):
+        if part and each.metadata["keywords"] is None:
+            yield from _keywords(part)
+        else:
+            yield keywords_of(each), each.metadata["description"]
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

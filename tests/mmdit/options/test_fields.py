@@ -1,0 +1,148 @@
+"""An option is written once: a field appears in the schema, the docs, the errors and the constructor by itself."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from dataclasses import FrozenInstanceError, dataclass, replace
+
+import pytest
+from torch import nn
+
+from mmdit import MMDiT, MMDiTBlock
+from mmdit.config import ConfigError
+from mmdit.config.file import adapter, validate_mapping
+from mmdit.options import (
+    AttentionOptions,
+    BlockOptions,
+    FeedForwardOptions,
+    ModelOptions,
+    OptionError,
+    Options,
+    ResidualOptions,
+    as_data,
+    option,
+)
+from mmdit.options.fields import Number, takes
+from mmdit_cli.commands.option_tables import key_table, keyword_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class HotAttention(AttentionOptions):
+    temperature: Number = option(1.0, "Divides the logits.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HotBlock(BlockOptions):
+    attention: HotAttention = option(HotAttention(), "What the attention is made of.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HotFile(Options):
+    model: HotBlock = option(sentence="What the model is.")
+
+
+@takes(HotBlock)
+class Hot(nn.Module):
+    def __init__(self, options: HotBlock | None = None, **keywords: object) -> None:
+        super().__init__()
+        self.options = HotBlock.of(options, keywords, type(self).__name__)
+
+
+def test_a_new_field_is_a_keyword_of_the_constructor():
+    assert inspect.signature(Hot).parameters["temperature"].default == 1.0
+    assert Hot(temperature=2.0, heads=3).options.attention.temperature == 2.0
+    assert Hot(HotBlock(attention=HotAttention(temperature=3.0))).options.attention.temperature == 3.0
+
+
+def test_a_new_field_is_a_key_of_the_config_with_its_bounds():
+    read = validate_mapping({"model": {"attention": {"temperature": 0.5}}}, HotFile, source="c.yaml")
+    assert read.model.attention.temperature == 0.5
+    for wrong, text in ((0, "a number > 0, got 0"), ("hot", "a number, got 'hot'"), (True, "a number, got true")):
+        with pytest.raises(ConfigError, match=f"^c.yaml: model.attention.temperature: expected {text}$"):
+            validate_mapping({"model": {"attention": {"temperature": wrong}}}, HotFile, source="c.yaml")
+    with pytest.raises(ConfigError, match="unknown key; did you mean temperature"):
+        validate_mapping({"model": {"attention": {"temperatur": 1}}}, HotFile, source="c.yaml")
+
+
+def test_a_new_field_is_in_the_schema_and_in_both_tables():
+    schema = adapter(HotFile).json_schema()["$defs"]["HotAttention"]["properties"]["temperature"]
+    assert (schema["exclusiveMinimum"], schema["default"], schema["description"]) == (0, 1.0, "Divides the logits.")
+    assert "| `model.attention.temperature` | number > 0 | 1.0 | Divides the logits. |" in key_table(HotFile)
+    assert "| `temperature` | `1.0` | Divides the logits. |" in keyword_table(HotBlock)
+
+
+def test_a_new_field_is_refused_in_python_by_its_name():
+    with pytest.raises(OptionError, match=r"^temperature: expected a number > 0, got -1$"):
+        Hot(temperature=-1)
+    with pytest.raises(TypeError, match=r"Hot\(\) got an unexpected keyword argument 'temperatur'"):
+        Hot(temperatur=1)
+
+
+def test_every_option_has_a_sentence():
+    for schema in (key_table(HotFile), keyword_table()):
+        rows = [line for line in schema.splitlines()[2:] if ").kind`" not in line]
+        assert rows and not [line for line in rows if line.endswith("|  |")]
+
+
+# ------------------------------------------------------------------------------------------------------ constructors
+
+
+def test_keywords_and_options_make_the_same_module():
+    keywords = dict(dim_cond=8, heads=2, dim_head=4, qk_rmsnorm=True, softclamp=True, num_residual_streams=2)
+    options = BlockOptions(
+        dim_cond=8,
+        heads=2,
+        dim_head=4,
+        qk_rmsnorm=True,
+        attention=AttentionOptions(softclamp=50.0),
+        residual=ResidualOptions(kind="hyper_connections", streams=2),
+    )
+    by_keywords = MMDiTBlock(dim_text=6, dim_image=8, **keywords)
+    by_options = MMDiTBlock(options, dim_text=6, dim_image=8)
+    assert repr(by_keywords) == repr(by_options)
+    assert by_keywords.state_dict().keys() == by_options.state_dict().keys()
+
+
+def test_options_and_keywords_together_are_refused():
+    with pytest.raises(TypeError, match="unexpected keyword argument 'heads'"):
+        MMDiTBlock(BlockOptions(), dim_text=6, dim_image=8, heads=2)
+
+
+@pytest.mark.parametrize("missing", ["dim_text", "dim_image", "depth"])
+def test_a_missing_size_is_named(missing):
+    sizes = dict(dim_text=6, dim_image=8, depth=1)
+    del sizes[missing]
+    with pytest.raises(TypeError, match=missing):
+        MMDiT(**sizes)
+
+
+def test_the_signature_tells_every_keyword():
+    known = inspect.signature(MMDiT).parameters
+    assert {"depth", "dim_text", "dim_image", "dim_joint_attn", "qk_rmsnorm", "softclamp_value", "ff_kwargs"} <= set(
+        known
+    )
+    assert not {"dim_modalities", "final_norms", "keywords"} & set(known)
+
+
+# -------------------------------------------------------------------------------------------------------------- data
+
+
+def test_options_do_not_change_and_can_be_replaced_and_pickled():
+    options = ModelOptions.of(None, ModelOptions.keywords() | dict(depth=1, dim_modalities=(4, 6)), "MMDiT")
+    with pytest.raises(FrozenInstanceError):
+        options.depth = 2  # type: ignore[misc]
+    assert replace(options, depth=2).depth == 2
+    assert pickle.loads(pickle.dumps(options)) == options
+    error = pickle.loads(pickle.dumps(OptionError(("a", 1), "is wrong")))
+    assert (error.at, str(error)) == (("a", 1), "a.1: is wrong")
+
+
+def test_what_is_replaced_is_checked_again():
+    with pytest.raises(OptionError, match="streams: kind 'plain' has 1 stream, got 3"):
+        replace(ResidualOptions(), streams=3)
+
+
+def test_options_are_plain_data_and_back():
+    options = BlockOptions(feedforward=FeedForwardOptions(kind="swiglu"), dim_cond=4)
+    assert adapter(BlockOptions).validate_python(as_data(options)) == options
