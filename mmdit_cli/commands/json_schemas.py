@@ -19,10 +19,10 @@ def config_schema() -> dict[str, Any]:
 
 
 def _profile() -> Any:
-    from mmdit_cli.memory.verdict import Fit
+    from mmdit_cli.memory.verdict import MemoryVerdict
     from mmdit_cli.profile.measurement import ProfileResult
 
-    return ProfileResult | Fit  # the latter with --estimate
+    return ProfileResult | MemoryVerdict  # the latter with --estimate
 
 
 def _flops() -> type:
@@ -50,10 +50,10 @@ def _export() -> type:
 
 
 def _beside_profiles() -> dict[str, Any]:
-    from mmdit_cli.profile.baseline import Change
+    from mmdit_cli.profile.baseline import BaselineChange
     from mmdit_cli.profile.growth import Growth
 
-    return {"baseline": list[Change], "growth": list[Growth]}
+    return {"baseline": list[BaselineChange], "growth": list[Growth]}
 
 
 def _configs() -> type:

@@ -202,7 +202,7 @@ def awake(model: nn.Module) -> Iterator[bool]:
                 parameter.zero_()
 
 
-def compare(
+def output_difference(
     model: Run, program: Run, config: ToolConfig, *, dtype: torch.dtype, device: torch.device, seed: int
 ) -> float:
     """The largest difference between the outputs of a model and of its program, on fresh inputs of other sizes.

@@ -21,6 +21,7 @@ from mmdit.weights.writer import Written, digest
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export.preconditions import check_out, check_room, shard_size, weights_file
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 
 TOKENS = 64  # of a modality at most, in the outputs that are compared
@@ -96,7 +97,7 @@ def export_model(
     """
     device = device or torch.device("cpu")
     shards = None if max_shard_size is None else shard_size(max_shard_size)
-    check_out(out, force, folder=shards is not None)
+    check_out(out, force=force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     source = f"seed {seed}" if file is None else str(file)
     check_room(config, out, dtype=dtype, device=device, file=file)
@@ -106,19 +107,16 @@ def export_model(
     target: AbstractContextManager[Path] = (
         replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
     )
-    try:
-        with target as temporary:
-            written = mmdit.save(
-                model,
-                temporary,
-                metadata={"config_name": config.name, "source": source},
-                max_shard_size=shards,
-                on_tensor=lambda *done: on_progress("writing", *done),
-            )
-            on_progress("comparing", 0, None)
-            difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    with writing("--out", out), target as temporary:
+        written = mmdit.save(
+            model,
+            temporary,
+            metadata={"config_name": config.name, "source": source},
+            max_shard_size=shards,
+            on_tensor=lambda *done: on_progress("writing", *done),
+        )
+        on_progress("comparing", 0, None)
+        difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
     assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,

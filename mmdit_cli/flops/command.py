@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import SweepOption, common_options
+from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
     from mmdit_cli.request.budget import Budget
@@ -16,12 +17,13 @@ NAME = "flops"
 UTILIZATION = "40%"
 
 
+@common_options(NAME)
 def command(
-    config: o.ConfigsOption,
+    request: Request,
     elementwise: Annotated[
         bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
     ] = False,
-    sweep: o.SweepOption = None,
+    sweep: SweepOption = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
     ] = None,
@@ -46,13 +48,6 @@ def command(
             "--utilization", metavar="SHARE", help=f"Share of the peak that model FLOPs reach. Default: {UTILIZATION}."
         ),
     ] = None,
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Count FLOPs and parameters by component and modality, with no memory and for any size.
 
@@ -61,14 +56,12 @@ def command(
 
     Example: mmdit flops -c configs/sd3-medium.yaml --images 1e9 --card h100 --cards 256 --dtype bf16
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
     torch_dtype, _ = request.torch_dtype, request.torch_device
-    wanted = read_budget(images, budget, card, card_flops, cards, utilization, dtype)
+    wanted = read_budget(images, budget, card, card_flops, cards, utilization, request.dtype)
 
     from mmdit_cli.flops.tables import flops_tables
     from mmdit_cli.model_parts.flop_count import count_flops
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.request.show import show
     from mmdit_cli.request.size_limits import possible
     from mmdit_cli.request.sweep import load_grid
 
@@ -80,7 +73,7 @@ def command(
                     point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
                 )
             results.append(result)
-    show(request, results, lambda width: flops_tables(results, width))
+    request.show(results, lambda width: flops_tables(results, width))
 
 
 def read_budget(

@@ -12,11 +12,11 @@ from mmdit_cli.memory.estimate import MemoryEstimate, Mode, estimate
 from mmdit_cli.request.size_limits import too_large
 from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["Change", "Fit", "estimated", "fit", "largest"]
+__all__ = ["MemoryVerdict", "SettingEffect", "estimated", "judge_memory", "largest"]
 
 
 @dataclass(frozen=True)
-class Change:
+class SettingEffect:
     """What a setting would make of the memory: the peak in bytes at the same batch, and whether that fits."""
 
     setting: str
@@ -25,7 +25,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryVerdict:
     """An estimate against a memory of `memory` bytes (None: none was named, and what follows from it is None).
 
     `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits. `point` is what a sweep
@@ -43,7 +43,7 @@ class Fit:
     fits: bool | None
     spare: int | None
     largest_batch: int | None
-    changes: list[Change]
+    changes: list[SettingEffect]
     point: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,24 +66,24 @@ def estimated(
         raise too_large(config) from error
 
 
-def fit(
+def judge_memory(
     config: ToolConfig,
     mode: Mode,
     dtype: torch.dtype,
     device: torch.device,
     memory: int | None,
     point: dict[str, Any] | None = None,
-) -> Fit:
+) -> MemoryVerdict:
     """Estimate a config's memory, the largest batch that fits into `memory` bytes, and what could be changed.
 
     Raises:
         UserError: the model's sizes are beyond any machine.
     """
     use = estimated(config, mode, dtype, device)
-    changes = [Change(c.setting, c.peak(), None) for c in _settings(config, mode, dtype, device)]
+    changes = [SettingEffect(c.setting, c.peak(), None) for c in _settings(config, mode, dtype, device)]
     if memory is not None:
         changes = [replace(c, fits=c.peak <= memory) for c in changes]
-    return Fit(
+    return MemoryVerdict(
         config=config.name,
         mode=mode,
         dtype=use.dtype,

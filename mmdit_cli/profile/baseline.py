@@ -21,7 +21,7 @@ COUNTED = (("parameters", ("parameters",)), ("FLOPs", ("flops",)))
 
 
 @dataclass(frozen=True)
-class Change:
+class BaselineChange:
     """One figure against the baseline's. `verdict`: same, better, worse, or noise: worse, but within the intervals."""
 
     config: str
@@ -70,7 +70,9 @@ def load_baseline(path: Path, command: str) -> dict[str, Any]:
     return document
 
 
-def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float) -> list[Change]:
+def compare_with_baseline(
+    now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float
+) -> list[BaselineChange]:
     """Every figure of the results against the baseline's, by config (and sweep point).
 
     Parameters and FLOPs are counted, so any rise is worse. Latency is noise while both medians' intervals overlap.
@@ -84,9 +86,9 @@ def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], toler
             was, is_ = _figure(before, path), _figure(result, path)
             counted = (figure, path) in COUNTED
             ratio = is_ / was if was else float("inf") if is_ else 1.0
-            changes.append(Change(_name(result), figure, was, is_, ratio, _verdict(ratio, counted, tolerance)))
+            changes.append(BaselineChange(_name(result), figure, was, is_, ratio, _verdict(ratio, counted, tolerance)))
             if figure == "latency" and changes[-1].verdict == "worse" and _overlap(before, result):
-                changes[-1] = Change(_name(result), figure, was, is_, ratio, "noise")
+                changes[-1] = BaselineChange(_name(result), figure, was, is_, ratio, "noise")
     return changes
 
 

@@ -29,16 +29,15 @@ def estimate_command(request: Request, grid: Sequence[PointConfig], *, mode: Mod
     device, dtype = estimate_device(request), request.torch_dtype
 
     from mmdit_cli.memory.tables import estimate_tables
-    from mmdit_cli.memory.verdict import fit
+    from mmdit_cli.memory.verdict import judge_memory
     from mmdit_cli.output.console import stage_progress
-    from mmdit_cli.request.show import show
 
     results = []
     with stage_progress() as on_progress:
         for point in grid:
             on_progress(f"{point.config.name}: estimating", 0, None)
-            results.append(fit(point.config, mode, dtype, device, limit, point.point))
-    show(request, results, lambda width: estimate_tables(results, width))
+            results.append(judge_memory(point.config, mode, dtype, device, limit, point.point))
+    request.show(results, lambda width: estimate_tables(results, width))
 
 
 def memory_limit(text: str | None) -> int | None:

@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.tables import Column
 
 if TYPE_CHECKING:
     from mmdit_cli.request.request import Request
@@ -52,8 +54,7 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
     from mmdit.config.file import load_points
     from mmdit_cli.request.tool_config import ToolConfig
 
-    if request.configs.count("-") > 1:
-        raise UserError("--config -: standard input can be read once")
+    request.check_standard_input()
     axes = parse_sweeps(sweeps or ())
     keys = [axis.key for axis in axes]
     points = [dict(zip(keys, row, strict=True)) for row in itertools.product(*(axis.values for axis in axes))]
@@ -94,6 +95,18 @@ def short_names(points: Sequence[Point]) -> dict[str, str]:
         if len(set(names.values())) == len(keys):
             return names
     return {key: key for key in keys}
+
+
+def point_columns(results: Sequence[Any]) -> list[Column]:
+    """What tells results at points of a grid apart: the config where there are several, and each swept value."""
+    columns = [Column("config", lambda r: r.config)] if len({result.config for result in results}) > 1 else []
+    names = short_names([result.point for result in results])
+    columns += [Column(name, partial(_point_value, key)) for key, name in names.items()]
+    return [columns[0]._replace(kind="text"), *columns[1:]]
+
+
+def _point_value(key: str, result: Any) -> str:
+    return value_text(result.point[key])
 
 
 def value_text(value: Any) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 
 from mmdit.weights.atomic import remove_leftovers
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.newest_checkpoint import Checkpoint, checkpoint_to_resume
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, checkpoint_to_resume, sweep
+from mmdit_cli.toy.checkpoints import remove_unfinished
 from mmdit_cli.toy.run_folder import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 
@@ -29,7 +30,7 @@ def go_on(
             on with this one: other weights, or fewer steps than it has done.
     """
     if trainer.group.main:
-        sweep(folder)
+        remove_unfinished(folder)
         for place in (folder, folder / "progress"):
             remove_leftovers(place)
     trainer.group.wait()

@@ -15,8 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mmdit.config.model import build
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.request.newest_checkpoint import Checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, optimizer_tensors, restore, save_checkpoint
+from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target

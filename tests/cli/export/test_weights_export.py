@@ -13,8 +13,8 @@ from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
 from mmdit_cli.export import weights_export as export
 from mmdit_cli.export.weights_export import export_model
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
 

@@ -18,7 +18,7 @@ from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
-from mmdit_cli.toy.comparison import Run, compare
+from mmdit_cli.toy.comparison import Run, compare_designs
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.paired_statistics import paired_difference, spread, t_quantile
 from mmdit_cli.toy.run_folder import Metrics
@@ -181,7 +181,7 @@ def fake_train(losses: dict[tuple[str, int], float], ran: list[tuple[str, int]])
 def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
     ran: list[tuple[str, int]] = []
     losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
-    results, found = compare(
+    results, found = compare_designs(
         [named("a"), named("b", depth=2)], [3, 4, 5], folder=tmp_path, train=fake_train(losses, ran)
     )
     assert ran == [("a", 3), ("b", 3), ("a", 4), ("b", 4), ("a", 5), ("b", 5)]
@@ -199,9 +199,9 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
 
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
-    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
+    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
     assert "steps to the target" in [each.figure for each in found.designs[1].differences]
-    _, found = compare(
+    _, found = compare_designs(
         [named("a"), named("b")], [0, 1, 2], folder=tmp_path / "y", train=fake_train(losses, []), target=1.1
     )
     assert found.designs[0].to_target.reached == 0 and found.designs[0].to_target.steps is None
@@ -213,7 +213,7 @@ def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -
     def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
         return train(config, device=CPU, seed=seed, run_dir=folder)
 
-    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
+    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
     differences = found.designs[1].differences
     assert {each.figure for each in differences} >= {"loss", "accuracy, image", "held-out accuracy, image"}
     assert all((each.mean, each.sd, each.verdict) == (0.0, 0.0, ALIKE) for each in differences)

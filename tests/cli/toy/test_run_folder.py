@@ -18,8 +18,8 @@ from safetensors.torch import load_file
 
 import mmdit
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import load_tool_config
-from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.training import Interrupted, TrainResult, train
 from tests.support.paths import ROOT
