@@ -14,8 +14,9 @@ from mmdit.layouts.layout import LayoutError
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
-from mmdit_cli.export.preconditions import check_disk, check_out, check_room, shard_size, weights_file
+from mmdit_cli.export.preconditions import check_disk, check_out, check_room, weights_file
 from mmdit_cli.export.weights_export import ExportResult, Progress
+from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.weights_layout import find_layout
@@ -51,7 +52,7 @@ def convert_weights(
     """
     model = config.model
     layouts = find_layout("--from", source, model), find_layout("--to", target, model)
-    shards = None if max_shard_size is None else shard_size(max_shard_size)
+    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
     check_out(out, force=force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     aside: list[str] = []

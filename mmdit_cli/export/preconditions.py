@@ -10,7 +10,7 @@ import torch
 
 from mmdit.config.model import build
 from mmdit.weights.reader import SINGLE, WeightFiles
-from mmdit.weights.shards import not_an_export, parse_size
+from mmdit.weights.shards import not_an_export
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
@@ -19,15 +19,7 @@ from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["check_disk", "check_out", "check_room", "free_memory", "shard_size", "weights_file"]
-
-
-def shard_size(text: str) -> int:
-    """Bytes. Raises UserError where the text is no size."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UserError(f"--max-shard-size: {error}") from None
+__all__ = ["check_disk", "check_out", "check_room", "free_memory", "weights_file"]
 
 
 def check_out(out: Path, *, force: bool, folder: bool) -> None:

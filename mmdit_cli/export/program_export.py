@@ -166,7 +166,7 @@ class _Program:
 
 class _Pt2(_Program):
     def trace(self) -> ExportedProgram:
-        return trace(self.model, (), self.call, self.signature.nested(self.call, self.dims))
+        return trace(self.model, (), self.call, self.signature.nested(self.dims))
 
     def write(self, path: Path) -> None:
         with _Whole(path, "w") as file:
@@ -213,7 +213,7 @@ class _Onnx(_Program):
         return tuple(self.signature.outputs)
 
     def trace(self) -> ExportedProgram:
-        flat = Flat(self.model, self.signature, self.call).eval()
+        flat = Flat(self.model, self.signature).eval()
         tensors = tuple(self.signature.flatten(self.call).values())
         return trace(flat, tensors, {}, (tuple(self.dims.values()),))
 

@@ -19,8 +19,9 @@ from mmdit.weights.saved_model import load_weights
 from mmdit.weights.shards import not_an_export
 from mmdit.weights.writer import Written, digest
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_out, check_room, shard_size, weights_file
+from mmdit_cli.export.preconditions import check_out, check_room, weights_file
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -96,7 +97,7 @@ def export_model(
         CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
     """
     device = device or torch.device("cpu")
-    shards = None if max_shard_size is None else shard_size(max_shard_size)
+    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
     check_out(out, force=force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     source = f"seed {seed}" if file is None else str(file)

@@ -91,7 +91,8 @@ def read_budget(
         UserError: an option is no number or contradicts another.
     """
     from mmdit_cli.request.budget import Budget, Hardware
-    from mmdit_cli.request.cards import Card, find_card, read_number, read_share
+    from mmdit_cli.request.cards import Card, find_card
+    from mmdit_cli.request.numbers import read_number, read_share
 
     on_cards = {"--card": card, "--card-flops": card_flops, "--cards": cards, "--utilization": utilization}
     given = [option for option, value in on_cards.items() if value is not None]
@@ -107,15 +108,14 @@ def read_budget(
         raise UserError("--card and --card-flops: give one of them")
     if card is None and card_flops is None and given:
         raise UserError(f"{given[0]}: of which card? Give --card h100 or --card-flops 989e12")
-    try:
-        hardware = None
-        if given:
-            named = find_card(card, dtype) if card is not None else None
-            own = read_number(card_flops, "--card-flops") if card_flops is not None else 0.0
-            share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
-            hardware = Hardware(named or Card("own card", dtype, own), cards or 1, share)
-        if images is not None:
-            return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
-        return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    hardware = None
+    if given:
+        share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
+        if card_flops is None:
+            named = find_card(card or "", dtype)
+        else:
+            named = Card("own card", dtype, read_number(card_flops, "--card-flops"))
+        hardware = Hardware(named, cards or 1, share)
+    if images is not None:
+        return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
+    return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)

@@ -9,7 +9,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, bar, listing, note, side_by_side, tokens_text
+from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
 from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _components(result: FlopsResult, width: int) -> Table:
         Column("component", lambda c: c.name, kind="text"),
         Column("forward", lambda c: _cell(c.flops)),
         Column("share", lambda c: f.percent(c.share)),
-        Column("", lambda c: bar(c.share), WIDE if elementwise else 80, "bar"),
+        Column("", lambda c: share_bar(c.share), WIDE if elementwise else 80, "bar"),
         Column("backward", lambda c: _cell(c.backward_flops), 56),
         Column("elementwise", lambda c: _cell(c.elementwise or 0), 0 if elementwise else NEVER),
         Column("parameters", lambda c: f"{c.parameters:,}" if c.parameters else "", 66),

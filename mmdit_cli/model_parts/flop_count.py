@@ -200,37 +200,24 @@ def outputs_sum(outputs: dict[str, Tensor]) -> Tensor:
 
 
 def component_flops(
-    components: list[Component],
-    counted: Counts,
-    parameters: int,
-    *,
-    elementwise: bool = False,
+    components: list[Component], counted: Counts, parameters: int, *, elementwise: bool = False
 ) -> list[ComponentFlops]:
     """Rows that add up to the totals exactly: what no component did is `other`."""
-    rows, forward, backward = [], counted.forward, counted.backward
-    for component in components:
-        place = FORWARD, component.name
-        work = sum(counted.work[place, kind] for kind in WORK_KINDS) if elementwise else None
-        rows.append(
-            ComponentFlops(
-                name=component.name,
-                kind=component.kind,
-                modality=component.modality,
-                flops=counted.flops[place],
-                share=counted.flops[place] / forward if forward else 0.0,
-                parameters=component.parameters,
-                backward_flops=counted.flops[BACKWARD, component.name],
-                elementwise=work,
-            )
-        )
-    left = forward - sum(row.flops for row in rows)
-    left_backward = backward - sum(row.backward_flops for row in rows)
-    left_parameters = parameters - sum(row.parameters for row in rows)
-    work = sum(counted.work[(FORWARD, OTHER), kind] for kind in WORK_KINDS) if elementwise else None
-    if left or left_backward or left_parameters or work:
-        share = left / forward if forward else 0.0
-        rows.append(ComponentFlops(OTHER, OTHER, None, left, share, left_parameters, left_backward, work))
-    return rows
+
+    def row(component: Component, flops: int, backward: int, parameters: int) -> ComponentFlops:
+        work = sum(counted.work[(FORWARD, component.name), kind] for kind in WORK_KINDS) if elementwise else None
+        share = flops / counted.forward if counted.forward else 0.0
+        name, kind, modality = component.name, component.kind, component.modality
+        return ComponentFlops(name, kind, modality, flops, share, parameters, backward, work)
+
+    rows = [row(c, counted.flops[FORWARD, c.name], counted.flops[BACKWARD, c.name], c.parameters) for c in components]
+    other = row(
+        Component(OTHER, None),
+        counted.forward - sum(row.flops for row in rows),
+        counted.backward - sum(row.backward_flops for row in rows),
+        parameters - sum(row.parameters for row in rows),
+    )
+    return [*rows, other] if other.flops or other.backward_flops or other.parameters or other.elementwise else rows
 
 
 def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_size: int) -> list[ModalityFlops]:

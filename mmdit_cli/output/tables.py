@@ -98,7 +98,7 @@ def header(document: dict[str, Any]) -> RenderableType:
     return note((" · " if can_draw() else " | ").join(parts))
 
 
-def bar(share: float) -> str:
+def share_bar(share: float) -> str:
     return f.bar(share, BAR, ascii_only=not can_draw())
 
 

@@ -62,7 +62,7 @@ def command(
         raise UserError(f"--max-seconds {max_seconds}: expected a number of seconds")
 
     if estimate or memory is not None:
-        from mmdit_cli.profile.estimate import estimate_command
+        from mmdit_cli.profile.estimate_command import estimate_command
 
         if plot is not None or trace is not None or baseline is not None:
             raise UserError("--estimate measures nothing; leave out --plot, --trace and --baseline")

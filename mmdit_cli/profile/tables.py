@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, bar, listing, note, side_by_side, tokens_text
+from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
 from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def _components(result: ProfileResult, width: int) -> Table:
         Column("time", lambda c: f.seconds(c.time_ms / 1e3)),
         Column("backward", lambda c: f.seconds(c.backward_ms / 1e3) if c.backward_ms else "", 60 if train else NEVER),
         Column("share", lambda c: f.percent(c.share)),
-        Column("", lambda c: bar(c.share), NEVER if train else 76, "bar"),
+        Column("", lambda c: share_bar(c.share), NEVER if train else 76, "bar"),
         Column("least", lambda c: "" if c.bound is None else f.seconds(c.bound.ms / 1e3), 70),
         Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70),
         Column("of limit", lambda c: _reached(c.bound)),

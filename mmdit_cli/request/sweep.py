@@ -31,10 +31,6 @@ class Axis:
     values: tuple[Any, ...]
     texts: tuple[str, ...]
 
-    @property
-    def is_numeric(self) -> bool:
-        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
-
 
 @dataclass(frozen=True)
 class PointConfig:
@@ -56,9 +52,9 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
 
     request.check_standard_input()
     axes = parse_sweeps(sweeps or ())
-    keys = [axis.key for axis in axes]
-    points = [dict(zip(keys, row, strict=True)) for row in itertools.product(*(axis.values for axis in axes))]
-    texts = [[f"{key}={text}" for key, text in zip(keys, row, strict=True)] for row in _rows_of_texts(axes)]
+    rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
+    points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
+    texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
     grid = []
     for path in request.configs:
         configs = load_points(path, ToolConfig, overrides=request.overrides, points=texts)
@@ -114,16 +110,6 @@ def value_text(value: Any) -> str:
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def point_label(point: Point) -> str:
-    """`image=256 batch_size=4`; empty where nothing is swept."""
-    names = short_names([point])
-    return " ".join(f"{names[key]}={value_text(value)}" for key, value in point.items())
-
-
-def _rows_of_texts(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
-    return list(itertools.product(*(axis.texts for axis in axes)))
 
 
 def _parse_axis(sweep: str) -> Axis:

@@ -64,7 +64,7 @@ def command(
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
     from mmdit_cli.output.console import message, training_progress
-    from mmdit_cli.request.cards import read_share
+    from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import check_target
     from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import check_run, check_tensorboard, compare_folder
@@ -76,10 +76,7 @@ def command(
     several = len(configs) > 1 or seeds > 1
     if tensorboard:
         check_tensorboard()
-    try:
-        share = read_share("90%" if target is None else target, "--target")
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    share = read_share("90%" if target is None else target, "--target")
     if first + seeds > 1 << 64:
         raise UserError(f"--seeds {seeds}: the last of them, {first + seeds - 1}, is no number of 64 bits")
     if resume and several:

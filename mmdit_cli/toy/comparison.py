@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.paired_statistics import CONFIDENCE, Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.run_folder import METRICS, read_metrics, safe_name
+from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import Interrupted, TrainResult
 

