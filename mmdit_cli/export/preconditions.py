@@ -19,8 +19,6 @@ from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["check_disk", "check_out", "check_room", "free_memory", "weights_file"]
-
 
 def check_out(out: Path, *, force: bool, folder: bool) -> None:
     """Raises UserError where the weights' file, or the folder of shards, could not be written."""

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from mmdit_cli.memory.estimate import Mode
     from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["check_fits"]
-
 
 def check_fits(
     config: ToolConfig,

@@ -12,8 +12,6 @@ from mmdit_cli.memory.estimate import MemoryEstimate, Mode, estimate
 from mmdit_cli.request.size_limits import too_large
 from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["MemoryVerdict", "SettingEffect", "estimated", "judge_memory", "largest"]
-
 
 @dataclass(frozen=True)
 class SettingEffect:

@@ -69,7 +69,6 @@ def command(
         return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
 
     from mmdit_cli.output.console import stage_progress
-    from mmdit_cli.output.figures import save_figure
     from mmdit_cli.profile.baseline import compare_with_baseline, find_earlier, load_baseline, parse_tolerance
     from mmdit_cli.profile.growth import fit_growth
     from mmdit_cli.profile.measurement import Settings, profile_configs
@@ -112,6 +111,7 @@ def command(
     if sweep:
         more["growth"] = growth
     if plot is not None:
+        from mmdit_cli.output.figures import save_figure
         from mmdit_cli.profile.plots import profile_plot
 
         save_figure(profile_plot(results), plot)

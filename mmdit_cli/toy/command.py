@@ -67,7 +67,7 @@ def command(
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import check_target
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, compare_folder
+    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, in_runs, new_folder
     from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import TrainResult, train
 
@@ -130,7 +130,7 @@ def command(
     configs = distinct(configs, request.configs)
     for each in configs:
         world_of(each)  # before a folder is made
-    with compare_folder(run_dir) as folder:
+    with new_folder(run_dir or in_runs("compare")) as folder:
         results, comparison = compare_designs(
             configs, range(first, first + seeds), folder=folder, train=run, target=share
         )

@@ -39,7 +39,7 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Iterator[Path]
             another run is under way in it.
     """
     if not resume:
-        with new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+        with new_folder(run_dir or in_runs(name)) as folder:
             yield folder
         return
     folder = check_run(run_dir)
@@ -63,15 +63,9 @@ def check_run(run_dir: Path | None) -> Path:
     return run_dir
 
 
-@contextmanager
-def compare_folder(run_dir: Path | None) -> Iterator[Path]:
-    """The folder of a comparison's runs, locked as long as it goes on.
-
-    Raises:
-        UserError: it exists and is not empty, can't be made, or another run is under way in it.
-    """
-    with new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
-        yield folder
+def in_runs(name: str) -> Path:
+    """Where a run goes that was given no folder: in `runs`, named by the moment."""
+    return Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def safe_name(name: str) -> str:
