@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CheckFailed", "UserError"]
-
 
 class UserError(Exception):
     """The request is wrong: exit code 2. The message says what was got and what would be right."""

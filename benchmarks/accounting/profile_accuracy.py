@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -33,7 +33,7 @@ from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.profile.statistics import compare
 from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
 from mmdit_cli.request.inputs import example_inputs
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.request.tool_config import as_tool_config, load_tool_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
@@ -116,7 +116,7 @@ def indistinguishable(pairs: int) -> Line:
     """The same config twice, `pairs` times, as `profile` measures and compares several configs."""
     data = {"depth": 2, "modalities": {"text": {"dim": 128}, "image": {"dim": 128}}, "heads": 4, "dim_head": 32}
     run = {"batch_size": 1, "tokens": {"text": 32, "image": 128}}
-    config = ToolConfig.model_validate({"name": "twin", "model": data, "run": run})
+    config = as_tool_config({"name": "twin", "model": data, "run": run})
     calls = [Call(build(config.model), example_inputs(config), config, "forward") for _ in "ab"]
     stopwatch = Stopwatch(CPU)
     alike = 0
@@ -141,7 +141,7 @@ def memory(size: str, checkpoint: bool) -> Line:
         "checkpoint_activations": checkpoint,
     }
     run = {"batch_size": s["batch"], "tokens": dict(zip(("text", "image"), s["tokens"], strict=True))}
-    config = ToolConfig.model_validate({"name": size, "model": model, "run": run})
+    config = as_tool_config({"name": size, "model": model, "run": run})
     guess = estimate(config, "train", torch.bfloat16, CPU).peak
     inputs = example_inputs(config, dtype=torch.bfloat16)
     call = Call(build(config.model).to(torch.bfloat16), inputs, config, "train")
@@ -157,7 +157,7 @@ def counted(paths: list[Path]) -> Line:
     equal = []
     for path in paths:
         config = load_tool_config(path)
-        model_config = config.model.model_copy(update={"checkpoint_activations": False})
+        model_config = replace(config.model, checkpoint_activations=False)
         with torch.device("meta"):
             model = build(model_config)
         with FlopCounterMode(display=False) as forward:

@@ -15,8 +15,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 import mmdit
-from mmdit.config.file import load_config
 from mmdit.config import Config
+from mmdit.config.file import load_config
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def model_of(name: str) -> Model:
     """The tool's figures of one sample of 1024 x 1024 pixels, as the config's `run` has it."""
     config = load_tool_config(ROOT / "configs" / f"{name}.yaml")
     counted = count_flops(config, dtype=torch.bfloat16)
-    recomputed = config.model_copy(update={"model": config.model.model_copy(update={"checkpoint_activations": True})})
+    recomputed = replace(config, model=replace(config.model, checkpoint_activations=True))
     blocks = list(meta_model(config).transformer.blocks)  # type: ignore[union-attr,arg-type]
     cpu = torch.device("cpu")
     kept, less = (estimate(config, "train", torch.bfloat16, cpu, 1, checkpoint) for checkpoint in (False, True))

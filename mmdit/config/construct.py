@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import nn
 
@@ -15,10 +15,10 @@ from mmdit.networks.model import MMDiTModel
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
 
-Given = str | Path | Mapping[str, Any] | Config | ModelOptions
+AnyConfig: TypeAlias = str | Path | Mapping[str, Any] | Config | ModelOptions
 
 
-def as_config(config: Given) -> Config:
+def as_config(config: AnyConfig) -> Config:
     """Read a config from a path, a mapping (`{"model": {...}}` or the model section alone) or a config object.
 
     Raises:
@@ -33,7 +33,7 @@ def as_config(config: Given) -> Config:
     return load_config(config, Config)
 
 
-def build(config: Given) -> nn.Module:
+def build(config: AnyConfig) -> nn.Module:
     """A model from a config: the bare `MMDiT`, or `MMDiTModel` where the config has inputs, outputs or a timestep.
 
     It keeps its options as `.config`. Build under `torch.device("meta")` to get its shapes without memory.

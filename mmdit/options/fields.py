@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
 from types import NoneType, UnionType
 from typing import (
@@ -104,30 +104,6 @@ class Options:
 
     def check(self) -> None:
         """The rules between options. Raises OptionError."""
-
-    # TEMPORARY until call sites are moved
-    def model_copy(self, update: Any) -> Self:
-        return replace(self, **update)
-
-    def model_dump(self, **_: Any) -> Any:
-        return as_data(self)
-
-    def model_dump_json(self) -> str:
-        import json
-
-        return json.dumps(as_data(self))
-
-    @classmethod
-    def model_validate(cls, data: Any) -> Self:
-        from mmdit.config.file import adapter
-
-        return adapter(cls).validate_python(data)
-
-    @classmethod
-    def model_json_schema(cls) -> Any:
-        from mmdit.config.file import adapter
-
-        return adapter(cls).json_schema()
 
     @classmethod
     def of(cls, given: Self | None, keywords: Mapping[str, Any], owner: str) -> Self:

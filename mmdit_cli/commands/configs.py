@@ -8,41 +8,35 @@ from typing import Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import common_options
+from mmdit_cli.request.request import Request
 
 NAME = "configs"
 
 
+@common_options(NAME, config=None, only=("json", "report", "debug"))
 def command(
+    request: Request,
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this config's file instead.")] = None,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """List the configs that come with mmdit, and how large their models are. --config takes their names.
 
     Example: mmdit configs sd3-medium > mine.yaml
     """
     if name is not None:
-        if json or report is not None:
+        if request.json or request.report is not None:
             raise UserError(f"{name}: its file is YAML; --json and --report are of the list")
         sys.stdout.write(_text(name))
         return
-    request = o.make_request(NAME, [], None, "cpu", "fp32", 0, json, report)
 
+    from mmdit_cli.commands.config_tables import config_tables
     from mmdit_cli.commands.shipped_sizes import shipped_sizes
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.output.console import stage_progress, stdout
-    from mmdit_cli.output.document import emit, make_document
-    from mmdit_cli.output.tables import config_tables
+    from mmdit_cli.output.console import stage_progress
 
     with stage_progress() as on_progress, without_compiler():
         sizes = shipped_sizes(on_progress)
-    if not json:
-        console = stdout()
-        for table in config_tables(sizes, console.width):
-            console.print(table)
-    emit(request, make_document(request, sizes))
+    request.show(sizes, lambda width: config_tables(sizes, width), headed=False)
 
 
 def _text(name: str) -> str:

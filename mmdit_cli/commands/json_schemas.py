@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+import operator
+from pkgutil import resolve_name
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,70 +21,27 @@ def config_schema() -> dict[str, Any]:
     return {"$schema": DIALECT, **schema, "title": "mmdit config"}
 
 
-def _profile() -> Any:
-    from mmdit_cli.memory.verdict import Fit
-    from mmdit_cli.profile.measurement import ProfileResult
-
-    return ProfileResult | Fit  # the latter with --estimate
-
-
-def _flops() -> type:
-    from mmdit_cli.model_parts.flop_count import FlopsResult
-
-    return FlopsResult
-
-
-def _shapes() -> type:
-    from mmdit_cli.shape_check.shapes import ShapesResult
-
-    return ShapesResult
-
-
-def _train() -> type:
-    from mmdit_cli.toy.training import TrainResult
-
-    return TrainResult
-
-
-def _export() -> type:
-    from mmdit_cli.export.weights_export import ExportResult
-
-    return ExportResult
-
-
-def _beside_profiles() -> dict[str, Any]:
-    from mmdit_cli.profile.baseline import Change
-    from mmdit_cli.profile.growth import Growth
-
-    return {"baseline": list[Change], "growth": list[Growth]}
-
-
-def _configs() -> type:
-    from mmdit_cli.commands.shipped_sizes import ShippedConfig
-
-    return ShippedConfig
-
-
-RESULTS: dict[str, Callable[[], Any]] = {
-    "profile": _profile,
-    "flops": _flops,
-    "shape-check": _shapes,
-    "train-toy": _train,
-    "export": _export,
-    "configs": _configs,
+RESULTS = {  # by command: the classes of what its `results` may hold
+    "profile": ("profile.measurement:ProfileResult", "memory.verdict:MemoryVerdict"),  # the latter with --estimate
+    "flops": ("model_parts.flop_count:FlopsResult",),
+    "shape-check": ("shape_check.shapes:ShapesResult",),
+    "train-toy": ("toy.training:TrainResult",),
+    "export": ("export.weights_export:ExportResult",),
+    "configs": ("commands.shipped_sizes:ShippedConfig",),
+}
+BESIDE = {  # what only some documents have: a class, and whether it is a list of them
+    "profile": {"baseline": ("profile.baseline:BaselineChange", True), "growth": ("profile.growth:Growth", True)},
+    "train-toy": {"comparison": ("toy.comparison:Comparison", False)},
 }
 
 
-def _beside_runs() -> dict[str, Any]:
-    from mmdit_cli.toy.comparison import Comparison
+def result_type(command: str) -> Any:
+    """The class of a command's results, or the union of several."""
+    return functools.reduce(operator.or_, map(_class, RESULTS[command]))
 
-    return {"comparison": Comparison}
 
-
-BESIDE: dict[str, Callable[[], dict[str, Any]]] = {  # what only some documents have
-    "profile": _beside_profiles,
-    "train-toy": _beside_runs,
-}
+def _class(name: str) -> Any:
+    return resolve_name(f"mmdit_cli.{name}")
 
 
 def document_schema(command: str) -> dict[str, Any]:
@@ -94,8 +53,11 @@ def document_schema(command: str) -> dict[str, Any]:
         defs.update(made.pop("$defs", {}))
         return made
 
-    result = schema_of(RESULTS[command]())
-    beside = {name: schema_of(kind) for name, kind in BESIDE.get(command, dict)().items()}
+    result = schema_of(result_type(command))
+    beside = {
+        key: schema_of(list[_class(name)] if several else _class(name))  # type: ignore[misc]
+        for key, (name, several) in BESIDE.get(command, {}).items()
+    }
     text, whole = {"type": "string"}, {"type": "integer"}
     properties: dict[str, Any] = {
         "command": {"const": command},

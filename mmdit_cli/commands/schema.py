@@ -7,12 +7,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import common_options
+from mmdit_cli.request.request import Request
 
 NAME = "schema"
 
 
+@common_options(NAME, config=None, only=("debug",))
 def command(
+    request: Request,
     document: Annotated[
         Literal["profile", "flops", "shape-check", "train-toy", "export", "configs"] | None,
         typer.Option("--document", metavar="COMMAND", help="The schema of that command's --json instead."),
@@ -21,7 +24,6 @@ def command(
         Literal["keys", "keywords"] | None,
         typer.Option("--table", metavar="WHICH", help="keys of a config or keywords of the library, as Markdown."),
     ] = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Print the JSON Schema of the config file, or of a command's JSON document; or a table of all options.
 

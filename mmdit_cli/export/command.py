@@ -8,13 +8,16 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import OneConfig, common_options
+from mmdit_cli.request.request import Request
+from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "export"
 
 
+@common_options(NAME, config=OneConfig)
 def command(
-    config: o.ConfigOption,
+    request: Request,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The file (or folder of shards) to write.")],
     weights: Annotated[
         Path | None,
@@ -28,11 +31,11 @@ def command(
         bool, typer.Option("--raw", help="Of a run: the weights as they were trained, not their average.")
     ] = False,
     from_: Annotated[
-        o.LayoutName | None,
-        typer.Option("--from", metavar="LAYOUT", help=f"Whose names the weights have: {o.LAYOUTS}. Default: mmdit."),
+        LayoutName | None,
+        typer.Option("--from", metavar="LAYOUT", help=f"Whose names the weights have: {LAYOUTS}. Default: mmdit."),
     ] = None,
     to: Annotated[
-        o.LayoutName | None,
+        LayoutName | None,
         typer.Option("--to", metavar="LAYOUT", help="Whose names to write. Default: mmdit."),
     ] = None,
     max_shard_size: Annotated[
@@ -44,18 +47,12 @@ def command(
         typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: pt2 (torch.export) or onnx."),
     ] = "safetensors",
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder of shards.")] = False,
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
     dtype: Annotated[
         str | None,
         typer.Option(
             "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; with --from or --to, as it is."
         ),
     ] = None,
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Write a model's weights with its config inside, reload them and compare.
 
@@ -69,25 +66,23 @@ def command(
         for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
             if value is not None:
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
-    request = o.make_request(NAME, config, set_, device, "fp32" if dtype is None else dtype, seed, json, report)
 
     from mmdit_cli.export.conversion import convert_weights
     from mmdit_cli.export.program_export import export_program
+    from mmdit_cli.export.tables import export_tables
     from mmdit_cli.export.weights_export import export_model
     from mmdit_cli.output.console import message, stage_progress
-    from mmdit_cli.output.document import check_apart
-    from mmdit_cli.output.tables import export_tables
-    from mmdit_cli.request.show import show
+    from mmdit_cli.request.targets import check_apart
 
-    check_apart(out=out, report=report, config=[config])
-    check_apart(report=report, weights=weights)
+    check_apart(out=out, report=request.report, config=request.configs)
+    check_apart(report=request.report, weights=weights)
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
         shared: dict[str, Any] = dict(
             out=out,
             weights=weights,
             raw=raw,
-            seed=seed,
+            seed=request.seed,
             force=force,
             on_progress=on_progress,
             on_message=message,
@@ -101,4 +96,4 @@ def command(
         else:
             shared["max_shard_size"] = max_shard_size
             result = export_model(loaded, dtype=torch_dtype, device=torch_device, **shared)
-    show(request, [result], lambda _: export_tables(result))
+    request.show([result], lambda _: export_tables(result))

@@ -1,9 +1,8 @@
-"""Converting: weights of one layout written in another, with no model built; and the check of a file's header."""
+"""Converting: weights of one layout written in another, with no model built."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
@@ -11,56 +10,18 @@ import torch
 
 from mmdit.config import build
 from mmdit.layouts.conversion import LayoutFiles, Weights, convert, nearest_layout
-from mmdit.layouts.layout import Layout, LayoutError
-from mmdit.options import ModelOptions
+from mmdit.layouts.layout import LayoutError
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
-from mmdit_cli.export.preconditions import check_disk, check_out, check_room, shard_size, weights_file
+from mmdit_cli.export.preconditions import check_disk, check_out, check_room, weights_file
 from mmdit_cli.export.weights_export import ExportResult, Progress
+from mmdit_cli.request.numbers import read_size
+from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.weights_layout import find_layout
 
 SHOWN = 3
-
-
-@dataclass(frozen=True)
-class WeightsCheck:
-    """What a file's header says of its tensors, against what a config's model needs in a layout.
-
-    `fits_layout` is the layout whose names the file has, for this config; None where it has those of none.
-    """
-
-    file: str
-    layout: str
-    prefix: str
-    tensors: int
-    bytes: int
-    dtypes: list[str]
-    left_aside: int
-    problems: list[str]
-    fits_layout: str | None
-
-
-def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck:
-    """Compare the names and shapes in a file's header, or in those of its shards, with a layout's. Reads no tensor.
-
-    Raises:
-        UserError: the layout has no place for the model.
-        mmdit.weights.saved_model.CheckpointError: the file can't be read.
-    """
-    files = LayoutFiles(path, find_layout("--from", layout, config))
-    tensors = files.files.tensors
-    return WeightsCheck(
-        file=str(files.files.path),
-        layout=layout,
-        prefix=files.prefix,
-        tensors=len(tensors),
-        bytes=sum(info.stop - info.start for info in tensors.values()),
-        dtypes=sorted({info.dtype for info in tensors.values()}),
-        left_aside=len(files.left_aside),
-        problems=files.problems,
-        fits_layout=files.layout.name if not files.problems else nearest_layout(files.files, config),
-    )
 
 
 def convert_weights(
@@ -91,8 +52,8 @@ def convert_weights(
     """
     model = config.model
     layouts = find_layout("--from", source, model), find_layout("--to", target, model)
-    shards = None if max_shard_size is None else shard_size(max_shard_size)
-    check_out(out, force, folder=shards is not None)
+    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
+    check_out(out, force=force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     aside: list[str] = []
     if file is None:
@@ -114,23 +75,22 @@ def convert_weights(
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     try:
-        done = convert(
-            given,
-            out,
-            source_layout=layouts[0],
-            target_layout=layouts[1],
-            metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
-            left_aside=aside,
-            dtype=dtype,
-            max_shard_size=shards,
-            force=force,
-            on_stage=on_progress,
-        )
+        with writing("--out", out):
+            done = convert(
+                given,
+                out,
+                source_layout=layouts[0],
+                target_layout=layouts[1],
+                metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
+                left_aside=aside,
+                dtype=dtype,
+                max_shard_size=shards,
+                force=force,
+                on_stage=on_progress,
+            )
     except LayoutError as error:
         hint = ", as with --dtype bfloat16" if "several dtypes" in str(error) else ""
         raise UserError(f"{error}{hint}") from None
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build(model).parameters())
     return ExportResult(
@@ -149,11 +109,3 @@ def convert_weights(
         changed=tuple(done.changed),
         left_aside=len(aside),
     )
-
-
-def find_layout(option: str, name: str, config: ModelOptions) -> Layout:
-    """Raises UserError where the layout has no place for the model."""
-    try:
-        return Layout(name, config)
-    except LayoutError as error:
-        raise UserError(f"{option} {name}: {error}") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,48 +9,20 @@ from pathlib import Path
 import torch
 
 from mmdit.config import build
-from mmdit.weights.atomic import check_folder, check_writable
 from mmdit.weights.reader import SINGLE, WeightFiles
-from mmdit.weights.shards import not_an_export, parse_size
+from mmdit.weights.shards import not_an_export
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
+from mmdit_cli.request.newest_checkpoint import EMA, WEIGHTS, newest_checkpoint
 from mmdit_cli.request.size_limits import possible
+from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import EMA, WEIGHTS, newest_checkpoint
-
-__all__ = ["check_out", "check_room", "free_memory", "shard_size", "weights_file"]
 
 
-def shard_size(text: str) -> int:
-    """Bytes. Raises UserError where the text is no size."""
-    try:
-        return parse_size(text)
-    except ValueError as error:
-        raise UserError(f"--max-shard-size: {error}") from None
-
-
-def check_out(out: Path, force: bool, *, folder: bool, other: Callable[[Path], str | None] = not_an_export) -> None:
-    """Raises UserError where the file or the folder could not be written."""
-    try:
-        if folder:
-            check_folder(out, force=force, other=other)
-        else:
-            check_writable(out)
-    except IsADirectoryError:
-        raise UserError(f"--out {out}: is a folder; name a file in it, such as {out / SINGLE}") from None
-    except NotADirectoryError:
-        raise UserError(f"--out {out}: is no folder; shards go into one of their own") from None
-    except FileExistsError:
-        raise UserError(f"--out {out}: exists; --force replaces it") from None
-    except FileNotFoundError:
-        raise UserError(f"--out {out}: there is no folder {out.parent}; make it first") from None
-    except PermissionError:
-        raise UserError(f"--out {out}: the folder {out.parent} is not writable") from None
-    except (OSError, ValueError) as error:
-        raise UserError(f"--out {out}: {getattr(error, 'strerror', None) or error}") from None
-    if not folder and os.path.lexists(out) and not force:
-        raise UserError(f"--out {out}: exists; --force replaces it")
+def check_out(out: Path, *, force: bool, folder: bool) -> None:
+    """Raises UserError where the weights' file, or the folder of shards, could not be written."""
+    check_target(out, "--out", force=force, example=SINGLE, folder=folder, other=not_an_export)
 
 
 def weights_file(weights: Path | None, raw: bool, on_message: Callable[[str], None]) -> Path | None:

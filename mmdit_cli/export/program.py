@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.utils._pytree import (
+    MappingKey,
+    SequenceKey,
+    TreeSpec,
+    tree_flatten_with_path,
+    tree_leaves,
+    tree_map_only,
+    tree_unflatten,
+)
 
 from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions, PatchInput, TokenInput
@@ -42,16 +51,26 @@ class Signature:
 
     config: ToolConfig
     paths: dict[str, Path_]
+    places: tuple[str | None, ...]  # the names in the order of the arguments; None: left out
+    structure: TreeSpec
 
     @classmethod
     def of(cls, config: ToolConfig, call: Mapping[str, Any]) -> Signature:
+        leaves, structure = tree_flatten_with_path(call)
         paths: dict[str, Path_] = {}
-        for path in _leaves(call):
-            name = _name(path, tuple(config.model.modalities))
+        places: list[str | None] = []
+        for keys, leaf in leaves:
+            if leaf is None:
+                places.append(None)
+                continue
+            path = tuple(key.key if isinstance(key, MappingKey) else cast(SequenceKey[Any], key).idx for key in keys)
+            modality, is_mask = _modality(path, tuple(config.model.modalities))
+            name = str(path[0]) if modality is None else modality + "_mask" * is_mask
             while name in paths:  # a modality that is called as an argument is
                 name += "_"
             paths[name] = path
-        return cls(config, paths)
+            places.append(name)
+        return cls(config, paths, tuple(places), structure)
 
     @property
     def outputs(self) -> list[str]:
@@ -61,13 +80,11 @@ class Signature:
 
     def flatten(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
         """A call's tensors by name."""
-        leaves = _leaves(call)
-        return {name: leaves[path] for name, path in self.paths.items()}
+        return {name: x for name, x in zip(self.places, tree_leaves(call), strict=True) if name is not None}
 
-    def nested(self, call: Mapping[str, Any], by_name: Mapping[str, Any]) -> Any:
+    def nested(self, by_name: Mapping[str, Any]) -> Any:
         """What there is by name, in the places that the tensors have in a call."""
-        at = {path: by_name[name] for name, path in self.paths.items()}
-        return _filled(call, at.__getitem__)
+        return tree_unflatten([None if name is None else by_name[name] for name in self.places], self.structure)
 
     def dims(self) -> dict[str, dict[int, Any]]:
         """Which sizes may vary, by tensor and dimension."""
@@ -76,7 +93,7 @@ class Signature:
         return {name: {0: batch, **self._own_dims(path, made)} for name, path in self.paths.items()}
 
     def _own_dims(self, path: Path_, made: dict[str, Any]) -> dict[int, Any]:
-        modality, is_mask = self._modality(path)
+        modality, is_mask = _modality(path, tuple(self.config.model.modalities))
         if modality is None:
             return {}
         end = self.config.model.modalities[modality].input
@@ -96,32 +113,16 @@ class Signature:
         )
         return {2: end.patch * rows if end.patch > 1 else rows, 3: end.patch * columns if end.patch > 1 else columns}
 
-    def _modality(self, path: Path_) -> tuple[str | None, bool]:
-        """The modality that a tensor is of, and whether it is its mask."""
-        names = tuple(self.config.model.modalities)
-        match path:
-            case ("inputs" | "masks" as kind, str(name)):
-                return name, kind == "masks"
-            case ("modality_tokens" | "modality_masks" as kind, int(index)):
-                return names[index], kind == "modality_masks"
-            case (str(argument),) if argument.removesuffix("_tokens") in names:
-                return argument.removesuffix("_tokens"), False
-            case (str(argument),) if argument.removesuffix("_mask") in names:
-                return argument.removesuffix("_mask"), True
-        return None, False
-
 
 class Flat(nn.Module):
     """The model called with its tensors one by one, in the order of a signature."""
 
-    def __init__(self, model: nn.Module, signature: Signature, call: Mapping[str, Any]) -> None:
+    def __init__(self, model: nn.Module, signature: Signature) -> None:
         super().__init__()
         self.model, self.signature = model, signature
-        self.blank = _filled(call, lambda path: "a tensor")
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
-        at = dict(zip(self.signature.paths.values(), tensors, strict=True))
-        call = _filled(self.blank, at.get)
+        call = self.signature.nested(dict(zip(self.signature.paths, tensors, strict=True)))
         return tuple(outputs_by_name(self.signature.config, self.model(**call)).values())
 
 
@@ -141,20 +142,20 @@ def example_call(config: ToolConfig, size: tuple[int, int, tuple[int, int]], **o
     """
     batch, length, grid = size
     tokens = {name: _tokens(config.model, name, length, grid) for name in config.model.modalities}
-    small = config.run.model_copy(update={"tokens": tokens, "batch_size": batch})
-    padded = config.model.model_copy(update={"varlen": False})
-    call = example_inputs(config.model_copy(update={"run": small, "model": padded}), **options).kwargs
+    small = replace(config.run, tokens=tokens, batch_size=batch)
+    padded = replace(config.model, varlen=False)
+    call = example_inputs(replace(config, run=small, model=padded), **options).kwargs
     generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
 
-    def redrawn(path: Path_) -> Any:
-        x = _leaves(call)[path]
+    def redrawn(x: Tensor) -> Tensor:
         if x.dtype != torch.bool:
             return x
         mask = torch.rand(x.shape, generator=generator) < 0.6
         mask[-1] = mask[-1] & (batch == 1)
         return mask.to(x.device)
 
-    return _filled(call, redrawn)
+    drawn: dict[str, Any] = tree_map_only(Tensor, redrawn, call)
+    return drawn
 
 
 def trace(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], dynamic_shapes: Any) -> ExportedProgram:
@@ -202,7 +203,7 @@ def awake(model: nn.Module) -> Iterator[bool]:
                 parameter.zero_()
 
 
-def compare(
+def output_difference(
     model: Run, program: Run, config: ToolConfig, *, dtype: torch.dtype, device: torch.device, seed: int
 ) -> float:
     """The largest difference between the outputs of a model and of its program, on fresh inputs of other sizes.
@@ -237,31 +238,15 @@ def _tokens(model: ModelOptions, name: str, length: int, grid: tuple[int, int]) 
     return length
 
 
-def _name(path: Path_, modalities: Sequence[str]) -> str:
+def _modality(path: Path_, names: Sequence[str]) -> tuple[str | None, bool]:
+    """The modality that a tensor is of, and whether it is its mask."""
     match path:
-        case ("inputs", str(name)):
-            return name
-        case ("masks", str(name)):
-            return f"{name}_mask"
-        case ("modality_tokens", int(index)):
-            return modalities[index]
-        case ("modality_masks", int(index)):
-            return f"{modalities[index]}_mask"
-    return str(path[0]).removesuffix("_tokens")
-
-
-def _leaves(tree: Any, path: Path_ = ()) -> dict[Path_, Tensor]:
-    """The tensors of nested arguments."""
-    if isinstance(tree, Tensor):
-        return {path: tree}
-    items = tree.items() if isinstance(tree, Mapping) else enumerate(tree or ())
-    return {at: leaf for key, value in items for at, leaf in _leaves(value, (*path, key)).items()}
-
-
-def _filled(tree: Any, value: Callable[[Path_], Any], path: Path_ = ()) -> Any:
-    """Nested arguments with other leaves; what was left out stays so."""
-    if isinstance(tree, Mapping):
-        return {key: _filled(item, value, (*path, key)) for key, item in tree.items()}
-    if isinstance(tree, (list, tuple)):
-        return tuple(_filled(item, value, (*path, index)) for index, item in enumerate(tree))
-    return tree if tree is None else value(path)
+        case ("inputs" | "masks" as kind, str(name)):
+            return name, kind == "masks"
+        case ("modality_tokens" | "modality_masks" as kind, int(index)):
+            return names[index], kind == "modality_masks"
+        case (str(argument),) if argument.removesuffix("_tokens") in names:
+            return argument.removesuffix("_tokens"), False
+        case (str(argument),) if argument.removesuffix("_mask") in names:
+            return argument.removesuffix("_mask"), True
+    return None, False

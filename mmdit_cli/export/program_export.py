@@ -19,11 +19,22 @@ from torch.export import ExportedProgram
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.saved_model import own_metadata
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_out, check_room, weights_file
-from mmdit_cli.export.program import TRACED, Flat, Signature, awake, compare, example_call, torch_can, trace, traceable
+from mmdit_cli.export.preconditions import check_room, weights_file
+from mmdit_cli.export.program import (
+    TRACED,
+    Flat,
+    Signature,
+    awake,
+    example_call,
+    output_difference,
+    torch_can,
+    trace,
+    traceable,
+)
 from mmdit_cli.export.weights_export import ExportResult, Progress, fresh_or_read
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.inputs import outputs_by_name
+from mmdit_cli.request.targets import check_target, writing
 from mmdit_cli.request.tool_config import ToolConfig
 
 OPSET = 20  # of ONNX; 23 and later have an Attention of their own, for which onnxruntime wants masks expanded
@@ -67,7 +78,7 @@ def export_program(
     folder = format == "onnx" and out.suffix != ".onnx"
     if format == "onnx":
         _check_onnx(dtype, device)
-    check_out(out, force, folder=folder, other=not_a_program)
+    check_target(out, "--out", force=force, example=f"model.{format}", folder=folder, other=not_a_program)
     file = weights_file(weights, raw, on_message)
     check_room(config, out, dtype=dtype, device=device, file=file)
     on_progress("building" if file is None else "reading", 0, None)
@@ -85,18 +96,16 @@ def export_program(
     program = make(model, config, call, kept, on_progress)
     target = replacing_folder(out, force=force, other=not_a_program) if folder else replacing(out, force=force)
     options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
-    try:
+    with writing("--out", out):
         with awake(model) as asleep:
             differences = [program.check(**options)] if asleep else []
         with target as temporary:
             on_progress("writing", 0, None)
             program.write(temporary)
             on_progress("comparing", 0, None)
-            differences.append(compare(program.eager, program.read(temporary), config, **options))
+            differences.append(output_difference(program.eager, program.read(temporary), config, **options))
             names = [GRAPH, WEIGHTS] if folder else []
             written = sum(path.stat().st_size for path in ([temporary / n for n in names] or [temporary]))
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
     return ExportResult(
         config=config.name,
         format=format,
@@ -157,7 +166,7 @@ class _Program:
 
 class _Pt2(_Program):
     def trace(self) -> ExportedProgram:
-        return trace(self.model, (), self.call, self.signature.nested(self.call, self.dims))
+        return trace(self.model, (), self.call, self.signature.nested(self.dims))
 
     def write(self, path: Path) -> None:
         with _Whole(path, "w") as file:
@@ -177,7 +186,9 @@ class _Pt2(_Program):
 
     def check(self, **options: Any) -> float:
         run = self.traced.module()
-        return compare(self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options)
+        return output_difference(
+            self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options
+        )
 
 
 class _Whole(io.FileIO):
@@ -202,7 +213,7 @@ class _Onnx(_Program):
         return tuple(self.signature.outputs)
 
     def trace(self) -> ExportedProgram:
-        flat = Flat(self.model, self.signature, self.call).eval()
+        flat = Flat(self.model, self.signature).eval()
         tensors = tuple(self.signature.flatten(self.call).values())
         return trace(flat, tensors, {}, (tuple(self.dims.values()),))
 
@@ -231,7 +242,7 @@ class _Onnx(_Program):
     def check(self, **options: Any) -> float:
         buffer = io.BytesIO()
         self.convert().save(buffer)
-        return compare(self.eager, self._session(buffer.getvalue()), self.config, **options)
+        return output_difference(self.eager, self._session(buffer.getvalue()), self.config, **options)
 
     def _session(self, model: str | bytes) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
         import onnxruntime

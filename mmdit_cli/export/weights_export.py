@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,8 +20,10 @@ from mmdit.weights.saved_model import load_weights
 from mmdit.weights.shards import not_an_export
 from mmdit.weights.writer import Written, digest
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_out, check_room, shard_size, weights_file
+from mmdit_cli.export.preconditions import check_out, check_room, weights_file
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.numbers import read_size
+from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 
 TOKENS = 64  # of a modality at most, in the outputs that are compared
@@ -96,8 +98,8 @@ def export_model(
         CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
     """
     device = device or torch.device("cpu")
-    shards = None if max_shard_size is None else shard_size(max_shard_size)
-    check_out(out, force, folder=shards is not None)
+    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
+    check_out(out, force=force, folder=shards is not None)
     file = weights_file(weights, raw, on_message)
     source = f"seed {seed}" if file is None else str(file)
     check_room(config, out, dtype=dtype, device=device, file=file)
@@ -107,19 +109,16 @@ def export_model(
     target: AbstractContextManager[Path] = (
         replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
     )
-    try:
-        with target as temporary:
-            written = mmdit.save(
-                model,
-                temporary,
-                metadata={"config_name": config.name, "source": source},
-                max_shard_size=shards,
-                on_tensor=lambda *done: on_progress("writing", *done),
-            )
-            on_progress("comparing", 0, None)
-            difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
-    except OSError as error:
-        raise UserError(f"--out {out}: {error.strerror or error}") from None
+    with writing("--out", out), target as temporary:
+        written = mmdit.save(
+            model,
+            temporary,
+            metadata={"config_name": config.name, "source": source},
+            max_shard_size=shards,
+            on_tensor=lambda *done: on_progress("writing", *done),
+        )
+        on_progress("comparing", 0, None)
+        difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
     assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,
@@ -189,7 +188,7 @@ def _outputs(
 ) -> dict[str, torch.Tensor]:
     """What a model makes of a few random tokens."""
     small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
-    config = config.model_copy(update={"run": config.run.model_copy(update={"tokens": small})})
+    config = replace(config, run=replace(config.run, tokens=small))
     inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=1)
     with torch.inference_mode():
         return outputs_by_name(config, model.eval()(**inputs.kwargs))

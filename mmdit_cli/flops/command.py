@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import SweepOption, common_options
+from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
     from mmdit_cli.request.budget import Budget
@@ -16,12 +17,13 @@ NAME = "flops"
 UTILIZATION = "40%"
 
 
+@common_options(NAME)
 def command(
-    config: o.ConfigsOption,
+    request: Request,
     elementwise: Annotated[
         bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
     ] = False,
-    sweep: o.SweepOption = None,
+    sweep: SweepOption = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
     ] = None,
@@ -46,13 +48,6 @@ def command(
             "--utilization", metavar="SHARE", help=f"Share of the peak that model FLOPs reach. Default: {UTILIZATION}."
         ),
     ] = None,
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Count FLOPs and parameters by component and modality, with no memory and for any size.
 
@@ -61,14 +56,12 @@ def command(
 
     Example: mmdit flops -c configs/sd3-medium.yaml --images 1e9 --card h100 --cards 256 --dtype bf16
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
     torch_dtype, _ = request.torch_dtype, request.torch_device
-    wanted = read_budget(images, budget, card, card_flops, cards, utilization, dtype)
+    wanted = read_budget(images, budget, card, card_flops, cards, utilization, request.dtype)
 
     from mmdit_cli.flops.tables import flops_tables
     from mmdit_cli.model_parts.flop_count import count_flops
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.request.show import show
     from mmdit_cli.request.size_limits import possible
     from mmdit_cli.request.sweep import load_grid
 
@@ -80,7 +73,7 @@ def command(
                     point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
                 )
             results.append(result)
-    show(request, results, lambda width: flops_tables(results, width))
+    request.show(results, lambda width: flops_tables(results, width))
 
 
 def read_budget(
@@ -98,7 +91,8 @@ def read_budget(
         UserError: an option is no number or contradicts another.
     """
     from mmdit_cli.request.budget import Budget, Hardware
-    from mmdit_cli.request.cards import Card, find_card, read_number, read_share
+    from mmdit_cli.request.cards import Card, find_card
+    from mmdit_cli.request.numbers import read_number, read_share
 
     on_cards = {"--card": card, "--card-flops": card_flops, "--cards": cards, "--utilization": utilization}
     given = [option for option, value in on_cards.items() if value is not None]
@@ -114,15 +108,14 @@ def read_budget(
         raise UserError("--card and --card-flops: give one of them")
     if card is None and card_flops is None and given:
         raise UserError(f"{given[0]}: of which card? Give --card h100 or --card-flops 989e12")
-    try:
-        hardware = None
-        if given:
-            named = find_card(card, dtype) if card is not None else None
-            own = read_number(card_flops, "--card-flops") if card_flops is not None else 0.0
-            share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
-            hardware = Hardware(named or Card("own card", dtype, own), cards or 1, share)
-        if images is not None:
-            return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
-        return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    hardware = None
+    if given:
+        share = read_share(UTILIZATION if utilization is None else utilization, "--utilization")
+        if card_flops is None:
+            named = find_card(card or "", dtype)
+        else:
+            named = Card("own card", dtype, read_number(card_flops, "--card-flops"))
+        hardware = Hardware(named, cards or 1, share)
+    if images is not None:
+        return Budget(samples=int(read_number(images, "--images", whole=True)), hardware=hardware)
+    return Budget(flops=read_number(budget or "", "--budget"), hardware=hardware)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.table_parts import Columns, bar, note, side_by_side, tokens_text
-from mmdit_cli.request.sweep import short_names, value_text
+from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
     from mmdit_cli.model_parts.flop_count import FlopsResult
@@ -32,44 +31,41 @@ def flops_tables(results: Sequence[FlopsResult], width: int) -> list[RenderableT
                 parts.append(_elementwise(result))
         if any(result.training is not None for result in results):
             parts.append(_training(results))
-    return parts + [note(text) for text in _notes(results)]
+    return [*parts, *map(note, _notes(results))]
 
 
 def _summary(results: Sequence[FlopsResult], width: int) -> Table:
-    table = _columns("flops", results)
     exact = len(results) == 1 or width >= WIDE
     flops: Callable[[float], str] = f.flops if exact else _cell
-    table.add_row("batch × tokens", *(f"{r.batch_size} × {tokens_text(r.tokens)}" for r in results))
 
-    def row(label: str, value: Callable[[FlopsResult], float], show: Callable[[float], str]) -> None:
-        first = value(results[0])
-        cells = [show(value(results[0]))]
-        cells += [f"{show(value(r))}  {_ratio(value(r), first)}" for r in results[1:]]
-        bold = label in ("parameters", "forward", "training step")
-        table.add_row(label, *cells, style="bold" if bold else None)
+    def row(label: str, value: Callable[[FlopsResult], float], show: Callable[[float], str] = flops) -> Row:
+        def cell(result: FlopsResult) -> str:
+            ratio = "" if result is results[0] else f"  {_ratio(value(result), value(results[0]))}"
+            return show(value(result)) + ratio
 
-    row("parameters", lambda r: r.parameters, lambda x: f"{x:,}" if exact else f.count(x))
-    row("weights", lambda r: r.weight_bytes, f.bytes_)
-    row("forward", lambda r: r.forward_flops, flops)
-    row("  linear", lambda r: r.linear_flops, flops)
-    row("  attention", lambda r: r.attention_flops, flops)
-    row("backward", lambda r: r.backward_flops, flops)
-    row("  linear", lambda r: r.backward_linear_flops, flops)
-    row("  attention", lambda r: r.backward_attention_flops, flops)
-    row("training step", lambda r: r.step_flops, flops)
-    row("  executed", lambda r: r.executed_step_flops, flops)
-    row("forward a token", lambda r: r.flops_per_token, flops)
-    row("step a token", lambda r: r.step_flops_per_token, flops)
-    row(
-        "arithmetic intensity",
-        lambda r: r.arithmetic_intensity,
-        lambda x: f"{f.number(x)} FLOP/B" if exact else f.number(x),
+        return Row(label, cell, label in ("parameters", "forward", "training step"))
+
+    rows = (
+        Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}"),
+        row("parameters", lambda r: r.parameters, lambda x: f"{x:,}" if exact else f.count(x)),
+        row("weights", lambda r: r.weight_bytes, f.bytes_),
+        row("forward", lambda r: r.forward_flops),
+        row("  linear", lambda r: r.linear_flops),
+        row("  attention", lambda r: r.attention_flops),
+        row("backward", lambda r: r.backward_flops),
+        row("  linear", lambda r: r.backward_linear_flops),
+        row("  attention", lambda r: r.backward_attention_flops),
+        row("training step", lambda r: r.step_flops),
+        row("  executed", lambda r: r.executed_step_flops),
+        row("forward a token", lambda r: r.flops_per_token),
+        row("step a token", lambda r: r.step_flops_per_token),
+        row("arithmetic intensity", lambda r: r.arithmetic_intensity, lambda x: f.number(x) + " FLOP/B" * exact),
     )
-    return table
+    return _labelled("flops", results, rows)
 
 
-def _columns(title: str, results: Sequence[FlopsResult]) -> Table:
-    table = side_by_side(title, results)
+def _labelled(title: str, results: Sequence[FlopsResult], rows: Iterable[Row]) -> Table:
+    table = side_by_side(title, results, rows)
     table.columns[0].no_wrap = True
     return table
 
@@ -79,111 +75,86 @@ def _ratio(value: float, first: float) -> str:
 
 
 def _components(result: FlopsResult, width: int) -> Table:
-    rows = Columns(f"{result.config}: components", width)
-    for row in result.components:
-        cells = [
-            ("component", row.name, 0),
-            ("forward", _cell(row.flops), 0),
-            ("share", f.percent(row.share), 0),
-            ("", bar(row.share), 80 if result.elementwise is None else WIDE),
-            ("backward", _cell(row.backward_flops), 56),
-        ]
-        if row.elementwise is not None:
-            cells.append(("elementwise", _cell(row.elementwise), 0))
-        rows.add([*cells, ("parameters", f"{row.parameters:,}" if row.parameters else "", 66)])
-    return rows.table
+    elementwise = result.elementwise is not None
+    columns = [
+        Column("component", lambda c: c.name, kind="text"),
+        Column("forward", lambda c: _cell(c.flops)),
+        Column("share", lambda c: f.percent(c.share)),
+        Column("", lambda c: share_bar(c.share), WIDE if elementwise else 80, "bar"),
+        Column("backward", lambda c: _cell(c.backward_flops), 56),
+        Column("elementwise", lambda c: _cell(c.elementwise or 0), 0 if elementwise else NEVER),
+        Column("parameters", lambda c: f"{c.parameters:,}" if c.parameters else "", 66),
+    ]
+    return listing(f"{result.config}: components", result.components, columns, width)
 
 
 def _modalities(result: FlopsResult, width: int) -> Table:
-    rows = Columns(f"{result.config}: modalities", width)
-    for row in result.modalities:
-        rows.add(
-            [
-                ("tokens of", row.name, 0),
-                ("tokens", f"{row.tokens:,}" if row.tokens else "", 60),
-                ("forward", _cell(row.forward_flops), 0),
-                ("share", f.percent(row.share), 0),
-                ("backward", _cell(row.backward_flops), 56),
-                ("forward a token", f.quantity(row.flops_per_token, "") if row.flops_per_token else "", 0),
-                ("parameters", f"{row.parameters:,}" if row.parameters else "", 76),
-            ]
-        )
-    return rows.table
+    columns = (
+        Column("tokens of", lambda m: m.name, kind="text"),
+        Column("tokens", lambda m: f"{m.tokens:,}" if m.tokens else "", 60),
+        Column("forward", lambda m: _cell(m.forward_flops)),
+        Column("share", lambda m: f.percent(m.share)),
+        Column("backward", lambda m: _cell(m.backward_flops), 56),
+        Column("forward a token", lambda m: _cell(m.flops_per_token or 0)),
+        Column("parameters", lambda m: f"{m.parameters:,}" if m.parameters else "", 76),
+    )
+    return listing(f"{result.config}: modalities", result.modalities, columns, width)
 
 
 def _elementwise(result: FlopsResult) -> Table:
     work = result.elementwise
     assert work is not None
-    table = Table(
-        title=f"{result.config}: softmax and elementwise work, in no total",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
-    table.add_column("work")
-    for heading in ("forward", "backward"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for kind in work.kinds:
-        table.add_row(kind.kind, _cell(kind.forward_flops), _cell(kind.backward_flops))
-    table.add_row("all", _cell(work.forward_flops), _cell(work.backward_flops), style="bold")
-    table.add_row(
-        "over the products",
+    shares = (
         f.percent(work.forward_flops / max(1, result.forward_flops)),
         f.percent(work.backward_flops / max(1, result.backward_flops)),
     )
-    return table
+    rows = [(kind.kind, _cell(kind.forward_flops), _cell(kind.backward_flops)) for kind in work.kinds]
+    rows.append(("all", _cell(work.forward_flops), _cell(work.backward_flops)))
+    rows.append(("over the products", *shares))
+    columns = (
+        Column("work", lambda r: r[0], kind="text"),
+        Column("forward", lambda r: r[1]),
+        Column("backward", lambda r: r[2]),
+    )
+    title = f"{result.config}: softmax and elementwise work, in no total"
+    return listing(title, rows, columns, style=lambda r: "bold" if r[0] == "all" else None, tight=False)
 
 
 def _training(results: Sequence[FlopsResult]) -> Table:
-    table = _columns("training budget", results)
-    plans = [result.training for result in results if result.training is not None]
-    for label, cells in _plan_rows(plans):
-        table.add_row(label, *cells, style="bold" if label == "time" else None)
-    return table
+    def row(label: str, cell: Callable[[TrainingPlan], str], when: bool = True) -> Row:
+        return Row(label, lambda result: cell(result.training), label == "time", when)
 
-
-def _plan_rows(plans: Sequence[TrainingPlan]) -> list[tuple[str, list[str]]]:
-    rows = [
-        ("samples", [f"{p.samples:,}" for p in plans]),
-        ("steps", [f"{p.steps:,}" for p in plans]),
-        ("model FLOPs", [_flops(p.flops) for p in plans]),
-        ("executed FLOPs", [_flops(p.executed_flops) for p in plans]),
-    ]
-    if plans[0].card is not None:
-        rows += [
-            ("on", [_hardware(p) for p in plans]),
-            ("dense peak of a card", [f.rate(p.card_flops_per_s, "FLOP") for p in plans]),
-            ("utilization, model", [f.percent(p.utilization) for p in plans]),
-            ("  executed", [f.percent(p.executed_utilization) for p in plans]),
-            ("time", [_hours(p.hours) for p in plans]),
-            ("  in days", [f.number(p.hours and p.hours / 24) for p in plans]),
-            ("card hours", [f.number(p.card_hours) for p in plans]),
-        ]
-    return rows
+    timed = any(result.training is not None and result.training.card is not None for result in results)
+    rows = (
+        row("samples", lambda p: f"{p.samples:,}"),
+        row("steps", lambda p: f"{p.steps:,}"),
+        row("model FLOPs", lambda p: _flops(p.flops)),
+        row("executed FLOPs", lambda p: _flops(p.executed_flops)),
+        row("on", _hardware, timed),
+        row("dense peak of a card", lambda p: f.rate(p.card_flops_per_s, "FLOP"), timed),
+        row("utilization, model", lambda p: f.percent(p.utilization), timed),
+        row("  executed", lambda p: f.percent(p.executed_utilization), timed),
+        row("time", lambda p: _hours(p.hours), timed),
+        row("  in days", lambda p: f.number(p.hours and p.hours / 24), timed),
+        row("card hours", lambda p: f.number(p.card_hours), timed),
+    )
+    return _labelled("training budget", results, rows)
 
 
 def _points(results: Sequence[FlopsResult], width: int) -> Table:
     """One row a point of a sweep."""
-    table = Table(title="flops", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    names = short_names([result.point for result in results])
-    several = len({result.config for result in results}) > 1
-    if several:
-        table.add_column("config", overflow="fold", min_width=8)
-    headings = [*names.values(), "params", "forward", "step", "step/token"]
-    timed = results[0].training is not None and results[0].training.hours is not None
-    if results[0].training is not None:
-        headings.append("time" if timed else "steps")
-    for heading in headings:
-        table.add_column(heading, justify="right", no_wrap=True)
-    for r in results:
-        cells = [r.config] if several else []
-        cells += [value_text(value) for value in r.point.values()]
-        cells.append(f"{r.parameters:,}" if width >= WIDE else f.count(r.parameters))
-        cells += [f.quantity(flops, "") for flops in (r.forward_flops, r.step_flops, r.step_flops_per_token)]
-        if r.training is not None:
-            cells.append(_hours(r.training.hours) if timed else f"{r.training.steps:,}")
-        table.add_row(*cells)
-    return table
+    plan = results[0].training
+    timed = plan is not None and plan.hours is not None
+    columns = [
+        *point_columns(results),
+        Column("params", lambda r: f"{r.parameters:,}" if width >= WIDE else f.count(r.parameters)),
+        Column("forward", lambda r: f.quantity(r.forward_flops, "")),
+        Column("step", lambda r: f.quantity(r.step_flops, "")),
+        Column("step/token", lambda r: f.quantity(r.step_flops_per_token, "")),
+        Column("time", lambda r: _hours(r.training.hours), 0 if timed else NEVER),
+        Column("steps", lambda r: f"{r.training.steps:,}", 0 if plan is not None and not timed else NEVER),
+    ]
+    return listing("flops", results, columns, width)
 
 
 def _notes(results: Sequence[FlopsResult]) -> list[str]:

@@ -8,9 +8,7 @@ the whole model. Where those two blocks do not differ by the same amount through
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -20,10 +18,12 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.memory.fake_tensors import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
-from mmdit_cli.memory.measured import Phase, highest, total_bytes, weight_bytes
+from mmdit_cli.memory.measured import Phase, highest
+from mmdit_cli.model_parts.components import OTHER, Component
 from mmdit_cli.model_parts.flop_count import outputs_sum
-from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER, Follower
 from mmdit_cli.model_parts.like_blocks import keep_blocks, like_blocks
+from mmdit_cli.model_parts.tensor_bytes import model_bytes, total_bytes
 from mmdit_cli.model_parts.timed_call import Mode
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
@@ -78,17 +78,16 @@ def estimate(
     if checkpoint is None:
         checkpoint = config.model.checkpoint_activations
     with torch.device("meta"):
-        model = build(config.model.model_copy(update={"checkpoint_activations": checkpoint})).to(dtype)
+        model = build(replace(config.model, checkpoint_activations=checkpoint)).to(dtype)
     model.train(mode == "train").requires_grad_(mode == "train")
-    weights, parameters = weight_bytes(model), sum(p.numel() for p in model.parameters())
+    weights, parameters = model_bytes(model), sum(p.numel() for p in model.parameters())
     runs = [] if whole else _shorten(model)
     kernels = "cuda" if device.type == "cuda" and torch.cuda.is_available() else "cpu"
     inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
-    tracker = StorageTracker()
     with FakeTensorMode():
         fake = torch.device(device if kernels == "cuda" else "cpu")
         fake_parameters(model, fake)
-        after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake), tracker)
+        tracker, after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake))
     added = [_added(tracker, run) for run in runs]
     if any(each is None for each in added):
         return estimate(config, mode, dtype, device, batch_size, checkpoint, whole=True)
@@ -137,11 +136,6 @@ class _Run:
     blocks: list[nn.Module]
 
 
-def _block_lists(model: nn.Module) -> list[tuple[nn.Module, str]]:
-    owners = [module for module in model.modules() if isinstance(module, MMDiT)]
-    return [(owner, name) for owner in owners for name in ("blocks", "single_blocks")]
-
-
 def _shorten(model: nn.Module) -> list[_Run]:
     """Take the repeated blocks out of the model, in place."""
     runs, kept, place = [], [], 0
@@ -186,52 +180,36 @@ def _peak(tracker: StorageTracker, phase: str, runs: list[tuple[_Run, int, int]]
 # ------------------------------------------------------------------------------------------------------ what is run
 
 
-def _run(model: nn.Module, config: ToolConfig, kwargs: dict[str, Any], tracker: StorageTracker) -> tuple[int, int]:
-    """Bytes held after the forward and after the backward pass, as `profile` calls the model."""
+class _Blocks(Follower):
+    """Knows the block that ran last: what lies between two blocks is the earlier one's, forward and backward."""
+
+    def __init__(self, model: nn.Module) -> None:
+        owners = [module for module in model.modules() if isinstance(module, MMDiT)]
+        blocks = [block for owner in owners for block in (*owner.blocks, *owner.single_blocks)]
+        super().__init__([Component(str(index), None, [block]) for index, block in enumerate(blocks)])
+        self.last = -1  # before the first
+
+    def entered(self) -> None:
+        if self.running.name != OTHER:
+            index = int(self.running.name)
+            self.last = index if self.phase == FORWARD else min(index, self.last)
+
+
+def _run(model: nn.Module, config: ToolConfig, kwargs: dict[str, Any]) -> tuple[StorageTracker, int, int]:
+    """What was held when, and bytes held after the forward and the backward pass, as `profile` calls the model."""
+    blocks = _Blocks(model)
+    tracker = StorageTracker(lambda: (blocks.phase, blocks.last))
     tracker.ignore([*model.parameters(), *model.buffers(), kwargs])
-    training = model.training
-    with _places(model, tracker), tracker:
-        if not training:
+    with blocks, tracker:
+        if not model.training:
             with torch.no_grad():
                 model(**kwargs)
-            return tracker.held, 0
+            return tracker, tracker.held, 0
         loss = outputs_sum(outputs_by_name(config, model(**kwargs)))
         forward = tracker.held
-        tracker.place = (BACKWARD, tracker.place[1])
+        blocks.start(BACKWARD)
         loss.backward()
-        return forward, tracker.held
-
-
-@contextmanager
-def _places(model: nn.Module, tracker: StorageTracker) -> Iterator[None]:
-    """Keeps the tracker's place: the block whose forward or backward pass it is; -1 before the first."""
-    tracker.place = (FORWARD, -1)
-    blocks = [block for owner, name in _block_lists(model) for block in getattr(owner, name)]
-    handles: list[Any] = []
-
-    def watch(index: int, block: nn.Module) -> None:
-        def enter(*_: object) -> None:
-            if tracker.place[0] == FORWARD:  # not when it is run again in the backward pass
-                tracker.place = (FORWARD, index)
-
-        def leave(module: nn.Module, args: object, out: Any) -> None:
-            if tracker.place[0] == FORWARD:
-                for t in out if isinstance(out, (tuple, list)) else (out,):
-                    if isinstance(t, Tensor) and t.requires_grad:
-                        t.register_hook(reached)
-
-        def reached(gradient: Tensor) -> None:
-            tracker.place = (BACKWARD, min(index, tracker.place[1]))
-
-        handles.extend((block.register_forward_pre_hook(enter), block.register_forward_hook(leave)))
-
-    for index, block in enumerate(blocks):
-        watch(index, block)
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        return tracker, forward, tracker.held
 
 
 def _with_gradients(model: nn.Module, runs: list[_Run]) -> Shapes:

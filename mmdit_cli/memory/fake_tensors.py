@@ -49,13 +49,13 @@ def fake_inputs(kwargs: dict[str, Any], device: torch.device) -> dict[str, Any]:
 class StorageTracker(TorchDispatchMode):
     """Counts the bytes of every storage from the operator that makes it until the last tensor that holds it is gone.
 
-    `curves` has the bytes held after each allocation, apart by `place`, which the caller moves along.
+    `curves` has the bytes held after each allocation, apart by the `place` of it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, place: Callable[[], tuple[str, int]] = lambda: ("", 0)) -> None:
         super().__init__()
         self.held = 0
-        self.place: tuple[str, int] = ("", 0)
+        self.place = place
         self.curves: dict[tuple[str, int], list[int]] = {}
         self._known: dict[int, weakref.ref[Any]] = {}
 
@@ -74,7 +74,7 @@ class StorageTracker(TorchDispatchMode):
                 storage = t.untyped_storage()
                 if id(storage) not in self._known:
                     self._know(storage, storage.nbytes())
-                    self.curves.setdefault(self.place, []).append(self.held)
+                    self.curves.setdefault(self.place(), []).append(self.held)
         return out
 
     def _know(self, storage: Any, size: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmdit_cli.model_parts.follower import FORWARD, OPTIMIZER
+from mmdit_cli.model_parts.tensor_bytes import model_bytes, total_bytes
 
 _MARK = "mmdit memory: "
 
@@ -64,20 +65,11 @@ def highest(phases: Sequence[Phase]) -> Phase:
     return max(phases, key=lambda phase: phase.peak)
 
 
-def weight_bytes(model: nn.Module) -> int:
-    """Bytes of all parameters and buffers."""
-    return total_bytes((*model.parameters(), *model.buffers()))
-
-
 def optimizer_bytes(optimizer: torch.optim.Optimizer | None) -> int:
     """Bytes of an optimizer's state."""
     if optimizer is None:
         return 0
     return total_bytes(x for state in optimizer.state.values() for x in state.values() if isinstance(x, Tensor))
-
-
-def total_bytes(tensors: Iterable[Tensor]) -> int:
-    return sum(t.numel() * t.element_size() for t in tensors)
 
 
 def measure_memory(
@@ -97,7 +89,7 @@ def measure_memory(
             that tells none is a forward pass.
         optimizer: whose state the call updates.
     """
-    weights, before, gradients = weight_bytes(model), optimizer_bytes(optimizer), 0
+    weights, before, gradients = model_bytes(model), optimizer_bytes(optimizer), 0
     record = _CudaRecord(device) if device.type == "cuda" else _CpuRecord()
 
     def begins(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -13,8 +14,6 @@ from mmdit_cli.request.free_memory import free_memory
 if TYPE_CHECKING:
     from mmdit_cli.memory.estimate import Mode
     from mmdit_cli.request.tool_config import ToolConfig
-
-__all__ = ["check_fits"]
 
 
 def check_fits(
@@ -44,44 +43,40 @@ def check_fits(
     total = needed()
     if total <= free:
         return
-    ways: list[tuple[str, int]] = []
-
-    def offer(text: str, size: int) -> None:
-        if size <= free:
-            ways.append((text, size))
-
     key = "train" if what == "train-toy" else "run"
     smaller = largest(lambda n: needed(batch=n), free, most=batch - 1) if needed(batch=1) <= free else 0
+    recomputing, recompute = _with_model(config, checkpoint_activations=True), "--set model.checkpoint_activations=true"
+    ways: dict[str, int] = {}
     if smaller:
-        offer(f"--set {key}.batch_size={smaller}", needed(batch=smaller))
-    recomputing = _with_model(config, checkpoint_activations=True)
+        ways[f"--set {key}.batch_size={smaller}"] = needed(batch=smaller)
     if mode == "train" and not config.model.checkpoint_activations:
-        offer("--set model.checkpoint_activations=true", needed(recomputing))
+        ways[recompute] = needed(recomputing)
     if what == "profile" and dtype.itemsize > 2:
-        offer("--dtype bf16", needed(dtype=torch.bfloat16))
-        if mode == "train" and not ways:
-            offer("--dtype bf16 --set model.checkpoint_activations=true", needed(recomputing, dtype=torch.bfloat16))
+        ways["--dtype bf16"] = needed(dtype=torch.bfloat16)
+        if mode == "train" and min(ways.values()) > free:
+            ways[f"--dtype bf16 {recompute}"] = needed(recomputing, dtype=torch.bfloat16)
     if what == "profile" and mode == "train":
-        offer("--mode forward", needed(mode="forward"))
+        ways["--mode forward"] = needed(mode="forward")
     depth = largest(lambda n: needed(_with_depth(config, n)), free, most=config.model.depth - 1)
     if depth:
-        offer(f"--set model.depth={depth}", needed(_with_depth(config, depth)))
-    tried = "a batch of 1, bf16, recomputed activations and one block" if not ways else ""
-    hint = (
-        "it would fit with " + ", or ".join(f"{text} ({bytes_(size)})" for text, size in ways)
-        if ways
-        else f"none of {tried} alone would make it fit; make the model narrower or its sequences shorter"
-    )
+        ways[f"--set model.depth={depth}"] = needed(_with_depth(config, depth))
+    fitting = [f"{way} ({bytes_(size)})" for way, size in ways.items() if size <= free]
+    hint = "it would fit with " + ", or ".join(fitting)
+    if not fitting:
+        hint = (
+            "none of a batch of 1, bf16, recomputed activations and one block alone would make it fit; "
+            "make the model narrower or its sequences shorter"
+        )
     raise UserError(
         f"{what} of {config.name} ({mode}) needs {bytes_(total)} of memory and {bytes_(free)} are free; {hint}"
     )
 
 
-def _with_model(config: ToolConfig, **changes: object) -> ToolConfig:
-    return config.model_copy(update={"model": config.model.model_copy(update=changes)})
+def _with_model(config: ToolConfig, **changes: Any) -> ToolConfig:
+    return replace(config, model=replace(config.model, **changes))
 
 
 def _with_depth(config: ToolConfig, depth: int) -> ToolConfig:
     attention = config.model.attention
     dual = tuple(block for block in attention.dual if block < depth)
-    return _with_model(config, depth=depth, attention=attention.model_copy(update={"dual": dual}))
+    return _with_model(config, depth=depth, attention=replace(attention, dual=dual))

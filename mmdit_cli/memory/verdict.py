@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +12,9 @@ from mmdit_cli.memory.estimate import MemoryEstimate, Mode, estimate
 from mmdit_cli.request.size_limits import too_large
 from mmdit_cli.request.tool_config import ToolConfig
 
-__all__ = ["Change", "Fit", "estimated", "fit", "largest"]
-
 
 @dataclass(frozen=True)
-class Change:
+class SettingEffect:
     """What a setting would make of the memory: the peak in bytes at the same batch, and whether that fits."""
 
     setting: str
@@ -25,7 +23,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Fit:
+class MemoryVerdict:
     """An estimate against a memory of `memory` bytes (None: none was named, and what follows from it is None).
 
     `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits. `point` is what a sweep
@@ -43,7 +41,7 @@ class Fit:
     fits: bool | None
     spare: int | None
     largest_batch: int | None
-    changes: list[Change]
+    changes: list[SettingEffect]
     point: dict[str, Any] = field(default_factory=dict)
 
 
@@ -66,24 +64,28 @@ def estimated(
         raise too_large(config) from error
 
 
-def fit(
+def judge_memory(
     config: ToolConfig,
     mode: Mode,
     dtype: torch.dtype,
     device: torch.device,
     memory: int | None,
     point: dict[str, Any] | None = None,
-) -> Fit:
+) -> MemoryVerdict:
     """Estimate a config's memory, the largest batch that fits into `memory` bytes, and what could be changed.
 
     Raises:
         UserError: the model's sizes are beyond any machine.
     """
+
+    def peak(dtype: torch.dtype = dtype, batch: int | None = None, checkpoint: bool | None = None) -> int:
+        return estimated(config, mode, dtype, device, batch, checkpoint).peak
+
     use = estimated(config, mode, dtype, device)
-    changes = [Change(c.setting, c.peak(), None) for c in _settings(config, mode, dtype, device)]
-    if memory is not None:
-        changes = [replace(c, fits=c.peak <= memory) for c in changes]
-    return Fit(
+    changed = {
+        text: peak(kind, None, checkpoint) for text, (kind, checkpoint) in _settings(config, mode, dtype).items()
+    }
+    return MemoryVerdict(
         config=config.name,
         mode=mode,
         dtype=use.dtype,
@@ -94,8 +96,8 @@ def fit(
         memory=memory,
         fits=None if memory is None else use.peak <= memory,
         spare=None if memory is None else memory - use.peak,
-        largest_batch=None if memory is None else _largest_batch(config, mode, dtype, device, memory),
-        changes=changes,
+        largest_batch=None if memory is None else largest(lambda batch: peak(batch=batch), memory),
+        changes=[SettingEffect(text, p, None if memory is None else p <= memory) for text, p in changed.items()],
         point=point or {},
     )
 
@@ -128,28 +130,14 @@ def largest(size: Callable[[int], int], limit: int, *, most: int | None = None) 
     return low
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """Something that a user can change, and the peak that it leads to."""
-
-    setting: str
-    peak: Callable[[], int]
-
-
-def _settings(config: ToolConfig, mode: Mode, dtype: torch.dtype, device: torch.device) -> Iterator[_Setting]:
-    def setting(text: str, mode: Mode = mode, dtype: torch.dtype = dtype, checkpoint: bool | None = None) -> _Setting:
-        return _Setting(text, lambda: estimated(config, mode, dtype, device, checkpoint=checkpoint).peak)
-
+def _settings(config: ToolConfig, mode: Mode, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, bool | None]]:
+    """What a user can change: the dtype, and whether activations are checkpointed (None: as the config says)."""
+    found: dict[str, tuple[torch.dtype, bool | None]] = {}
     checkpoint = mode == "train" and not config.model.checkpoint_activations
     if checkpoint:
-        yield setting("--set model.checkpoint_activations=true", checkpoint=True)
+        found["--set model.checkpoint_activations=true"] = dtype, True
     if dtype.itemsize > 2:
-        yield setting("--dtype bf16", dtype=torch.bfloat16)
+        found["--dtype bf16"] = torch.bfloat16, None
         if checkpoint:
-            yield setting("--dtype bf16 --set model.checkpoint_activations=true", dtype=torch.bfloat16, checkpoint=True)
-
-
-def _largest_batch(
-    config: ToolConfig, mode: Mode, dtype: torch.dtype, device: torch.device, memory: int, most: int | None = None
-) -> int:
-    return largest(lambda batch: estimated(config, mode, dtype, device, batch).peak, memory, most=most)
+            found["--dtype bf16 --set model.checkpoint_activations=true"] = torch.bfloat16, True
+    return found

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdit_cli.memory.measured import total_bytes
 from mmdit_cli.model_parts.components import find_components
+from mmdit_cli.model_parts.follower import BACKWARD, Place
 from mmdit_cli.model_parts.like_blocks import keep_blocks, like_blocks
-from mmdit_cli.model_parts.operator_counter import OpRecorder, Place
+from mmdit_cli.model_parts.operator_counter import OpRecorder
+from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.request.inputs import ModelInputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -48,6 +49,7 @@ def count_once(model: nn.Module, config: ToolConfig, inputs: ModelInputs, *, by_
         with FlopCounterMode(display=False) as counter:
             outputs = outputs_by_name(config, model(**inputs.kwargs))
         forward = counter.get_total_flops()
+        recorder.follower.start(BACKWARD)
         with FlopCounterMode(display=False) as counter:
             run_backward(outputs)
     return Counts(
@@ -64,10 +66,8 @@ def count_model(model: nn.Module, config: ToolConfig, inputs: ModelInputs, *, by
     """As `count_once`, faster for deep models: of blocks that are alike only the first and the last are run, and then
     one more, which tells what every other one adds. The model is left without them."""
     groups = like_blocks(model)
-    names = [component.name for component in find_components(model)]
     ends = [group.blocks[:1] + group.blocks[1:][-1:] for group in groups]
     keep_blocks(groups, ends)
-    assert names == [component.name for component in find_components(model)]
     base = count_once(model, config, inputs, by_component=by_component)
     total = replace(base, flops=base.flops.copy(), work=base.work.copy(), operators=base.operators.copy())
     for index, group in enumerate(groups):

@@ -6,7 +6,8 @@ attention: on the CPU the counter has no entry for the fused kernel, and misses 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.layers.attention import FusedAttention
 from mmdit.networks.parallel_block import JOINED
-from mmdit_cli.memory.measured import total_bytes
 from mmdit_cli.model_parts.components import OTHER, Component, find_components
 from mmdit_cli.model_parts.counting import Counts, count_model, count_once
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
 from mmdit_cli.model_parts.operator_counter import WORK_CONVENTION, WORK_KINDS
+from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.request.budget import Budget, TrainingPlan, plan_training
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig
@@ -122,7 +124,7 @@ class FlopsResult:
 
 def meta_model(config: ToolConfig) -> nn.Module:
     """The model without memory. Nothing is recomputed in it, so that its FLOPs are the model's own."""
-    model_config = config.model.model_copy(update={"checkpoint_activations": False})
+    model_config = replace(config.model, checkpoint_activations=False)
     with torch.device("meta"):
         return build(model_config)
 
@@ -198,36 +200,24 @@ def outputs_sum(outputs: dict[str, Tensor]) -> Tensor:
 
 
 def component_flops(
-    components: list[Component],
-    counted: Counts,
-    parameters: int,
-    *,
-    elementwise: bool = False,
+    components: list[Component], counted: Counts, parameters: int, *, elementwise: bool = False
 ) -> list[ComponentFlops]:
     """Rows that add up to the totals exactly: what no component did is `other`."""
-    rows, forward, backward = [], counted.forward, counted.backward
-    for index, component in enumerate(components):
-        work = sum(counted.work[(index, False), kind] for kind in WORK_KINDS) if elementwise else None
-        rows.append(
-            ComponentFlops(
-                name=component.name,
-                kind=component.kind,
-                modality=component.modality,
-                flops=counted.flops[index, False],
-                share=counted.flops[index, False] / forward if forward else 0.0,
-                parameters=component.parameters,
-                backward_flops=counted.flops[index, True],
-                elementwise=work,
-            )
-        )
-    left = forward - sum(row.flops for row in rows)
-    left_backward = backward - sum(row.backward_flops for row in rows)
-    left_parameters = parameters - sum(row.parameters for row in rows)
-    work = sum(counted.work[(None, False), kind] for kind in WORK_KINDS) if elementwise else None
-    if left or left_backward or left_parameters or work:
-        share = left / forward if forward else 0.0
-        rows.append(ComponentFlops(OTHER, OTHER, None, left, share, left_parameters, left_backward, work))
-    return rows
+
+    def row(component: Component, flops: int, backward: int, parameters: int) -> ComponentFlops:
+        work = sum(counted.work[(FORWARD, component.name), kind] for kind in WORK_KINDS) if elementwise else None
+        share = flops / counted.forward if counted.forward else 0.0
+        name, kind, modality = component.name, component.kind, component.modality
+        return ComponentFlops(name, kind, modality, flops, share, parameters, backward, work)
+
+    rows = [row(c, counted.flops[FORWARD, c.name], counted.flops[BACKWARD, c.name], c.parameters) for c in components]
+    other = row(
+        Component(OTHER, None),
+        counted.forward - sum(row.flops for row in rows),
+        counted.backward - sum(row.backward_flops for row in rows),
+        parameters - sum(row.parameters for row in rows),
+    )
+    return [*rows, other] if other.flops or other.backward_flops or other.parameters or other.elementwise else rows
 
 
 def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_size: int) -> list[ModalityFlops]:
@@ -255,10 +245,10 @@ def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_siz
 
 def elementwise_flops(counted: Counts) -> ElementwiseFlops:
     """The recorded work beside the products, by kind."""
-    totals = dict.fromkeys(((kind, backward) for kind in WORK_KINDS for backward in (False, True)), 0)
-    for ((_, backward), kind), flops in counted.work.items():
-        totals[kind, backward] += flops
-    kinds = [ElementwiseWork(kind, totals[kind, False], totals[kind, True]) for kind in WORK_KINDS]
+    totals: Counter[tuple[str, str]] = Counter()
+    for ((phase, _), kind), flops in counted.work.items():
+        totals[kind, phase] += flops
+    kinds = [ElementwiseWork(kind, totals[kind, FORWARD], totals[kind, BACKWARD]) for kind in WORK_KINDS]
     forward, backward_ = sum(k.forward_flops for k in kinds), sum(k.backward_flops for k in kinds)
     return ElementwiseFlops(WORK_CONVENTION, forward, backward_, kinds)
 

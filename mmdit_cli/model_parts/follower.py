@@ -1,14 +1,16 @@
-"""Which component runs at each moment, forward and backward, for whoever wants to know: a clock, a counter, a trace."""
+"""Which component runs at each moment, forward and backward: for clocks, counters, traces and memory alike."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmdit_cli.model_parts.components import OTHER, Component
 
@@ -18,8 +20,10 @@ if TYPE_CHECKING:
 FORWARD, BACKWARD, OPTIMIZER = PHASES = ("forward", "backward", "optimizer")
 NO_SEQUENCE = 2**63  # an AccumulateGrad has no place in the sequence of autograd's nodes
 
+Place = tuple[str, str]  # phase and component
 
-class Tracker:
+
+class Follower:
     """Follows a model's call through its components. At every moment exactly one of them, or `other`, runs.
 
     Forward: a module's hooks enter and leave its component. Backward: so do the autograd nodes that were made while the
@@ -34,6 +38,11 @@ class Tracker:
         self.calls: Counter[str] = Counter()  # forward calls by component
         self.stack: list[_Call] = []  # what goes on when the one that runs has ended
         self.handles: list[Any] = []
+
+    @property
+    def place(self) -> Place:
+        """What runs now."""
+        return self.phase, self.running.name
 
     def entered(self) -> None:
         """`self.running` runs from now on."""
@@ -103,6 +112,23 @@ class Tracker:
         node.register_hook(end)
 
 
+class FollowingMode(TorchDispatchMode):
+    """Sees every operator while it is active, and by its `follower` which component runs it."""
+
+    def __init__(self, components: Sequence[Component]) -> None:
+        super().__init__()
+        self.follower = Follower(components)
+
+    def __enter__(self) -> Self:
+        self.follower.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.follower.__exit__()
+
+
 class _Call(NamedTuple):
     """One call of a component: its number among all calls, and the place in autograd's sequence where it began."""
 
@@ -111,7 +137,7 @@ class _Call(NamedTuple):
     first_node: int
 
 
-def _nodes_since(sequence: int, outputs: Iterator[Tensor]) -> set[Node]:
+def _nodes_since(sequence: int, outputs: Iterable[Tensor]) -> set[Node]:
     """The autograd nodes behind the outputs that were made at or after a place in the sequence."""
     found: set[Node] = set()
     waiting = [x.grad_fn for x in outputs if x.grad_fn is not None]
@@ -124,13 +150,6 @@ def _nodes_since(sequence: int, outputs: Iterator[Tensor]) -> set[Node]:
     return found
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
+def tensors_of(value: Any) -> list[Tensor]:
     """Every tensor in nested tuples, lists and dicts."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from tensors_of(item)
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_of(item)
+    return [x for x in tree_leaves(value) if isinstance(x, Tensor)]

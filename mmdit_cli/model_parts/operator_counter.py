@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mmdit_cli.model_parts.components import Component
-
-Place = tuple[int | None, bool]  # a component's index (None: no component's), and whether this was backward
+from mmdit_cli.model_parts.follower import FollowingMode, Place, tensors_of
 
 WORK_KINDS = ("softmax", "layer norm", "activation", "arithmetic", "reduction")
 WORK_CONVENTION = (
@@ -80,7 +75,7 @@ def work_of(operator: Any, args: Sequence[Any], out: Any) -> tuple[str, int] | N
     """The kind and the FLOPs of an operator that is no product, by `WORK_CONVENTION`; None where it only moves, picks
     or compares numbers."""
     name = operator.overloadpacket.__name__.rstrip("_")  # in place or not
-    first = next((x for x in tree_leaves(out) if isinstance(x, Tensor)), None)
+    first = next(iter(tensors_of(out)), None)
     if first is None or name in COPIES:
         return None
     if first.is_complex():  # rotary positions: 4 products and 2 sums
@@ -100,12 +95,9 @@ def work_of(operator: Any, args: Sequence[Any], out: Any) -> tuple[str, int] | N
     return kind, (2 if name == "addcmul" else 1) * first.numel()
 
 
-class OpRecorder(TorchDispatchMode):
+class OpRecorder(FollowingMode):
     """Adds up the FLOPs of each component while it is active. Enter it before a `FlopCounterMode`, which then hands it
     every operator decomposed as far as the formulas need.
-
-    In the forward pass, hooks on the components' modules say whose turn it is. In the backward pass, autograd's own
-    sequence numbers do: a node belongs to the component in whose forward it was made.
 
     Attributes:
         flops: products, by place.
@@ -114,60 +106,19 @@ class OpRecorder(TorchDispatchMode):
     """
 
     def __init__(self, components: Sequence[Component]) -> None:
-        super().__init__()
+        super().__init__(components)
         self.flops: Counter[Place] = Counter()
         self.work: Counter[tuple[Place, str]] = Counter()
         self.operators: Counter[str] = Counter()
-        self._current: int | None = None
-        self._starts: list[int] = []
-        self._spans: list[tuple[int, int]] = []  # (end, component) for each start
-        self._handles = [handle for i, c in enumerate(components) for m in c.modules for handle in self._watch(m, i)]
-
-    def __exit__(self, *args: Any) -> None:
-        super().__exit__(*args)
-        for handle in self._handles:
-            handle.remove()
 
     def __torch_dispatch__(self, operator: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         counted = has_formula(operator)
         out = operator(*args, **kwargs)
-        place = self._place()
+        place = self.follower.place
         if counted:
             self.flops[place] += flop_registry[operator.overloadpacket](*args, **kwargs, out_val=out)
         elif (work := work_of(operator, args, out)) is not None:
             self.work[place, work[0]] += work[1]
             self.operators[operator.overloadpacket.__name__.rstrip("_")] += 1
         return out
-
-    def _watch(self, module: nn.Module, index: int) -> tuple[Any, Any]:
-        def enter(*_: Any) -> None:
-            self._current = index
-            self._starts.append(_next_sequence_number())
-
-        def leave(*_: Any) -> None:
-            self._current = None
-            self._spans.append((_next_sequence_number(), index))
-
-        return module.register_forward_pre_hook(enter), module.register_forward_hook(leave)
-
-    def _place(self) -> Place:
-        number = _running_sequence_number()
-        if number is None:
-            return self._current, False
-        span = bisect_right(self._starts, number) - 1
-        if span < 0 or number >= self._spans[span][0]:
-            return None, True
-        return self._spans[span][1], True
-
-
-def _next_sequence_number() -> int:
-    """The number that autograd will give the next node of this thread."""
-    number: int = torch._C._autograd._get_sequence_nr()
-    return number
-
-
-def _running_sequence_number() -> int | None:
-    """The number of the node whose backward is running; None outside of a backward pass."""
-    node = torch._C._current_autograd_node()
-    return None if node is None else int(node._sequence_nr())

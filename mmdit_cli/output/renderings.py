@@ -6,19 +6,10 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from mmdit_cli.errors import UserError
 
 SUFFIXES = (".json", ".csv", ".md")
 Document = Mapping[str, Any]
-
-
-def check_suffix(path: Path) -> None:
-    """Raises UserError where the suffix names no format."""
-    if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"--report {path}: expected a name that ends in {', '.join(SUFFIXES)}")
 
 
 def render(document: Document, suffix: str) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["bar", "bytes_", "count", "flops", "number", "percent", "quantity", "rate", "seconds"]
-
 _SI = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 _COUNT = ("", "K", "M", "B", "T", "Q")
 _BLOCKS = " ▏▎▍▌▋▊▉█"

@@ -21,7 +21,7 @@ COUNTED = (("parameters", ("parameters",)), ("FLOPs", ("flops",)))
 
 
 @dataclass(frozen=True)
-class Change:
+class BaselineChange:
     """One figure against the baseline's. `verdict`: same, better, worse, or noise: worse, but within the intervals."""
 
     config: str
@@ -70,7 +70,9 @@ def load_baseline(path: Path, command: str) -> dict[str, Any]:
     return document
 
 
-def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float) -> list[Change]:
+def compare_with_baseline(
+    now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float
+) -> list[BaselineChange]:
     """Every figure of the results against the baseline's, by config (and sweep point).
 
     Parameters and FLOPs are counted, so any rise is worse. Latency is noise while both medians' intervals overlap.
@@ -82,11 +84,12 @@ def compare(now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], toler
     for result, before in zip(now, find_earlier(now, baseline), strict=True):
         for figure, path in (*MEASURED, *COUNTED):
             was, is_ = _figure(before, path), _figure(result, path)
-            counted = (figure, path) in COUNTED
             ratio = is_ / was if was else float("inf") if is_ else 1.0
-            changes.append(Change(_name(result), figure, was, is_, ratio, _verdict(ratio, counted, tolerance)))
-            if figure == "latency" and changes[-1].verdict == "worse" and _overlap(before, result):
-                changes[-1] = Change(_name(result), figure, was, is_, ratio, "noise")
+            allowed = 0 if (figure, path) in COUNTED else tolerance
+            verdict = "worse" if ratio > 1 + allowed else "better" if ratio < 1 - allowed else "same"
+            if figure == "latency" and verdict == "worse" and _overlap(before, result):
+                verdict = "noise"
+            changes.append(BaselineChange(_name(result), figure, was, is_, ratio, verdict))
     return changes
 
 
@@ -114,12 +117,6 @@ def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any
             _figure(before, ("latency_ms", "ci_high"))
         found.append(before)
     return found
-
-
-def _verdict(ratio: float, counted: bool, tolerance: float) -> str:
-    if ratio > 1 + (0 if counted else tolerance):
-        return "worse"
-    return "better" if ratio < 1 - (0 if counted else tolerance) else "same"
 
 
 def _overlap(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

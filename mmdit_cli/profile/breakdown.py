@@ -66,45 +66,35 @@ def component_rows(
     ceilings: Ceilings,
 ) -> list[ComponentProfile]:
     """A row for each component, for what lies outside of them, and for the optimizer; they add up to `seconds`."""
-    labels: list[tuple[str, str, str | None]] = [(c.name, c.kind, c.modality) for c in components]
-    labels.append((OTHER, OTHER, None))
-    own = {c.name: c.parameters for c in components}
-    own[OTHER] = work.parameters - sum(own.values())
+    parameters = {c.name: c.parameters for c in components}
+    parameters[OTHER] = work.parameters - sum(parameters.values())
+
+    def row(component: Component, forward: float, backward: float, spent: float, calls: int) -> ComponentProfile:
+        name, flops = component.name, work.flops_of(component.name)
+        moved = work.traffic.get(name, Traffic())
+        limit = bound(flops, moved, ceilings, model_bytes=work.weight_bytes, seconds=spent)
+        return ComponentProfile(
+            name=name,
+            kind=component.kind,
+            modality=component.modality,
+            calls=calls,
+            time_ms=spent * 1e3,
+            forward_ms=forward * 1e3,
+            backward_ms=backward * 1e3,
+            share=spent / seconds,
+            flops=flops,
+            parameters=parameters.get(name, 0),
+            flops_per_s=flops / spent if spent else 0.0,
+            bound=limit if limit.ms else None,
+        )
+
     rows = []
-    for name, kind, modality in labels:
-        forward, backward = (shares.get((phase, name), 0.0) * seconds for phase in (FORWARD, BACKWARD))
-        spent, flops = forward + backward, work.flops_of(name)
-        limit = bound(
-            flops,
-            work.traffic.get(name, Traffic()),
-            ceilings,
-            model_bytes=work.weight_bytes,
-            seconds=spent,
-        )
-        rows.append(
-            ComponentProfile(
-                name=name,
-                kind=kind,
-                modality=modality,
-                calls=calls.get(name, 0),
-                time_ms=spent * 1e3,
-                forward_ms=forward * 1e3,
-                backward_ms=backward * 1e3,
-                share=spent / seconds,
-                flops=flops,
-                parameters=own[name],
-                flops_per_s=flops / spent if spent else 0.0,
-                bound=limit if limit.ms else None,
-            )
-        )
+    for component in (*components, Component(OTHER, None)):
+        forward, backward = (shares.get((phase, component.name), 0.0) * seconds for phase in (FORWARD, BACKWARD))
+        rows.append(row(component, forward, backward, forward + backward, calls.get(component.name, 0)))
     for (phase, name), share in shares.items():
-        if phase == OPTIMIZER or name == IDLE:
-            optimizer = phase == OPTIMIZER
-            label, spent = OPTIMIZER if optimizer else IDLE, share * seconds
-            traffic = work.traffic[OPTIMIZER] if optimizer else Traffic()
-            limit = bound(0, traffic, ceilings, model_bytes=work.weight_bytes, seconds=spent)
-            least = limit if optimizer else None
-            rows.append(
-                ComponentProfile(label, label, None, int(optimizer), spent * 1e3, 0.0, 0.0, share, 0, 0, 0.0, least)
-            )
+        if phase == OPTIMIZER:
+            rows.append(row(Component(OPTIMIZER, None), 0.0, 0.0, share * seconds, 1))
+        elif name == IDLE:
+            rows.append(row(Component(IDLE, None), 0.0, 0.0, share * seconds, 0))
     return rows

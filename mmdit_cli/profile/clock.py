@@ -7,12 +7,12 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from mmdit_cli.model_parts.components import Component
-from mmdit_cli.model_parts.follower import FORWARD, Tracker
+from mmdit_cli.model_parts.follower import FORWARD, Follower, Place
 
-Parts = dict[tuple[str, str], float]  # by phase and component
+Parts = dict[Place, float]
 
 
-class Attribution(Tracker):
+class Attribution(Follower):
     """Splits what a clock counts during a call among phases and components, without overlap and without a gap.
 
     Args:

@@ -8,13 +8,16 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mmdit_cli.request import request as o
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.request.options import SweepOption, common_options
+from mmdit_cli.request.request import Request
 
 NAME = "profile"
 
 
+@common_options(NAME)
 def command(
-    config: o.ConfigsOption,
+    request: Request,
     mode: Annotated[
         Literal["forward", "train"], typer.Option("--mode", help="A forward pass, or a training step with AdamW.")
     ] = "forward",
@@ -33,7 +36,7 @@ def command(
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="With --estimate: does it fit in, say, 80GB?")
     ] = None,
-    sweep: o.SweepOption = None,
+    sweep: SweepOption = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the roofline, or with --sweep time and memory (PNG)."),
@@ -48,50 +51,38 @@ def command(
     tolerance: Annotated[
         str, typer.Option("--tolerance", metavar="SHARE", help="How much worse than --baseline is still the same.")
     ] = "5%",
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Measure latency, memory and utilization, and which component takes the time.
 
     Example: mmdit profile -c configs/two-modality.yaml --mode train
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
-
-    from mmdit_cli.errors import UserError
     from mmdit_cli.request.sweep import load_grid
 
     if not math.isfinite(max_seconds):
         raise UserError(f"--max-seconds {max_seconds}: expected a number of seconds")
 
     if estimate or memory is not None:
-        from mmdit_cli.profile.estimate import estimate_command
+        from mmdit_cli.profile.estimate_command import estimate_command
 
         if plot is not None or trace is not None or baseline is not None:
             raise UserError("--estimate measures nothing; leave out --plot, --trace and --baseline")
         return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
 
-    from mmdit_cli.errors import CheckFailed
     from mmdit_cli.output.console import stage_progress
-    from mmdit_cli.output.document import check_apart, check_target, make_document
-    from mmdit_cli.profile.baseline import compare, find_earlier, load_baseline, parse_tolerance
+    from mmdit_cli.profile.baseline import compare_with_baseline, find_earlier, load_baseline, parse_tolerance
     from mmdit_cli.profile.growth import fit_growth
     from mmdit_cli.profile.measurement import Settings, profile_configs
     from mmdit_cli.profile.tables import change_tables, profile_tables
-    from mmdit_cli.request.show import show
+    from mmdit_cli.request.targets import check_apart, check_target
 
     share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
     if trace is not None:
         check_target(trace, "--trace")
-        check_apart(trace=trace, report=report, config=config, baseline=baseline)
-        if len(config) > 1 or sweep:
+        check_apart(trace=trace, report=request.report, config=request.configs, baseline=baseline)
+        if len(request.configs) > 1 or sweep:
             raise UserError("--trace: is of one config; give --config once, and no --sweep")
     if plot is not None:
-        check_target(plot, "--plot", suffix=".png")
+        check_target(plot, "--plot", suffixes=(".png",))
     grid, torch_device, torch_dtype = load_grid(request, sweep), request.torch_device, request.torch_dtype
     if earlier is not None:
         find_earlier([{"config": each.config.name, "point": each.point, "mode": mode} for each in grid], earlier)
@@ -102,7 +93,7 @@ def command(
                 mode=mode,
                 device=torch_device,
                 dtype=torch_dtype,
-                seed=seed,
+                seed=request.seed,
                 compile=compile,
                 cold=cold,
                 repeats=repeats,
@@ -114,17 +105,17 @@ def command(
         )
     changes = []
     if earlier is not None:
-        changes = compare(make_document(request, results)["results"], earlier, share)
+        changes = compare_with_baseline(request.document(results)["results"], earlier, share)
     growth = fit_growth(results) if sweep else []
     more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
     if sweep:
         more["growth"] = growth
     if plot is not None:
+        from mmdit_cli.output.figures import save_figure
         from mmdit_cli.profile.plots import profile_plot
-        from mmdit_cli.toy.plots import save_figure
 
         save_figure(profile_plot(results), plot)
-    show(request, results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
+    request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
     worse = [f"{c.config}: {c.figure} is {c.ratio:.3g} x the baseline's" for c in changes if c.verdict == "worse"]
     if worse:
         raise CheckFailed("; ".join(worse))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
+import numpy as np
 
 if TYPE_CHECKING:
     from mmdit_cli.profile.measurement import ProfileResult
@@ -79,13 +80,12 @@ def variable_of(key: str) -> str:
 def _fit(config: str, figure: str, variables: dict[str, list[float]], values: Sequence[float]) -> list[Growth]:
     if not variables or min(values) <= 0:
         return []
-    logs = torch.tensor(list(variables.values()), dtype=torch.float64).log().T
-    design = torch.cat([logs, torch.ones(len(values), 1, dtype=torch.float64)], dim=1)
-    if torch.linalg.matrix_rank(design) < design.shape[1]:
+    design = np.vstack([np.log(list(variables.values())), np.ones(len(values))]).T
+    y = np.log(values)
+    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
+    if rank < design.shape[1]:
         return []
-    y = torch.tensor(values, dtype=torch.float64).log()
-    solution = torch.linalg.lstsq(design, y[:, None]).solution[:, 0]
-    worst = math.exp((design @ solution - y).abs().max().item())
+    worst = math.exp(np.abs(design @ solution - y).max())
     rows = []
     for (name, column), exponent in zip(variables.items(), solution.tolist(), strict=False):
         first, last = _ends(variables, name, values)
@@ -108,7 +108,7 @@ def _ends(variables: dict[str, list[float]], name: str, values: Sequence[float])
             for other in dict.fromkeys(others)
             if (low, other) in at and (high, other) in at
         ]
-        return sum(slopes) / len(slopes) if slopes else None
+        return statistics.fmean(slopes) if slopes else None
 
     return between(*levels[:2]), between(*levels[-2:])
 

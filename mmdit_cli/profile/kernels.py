@@ -18,13 +18,13 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.components import OTHER, Component
-from mmdit_cli.model_parts.follower import FORWARD, PHASES, Tracker
+from mmdit_cli.model_parts.follower import FORWARD, PHASES, Follower
 from mmdit_cli.profile.clock import Parts
 
 PhasedCall = Callable[[Callable[[str], None]], None]
 
 
-class Ranges(Tracker):
+class Ranges(Follower):
     """Puts a range of the profiler around every phase, and around every component within it, forward and backward."""
 
     def __init__(self, components: Sequence[Component]) -> None:

@@ -17,8 +17,9 @@ from torch.func import functional_call
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops, meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
+from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.profile.clock import Parts
-from mmdit_cli.profile.traffic import Gemm, Traffic, TrafficCounter, tensor_bytes
+from mmdit_cli.profile.traffic import Gemm, Traffic, TrafficCounter
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -70,12 +71,12 @@ def count_work(
             outputs = outputs_by_name(config, result)
             if train:
                 loss = outputs_sum(outputs)
-                counter.tracker.start(BACKWARD)
+                counter.follower.start(BACKWARD)
                 loss.backward()
         gradients = [p.grad for p in weights.values() if p.grad is not None]
         traffic = counter.finish(list(outputs.values()), gradients)
-        weight_bytes = sum(map(tensor_bytes, weights.values()))
-        ends = sum(map(tensor_bytes, (*inputs.by_modality.values(), *outputs.values())))
+        weight_bytes = total_bytes(weights.values())
+        ends = total_bytes((*inputs.by_modality.values(), *outputs.values()))
     if train:
         traffic["optimizer"] = Traffic(Counter({(ADAMW_PASSES * weight_bytes, 0): 1}))
     passes = 3 + ADAMW_PASSES if train else 1

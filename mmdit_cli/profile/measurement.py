@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from mmdit.config import build
-from mmdit_cli.errors import UserError
+from mmdit.options import as_data
 from mmdit_cli.memory.measured import MemoryUse, measure_memory
 from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.model_parts.components import Component, find_components
@@ -20,13 +21,14 @@ from mmdit_cli.model_parts.timed_call import Call, Mode
 from mmdit_cli.profile.breakdown import ComponentProfile, component_rows, device_parts, mean_parts
 from mmdit_cli.profile.ceilings import Ceilings, best_of, measure_ceilings
 from mmdit_cli.profile.clock import Attribution, Parts
+from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.kernels import kernel_parts, write_trace
 from mmdit_cli.profile.least_work import ModelWork, count_work
 from mmdit_cli.profile.roofline import Bound, bound
 from mmdit_cli.profile.statistics import Latency, Ratio, compare, summarize
 from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
-from mmdit_cli.request.free_memory import groups_that_fit
 from mmdit_cli.request.inputs import example_inputs
+from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 
 Progress = Callable[[str, int, int | None], None]
@@ -176,10 +178,8 @@ def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress
             hooked[index].attribute(settings, stopwatch)
         subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
     if settings.trace is not None:
-        try:
+        with writing("--trace", settings.trace):
             write_trace(calls[-1], subjects[-1].components, device, settings.trace)
-        except OSError as error:
-            raise UserError(f"--trace {settings.trace}: {error.strerror or error}") from None
 
 
 def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
@@ -231,7 +231,7 @@ class _Hooked:
 
 def _model_key(subject: _Subject, settings: Settings) -> str:
     """What configs of the same model have in common; a compiled model is each config's own."""
-    return f"{id(subject)}" if settings.compile else subject.config.model.model_dump_json()
+    return f"{id(subject)}" if settings.compile else json.dumps(as_data(subject.config.model))
 
 
 def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference: _Subject) -> ProfileResult:

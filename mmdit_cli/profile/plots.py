@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from mmdit_cli.output import units as f
+from mmdit_cli.output.figures import FAINT, INK, SERIES, style_axes
 from mmdit_cli.profile.breakdown import ComponentProfile
 from mmdit_cli.profile.growth import swept_variables, variable_of
 from mmdit_cli.profile.measurement import ProfileResult
 from mmdit_cli.request.sweep import short_names, value_text
-from mmdit_cli.toy.plots import FAINT, INK, SERIES
 
 KINDS = {  # what components of a kind are drawn as
     "linear": ("o", ("qkv projection", "out projection", "feedforward", "embedding", "output head", "modulation")),
@@ -112,12 +112,12 @@ def _roofline(axes: Axes, result: ProfileResult, x: tuple[float, float], y: tupl
     axes.text(0.02, 0.02, "\n".join(lines), fontsize=6, color=INK, transform=axes.transAxes, va="bottom")
     axes.set(xscale="log", yscale="log", xlim=x, ylim=y)
     axes.yaxis.set_major_formatter(EngFormatter())
-    axes.set_xlabel("intensity, FLOP per byte", fontsize=8)
-    axes.set_ylabel("reached, FLOP/s", fontsize=8)
+    axes.set_xlabel("intensity, FLOP per byte")
+    axes.set_ylabel("reached, FLOP/s")
     title = f"{result.config}, {result.mode}: {f.percent(result.utilization)} of the products' ceiling"
     axes.set_title(title, fontsize=8, color=INK)
     axes.legend(fontsize=6, frameon=False, loc="lower right", markerscale=0.6)
-    _style(axes)
+    style_axes(axes, "major")
 
 
 def _roof(axes: Axes, gemm: float, rate: float, x: tuple[float, float], colour: str, width: float) -> None:
@@ -154,8 +154,8 @@ def sweep_plot(results: Sequence[ProfileResult]) -> Figure:
         axes.set_xticks(sorted(set(places)), [f.number(x) for x in sorted(set(places))])
         axes.minorticks_off()
         axes.set_title(f"{label}, % of the products' ceiling" if not unit else label, fontsize=8, color=INK)
-        axes.set_xlabel(variable, fontsize=8)
-        _style(axes)
+        axes.set_xlabel(variable)
+        style_axes(axes, "major")
     if len(lines) > 1:
         figure.axes[0].legend(fontsize=6.5, frameon=False)
     configs = ", ".join(dict.fromkeys(result.config for result in results))
@@ -180,9 +180,3 @@ def _lines(
 
 def _belongs(key: str, variable: str) -> bool:
     return variable == key or variable == variable_of(key)
-
-
-def _style(axes: Any) -> None:
-    axes.grid(True, which="major", color=FAINT, alpha=0.25, linewidth=0.5)
-    axes.tick_params(labelsize=7)
-    axes.spines[["top", "right"]].set_visible(False)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
-CONFIDENCE = 0.95
-FEWEST = 6  # values below which no two of them enclose the median with 95 %: 2 / 2^5 = 6 %
+from mmdit_cli.model_parts.intervals import median_interval
 
 
 @dataclass(frozen=True)
@@ -57,19 +55,6 @@ def summarize(seconds: Sequence[float]) -> Latency:
     )
 
 
-def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """The 95 % interval of the median between two order statistics, free of any distribution: the k-th value from
-    either end, where fewer than k of n fair coins show heads with at most 2.5 % (Conover 1999, section 3.2).
-
-    None for fewer than 6 values.
-    """
-    k = _rank(len(values))
-    if k < 1:
-        return None
-    ordered = sorted(values)
-    return ordered[k - 1], ordered[-k]
-
-
 def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) -> Ratio:
     """The ratio of times that were measured in rounds, one of each in a round and in random order.
 
@@ -101,17 +86,3 @@ def quantile(ordered: Sequence[float], q: float) -> float:
     place = q * (len(ordered) - 1)
     low, high = math.floor(place), math.ceil(place)
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
-@cache
-def _rank(count: int) -> int:
-    """The largest k with P(fewer than k heads of `count`) <= (1 - CONFIDENCE) / 2; 0 where there is none."""
-    # in logarithms, for 2^count overflows
-    total, k = 0.0, 0
-    while k < count:
-        choose = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-        total += math.exp(choose - count * math.log(2))
-        if total > (1 - CONFIDENCE) / 2:
-            break
-        k += 1
-    return k

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import RenderableType
 from rich.table import Table
 
+from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
-from mmdit_cli.output.table_parts import Columns, bar, note, side_by_side, tokens_text
-from mmdit_cli.request.sweep import short_names, value_text
+from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
-    from mmdit_cli.memory.measured import MemoryUse
-    from mmdit_cli.profile.baseline import Change
+    from mmdit_cli.profile.baseline import BaselineChange
     from mmdit_cli.profile.growth import Growth
     from mmdit_cli.profile.measurement import ProfileResult
     from mmdit_cli.profile.roofline import Bound
     from mmdit_cli.profile.statistics import Ratio
 
-BOLD = ("latency, median", "peak memory", "utilization", "of the limit", "against the first")
 ALIKE = "can't be told apart"
+STYLES = {"worse": "bold red", "better": "green"}
 
 
 def profile_tables(results: Sequence[ProfileResult], width: int, growth: Sequence[Growth] = ()) -> list[RenderableType]:
@@ -32,77 +32,57 @@ def profile_tables(results: Sequence[ProfileResult], width: int, growth: Sequenc
         if growth:
             parts.append(_growth(growth))
     else:
-        parts = [_summary(results)]
+        parts = [side_by_side("profile", results, _rows(results))]
         parts += [_components(result, width) for result in results if result.components]
-    return parts + [note(text) for text in _notes(results, growth)]
+    return [*parts, *map(note, _notes(results, growth))]
 
 
-def change_tables(changes: Sequence[Change]) -> list[RenderableType]:
+def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
     """Against a baseline; nothing where there is none."""
     if not changes:
         return []
-    table = Table(title="against the baseline", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("config", overflow="fold")
-    table.add_column("figure", overflow="fold")
-    for heading in ("before", "now", "ratio"):
-        table.add_column(heading, justify="right")
-    table.add_column("")
-    for change in changes:
-        style = {"worse": "bold red", "better": "green"}.get(change.verdict, "")
-        before, now = f.number(change.before), f.number(change.now)
-        table.add_row(change.config, change.figure, before, now, f"{change.ratio:.3f}", change.verdict, style=style)
+    columns = (
+        Column("config", lambda c: c.config, kind="text"),
+        Column("figure", lambda c: c.figure, kind="text"),
+        Column("before", lambda c: f.number(c.before), kind="figure"),
+        Column("now", lambda c: f.number(c.now), kind="figure"),
+        Column("ratio", lambda c: f"{c.ratio:.3f}", kind="figure"),
+        Column("", lambda c: c.verdict, kind="text"),
+    )
+    table = listing("against the baseline", changes, columns, style=lambda c: STYLES.get(c.verdict), tight=False)
     return [table, note("Latency in ms. noise: worse, but the intervals of both medians share a value.")]
 
 
 # ------------------------------------------------------------------------------------------------------- side by side
 
 
-def _summary(results: Sequence[ProfileResult]) -> Table:
-    table = side_by_side("profile", results)
-    for label, cells in _rows(results):
-        table.add_row(label, *cells, style="bold" if label in BOLD else None)
-    return table
-
-
-def _rows(results: Sequence[ProfileResult]) -> list[tuple[str, list[str]]]:
-    rows = [("mode", [r.mode + (", compiled" if r.compiled else "") for r in results])]
-    if any(r.compile_seconds is not None for r in results):
-        rows.append(("compile time", [f.seconds(r.compile_seconds) for r in results]))
-    rows += [
-        ("batch × tokens", [f"{r.batch_size} × {tokens_text(r.tokens)}" for r in results]),
-        ("parameters", [f.count(r.parameters) for r in results]),
-        ("FLOPs a call", [f.flops(r.flops) for r in results]),
-        ("latency, median", [f.seconds(r.latency_ms.median / 1e3) for r in results]),
-        ("  95 % interval", [_interval(r) for r in results]),
-        ("  p10 to p90", [_span(r.latency_ms.p10, r.latency_ms.p90) for r in results]),
-        ("  runs", [str(r.latency_ms.runs) for r in results]),
-    ]
-    if len(results) > 1:
-        rows.append(("against the first", [_ratio(r.ratio) for r in results]))
+def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
+    yield Row("mode", lambda r: r.mode + (", compiled" if r.compiled else ""))
+    yield Row("compile time", lambda r: f.seconds(r.compile_seconds), when=results[0].compiled)
+    yield Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}")
+    yield Row("parameters", lambda r: f.count(r.parameters))
+    yield Row("FLOPs a call", lambda r: f.flops(r.flops))
+    yield Row("latency, median", lambda r: f.seconds(r.latency_ms.median / 1e3), True)
+    yield Row("  95 % interval", _interval)
+    yield Row("  p10 to p90", lambda r: _span(r.latency_ms.p10, r.latency_ms.p90))
+    yield Row("  runs", lambda r: str(r.latency_ms.runs))
+    yield Row("against the first", lambda r: _ratio(r.ratio), True, len(results) > 1)
     if any(len(r.phases_ms) > 1 for r in results):
         for phase in dict.fromkeys(phase for r in results for phase in r.phases_ms):
-            rows.append((f"  {phase}", [_phase(r, phase) for r in results]))
-    rows += [
-        ("samples/s", [f.number(r.samples_per_s) for r in results]),
-        ("tokens/s", [f.count(r.tokens_per_s) for r in results]),
-        ("achieved", [f.rate(r.achieved_flops_per_s, "FLOP") for r in results]),
-        ("ceiling, products", [f.rate(r.ceiling.gemm_flops_per_s, "FLOP") for r in results]),
-        ("ceiling, memory", [f.rate(r.ceiling.bytes_per_s, "B") for r in results]),
-        ("utilization", [f.percent(r.utilization) for r in results]),
-        ("least time", [f"{f.seconds(r.bound.ms / 1e3)} ({r.bound.limited_by})" for r in results]),
-        ("of the limit", [f.percent(r.bound.of_measured) for r in results]),
-    ]
-    return rows + _memory_rows([r.memory_bytes for r in results])
-
-
-def _memory_rows(uses: Sequence[MemoryUse]) -> list[tuple[str, list[str]]]:
-    """The parts that any config has, then the peak, and what the allocator and the system say where it is CUDA."""
-    parts = ("weights", "gradients", "optimizer", "activations", "temporaries")
-    rows = [(part, [f.bytes_(getattr(u, part)) for u in uses]) for part in parts if any(getattr(u, part) for u in uses)]
-    rows.append(("peak memory", [f.bytes_(u.peak) for u in uses]))
-    if any(u.allocated is not None for u in uses):
-        rows += [(f"  {part}", [f.bytes_(getattr(u, part)) for u in uses]) for part in ("allocated", "reserved")]
-    return rows
+            yield Row(f"  {phase}", partial(_phase, phase))
+    yield Row("samples/s", lambda r: f.number(r.samples_per_s))
+    yield Row("tokens/s", lambda r: f.count(r.tokens_per_s))
+    yield Row("achieved", lambda r: f.rate(r.achieved_flops_per_s, "FLOP"))
+    yield Row("ceiling, products", lambda r: f.rate(r.ceiling.gemm_flops_per_s, "FLOP"))
+    yield Row("ceiling, memory", lambda r: f.rate(r.ceiling.bytes_per_s, "B"))
+    yield Row("utilization", lambda r: f.percent(r.utilization), True)
+    yield Row("least time", lambda r: f"{f.seconds(r.bound.ms / 1e3)} ({r.bound.limited_by})")
+    yield Row("of the limit", lambda r: f.percent(r.bound.of_measured), True)
+    yield from memory_rows(results)
+    yield Row("peak memory", lambda r: f.bytes_(r.memory_bytes.peak), True)
+    on_cuda = any(r.memory_bytes.allocated is not None for r in results)
+    yield Row("  allocated", lambda r: f.bytes_(r.memory_bytes.allocated), when=on_cuda)
+    yield Row("  reserved", lambda r: f.bytes_(r.memory_bytes.reserved), when=on_cuda)
 
 
 def _interval(result: ProfileResult) -> str:
@@ -118,7 +98,7 @@ def _span(low_ms: float, high_ms: float) -> str:
     return f"{low.removesuffix(f' {unit}')} to {high}"
 
 
-def _phase(result: ProfileResult, phase: str) -> str:
+def _phase(phase: str, result: ProfileResult) -> str:
     spent = result.phases_ms.get(phase)
     return f.MISSING if spent is None else f"{f.seconds(spent / 1e3)} ({f.percent(spent / result.latency_ms.median)})"
 
@@ -136,28 +116,22 @@ def _ratio(ratio: Ratio | None) -> str:
 
 
 def _components(result: ProfileResult, width: int) -> Table:
-    table = Columns(f"{result.config}: components", width)
-    for row in result.components:
-        cells = [
-            ("component", row.name, 0),
-            ("calls", str(row.calls) if row.calls else "", 90),
-            ("time", f.seconds(row.time_ms / 1e3), 0),
-        ]
-        if result.mode == "train":
-            cells.append(("backward", f.seconds(row.backward_ms / 1e3) if row.backward_ms else "", 60))
-        cells.append(("share", f.percent(row.share), 0))
-        if result.mode == "forward":
-            cells.append(("", bar(row.share), 76))
-        cells += [
-            ("least", "" if row.bound is None else f.seconds(row.bound.ms / 1e3), 70),
-            ("bound by", "" if row.bound is None else row.bound.limited_by, 70),
-            ("of limit", _reached(row.bound), 0),
-            ("FLOP/s", f.quantity(row.flops_per_s, "") if row.flops else "", 90),
-            ("FLOPs", f.quantity(row.flops, "") if row.flops else "", 100),
-            ("params", f.count(row.parameters) if row.parameters else "", 110),
-        ]
-        table.add(cells)
-    return table.table
+    train = result.mode == "train"
+    columns = (
+        Column("component", lambda c: c.name, kind="text"),
+        Column("calls", lambda c: str(c.calls) if c.calls else "", 90),
+        Column("time", lambda c: f.seconds(c.time_ms / 1e3)),
+        Column("backward", lambda c: f.seconds(c.backward_ms / 1e3) if c.backward_ms else "", 60 if train else NEVER),
+        Column("share", lambda c: f.percent(c.share)),
+        Column("", lambda c: share_bar(c.share), NEVER if train else 76, "bar"),
+        Column("least", lambda c: "" if c.bound is None else f.seconds(c.bound.ms / 1e3), 70),
+        Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70),
+        Column("of limit", lambda c: _reached(c.bound)),
+        Column("FLOP/s", lambda c: f.quantity(c.flops_per_s, "") if c.flops else "", 90),
+        Column("FLOPs", lambda c: f.quantity(c.flops, "") if c.flops else "", 100),
+        Column("params", lambda c: f.count(c.parameters) if c.parameters else "", 110),
+    )
+    return listing(f"{result.config}: components", result.components, columns, width)
 
 
 def _reached(bound: Bound | None) -> str:
@@ -169,24 +143,20 @@ def _reached(bound: Bound | None) -> str:
 
 def _points(results: Sequence[ProfileResult], width: int) -> Table:
     """One row a point."""
-    columns = Columns(f"profile, {results[0].mode}", width)
-    names = short_names([result.point for result in results])
-    several = len({result.config for result in results}) > 1
-    for r in results:
-        cells = [("config", r.config, 0)] if several else []
-        cells += [(names[key], value_text(value), 0) for key, value in r.point.items()]
-        cells += [
-            ("latency", f.seconds(r.latency_ms.median / 1e3), 0),
-            ("± 95 %", _precision(r), 76),
-            ("samples/s", f.number(r.samples_per_s), 60),
-            ("FLOPs", f.quantity(r.flops, ""), 100),
-            ("utilization", f.percent(r.utilization), 50),
-            ("of limit", f.percent(r.bound.of_measured), 90),
-            ("activations", f.bytes_(r.memory_bytes.activations), 100 if r.mode == "train" else 10_000),
-            ("peak memory", f.bytes_(r.memory_bytes.peak), 0),
-        ]
-        columns.add(cells)
-    return columns.table
+    columns = (
+        *point_columns(results),
+        Column("latency", lambda r: f.seconds(r.latency_ms.median / 1e3)),
+        Column("± 95 %", _precision, 76),
+        Column("samples/s", lambda r: f.number(r.samples_per_s), 60),
+        Column("FLOPs", lambda r: f.quantity(r.flops, ""), 100),
+        Column("utilization", lambda r: f.percent(r.utilization), 50),
+        Column("of limit", lambda r: f.percent(r.bound.of_measured), 90),
+        Column(
+            "activations", lambda r: f.bytes_(r.memory_bytes.activations), 100 if results[0].mode == "train" else NEVER
+        ),
+        Column("peak memory", lambda r: f.bytes_(r.memory_bytes.peak)),
+    )
+    return listing(f"profile, {results[0].mode}", results, columns, width)
 
 
 def _precision(result: ProfileResult) -> str:
@@ -197,18 +167,20 @@ def _precision(result: ProfileResult) -> str:
 
 
 def _growth(growth: Sequence[Growth]) -> Table:
-    table = Table(title="growth", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     several = len({row.config for row in growth}) > 1
-    for heading in (["config"] if several else []) + ["figure", "grows as"]:
-        table.add_column(heading, overflow="fold")
-    for heading in ("at first", "at last", "fit within"):
-        table.add_column(heading, justify="right")
-    for row in growth:
-        cells = [row.config] if several else []
-        cells += [row.figure, f"{row.variable} ^ {row.exponent:.2f}"]
-        ends = [f.MISSING if x is None else f"^ {x:.2f}" for x in (row.first, row.last)]
-        table.add_row(*cells, *ends, f.percent(row.worst - 1))
-    return table
+    columns = (
+        *([Column("config", lambda g: g.config, kind="text")] if several else []),
+        Column("figure", lambda g: g.figure, kind="text"),
+        Column("grows as", lambda g: f"{g.variable} ^ {g.exponent:.2f}", kind="text"),
+        Column("at first", lambda g: _exponent(g.first), kind="figure"),
+        Column("at last", lambda g: _exponent(g.last), kind="figure"),
+        Column("fit within", lambda g: f.percent(g.worst - 1), kind="figure"),
+    )
+    return listing("growth", growth, columns)
+
+
+def _exponent(exponent: float | None) -> str:
+    return f.MISSING if exponent is None else f"^ {exponent:.2f}"
 
 
 # -------------------------------------------------------------------------------------------------------------- notes

@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdit_cli.model_parts.components import Component
-from mmdit_cli.model_parts.follower import Tracker, tensors_of
+from mmdit_cli.model_parts.follower import FollowingMode, tensors_of
+from mmdit_cli.model_parts.tensor_bytes import total_bytes
 
 Gemm = tuple[int, int, int]  # rows, inner, columns
 CallKey = tuple[str, str, int]  # phase, component, number of the call
@@ -38,7 +38,7 @@ class Traffic:
         )
 
 
-class TrafficCounter(TorchDispatchMode):
+class TrafficCounter(FollowingMode):
     """Adds up, while it is active, what each component's operators read that others wrote, and write that others read.
 
     Every tensor counts once a call; what stays inside a call is free, as if the component were one kernel. Works on
@@ -46,12 +46,11 @@ class TrafficCounter(TorchDispatchMode):
 
     Args:
         weights: the model's parameters.
-        components: what the bytes are told apart by; `tracker` is to be told the phases.
+        components: what the bytes are told apart by; the `follower` is to be told the phases.
     """
 
     def __init__(self, weights: Sequence[Tensor], components: Sequence[Component]) -> None:
-        super().__init__()
-        self.tracker = Tracker(components)
+        super().__init__(components)
         self.weights = {_storage(p) for p in weights}
         self.kept: dict[int, Any] = {_storage(p): p.untyped_storage() for p in weights}  # no id comes twice
         self.producers: dict[int, CallKey] = {}
@@ -59,24 +58,15 @@ class TrafficCounter(TorchDispatchMode):
         self.handed_on: set[int] = set()
         self.gemms: Counter[Gemm] = Counter()  # FLOPs by size
 
-    def __enter__(self) -> TrafficCounter:
-        self.tracker.__enter__()
-        super().__enter__()
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.tracker.__exit__()
-
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        given, made = list(tensors_of([args, kwargs or {}])), list(tensors_of(out))
+        given, made = tensors_of([args, kwargs or {}]), tensors_of(out)
         known = {_storage(x) for x in given}
         if not func._schema.is_mutable and all(_storage(x) in known for x in made):
             return out  # a view, or a question about a tensor, moves nothing
         for x in given:
             is_table = func is torch.ops.aten.embedding.default and x is args[0]  # of which only some rows are read
-            self._take(x, at_most=tensor_bytes(made[0]) if is_table else tensor_bytes(x))
+            self._take(x, at_most=total_bytes(made[:1] if is_table else [x]))
         for x in made:
             self.kept.setdefault(_storage(x), x.untyped_storage())
             self.producers[_storage(x)] = self._call
@@ -88,7 +78,7 @@ class TrafficCounter(TorchDispatchMode):
     @property
     def _call(self) -> CallKey:
         """A call's forward and its backward are two; what `other` does in a phase is one."""
-        return self.tracker.phase, self.tracker.running.name, self.tracker.running.number
+        return *self.follower.place, self.follower.running.number
 
     def _take(self, x: Tensor, at_most: int) -> None:
         key, call = _storage(x), self._call
@@ -96,7 +86,7 @@ class TrafficCounter(TorchDispatchMode):
         if self.producers.get(key) != call:
             self.handed_on.add(key)
             view = (x.storage_offset(), x.shape, x.stride())
-            self.read.setdefault((call, key), {})[view] = min(tensor_bytes(x), at_most)
+            self.read.setdefault((call, key), {})[view] = min(total_bytes([x]), at_most)
 
     def finish(self, outputs: Sequence[Tensor], gradients: Sequence[Tensor] = ()) -> dict[str, Traffic]:
         """The traffic by component. Outputs and gradients are read by whoever called the model."""
@@ -119,11 +109,3 @@ class TrafficCounter(TorchDispatchMode):
 
 def _storage(x: Tensor) -> int:
     return x.untyped_storage()._cdata
-
-
-def tensor_bytes(x: Tensor) -> int:
-    """Bytes of the elements; an expanded dimension counts once."""
-    elements = 1
-    for size, stride in zip(x.shape, x.stride(), strict=True):
-        elements *= size if stride or not size else 1
-    return elements * x.element_size()

@@ -14,12 +14,12 @@ sparsity, half of it. Sources:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from difflib import get_close_matches
 
+from mmdit_cli.errors import UserError
+
 PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
-SMALLEST, LARGEST = 1e-9, 1e30  # of numbers that are read: what is made of them stays finite
 
 # name -> TFLOP/s in the order of PRECISIONS
 CARDS: dict[str, tuple[float, float, float, float]] = {
@@ -49,7 +49,7 @@ def find_card(text: str, dtype: str) -> Card:
     Upper case, blanks and dashes don't matter: `RTX 4090`.
 
     Raises:
-        ValueError: no such card or precision; the message lists those there are.
+        UserError: no such card or precision; the message lists those there are.
     """
     name, _, precision = text.partition(":")
     precision = precision.strip().lower() or dtype
@@ -58,42 +58,10 @@ def find_card(text: str, dtype: str) -> Card:
     if key not in known:
         near = get_close_matches(key, known, n=1)
         guess = f"; did you mean {known[near[0]]}?" if near else ""
-        raise ValueError(f"card {name.strip()!r} is not known{guess} Known: {', '.join(CARDS)}; or give --card-flops")
+        raise UserError(f"card {name.strip()!r} is not known{guess} Known: {', '.join(CARDS)}; or give --card-flops")
     if precision not in PRECISIONS:
-        raise ValueError(f"card precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+        raise UserError(f"card precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     return Card(known[key], precision, round(CARDS[known[key]][PRECISIONS.index(precision)] * 1e12))
-
-
-def read_number(text: str, option: str, *, whole: bool = False) -> float:
-    """A number above 0, as `1e9` or `250_000`.
-
-    Raises:
-        ValueError: it is none; the message names the option.
-    """
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not SMALLEST <= value <= LARGEST or (whole and not value.is_integer()):
-        wanted = f"{'a whole' if whole else 'a'} number above 0 and up to {LARGEST:g}"
-        raise ValueError(f"{option} {text}: expected {wanted}, such as 1e9")
-    return value
-
-
-def read_share(text: str, option: str) -> float:
-    """A share above 0 and up to 1, as `40%` or `0.4`.
-
-    Raises:
-        ValueError: it is none; the message names the option.
-    """
-    digits, percent, rest = text.strip().partition("%")
-    try:
-        value = math.nan if rest else float(digits) / (100 if percent else 1)
-    except ValueError:
-        value = math.nan
-    if not 0 < value <= 1:
-        raise ValueError(f"{option} {text}: expected a share above 0 and up to 1, such as 40% or 0.4")
-    return value
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -63,11 +65,11 @@ def example_inputs(
     if config.model.has_ends:
         kwargs = {"inputs": data, "masks": packing or masks or None}
         if config.model.timestep is not None:
-            kwargs["timestep"] = draw.uniform((batch,)) * 1000 / config.model.timestep.scale
+            kwargs["timestep"] = draw.uniform(batch) * 1000 / config.model.timestep.scale
         if config.model.pooled is not None:
-            kwargs["pooled"] = draw.normal((batch, config.model.pooled.dim))
+            kwargs["pooled"] = draw.normal(batch, config.model.pooled.dim)
         if config.model.guidance is not None:
-            kwargs["guidance"] = draw.uniform((batch,)) + 3  # about what pictures are made with
+            kwargs["guidance"] = draw.uniform(batch) + 3  # about what pictures are made with
         return ModelInputs(kwargs, batch, tokens)
     if config.model.variant == "two_modality":
         kwargs = {f"{name}_tokens": x for name, x in data.items()}
@@ -76,7 +78,7 @@ def example_inputs(
         kwargs = {"modality_tokens": tuple(data.values())}
         kwargs["modality_masks"] = packing or (tuple(masks.get(name) for name in names) if masks else None)
     if config.model.dim_cond is not None:
-        kwargs["time_cond"] = draw.normal((batch, config.model.dim_cond))
+        kwargs["time_cond"] = draw.normal(batch, config.model.dim_cond)
     return ModelInputs(kwargs, batch, tokens)
 
 
@@ -93,30 +95,29 @@ class _Draw:
         self.device, self.dtype = device, dtype
         self.generator = torch.Generator().manual_seed(seed)
 
-    def normal(self, shape: tuple[int, ...]) -> Tensor:
-        if self.device.type == "meta":
-            return torch.empty(shape, device="meta", dtype=self.dtype)
-        return torch.randn(shape, generator=self.generator).to(self.device, self.dtype)
+    def normal(self, *shape: int) -> Tensor:
+        return self._drawn(torch.randn, shape, self.dtype)
 
-    def uniform(self, shape: tuple[int, ...]) -> Tensor:
-        if self.device.type == "meta":
-            return torch.empty(shape, device="meta")
-        return torch.rand(shape, generator=self.generator).to(self.device)
+    def uniform(self, *shape: int) -> Tensor:
+        return self._drawn(torch.rand, shape, torch.float32)
 
-    def integers(self, high: int, shape: tuple[int, ...]) -> Tensor:
+    def integers(self, high: int, *shape: int) -> Tensor:
+        return self._drawn(partial(torch.randint, high), shape, torch.long)
+
+    def _drawn(self, draw: Callable[..., Tensor], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         if self.device.type == "meta":
-            return torch.empty(shape, device="meta", dtype=torch.long)
-        return torch.randint(high, shape, generator=self.generator).to(self.device)
+            return torch.empty(shape, device="meta", dtype=dtype)
+        return draw(shape, generator=self.generator).to(self.device, dtype)
 
 
 def _input(modality: ModalityOptions, tokens: int, batch: int, draw: _Draw) -> Tensor:
     end = modality.input
     if isinstance(end, TokenInput):
-        return draw.integers(end.vocabulary, (batch, tokens))
+        return draw.integers(end.vocabulary, batch, tokens)
     if isinstance(end, PatchInput):
         rows, columns = patch_grid(tokens)
-        return draw.normal((batch, end.channels, rows * end.patch, columns * end.patch))
-    return draw.normal((batch, tokens, modality.dim if end is None else end.dim))
+        return draw.normal(batch, end.channels, rows * end.patch, columns * end.patch)
+    return draw.normal(batch, tokens, modality.dim if end is None else end.dim)
 
 
 def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:

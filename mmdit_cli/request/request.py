@@ -1,54 +1,31 @@
-"""The options that every subcommand has, declared once; nothing heavy is imported here."""
+"""What a command was asked, and how its results are shown."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Any
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.console import stdout
+from mmdit_cli.output.document import make_document, print_json
+from mmdit_cli.output.renderings import SUFFIXES, render
+from mmdit_cli.request.targets import check_apart, check_target, writing
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import RenderableType
 
     from mmdit_cli.request.tool_config import ToolConfig
-
-ConfigOption = Annotated[
-    str, typer.Option("--config", "-c", metavar="FILE", help="The model's YAML file; - is standard input.")
-]
-ConfigsOption = Annotated[
-    list[str],
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file (- is standard input). Repeat to compare."),
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: --set model.depth=4. Repeatable."),
-]
-SweepOption = Annotated[
-    list[str] | None,
-    typer.Option("--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn. Repeat for a grid."),
-]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")]
-DtypeOption = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16.")]
-SeedOption = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")]
-ReportOption = Annotated[
-    Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv or .md file.")
-]
-DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-
-LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "lucidrains"]
-LAYOUTS = "mmdit, diffusers, stability, flux or lucidrains"
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What every subcommand was asked: configs, device, dtype, seed, and where the result goes."""
+    """Configs, device, dtype, seed, and where the result goes: what every command is asked."""
 
     command: str
     configs: list[str]
@@ -63,9 +40,13 @@ class Request:
         """Raises ConfigError where a config is wrong."""
         from mmdit_cli.request.tool_config import load_tool_config
 
+        self.check_standard_input()
+        return [load_tool_config(path, self.overrides) for path in self.configs]
+
+    def check_standard_input(self) -> None:
+        """Raises UserError where two configs are to be read from it."""
         if self.configs.count("-") > 1:
             raise UserError("--config -: standard input can be read once")
-        return [load_tool_config(path, self.overrides) for path in self.configs]
 
     @property
     def torch_device(self) -> torch.device:
@@ -94,10 +75,47 @@ class Request:
         dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
         return dtype
 
+    def document(self, results: Sequence[Any], **extra: Any) -> dict[str, Any]:
+        """The results, and what stands beside them, as plain data."""
+        return make_document(self.command, results, device=self.device, dtype=self.dtype, seed=self.seed, **extra)
+
+    def show(
+        self,
+        results: Sequence[Any],
+        tables: Callable[[int], Sequence[RenderableType]],
+        *,
+        headed: bool = True,
+        **extra: Any,
+    ) -> None:
+        """Print the tables (made for a width), or where `--json` asks for it the document, and write `--report`.
+
+        Args:
+            headed: say above the tables what the figures were made with.
+
+        Raises:
+            UserError: the report can't be written.
+        """
+        document = self.document(results, **extra)
+        if not self.json:
+            from mmdit_cli.output.tables import header
+
+            console = stdout()
+            if headed:
+                console.print(header(document))
+            for table in tables(console.width):
+                console.print(table)
+        if self.report is not None:
+            from mmdit.weights.atomic import write_atomic
+
+            with writing("--report", self.report):
+                write_atomic(self.report, render(document, self.report.suffix).encode())
+        if self.json:
+            print_json(document)
+
 
 def make_request(
     command: str,
-    config: str | list[str],
+    configs: list[str],
     overrides: list[str] | None,
     device: str,
     dtype: str,
@@ -112,9 +130,9 @@ def make_request(
     """
     if not -(1 << 63) <= seed < 1 << 64:
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
-    configs = [config] if isinstance(config, str) else config
     if report is not None:
-        check_report(report, configs)
+        check_target(report, "--report", suffixes=SUFFIXES)
+        check_apart(report=report, config=configs)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 
@@ -124,13 +142,3 @@ def _as_utf8(text: str) -> str:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
         return text
-
-
-def check_report(path: Path, configs: list[str]) -> None:
-    """Refuse a report that could not be written or would replace a config, before the work rather than after it."""
-    from mmdit_cli.output.document import check_apart, check_target
-    from mmdit_cli.output.renderings import check_suffix
-
-    check_target(path, "--report")
-    check_suffix(path)
-    check_apart(report=path, config=configs)

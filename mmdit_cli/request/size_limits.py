@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mmdit.options import as_data
 from mmdit_cli.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def is_overflow(error: Exception) -> bool:
 
 def too_large(config: ToolConfig) -> UserError:
     """The refusal, with the sizes to look at."""
-    sizes = sorted(_sizes(config.model_dump(include={"model", "run"})), reverse=True)[:NAMED]
+    sizes = sorted(_sizes(as_data({"model": config.model, "run": config.run})), reverse=True)[:NAMED]
     named = ", ".join(f"{key}={size:.15g}" for size, key in sizes)
     return UserError(f"{config.name}: is larger than any machine; its largest sizes are {named}")
 

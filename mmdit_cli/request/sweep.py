@@ -6,9 +6,11 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.tables import Column
 
 if TYPE_CHECKING:
     from mmdit_cli.request.request import Request
@@ -29,10 +31,6 @@ class Axis:
     values: tuple[Any, ...]
     texts: tuple[str, ...]
 
-    @property
-    def is_numeric(self) -> bool:
-        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
-
 
 @dataclass(frozen=True)
 class PointConfig:
@@ -52,12 +50,11 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
     from mmdit.config.file import load_points
     from mmdit_cli.request.tool_config import ToolConfig
 
-    if request.configs.count("-") > 1:
-        raise UserError("--config -: standard input can be read once")
+    request.check_standard_input()
     axes = parse_sweeps(sweeps or ())
-    keys = [axis.key for axis in axes]
-    points = [dict(zip(keys, row, strict=True)) for row in itertools.product(*(axis.values for axis in axes))]
-    texts = [[f"{key}={text}" for key, text in zip(keys, row, strict=True)] for row in _rows_of_texts(axes)]
+    rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
+    points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
+    texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
     grid = []
     for path in request.configs:
         configs = load_points(path, ToolConfig, overrides=request.overrides, points=texts)
@@ -96,21 +93,23 @@ def short_names(points: Sequence[Point]) -> dict[str, str]:
     return {key: key for key in keys}
 
 
+def point_columns(results: Sequence[Any]) -> list[Column]:
+    """What tells results at points of a grid apart: the config where there are several, and each swept value."""
+    columns = [Column("config", lambda r: r.config)] if len({result.config for result in results}) > 1 else []
+    names = short_names([result.point for result in results])
+    columns += [Column(name, partial(_point_value, key)) for key, name in names.items()]
+    return [columns[0]._replace(kind="text"), *columns[1:]]
+
+
+def _point_value(key: str, result: Any) -> str:
+    return value_text(result.point[key])
+
+
 def value_text(value: Any) -> str:
     """A swept value as YAML says it."""
     import json
 
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def point_label(point: Point) -> str:
-    """`image=256 batch_size=4`; empty where nothing is swept."""
-    names = short_names([point])
-    return " ".join(f"{names[key]}={value_text(value)}" for key, value in point.items())
-
-
-def _rows_of_texts(axes: Sequence[Axis]) -> list[tuple[str, ...]]:
-    return list(itertools.product(*(axis.texts for axis in axes)))
 
 
 def _parse_axis(sweep: str) -> Axis:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le
 
 from mmdit.config import Config
-from mmdit.config.file import load_config
+from mmdit.config.file import load_config, validate_mapping
 from mmdit.options import OptionError, Options, PatchInput, TokenInput, option
 from mmdit.options.fields import Number, Text, Whole
 from mmdit_cli.request.train_config import TrainConfig
@@ -73,3 +73,12 @@ def load_tool_config(path: str | Path, overrides: Sequence[str] = ()) -> ToolCon
         mmdit.config.ConfigError: it can't be read or is wrong; the message names the place.
     """
     return load_config(path, ToolConfig, overrides=overrides)
+
+
+def as_tool_config(data: Mapping[str, Any]) -> ToolConfig:
+    """A config from plain data.
+
+    Raises:
+        mmdit.config.ConfigError: a key is wrong.
+    """
+    return validate_mapping(data, ToolConfig, source="config")

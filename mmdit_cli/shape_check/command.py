@@ -8,13 +8,16 @@ from typing import Annotated
 
 import typer
 
-from mmdit_cli.request import request as o
+from mmdit_cli.request.options import OneConfig, common_options
+from mmdit_cli.request.request import Request
+from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "shape-check"
 
 
+@common_options(NAME, config=OneConfig)
 def command(
-    config: o.ConfigOption,
+    request: Request,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -22,16 +25,9 @@ def command(
         ),
     ] = None,
     from_: Annotated[
-        o.LayoutName, typer.Option("--from", metavar="LAYOUT", help=f"Whose names the file has: {o.LAYOUTS}.")
+        LayoutName, typer.Option("--from", metavar="LAYOUT", help=f"Whose names the file has: {LAYOUTS}.")
     ] = "mmdit",
     all_layers: Annotated[bool, typer.Option("--all", help="Show every layer, not blocks alone.")] = False,
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Check that every modality comes out as it went in, and show each layer's shapes.
 
@@ -39,23 +35,18 @@ def command(
 
     Example: mmdit shape-check -c configs/sd3.5-medium.yaml --weights sd3.5_medium.safetensors --from stability
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
-
     from mmdit_cli.errors import CheckFailed
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.output.tables import shape_tables
-    from mmdit_cli.request.show import show
+    from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.shapes import check_shapes
+    from mmdit_cli.shape_check.tables import shape_tables
+    from mmdit_cli.shape_check.weights import check_weights
 
     (loaded,), _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with without_compiler():
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
-        from mmdit_cli.export.conversion import check_weights
-        from mmdit_cli.output.document import check_apart
-
-        check_apart(report=report, weights=weights)
-
+        check_apart(report=request.report, weights=weights)
         checked = check_weights(loaded.model, weights, from_)
         problems = list(result.problems)
         if checked.problems:
@@ -63,6 +54,6 @@ def command(
             hint = f"; its names are those of --from {other}" if other not in (None, from_) else ""
             problems += [f"{checked.file}: does not fit the config in the layout {from_}{hint}", *checked.problems]
         result = replace(result, weights=checked, problems=problems, ok=not problems)
-    show(request, [result], lambda _: shape_tables(result, every_layer=all_layers))
+    request.show([result], lambda _: shape_tables(result, every_layer=all_layers))
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from mmdit.options import LinearOutput, PatchOutput
 from mmdit_cli.model_parts.flop_count import meta_model
+from mmdit_cli.model_parts.follower import tensors_of
+from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.request.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.request.size_limits import is_overflow, possible, too_large
 from mmdit_cli.request.tool_config import ToolConfig
@@ -74,7 +76,7 @@ def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = to
         config=config.name,
         ok=not problems,
         parameters=sum(p.numel() for p in model.parameters()),
-        weight_bytes=sum(p.numel() * p.element_size() for p in model.parameters()),
+        weight_bytes=total_bytes(model.parameters()),
         inputs={name: list(x.shape) for name, x in inputs.by_modality.items()},
         outputs={name: list(x.shape) for name, x in outputs.items()},
         layers=recorder.layers,
@@ -159,13 +161,7 @@ class _Recorder:
 
 
 def _shapes(value: Any) -> list[Shape]:
-    if isinstance(value, Tensor):
-        return [list(value.shape)]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (tuple, list)):
-        return [shape for item in value for shape in _shapes(item)]
-    return []
+    return [list(x.shape) for x in tensors_of(value)]
 
 
 def _first_line(error: Exception) -> str:

@@ -1,19 +1,16 @@
-"""A run's checkpoints: weights, their average and the optimizer's state as safetensors, and a JSON that binds them.
+"""Writing and restoring a run's checkpoints: weights, their average and the optimizer's state as safetensors.
 
 Nothing is unpickled. A checkpoint is a folder that is written under another name, synced and renamed, so it is there
-whole or not at all; each file's SHA-256 is in its JSON, and a checkpoint that does not match is passed over.
+whole or not at all.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +21,21 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mmdit
-from mmdit.config.regular_file import open_regular, read_regular
-from mmdit_cli.errors import UserError
+from mmdit_cli.request.newest_checkpoint import (
+    EMA,
+    OPTIMIZER,
+    PREFIX,
+    STATE,
+    WEIGHTS,
+    Checkpoint,
+    checkpoint_folders,
+    file_digest,
+    state_digest,
+)
 from mmdit_cli.toy.processes import put, whole
 
-PREFIX, STATE = "checkpoint-", "state.json"
-NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
-WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
-LONGEST = 1 << 24  # bytes that are read of what a run says of itself; it takes some kB
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint on the disk that has been found whole."""
-
-    path: Path
-    step: int
-    state: dict[str, Any]
 
 
 def save_checkpoint(
@@ -64,9 +57,9 @@ def save_checkpoint(
         names = (WEIGHTS, EMA, OPTIMIZER)
         state |= {
             "step": step,
-            "sha256": {name: _digest(temporary / name) for name in names},
+            "sha256": {name: file_digest(temporary / name) for name in names},
         }
-        state["sha256"][STATE] = _own_digest(state)
+        state["sha256"][STATE] = state_digest(state)
         (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         for name in (*names, STATE):
             _sync(temporary / name)
@@ -77,50 +70,15 @@ def save_checkpoint(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in _folders(run_dir)[:-KEPT]:
+    for old in checkpoint_folders(run_dir)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
 
 
-def sweep(run_dir: Path) -> None:
+def remove_unfinished(run_dir: Path) -> None:
     """Remove what a killed run left half written."""
     for folder in run_dir.glob(f".{PREFIX}*.tmp"):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and what was wrong with those passed over."""
-    problems: list[str] = []
-    for folder in reversed(_folders(run_dir)):
-        try:
-            state = json.loads(read_regular(folder / STATE, LONGEST))
-            if state["sha256"].get(STATE, _own_digest(state)) != _own_digest(state):  # older ones have none
-                raise ValueError(f"{STATE} does not match its checksum")
-            for name in (WEIGHTS, EMA, OPTIMIZER):
-                if _digest(folder / name) != state["sha256"][name]:
-                    raise ValueError(f"{name} does not match its checksum")
-            if state["step"] != _step(folder) or not 0 <= int(state["averaged"]) < 1 << 63:
-                raise ValueError(f"{STATE} is not that of step {_step(folder)}")
-            return Checkpoint(folder, _step(folder), state), problems
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-            problems.append(f"{folder} is damaged ({error}); passed over")
-        except RecursionError:
-            problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
-    return None, problems
-
-
-def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
-    """The newest whole checkpoint; None where the run has none yet. What was wrong with others is told.
-
-    Raises:
-        UserError: there are some, and none is whole.
-    """
-    checkpoint, problems = newest_checkpoint(run_dir)
-    for problem in problems:
-        on_problem(problem)
-    if checkpoint is None and problems:
-        raise UserError(f"--resume: {run_dir} holds no whole checkpoint: {'; '.join(problems)}")
-    return checkpoint
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
@@ -180,15 +138,6 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path.name}: {error}") from None
 
 
-def _folders(run_dir: Path) -> list[Path]:
-    """The checkpoints' folders, by their step."""
-    return sorted((path for path in run_dir.iterdir() if NAME.fullmatch(path.name) and path.is_dir()), key=_step)
-
-
-def _step(folder: Path) -> int:
-    return int(folder.name.removeprefix(PREFIX))
-
-
 def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
     """Raises OSError where it can't be written; safetensors has an exception of its own for it."""
     try:
@@ -201,24 +150,6 @@ def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
 
 def _shape(shape: tuple[int, ...] | None) -> str:
     return "missing" if shape is None else " x ".join(map(str, shape)) or "a scalar"
-
-
-def _own_digest(state: dict[str, Any]) -> str:
-    """The checksum of the JSON itself, without itself."""
-    rest = state | {"sha256": {name: text for name, text in state["sha256"].items() if name != STATE}}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(file)
-
-
-def _sha256(file: Any) -> str:
-    digest = hashlib.sha256()  # Python 3.10 has no file_digest
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from mmdit_cli.request import request as o
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.request.options import common_options
+from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
     from mmdit_cli.request.tool_config import ToolConfig
@@ -17,8 +19,9 @@ if TYPE_CHECKING:
 NAME = "train-toy"
 
 
+@common_options(NAME)
 def command(
-    config: o.ConfigsOption,
+    request: Request,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, max=1_000_000_000, metavar="N", help="Training steps. Default: train.steps."),
@@ -53,13 +56,6 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")
     ] = False,
-    set_: o.SetOption = None,
-    device: o.DeviceOption = "cpu",
-    dtype: o.DtypeOption = "fp32",
-    seed: o.SeedOption = 0,
-    json: o.JsonOption = False,
-    report: o.ReportOption = None,
-    debug: o.DebugOption = False,
 ) -> None:
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
@@ -68,40 +64,32 @@ def command(
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
-    request = o.make_request(NAME, config, set_, device, dtype, seed, json, report)
-
-    from mmdit_cli.errors import CheckFailed, UserError
     from mmdit_cli.output.console import message, training_progress
-    from mmdit_cli.output.document import check_target
-    from mmdit_cli.output.tables import train_tables
-    from mmdit_cli.request.cards import read_share
-    from mmdit_cli.request.show import show
+    from mmdit_cli.request.numbers import read_share
+    from mmdit_cli.request.targets import check_target
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import check_tensorboard, compare_folder
+    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, in_runs, new_folder
+    from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import TrainResult, train
 
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    first = request.seed
     several = len(configs) > 1 or seeds > 1
     if tensorboard:
         check_tensorboard()
-    try:
-        share = read_share("90%" if target is None else target, "--target")
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    if seed + seeds > 1 << 64:
-        raise UserError(f"--seeds {seeds}: the last of them, {seed + seeds - 1}, is no number of 64 bits")
+    share = read_share("90%" if target is None else target, "--target")
+    if first + seeds > 1 << 64:
+        raise UserError(f"--seeds {seeds}: the last of them, {first + seeds - 1}, is no number of 64 bits")
     if resume and several:
         raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if allow_changes and not resume:
         raise UserError("--allow-changes is for --resume")
-    if resume and run_dir is None:
-        raise UserError("--resume needs the run's folder; pass --run-dir DIR")
-    if resume and run_dir is not None:
-        _check_run(run_dir)
+    if resume:
+        check_run(run_dir)
     if target is not None and not several:
         raise UserError("--target is for a comparison: give several --config, or --seeds N")
     if plot is not None:
-        check_target(plot, "--plot", suffix=".png")
+        check_target(plot, "--plot", suffixes=(".png",))
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
 
@@ -126,46 +114,30 @@ def command(
             )
 
     if not several:
-        result = run(configs[0], seed, run_dir, configs[0].name)
+        result = run(configs[0], first, run_dir, configs[0].name)
         if result is not None:
-            show(request, [result], lambda _: train_tables([result]))
+            request.show([result], lambda _: train_tables([result]))
         return
 
     from mmdit.weights.atomic import write_atomic
-    from mmdit_cli.output.document import make_document
     from mmdit_cli.output.renderings import render
     from mmdit_cli.toy.comparability import distinct
-    from mmdit_cli.toy.comparison import compare, draw
+    from mmdit_cli.toy.comparison import compare_designs, save_comparison_plot
     from mmdit_cli.toy.comparison_tables import compare_tables
     from mmdit_cli.toy.data_fit import world_of
 
     if steps is not None:
-        configs = [c.model_copy(update={"train": c.train.model_copy(update={"steps": steps})}) for c in configs]
-    configs = distinct(configs, config)
+        configs = [replace(c, train=replace(c.train, steps=steps)) for c in configs]
+    configs = distinct(configs, request.configs)
     for each in configs:
         world_of(each)  # before a folder is made
-    with compare_folder(run_dir) as folder:
-        results, comparison = compare(configs, range(seed, seed + seeds), folder=folder, train=run, target=share)
-        draw(comparison, results, plot or folder / "comparison.png")
-        document = make_document(request, results, comparison=comparison)
+    with new_folder(run_dir or in_runs("compare")) as folder:
+        results, comparison = compare_designs(
+            configs, range(first, first + seeds), folder=folder, train=run, target=share
+        )
+        save_comparison_plot(comparison, results, plot or folder / "comparison.png")
+        document = request.document(results, comparison=comparison)
         write_atomic(folder / "comparison.json", render(document, ".json").encode())
-    show(request, results, lambda width: compare_tables(comparison, width), comparison=comparison)
+    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison)
     if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
         raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")
-
-
-def _check_run(folder: Path) -> None:
-    """Refuse to resume what is no run, before anything is written into it.
-
-    Raises:
-        UserError: there is no such folder, nothing in it is a run's, or every checkpoint is damaged.
-    """
-    from mmdit_cli.errors import UserError
-    from mmdit_cli.toy.checkpoints import PREFIX, checkpoint_to_resume
-    from mmdit_cli.toy.run_folder import ABOUT, CONFIG, METRICS
-
-    if not os.path.isdir(folder):
-        raise UserError(f"--run-dir {folder}: there is no such run to resume")
-    if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(folder)):
-        raise UserError(f"--resume: {folder} is no run: it holds neither {CONFIG} nor a checkpoint")
-    checkpoint_to_resume(folder)

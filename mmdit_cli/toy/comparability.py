@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmdit.options import PatchInput
+from mmdit.options import PatchInput, as_data
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences, safe_name
@@ -27,8 +28,8 @@ def as_trained(config: ToolConfig) -> ToolConfig:
     for name, x in batch.data.items():
         end = config.model.modalities[name].input
         tokens[name] = x[0, 0].numel() // end.patch**2 if isinstance(end, PatchInput) else x.shape[1]
-    run = config.run.model_copy(update={"batch_size": config.train.batch_size, "tokens": tokens})
-    return config.model_copy(update={"run": run})
+    run = replace(config.run, batch_size=config.train.batch_size, tokens=tokens)
+    return replace(config, run=run)
 
 
 def unlike(first: ToolConfig, other: ToolConfig) -> list[str]:
@@ -54,7 +55,7 @@ def distinct(configs: Sequence[ToolConfig], files: Sequence[str]) -> list[ToolCo
             number, unique = number + 1, f"{name}-{number + 1}"
         taken.add(safe_name(unique))
         names[index] = unique
-    return [config.model_copy(update={"name": name}) for config, name in zip(configs, names, strict=True)]
+    return [replace(config, name=name) for config, name in zip(configs, names, strict=True)]
 
 
 def same_loss(first: ToolConfig, other: ToolConfig) -> bool:
@@ -69,7 +70,7 @@ def _unlike(first: ToolConfig, other: ToolConfig, keys: Sequence[str]) -> list[s
 
 
 def _picked(config: ToolConfig, keys: Sequence[str]) -> dict[str, Any]:
-    settings: Any = config.train.model_dump(mode="json")
+    settings: Any = as_data(config.train)
     picked = {}
     for key in keys:
         value = settings

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.paired_statistics import CONFIDENCE, Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.run_folder import METRICS, read_metrics, safe_name
+from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import Interrupted, TrainResult
 
@@ -108,7 +109,7 @@ class Run:
 Train = Callable[[ToolConfig, int, Path, str], TrainResult | None]  # config, seed, folder, and what to call the run
 
 
-def compare(
+def compare_designs(
     configs: Sequence[ToolConfig], seeds: Sequence[int], *, folder: Path, train: Train, target: float = TARGET
 ) -> tuple[list[TrainResult], Comparison]:
     """Train every config with every seed, and compare each with the first.
@@ -141,17 +142,18 @@ def compare(
             raise Interrupted(f"{title}, run {number} of {len(turns)} in {folder}: {stop}") from None
         if result is not None:  # as in a process of a group that does not write
             done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
-    comparison = summarize(configs, done, failures, seeds=seeds, target=target, folder=folder)
+    comparison = comparison_of(configs, done, failures, seeds=seeds, target=target, folder=folder)
     return [run.result for runs in done.values() for run in runs.values()], comparison
 
 
-def draw(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> None:
+def save_comparison_plot(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> None:
     """Write a picture of all runs' curves, those that failed included.
 
     Raises:
         OSError: it can't be written.
     """
-    from mmdit_cli.toy.plots import comparison_plot, save_figure
+    from mmdit_cli.output.figures import save_figure
+    from mmdit_cli.toy.plots import comparison_plot
 
     folders = [(r.config, Path(r.run_dir)) for r in results] + [
         (x.config, Path(x.run_dir)) for x in comparison.failures
@@ -164,7 +166,7 @@ def draw(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> 
     save_figure(comparison_plot(curves, costs, target=comparison.target), path)
 
 
-def summarize(
+def comparison_of(
     configs: Sequence[ToolConfig],
     done: Mapping[str, Mapping[int, Run]],
     failures: Sequence[Failure],

@@ -1,22 +1,23 @@
-"""Comparisons of designs as tables: a view of `toy.compare.Comparison`."""
+"""Comparisons of designs as tables."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.table_parts import Columns, note, side_by_side
+from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from mmdit_cli.toy.comparison import Comparison, Design
-    from mmdit_cli.toy.paired_statistics import Difference, Spread
+    from mmdit_cli.toy.seed_statistics import Difference, Spread
 
 LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
 STYLES = {"better": "green", "worse": "bold red"}
@@ -34,41 +35,51 @@ def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
         parts.append(Text(where, style="red"))
     parts += [Text(text, style="yellow") for text in comparison.notes]
-    return parts + [note(text) for text in _notes(comparison)]
+    return [*parts, *map(note, _notes(comparison))]
 
 
 def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
-    table = side_by_side("designs", designs)
-
-    def row(label: str, cell: Callable[[Design], str], style: str | None = None) -> None:
-        table.add_row(label, *(cell(design) for design in designs), style=style)
-
-    row("parameters", lambda d: f.count(d.parameters))
-    row("FLOPs a step", lambda d: f.flops(d.step_flops))
-    row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}")
-    row("loss", lambda d: _spread(d.loss), "bold")
+    reached = any(design.to_target.reached for design in comparison.designs)
+    rows = [
+        Row("parameters", lambda d: f.count(d.parameters)),
+        Row("FLOPs a step", lambda d: f.flops(d.step_flops)),
+        Row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}"),
+        Row("loss", lambda d: _spread(d.loss), True),
+    ]
     for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
-        row(f"accuracy, {name}", lambda d, n=name: _share(d.accuracy.get(n)), "bold")  # type: ignore[misc]
-        row("  lowest seed", lambda d, n=name: _lowest(d.accuracy.get(n)))  # type: ignore[misc]
-        row("  held-out captions", lambda d, n=name: _share(d.held_out.get(n)))  # type: ignore[misc]
-    row(f"reached {f.percent(comparison.target)}", lambda d: f"{d.to_target.reached} of {d.to_target.runs}")
-    if any(design.to_target.reached for design in comparison.designs):
-        row("  steps", lambda d: _whole(d.to_target.steps))
-        row("  time", lambda d: f.seconds(d.to_target.seconds))
-        row("  FLOPs", lambda d: f.flops(d.to_target.flops))
-    return table
+        rows += [
+            Row(f"accuracy, {name}", partial(_accuracy, name), True),
+            Row("  lowest seed", partial(_lowest, name)),
+            Row("  held-out captions", partial(_held_out, name)),
+        ]
+    rows += [
+        Row(f"reached {f.percent(comparison.target)}", lambda d: f"{d.to_target.reached} of {d.to_target.runs}"),
+        Row("  steps", lambda d: _whole(d.to_target.steps), when=reached),
+        Row("  time", lambda d: f.seconds(d.to_target.seconds), when=reached),
+        Row("  FLOPs", lambda d: f.flops(d.to_target.flops), when=reached),
+    ]
+    return side_by_side("designs", designs, rows)
 
 
 def _differences(comparison: Comparison, design: Design, width: int) -> Table:
-    rows = Columns(f"{design.config} against {comparison.reference}", width)
-    for each in design.differences:
-        show = _signed(each)
-        ends = "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
-        style = STYLES.get(each.verdict)
-        verdict = f"[{style}]{each.verdict}[/]" if style else each.verdict if width >= 60 else "can't tell"
-        label = each.figure.replace("the target", f.percent(comparison.target))
-        rows.add([(" ", label, 0), ("by", show(each.mean), 0), ("95% interval", ends, 80), ("verdict", verdict, 0)])
-    return rows.table
+    columns = (
+        Column(" ", lambda x: x.figure.replace("the target", f.percent(comparison.target)), kind="text"),
+        Column("by", lambda x: _signed(x)(x.mean)),
+        Column("95% interval", _interval, 80),
+        Column("verdict", lambda x: _verdict(x.verdict, short=width < 60)),
+    )
+    return listing(f"{design.config} against {comparison.reference}", design.differences, columns, width)
+
+
+def _interval(each: Difference) -> str:
+    show = _signed(each)
+    return "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
+
+
+def _verdict(verdict: str, *, short: bool) -> str:
+    if verdict in STYLES:
+        return f"[{STYLES[verdict]}]{verdict}[/]"
+    return "can't tell" if short else verdict
 
 
 def _signed(each: Difference) -> Callable[[float], str]:
@@ -99,7 +110,16 @@ def _share(figure: Spread | None) -> str:
     return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {f.percent(figure.sd)}")
 
 
-def _lowest(figure: Spread | None) -> str:
+def _accuracy(modality: str, design: Design) -> str:
+    return _share(design.accuracy.get(modality))
+
+
+def _held_out(modality: str, design: Design) -> str:
+    return _share(design.held_out.get(modality))
+
+
+def _lowest(modality: str, design: Design) -> str:
+    figure = design.accuracy.get(modality)
     return f.MISSING if figure is None else f.percent(figure.min)
 
 

@@ -19,7 +19,7 @@ TIMESTEP_RANGE = 1000  # networks take t as 0..1000, divided by their config's t
 
 
 @dataclass(frozen=True)
-class Fit:
+class DataNeeds:
     """What a model's ends must be for a data set."""
 
     vocabulary: int
@@ -30,10 +30,12 @@ class Fit:
     sound_needed: bool = False
 
 
-FITS = {
-    "world": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True),
-    "echo": Fit(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True),
-    "digits": Fit(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
+NEEDS = {
+    "world": DataNeeds(world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True),
+    "echo": DataNeeds(
+        world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True
+    ),
+    "digits": DataNeeds(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
 }
 
 
@@ -45,7 +47,7 @@ def world_of(config: ToolConfig) -> ToyData:
             that holds the data is not installed.
     """
     data = config.train.data
-    for problem in _problems(config.model, FITS[data]):
+    for problem in _problems(config.model, NEEDS[data]):
         raise UserError(f"{config.name}: train-toy can't train this model on train.data={data}: {problem}")
     drawn = [name for name in config.model.modalities if name != "text"]
     unknown = [name for name in config.train.loss_weights if name not in drawn]
@@ -72,30 +74,32 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     return velocity
 
 
-def _problems(model: ModelOptions, fit: Fit) -> list[str]:
+def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
     """What keeps a model from learning the data, in words."""
     known = {"text and image": ["image", "text"], "text, image and audio": ["audio", "image", "text"]}
-    allowed = ([] if fit.sound_needed else ["text and image"]) + (["text, image and audio"] if fit.sound else [])
+    allowed = ([] if needs.sound_needed else ["text and image"]) + (["text, image and audio"] if needs.sound else [])
     if sorted(model.modalities) not in [known[names] for names in allowed]:
         return [f"model.modalities must be {', or '.join(allowed)}, got {', '.join(model.modalities)}"]
     problems = []
     text, image, audio = (model.modalities.get(name) for name in ("text", "image", "audio"))
     words = text.input if text else None
-    if not isinstance(words, TokenInput) or words.vocabulary < fit.vocabulary or words.max_length < fit.max_words:
-        wanted = f"kind: tokens, vocabulary: {fit.vocabulary}, max_length: {fit.max_words}"
+    if not isinstance(words, TokenInput) or words.vocabulary < needs.vocabulary or words.max_length < needs.max_words:
+        wanted = f"kind: tokens, vocabulary: {needs.vocabulary}, max_length: {needs.max_words}"
         problems.append(f"model.modalities.text.input must be {{{wanted}}}, or larger")
     if image:
         end, head, channels = (
             image.input,
             image.output,
-            "1 channel" if fit.channels == 1 else f"{fit.channels} channels",
+            "1 channel" if needs.channels == 1 else f"{needs.channels} channels",
         )
-        if not isinstance(end, PatchInput) or end.channels != fit.channels or fit.size % end.patch:
-            problems.append(f"model.modalities.image.input must be patches of {channels} whose size divides {fit.size}")
-        elif end.positions == "sincos" and fit.size // end.patch > end.max_size:
-            problems.append(f"model.modalities.image.input.max_size must be {fit.size // end.patch} or more")
-        if not isinstance(head, PatchOutput) or head.channels != fit.channels:
-            problems.append(f"model.modalities.image.output must be {{kind: patches, channels: {fit.channels}}}")
+        if not isinstance(end, PatchInput) or end.channels != needs.channels or needs.size % end.patch:
+            problems.append(
+                f"model.modalities.image.input must be patches of {channels} whose size divides {needs.size}"
+            )
+        elif end.positions == "sincos" and needs.size // end.patch > end.max_size:
+            problems.append(f"model.modalities.image.input.max_size must be {needs.size // end.patch} or more")
+        if not isinstance(head, PatchOutput) or head.channels != needs.channels:
+            problems.append(f"model.modalities.image.output must be {{kind: patches, channels: {needs.channels}}}")
     if audio:
         wave, head = audio.input, audio.output
         shape = f"{SAMPLES // FRAME} tokens of {FRAME} samples"

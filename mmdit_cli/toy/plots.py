@@ -1,4 +1,4 @@
-"""Pictures of results. Figures are made without pyplot, so that nothing global is touched and no window is needed.
+"""Pictures of training runs: what they drew, their curves, and those of several side by side.
 
 Importing this imports matplotlib: do so where a picture is drawn.
 """
@@ -6,25 +6,21 @@ Importing this imports matplotlib: do so where a picture is drawn.
 from __future__ import annotations
 
 import textwrap
-import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
-from mmdit.weights.atomic import replacing
+from mmdit_cli.output.figures import FAINT, INK, SERIES, style_axes
 
 if TYPE_CHECKING:
     from mmdit_cli.toy.evaluation import Samples
 
-RIGHT, WRONG, INK, FAINT = "#1a7f37", "#cf222e", "#1f2328", "#8c959f"
-SERIES = ("#0969da", "#bc4c00", "#8250df", "#1a7f37")  # dark and light enough apart to be told without their hue
+RIGHT, WRONG = "#1a7f37", "#cf222e"
 COLUMNS, CELL = 8, 1.55  # samples in a row, and the inches that each takes
 CAPTION_LINES, CAPTION_WIDTH = 5, 24
 
@@ -82,23 +78,12 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
             panels[1].plot([r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=name)
         panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
     for axes in panels:
-        axes.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
-        axes.tick_params(labelsize=7)
-        axes.yaxis.label.set_fontsize(8)
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes)
         if axes.lines:
             axes.legend(fontsize=7, frameon=False)
-    panels[-1].set_xlabel("step", fontsize=8)
+    panels[-1].set_xlabel("step")
     panels[0].set_title(title, fontsize=9, color=INK)
     return figure
-
-
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all. Letters that the font lacks are drawn as boxes."""
-    FigureCanvasAgg(figure)
-    with replacing(path) as temporary, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, format="png", dpi=120)
 
 
 def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
@@ -171,15 +156,12 @@ def comparison_plot(
     for panel in panels[1:].flat:
         panel.axhline(target, color=FAINT, linewidth=0.8, linestyle=(0, (4, 3)), zorder=0)
     for panel in panels.flat:
-        panel.grid(True, which="both", color=FAINT, alpha=0.2, linewidth=0.5)
-        panel.tick_params(labelsize=7, which="both")
-        panel.yaxis.label.set_fontsize(8)
-        panel.spines[["top", "right"]].set_visible(False)
+        style_axes(panel)
     if panels[0, 1].lines:
         panels[0, 1].legend(fontsize=7, frameon=False)
     panels[-1, 1].xaxis.set_major_formatter(EngFormatter(sep=" "))
     for panel, label in zip(panels[-1], ("step", "training FLOPs"), strict=True):
-        panel.set_xlabel(label, fontsize=8)
+        panel.set_xlabel(label)
     return figure
 
 

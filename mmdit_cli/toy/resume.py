@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mmdit.options import as_data
 from mmdit.weights.atomic import remove_leftovers
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, checkpoint_to_resume, sweep
+from mmdit_cli.request.newest_checkpoint import Checkpoint, checkpoint_to_resume
+from mmdit_cli.request.tool_config import as_tool_config
+from mmdit_cli.toy.checkpoints import remove_unfinished
 from mmdit_cli.toy.run_folder import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 
@@ -29,7 +31,7 @@ def go_on(
             on with this one: other weights, or fewer steps than it has done.
     """
     if trainer.group.main:
-        sweep(folder)
+        remove_unfinished(folder)
         for place in (folder, folder / "progress"):
             remove_leftovers(place)
     trainer.group.wait()
@@ -65,6 +67,6 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
 def _with_defaults(identity: Any) -> Any:
     """A saved identity with the keys that configs have got since, at their defaults."""
     try:
-        return {**identity, "config": ToolConfig.model_validate(identity["config"]).model_dump(mode="json")}
+        return {**identity, "config": as_data(as_tool_config(identity["config"]))}
     except (TypeError, KeyError, ValueError):
         return identity

@@ -24,7 +24,8 @@ from mmdit.weights.atomic import write_atomic
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.checkpoints import LONGEST
+from mmdit_cli.request.newest_checkpoint import LONGEST, PREFIX, checkpoint_to_resume
+from mmdit_cli.request.targets import writing
 
 CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
 
@@ -38,26 +39,33 @@ def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Iterator[Path]
             another run is under way in it.
     """
     if not resume:
-        with new_folder(run_dir or Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
+        with new_folder(run_dir or in_runs(name)) as folder:
             yield folder
         return
+    folder = check_run(run_dir)
+    with _alone_in(folder):
+        yield folder
+
+
+def check_run(run_dir: Path | None) -> Path:
+    """Refuse to resume what is no run, before anything is written into it.
+
+    Raises:
+        UserError: there is no such folder, nothing in it is a run's, or every checkpoint is damaged.
+    """
     if run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if not run_dir.is_dir():
         raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
-    with _alone_in(run_dir):
-        yield run_dir
+    if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(run_dir)):
+        raise UserError(f"--resume: {run_dir} is no run: it holds neither {CONFIG} nor a checkpoint")
+    checkpoint_to_resume(run_dir)
+    return run_dir
 
 
-@contextmanager
-def compare_folder(run_dir: Path | None) -> Iterator[Path]:
-    """The folder of a comparison's runs, locked as long as it goes on.
-
-    Raises:
-        UserError: it exists and is not empty, can't be made, or another run is under way in it.
-    """
-    with new_folder(run_dir or Path("runs") / f"compare-{datetime.now():%Y%m%d-%H%M%S-%f}") as folder:
-        yield folder
+def in_runs(name: str) -> Path:
+    """Where a run goes that was given no folder: in `runs`, named by the moment."""
+    return Path("runs") / f"{safe_name(name)}-{datetime.now():%Y%m%d-%H%M%S-%f}"
 
 
 def safe_name(name: str) -> str:
@@ -76,10 +84,10 @@ def new_folder(folder: Path) -> Iterator[Path]:
     Raises:
         UserError: it is not empty, not writable, can't be made, or another run is under way in it.
     """
-    with _named(folder):
+    with writing("--run-dir", folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone_in(folder):
-        with _named(folder):
+        with writing("--run-dir", folder):
             if any(path.name != LOCK for path in folder.iterdir()):
                 raise UserError(f"--run-dir {folder}: is not empty; name a new folder, or go on with it by --resume")
         yield folder
@@ -95,7 +103,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         UserError: another process holds it, or the folder can't be written to.
     """
     path = folder / LOCK
-    with _named(folder):
+    with writing("--run-dir", folder):
         if not os.access(folder, os.W_OK):
             raise PermissionError(errno.EACCES, "Permission denied")
         for name in (LOCK, CONFIG, ABOUT, METRICS):
@@ -115,14 +123,6 @@ def _alone_in(folder: Path) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 path.unlink()
-
-
-@contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"--run-dir {folder}: {error.strerror or error}") from None
 
 
 def describe(

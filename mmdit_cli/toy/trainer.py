@@ -13,10 +13,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mmdit.config import build
+from mmdit.options import as_data
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.model_parts.follower import tensors_of
+from mmdit_cli.request.newest_checkpoint import Checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import Checkpoint, optimizer_tensors, restore, save_checkpoint
+from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
@@ -75,7 +78,7 @@ class Trainer:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
-        return {"seed": self.seed, "dtype": DTYPES[self.dtype], "config": self.config.model_dump(mode="json")}
+        return {"seed": self.seed, "dtype": DTYPES[self.dtype], "config": as_data(self.config)}
 
     def step(self) -> dict[str, Any]:
         """One step of training; what is logged of it.
@@ -187,7 +190,7 @@ class Trainer:
 
         def check(name: str) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-                if not found and any(not x.isfinite().all() for x in _tensors(output)):
+                if not found and any(x.is_floating_point() and not x.isfinite().all() for x in tensors_of(output)):
                     found.append(name)
 
             return hook
@@ -207,12 +210,3 @@ class Trainer:
 def is_finite(x: Tensor) -> bool:
     """Of a tensor that may be sharded; then every process has to ask."""
     return bool(whole(x).isfinite().all())
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors in a module's output."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() else []
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [x for item in value for x in _tensors(item)] if isinstance(value, (list, tuple)) else []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from torch import nn
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.request.newest_checkpoint import EMA, newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.any_to_any import any_to_any
-from mmdit_cli.toy.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
@@ -113,7 +114,7 @@ def train(
     if dtype not in DTYPES:
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
     if steps is not None:
-        config = config.model_copy(update={"train": config.train.model_copy(update={"steps": steps})})
+        config = replace(config, train=replace(config.train, steps=steps))
     if tensorboard:
         check_tensorboard()
     if config.train.batch_size < group.size:
@@ -257,14 +258,16 @@ def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:
 
 
 def _picture(samples: Samples, path: Path, trainer: Trainer) -> None:
-    from mmdit_cli.toy.plots import sample_plot, save_figure
+    from mmdit_cli.output.figures import save_figure
+    from mmdit_cli.toy.plots import sample_plot
 
     path.parent.mkdir(exist_ok=True)
     save_figure(sample_plot(samples, title=f"{trainer.config.name}, step {trainer.completed}"), path)
 
 
 def _curves(records: list[dict[str, Any]], path: Path, trainer: Trainer) -> None:
-    from mmdit_cli.toy.plots import curve_plot, save_figure
+    from mmdit_cli.output.figures import save_figure
+    from mmdit_cli.toy.plots import curve_plot
 
     save_figure(curve_plot(records, title=trainer.config.name), path)
 
@@ -275,4 +278,4 @@ def _last_good(folder: Path) -> str:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")
+    return statistics.fmean(values) if values else float("nan")

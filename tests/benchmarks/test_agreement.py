@@ -9,7 +9,7 @@ import pytest
 from benchmarks.accounting.agreement import Finding, closed_form, markdown, reasons, row
 from benchmarks.accounting.tools import ELEMENTWISE, PROBES, ask_flop_counter, ask_flop_counter_meta, probe
 from mmdit_cli.model_parts.flop_count import count_flops
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
 from tests.support.paths import ROOT
 
 CLOSED = {"linear": 600, "attention": 400}
@@ -18,7 +18,7 @@ ALL = {**dict.fromkeys(PROBES, 1.0), **dict.fromkeys(ELEMENTWISE, 0.0)}
 
 def small(**model) -> ToolConfig:
     base = {"depth": 3, "modalities": {"a": {"dim": 8}, "b": {"dim": 12}, "c": {"dim": 4}}, "heads": 2, "dim_head": 4}
-    return ToolConfig.model_validate({"model": base | model, "run": {"tokens": {"a": 3, "b": 5, "c": 7}}})
+    return as_tool_config({"model": base | model, "run": {"tokens": {"a": 3, "b": 5, "c": 7}}})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -10,7 +12,7 @@ from mmdit.networks.transformer import MMDiT
 from mmdit.packing import Packing
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import as_tool_config
 from tests.mmdit.networks.test_transformer import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 from tests.support.draws import drawn, padded_mask, randn
 
@@ -229,7 +231,7 @@ def config(mask=1.0, **changes):
         dim_head=4,
     )
     run = dict(batch_size=2, tokens=dict(text=16, image=16), mask=dict(text=mask))
-    return ToolConfig.model_validate(dict(name="small", model=model | changes, run=run))
+    return as_tool_config(dict(name="small", model=model | changes, run=run))
 
 
 @pytest.mark.parametrize("bare", [False, True], ids=["network", "two-modality"])
@@ -238,9 +240,7 @@ def test_flops_and_memory_of_a_packed_run_are_those_of_the_valid_tokens(bare):
     changes = options if bare else {}
     packed, masked = config(0.25, varlen=True, **changes), config(0.25, **changes)
     shorter = config(**changes)
-    shorter = shorter.model_copy(
-        update={"run": shorter.run.model_copy(update={"tokens": dict(text=4, image=16), "mask": {}})}
-    )
+    shorter = replace(shorter, run=replace(shorter.run, tokens=dict(text=4, image=16), mask={}))
     embedding = 0 if bare else 2 * 2 * (16 - 4) * 4 * 8  # captions are embedded before they are packed
     assert count_flops(packed).forward_flops == count_flops(shorter).forward_flops + embedding
     assert count_flops(masked).forward_flops > count_flops(packed).forward_flops

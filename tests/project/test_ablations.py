@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from mmdit.options import as_data
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences
@@ -32,7 +35,7 @@ def test_a_design_differs_in_what_its_set_is_about(path):
     first, keys = SETS[path.parent.name]
     config, reference = load_tool_config(path), load_tool_config(FOLDER / path.parent.name / f"{first}.yaml")
     assert config.name == path.stem
-    found = differences(reference.model_dump(mode="json"), config.model_dump(mode="json"))
+    found = differences(as_data(reference), as_data(config))
     changed = [line for line in found if not line.startswith("name ")]
     assert bool(changed) == (path.stem != first)
     assert all(line.startswith(tuple(keys)) for line in changed), changed
@@ -41,6 +44,6 @@ def test_a_design_differs_in_what_its_set_is_about(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_design_takes_a_step(path):
     config = load_tool_config(path)
-    config = config.model_copy(update={"train": config.train.model_copy(update={"batch_size": 4})})
+    config = replace(config, train=replace(config.train, batch_size=4))
     trainer = Trainer(config, world_of(config), device=torch.device("cpu"), dtype=torch.float32, seed=0)
     assert 0.1 < trainer.step()["loss"] < 10

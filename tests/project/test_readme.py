@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from mmdit_cli.request.tool_config import as_tool_config
 from tests.support.paths import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -28,10 +29,9 @@ def test_the_first_two_examples_are_the_block_and_the_general_transformer():
 
 
 def test_the_config_is_valid():
-    from mmdit_cli.request.tool_config import ToolConfig
 
     for text in blocks("yaml"):
-        ToolConfig.model_validate(yaml.safe_load(text))
+        as_tool_config(yaml.safe_load(text))
 
 
 def test_every_command_and_option_exists():

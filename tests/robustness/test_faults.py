@@ -24,9 +24,9 @@ from mmdit_cli import interrupts
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.program_export import export_program
 from mmdit_cli.profile.kernels import write_trace
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 from mmdit_cli.toy import checkpoints
-from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.run_folder import LOCK, described, safe_name
 from mmdit_cli.toy.training import Interrupted, train
 from tests.robustness import __main__ as robustness

@@ -15,7 +15,7 @@ from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import program_export as programs
 from mmdit_cli.export.program import awake
 from mmdit_cli.export.program_export import GRAPH, WEIGHTS, export_program
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from tests.support.draws import drawn
 
 BARE: dict[str, Any] = dict(depth=1, dim_cond=12, heads=2, dim_head=16)
@@ -72,7 +72,7 @@ CASES = [
 def config(name: str) -> ToolConfig:
     first, *others = MODELS[name]["modalities"]
     run = {"mask": {first: 0.5}, "tokens": {first: 8} | dict.fromkeys(others, 16)}
-    return ToolConfig.model_validate({"name": "small", "model": MODELS[name], "run": run})
+    return as_tool_config({"name": "small", "model": MODELS[name], "run": run})
 
 
 def saved(name: str, folder: Path) -> tuple[ToolConfig, torch.nn.Module, Path]:
@@ -145,7 +145,7 @@ def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, 
 
 def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
     """Between 1, which torch takes apart, and 2 there is nothing to vary."""
-    small = ToolConfig.model_validate(
+    small = as_tool_config(
         {
             "name": "small",
             "model": {

@@ -13,8 +13,8 @@ from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
 from mmdit_cli.export import weights_export as export
 from mmdit_cli.export.weights_export import export_model
-from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.checkpoints import newest_checkpoint
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
 
@@ -28,7 +28,7 @@ def config(**run) -> ToolConfig:
         "heads": 1,
         "dim_head": 8,
     }
-    return ToolConfig.model_validate({"name": "tiny", "model": model, "run": {"tokens": {"text": 3, "image": 4}} | run})
+    return as_tool_config({"name": "tiny", "model": model, "run": {"tokens": {"text": 3, "image": 4}} | run})
 
 
 def test_what_is_exported_is_read_back_and_compared(tmp_path):
@@ -184,7 +184,7 @@ def export(dim, out, **options):
     modalities = {"text": {"dim": dim}, "image": {"dim": dim}}
     model = {"variant": "two_modality", "depth": 7, "modalities": modalities, "heads": 8, "dim_head": 64}
     run = {"tokens": {"text": 4, "image": 4}}
-    return export_model(ToolConfig.model_validate({"name": "x", "model": model, "run": run}), out=out, **options)
+    return export_model(as_tool_config({"name": "x", "model": model, "run": run}), out=out, **options)
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 
 from mmdit_cli.model_parts.flop_count import count_flops
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import as_tool_config
 
 B, COND, HEADS, DIM_HEAD, DEPTH = 2, 6, 2, 4, 3
 INNER = HEADS * DIM_HEAD
@@ -260,6 +260,6 @@ def test_a_variant_costs_what_is_written_down(variant):
         "dim_head": DIM_HEAD,
     } | {key: value for key, value in options.items() if key != "mask"}
     run = {"batch_size": B, "tokens": LENGTH, "mask": options.get("mask", {})}
-    result = count_flops(ToolConfig.model_validate({"name": variant, "model": model, "run": run}))
+    result = count_flops(as_tool_config({"name": variant, "model": model, "run": run}))
     expected = closed_form()
     assert (result.forward_flops, result.backward_flops) == (expected.forward, expected.backward)

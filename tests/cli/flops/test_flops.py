@@ -13,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmdit.config import build
 from mmdit.layers.attention import FusedAttention
-from mmdit_cli.model_parts.components import Component
+from mmdit.options import as_data
+from mmdit_cli.model_parts.components import OTHER, Component
 from mmdit_cli.model_parts.counting import Counts
 from mmdit_cli.model_parts.flop_count import FlopsResult, component_flops, count_flops
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
 from mmdit_cli.model_parts.operator_counter import OpRecorder, UncountedOperator
 from mmdit_cli.request.inputs import example_inputs
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
 from tests.support.paths import CONFIGS
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
@@ -35,7 +37,7 @@ def small(run: dict | None = None, **model) -> ToolConfig:
         "dim_head": 4,
     }
     run = {"batch_size": BATCH, "tokens": {"text": TEXT, "image": IMAGE}} | (run or {})
-    return ToolConfig.model_validate({"name": "small", "model": base | model, "run": run})
+    return as_tool_config({"name": "small", "model": base | model, "run": run})
 
 
 # ----------------------------------------------------------------------------------------------------- torch's counter
@@ -147,7 +149,9 @@ def test_what_no_component_did_becomes_a_row_of_its_own():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).to("meta")
     first = [Component("first", None, [net[0]])]
     with OpRecorder(first) as recorder, FlopCounterMode(display=False):
-        net(torch.ones(3, 4, device="meta")).sum().backward()
+        out = net(torch.ones(3, 4, device="meta")).sum()
+        recorder.follower.start(BACKWARD)
+        out.backward()
     counts = Counts(192 + 96, 192 + 2 * 96, 0, recorder.flops, recorder.work, recorder.operators)
     rows = component_flops(first, counts, 58)
     assert [(row.name, row.flops, row.backward_flops, row.parameters) for row in rows] == [
@@ -166,9 +170,11 @@ def test_checkpointed_activations_execute_the_blocks_forward_once_more():
 # ------------------------------------------------------------------------------------------------ what is not counted
 
 
-def recorded(run) -> OpRecorder:
+def recorded(run, backward=lambda out: None) -> OpRecorder:
     with OpRecorder([]) as recorder, FlopCounterMode(display=False):
-        run()
+        out = run()
+        recorder.follower.start(BACKWARD)
+        backward(out)
     return recorder
 
 
@@ -231,7 +237,7 @@ B, N, D = 2, 3, 8
     ],
 )
 def test_elementwise_work_is_what_the_convention_says(run, kind, flops):
-    assert recorded(lambda: run(meta(B, N, D))).work == {((None, False), kind): flops}
+    assert recorded(lambda: run(meta(B, N, D))).work == {((FORWARD, OTHER), kind): flops}
 
 
 def test_moving_picking_and_comparing_numbers_is_no_work():
@@ -241,9 +247,11 @@ def test_moving_picking_and_comparing_numbers_is_no_work():
 
 
 def test_a_products_backward_is_no_elementwise_work_and_an_activations_is():
-    recorder = recorded(lambda: F.gelu(meta(4, 5) @ meta(5, 6)).backward(torch.empty(4, 6, device="meta")))
-    assert recorder.flops == {(None, False): 2 * 4 * 5 * 6, (None, True): 2 * 2 * 4 * 5 * 6}
-    assert recorder.work == {((None, False), "activation"): 24, ((None, True), "activation"): 24}
+    gradient = torch.empty(4, 6, device="meta")
+    recorder = recorded(lambda: F.gelu(meta(4, 5) @ meta(5, 6)), lambda out: out.backward(gradient))
+    forward, backward = (FORWARD, OTHER), (BACKWARD, OTHER)
+    assert recorder.flops == {forward: 2 * 4 * 5 * 6, backward: 2 * 2 * 4 * 5 * 6}
+    assert recorder.work == {(forward, "activation"): 24, (backward, "activation"): 24}
 
 
 def test_a_blocks_elementwise_work_lies_in_its_components_and_in_no_total():
@@ -272,7 +280,7 @@ def flops(tmp_path, monkeypatch, capfd):
     """Runs `mmdit flops` on a small config: exit code, standard output, standard error."""
     from mmdit_cli.app import main
 
-    (tmp_path / "small.yaml").write_text(json.dumps(small().model_dump(mode="json", exclude={"train"})))
+    (tmp_path / "small.yaml").write_text(json.dumps(as_data(small())))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")
 

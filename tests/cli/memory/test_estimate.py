@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.measured import measure_memory
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.request.inputs import example_inputs
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
 from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 
@@ -25,11 +27,11 @@ def config(run: dict | None = None, **model) -> ToolConfig:
         "dim_head": 32,
     }
     run = {"batch_size": 3, "tokens": {"text": 40, "image": 256}} | (run or {})
-    return ToolConfig.model_validate({"name": "small", "model": base | model, "run": run})
+    return as_tool_config({"name": "small", "model": base | model, "run": run})
 
 
 def measured(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool):
-    model = chosen.model.model_copy(update={"checkpoint_activations": checkpoint})
+    model = replace(chosen.model, checkpoint_activations=checkpoint)
     call = Call(build(model).to(dtype), example_inputs(chosen, dtype=dtype), chosen, mode, compile=False)
     call()
     return measure_memory(call.model, call, CPU, optimizer=call.optimizer)
@@ -100,10 +102,8 @@ def test_fused_attention_keeps_no_scores():
     tokens = 1024
     chosen = config(depth=1, run={"batch_size": 1, "tokens": {"text": 1, "image": tokens}})
     fused = estimate(chosen, "train", torch.float32, CPU)
-    clamped = chosen.model.model_copy(
-        update={"attention": chosen.model.attention.model_copy(update={"softclamp": 9.0})}
-    )
-    explicit = estimate(chosen.model_copy(update={"model": clamped}), "train", torch.float32, CPU)
+    clamped = replace(chosen.model, attention=replace(chosen.model.attention, softclamp=9.0))
+    explicit = estimate(replace(chosen, model=clamped), "train", torch.float32, CPU)
     scores = 4 * 4 * tokens * tokens
     assert explicit.activations - fused.activations > scores
     assert fused.peak - fused.weights - fused.optimizer < 2 * scores

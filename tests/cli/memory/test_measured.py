@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmdit_cli.memory.measured import Phase, highest, measure_memory, optimizer_bytes, weight_bytes
+from mmdit_cli.memory.measured import Phase, highest, measure_memory, optimizer_bytes
+from mmdit_cli.model_parts.tensor_bytes import model_bytes
 
 CPU = torch.device("cpu")
 ROWS, WIDE = 64, 512
@@ -14,7 +15,7 @@ def test_peak_memory_is_what_the_formula_says():
     net = nn.Sequential(nn.Linear(32, WIDE), nn.GELU(), nn.Linear(WIDE, 8)).requires_grad_(False)
     use = measure_memory(net, lambda begins: net(torch.ones(ROWS, 32)), CPU)
     weights = 4 * (32 * WIDE + WIDE + WIDE * 8 + 8)
-    assert use.weights == weights == weight_bytes(net)
+    assert use.weights == weights == model_bytes(net)
     given, hidden = 4 * ROWS * 32, 4 * ROWS * WIDE
     assert use.peak - use.weights == use.temporaries == given + 2 * hidden  # the GELU's input and output
     assert (use.activations, use.gradients, use.optimizer, use.peak_phase) == (0, 0, 0, "forward")

@@ -9,7 +9,7 @@ from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.inputs import example_inputs
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.shape_check.shapes import check_model, check_shapes
 
 CPU = torch.device("cpu")
@@ -27,7 +27,7 @@ def config(run: dict | None = None, **model) -> ToolConfig:
         "dim_head": DIM_HEAD,
     }
     run = {"batch_size": BATCH, "tokens": {"text": TEXT, "image": IMAGE}} | (run or {})
-    return ToolConfig.model_validate({"name": "small", "model": base | model, "run": run})
+    return as_tool_config({"name": "small", "model": base | model, "run": run})
 
 
 VARIANTS = {

@@ -12,10 +12,10 @@ from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.follower import BACKWARD
 from mmdit_cli.profile.ceilings import Ceilings, StreamRate, best_of, measure_ceilings
+from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.roofline import bound
 from mmdit_cli.profile.traffic import Traffic, TrafficCounter
-from mmdit_cli.request.free_memory import groups_that_fit
 from tests.cli.model_parts.test_measure import BATCH, COND, DIM_HEAD, HEADS, IMAGE, TEXT, VARIANTS, D, config
 
 CPU = torch.device("cpu")
@@ -73,7 +73,7 @@ def test_what_stays_inside_a_component_is_free_and_what_is_kept_for_backward_is_
     x = torch.ones(rows, 3)
     with TrafficCounter(list(net.parameters()), [Component("net", None, [net])]) as counter:
         y = net(x)
-        counter.tracker.start(BACKWARD)
+        counter.follower.start(BACKWARD)
         y.backward(torch.ones_like(y))
     weights = 3 * wide + wide + wide * 2 + 2
     traffic = counter.finish([y], [p.grad for p in net.parameters()])["net"]

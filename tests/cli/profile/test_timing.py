@@ -8,7 +8,8 @@ from math import comb
 
 import pytest
 
-from mmdit_cli.profile.statistics import compare, is_known, median_interval, summarize
+from mmdit_cli.model_parts.intervals import median_interval
+from mmdit_cli.profile.statistics import compare, is_known, summarize
 from mmdit_cli.profile.timing import run_rounds, warm_up
 
 # --------------------------------------------------------------------------------------------------------- statistics

@@ -6,8 +6,10 @@ import math
 
 import pytest
 
+from mmdit_cli.errors import UserError
 from mmdit_cli.request.budget import Budget, Hardware, plan_training
-from mmdit_cli.request.cards import CARDS, Card, find_card, read_number, read_share
+from mmdit_cli.request.cards import CARDS, Card, find_card
+from mmdit_cli.request.numbers import read_number, read_share
 
 # cores (SM or CU), 16-bit multiply-adds a core and clock, boost clock in GHz: what the chips' own papers say they are
 CHIPS = {
@@ -50,7 +52,7 @@ def test_a_precision_of_its_own_stands_after_a_colon():
     ("text", "message"), [("h10", "did you mean h100"), ("tpu", "Known: a100"), ("h100:fp8", "fp8")]
 )
 def test_an_unknown_card_is_told_which_there_are(text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         find_card(text, "bf16")
 
 
@@ -61,18 +63,18 @@ def test_numbers_and_shares_are_read_as_people_write_them():
 
 @pytest.mark.parametrize("text", ["0", "-1e9", "nan", "inf", "many", "", "1e9 images"])
 def test_what_is_no_number_above_0_is_refused_with_its_option(text):
-    with pytest.raises(ValueError, match=r"--images .*1e9"):
+    with pytest.raises(UserError, match=r"--images .*1e9"):
         read_number(text, "--images")
 
 
 @pytest.mark.parametrize("text", ["0", "0%", "101%", "40", "-1%", "40%%", "40% of it", "nan", ""])
 def test_what_is_no_share_is_refused_with_its_option(text):
-    with pytest.raises(ValueError, match=r"--utilization .*40%"):
+    with pytest.raises(UserError, match=r"--utilization .*40%"):
         read_share(text, "--utilization")
 
 
 def test_half_a_sample_is_refused():
-    with pytest.raises(ValueError, match="whole number"):
+    with pytest.raises(UserError, match="whole number"):
         read_number("1.5", "--images", whole=True)
 
 

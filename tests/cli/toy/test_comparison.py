@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
+import statistics
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,15 +18,17 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mmdit_cli.commands.json_schemas import document_schema
+from mmdit_cli.model_parts.intervals import mean_interval
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
-from mmdit_cli.toy.comparison import Run, compare
+from mmdit_cli.toy.comparison import Run, compare_designs
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.paired_statistics import paired_difference, spread, t_quantile
 from mmdit_cli.toy.run_folder import Metrics
+from mmdit_cli.toy.seed_statistics import paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
+from tests.support.configs import as_written
 from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
 
 ALIKE = "can't be told apart"
@@ -31,7 +36,7 @@ ALIKE = "can't be told apart"
 
 def named(name: str, depth: int = 1, **settings: Any) -> ToolConfig:
     config = tiny(**settings)
-    return config.model_copy(update={"name": name, "model": config.model.model_copy(update={"depth": depth})})
+    return replace(config, name=name, model=replace(config.model, depth=depth))
 
 
 # ------------------------------------------------------------------------------------------------------- statistics
@@ -39,10 +44,13 @@ def named(name: str, depth: int = 1, **settings: Any) -> ToolConfig:
 
 @pytest.mark.parametrize(
     ("freedom", "printed"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+    [(2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
 )
 def test_students_quantile_is_that_of_printed_tables(freedom: int, printed: float) -> None:
-    assert t_quantile(freedom) == pytest.approx(printed, abs=5e-4)
+    values = [float(i) for i in range(freedom + 1)]
+    low, high = mean_interval(values)
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    assert (high - low) / 2 == pytest.approx(printed * error, abs=5e-4 * error)
 
 
 def test_the_interval_leaves_out_the_truth_once_in_twenty_times() -> None:
@@ -139,7 +147,7 @@ def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
     assert "the losses are not the same quantity" in text and not same_loss(base, named("b", shift=3.0))
     (text,) = unlike(base, named("b", evaluation_samples=9))
     assert "accuracy is not measured alike" in text
-    other = tiny(sound=True).model_copy(update={"name": "b"})
+    other = replace(tiny(sound=True), name="b")
     assert len(unlike(base, other)) == 3
 
 
@@ -181,7 +189,7 @@ def fake_train(losses: dict[tuple[str, int], float], ran: list[tuple[str, int]])
 def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
     ran: list[tuple[str, int]] = []
     losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
-    results, found = compare(
+    results, found = compare_designs(
         [named("a"), named("b", depth=2)], [3, 4, 5], folder=tmp_path, train=fake_train(losses, ran)
     )
     assert ran == [("a", 3), ("b", 3), ("a", 4), ("b", 4), ("a", 5), ("b", 5)]
@@ -199,9 +207,9 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
 
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
-    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
+    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
     assert "steps to the target" in [each.figure for each in found.designs[1].differences]
-    _, found = compare(
+    _, found = compare_designs(
         [named("a"), named("b")], [0, 1, 2], folder=tmp_path / "y", train=fake_train(losses, []), target=1.1
     )
     assert found.designs[0].to_target.reached == 0 and found.designs[0].to_target.steps is None
@@ -213,7 +221,7 @@ def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -
     def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
         return train(config, device=CPU, seed=seed, run_dir=folder)
 
-    _, found = compare([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
+    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
     differences = found.designs[1].differences
     assert {each.figure for each in differences} >= {"loss", "accuracy, image", "held-out accuracy, image"}
     assert all((each.mean, each.sd, each.verdict) == (0.0, 0.0, ALIKE) for each in differences)
@@ -229,7 +237,7 @@ def mmdit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
     from mmdit_cli.app import main
 
     for name, depth in (("a", 1), ("b", 2)):
-        content = named(name, depth, evaluate_every=2).model_dump(mode="json", exclude_unset=True)
+        content = as_written(named(name, depth, evaluate_every=2))
         content |= {"name": name}
         content["model"]["depth"] = depth
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mmdit.config.file import validate_mapping
+from mmdit.options import as_data
 from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
@@ -35,7 +36,7 @@ def data() -> Digits:
 
 def changed(section: str, modality: str = "", /, **values: Any) -> ToolConfig:
     """The shipped config with some values of a section, or of a modality's end, in place of its own."""
-    config = load_tool_config(CONFIG).model_dump(mode="json")
+    config = as_data(load_tool_config(CONFIG))
     (config["model"]["modalities"][modality][section] if modality else config[section]).update(values)
     return validate_mapping(config, ToolConfig, source="test")
 

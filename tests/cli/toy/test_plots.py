@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdit_cli.output.figures import save_figure
 from mmdit_cli.toy.evaluation import Samples
-from mmdit_cli.toy.plots import RIGHT, WRONG, _smooth, comparison_plot, curve_plot, sample_plot, save_figure
+from mmdit_cli.toy.plots import RIGHT, WRONG, _smooth, comparison_plot, curve_plot, sample_plot
 from mmdit_cli.toy.world import World
 from tests.support.paths import ROOT
 

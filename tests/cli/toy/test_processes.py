@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.trainer import Trainer
+from tests.support.configs import as_written
 from tests.support.paths import ROOT
 from tests.support.toy import tiny
 
@@ -26,7 +27,7 @@ STEPS = 6
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
     train = {"steps": STEPS, "batch_size": 5, "evaluation_samples": 8, "evaluate_every": 3, "checkpoint_every": 3}
-    content = tiny(sound=True).model_dump(mode="json", exclude_unset=True)
+    content = as_written(tiny(sound=True))
     content["train"] = content.get("train", {}) | train
     (folder / "c.yaml").write_text(yaml.safe_dump(content))
     return folder

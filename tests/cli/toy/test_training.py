@@ -10,10 +10,11 @@ import torch
 
 import mmdit
 from mmdit.config.file import validate_mapping
+from mmdit.options import as_data
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 from mmdit_cli.toy.any_to_any import any_to_any
-from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.data import Batch
 from mmdit_cli.toy.data_fit import predict, world_of
 from mmdit_cli.toy.evaluation import SEEN, draw, evaluate
@@ -168,7 +169,7 @@ def test_evaluation_draws_the_same_samples_each_time_and_none_in_common_with_noi
     ],
 )
 def test_a_model_that_does_not_fit_the_world_is_refused_by_key(key: str, value: dict[str, Any], named: str) -> None:
-    data = tiny().model_dump(mode="json")
+    data = as_data(tiny())
     data["model"]["modalities"][key] = value
     with pytest.raises(UserError, match=named):
         world_of(validate_mapping(data, ToolConfig, source="test"))
@@ -271,7 +272,7 @@ def test_an_echo_needs_its_sound() -> None:
 def test_a_run_from_before_a_new_key_goes_on() -> None:
     from mmdit_cli.toy.resume import _with_defaults
 
-    saved = {"seed": 0, "config": tiny().model_dump(mode="json")}
+    saved = {"seed": 0, "config": as_data(tiny())}
     older = {"seed": 0, "config": {**saved["config"], "train": dict(saved["config"]["train"])}}
     del older["config"]["train"]["data"]
     assert _with_defaults(older) == saved

@@ -31,21 +31,23 @@ from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import TensorSpec, layout_of
 from mmdit_cli.errors import UserError
-from mmdit_cli.export.conversion import check_weights, convert_weights
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.export.conversion import convert_weights
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
+from mmdit_cli.shape_check.weights import check_weights
+from tests.support.configs import as_written
 from tests.support.marks import slow_but
 
 PREFIX = "model.diffusion_model."
 
 
 def tool_config(family) -> ToolConfig:
-    return ToolConfig.model_validate(
+    return as_tool_config(
         {"name": family.config, "model": family.small_config().model, "run": {"tokens": {"text": 7, "image": 16}}}
     )
 
 
 def config_file(family, path: Path) -> Path:
-    model = family.small_config().model.model_dump(mode="json", exclude_unset=True)
+    model = as_written(family.small_config().model)
     content = {"name": family.config, "model": model, "run": {"tokens": {"image": 16}}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
@@ -282,9 +284,9 @@ def test_fresh_weights_are_written_in_another_layout(tmp_path):
 
 def test_a_table_of_positions_of_another_config_is_refused(tmp_path):
     family = BY_NAME["sd3-medium"]
-    model = family.small_config().model.model_dump(exclude_unset=True)
+    model = as_written(family.small_config().model)
     model["modalities"]["image"]["input"]["base_size"] = 12
-    config = ToolConfig.model_validate({"model": model, "run": {"tokens": {"image": 16}}})
+    config = as_tool_config({"model": model, "run": {"tokens": {"image": 16}}})
     file = save_theirs(family, tmp_path / "theirs")
     with pytest.raises(UserError, match="pos_embed.pos_embed is not the sine-cosine table of this config.*base_size"):
         convert_weights(config, out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")

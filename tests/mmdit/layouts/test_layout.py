@@ -9,6 +9,7 @@ import mmdit
 from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
 from mmdit.config import as_config
 from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError, from_layout, to_layout
+from tests.support.configs import as_written
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
 FLUX = [family for family in FAMILIES if family.config.startswith("flux")]
@@ -77,7 +78,7 @@ def test_the_original_layout_of_flux_1_is_the_one_that_diffusers_converts_from()
 
     # their converter knows one width only
     small = {"depth": 1, "single_stream": {"depth": 1}}
-    config = as_config(as_config("configs/flux.1-dev.yaml").model.model_dump(exclude_defaults=True) | small).model
+    config = as_config(as_written(as_config("configs/flux.1-dev.yaml").model) | small).model
     layouts = [Layout(name, config) for name in ("flux", "diffusers")]
     # every element one byte, of its place in the tensor and of the tensor's in the file
     original = {
@@ -176,7 +177,7 @@ def test_a_layout_that_has_no_place_for_a_model_says_why(name, layout, message):
     ],
 )
 def test_a_weight_that_a_layout_can_not_name_is_named(changes, message):
-    config = BY_NAME["qwen-image"].small_config().model.model_dump(exclude_defaults=True)
+    config = as_written(BY_NAME["qwen-image"].small_config().model)
     config = as_config(config | {"unused_weights": "none"} | changes).model
     with pytest.raises(LayoutError, match=message):
         Layout("diffusers", config)

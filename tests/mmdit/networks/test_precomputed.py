@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -74,8 +76,8 @@ def test_one_prompt_serves_any_batch_and_images_of_many_sizes():
 def test_a_gate_of_the_sample_is_computed_from_the_conditioning_that_is_kept():
     family = FAMILIES[0]
     config = family.small_config().model
-    attention = config.attention.model_copy(update=dict(kind="adaptive", num_adaptive_weights=2, gating="sample"))
-    net = drawn(mmdit.build(config.model_copy(update=dict(attention=attention, unused_weights="none"))))
+    attention = replace(config.attention, kind="adaptive", num_adaptive_weights=2, gating="sample")
+    net = drawn(mmdit.build(replace(config, attention=attention, unused_weights="none")))
     xs, given = inputs(net), conditions(net, 2)
     (modulation,) = net.precompute_modulation(torch.tensor([500.0]).double(), **given)
     wanted = net(xs, torch.full((2,), 500.0).double(), **given)["image"]

@@ -1,1 +1,0 @@
-"""Measuring: functions on a model and its inputs that return plain results. Nothing here prints."""

@@ -1,0 +1,41 @@
+"""How well a median or a mean is known: 95 % intervals, and None of too few values for one."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+CONFIDENCE = 0.95
+FEWEST_PAIRS = 3  # two leave one degree of freedom, and t is 12.7
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The interval of the median between two order statistics, free of any distribution: the k-th value from either
+    end, where fewer than k of n fair coins show heads with at most 2.5 % (Conover 1999, section 3.2).
+
+    None for fewer than 6 values.
+    """
+    from scipy.special import bdtrik
+
+    if not values or (k := math.ceil(bdtrik((1 - CONFIDENCE) / 2, len(values), 0.5))) < 1:
+        return None
+    ordered = sorted(values)
+    return ordered[k - 1], ordered[-k]
+
+
+def mean_interval(values: Sequence[float], resolution: float = 0.0) -> tuple[float, float] | None:
+    """Student's interval of the mean, mean ± t(0.975, n - 1) · sd / sqrt(n), for values that are about normal.
+
+    Args:
+        resolution: the smallest step of a value; the interval reaches at least so far to either side, so that values
+            which happen to be equal do not pass for certainty.
+    """
+    from scipy.special import stdtrit
+
+    n, mean = len(values), statistics.fmean(values)
+    if n < FEWEST_PAIRS:
+        return None
+    t = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
+    reach = max(t * statistics.stdev(values) / math.sqrt(n), resolution)
+    return mean - reach, mean + reach

@@ -1,0 +1,91 @@
+"""Finding a run's newest whole checkpoint: for whoever resumes the run, or takes its weights.
+
+A checkpoint is a folder with safetensors files and a JSON that binds them: each file's SHA-256 is in it, and a
+checkpoint that does not match is passed over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdit.config.regular_file import open_regular, read_regular
+from mmdit_cli.errors import UserError
+
+PREFIX, STATE = "checkpoint-", "state.json"
+NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
+WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
+LONGEST = 1 << 24  # bytes that are read of what a run says of itself; it takes some kB
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint on the disk that has been found whole."""
+
+    path: Path
+    step: int
+    state: dict[str, Any]
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that is whole, and what was wrong with those passed over."""
+    problems: list[str] = []
+    for folder in reversed(checkpoint_folders(run_dir)):
+        try:
+            state = json.loads(read_regular(folder / STATE, LONGEST))
+            if state["sha256"].get(STATE, state_digest(state)) != state_digest(state):  # older ones have none
+                raise ValueError(f"{STATE} does not match its checksum")
+            for name in (WEIGHTS, EMA, OPTIMIZER):
+                if file_digest(folder / name) != state["sha256"][name]:
+                    raise ValueError(f"{name} does not match its checksum")
+            if state["step"] != _step(folder) or not 0 <= int(state["averaged"]) < 1 << 63:
+                raise ValueError(f"{STATE} is not that of step {_step(folder)}")
+            return Checkpoint(folder, _step(folder), state), problems
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            problems.append(f"{folder} is damaged ({error}); passed over")
+        except RecursionError:
+            problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
+    return None, problems
+
+
+def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The newest whole checkpoint; None where the run has none yet. What was wrong with others is told.
+
+    Raises:
+        UserError: there are some, and none is whole.
+    """
+    checkpoint, problems = newest_checkpoint(run_dir)
+    for problem in problems:
+        on_problem(problem)
+    if checkpoint is None and problems:
+        raise UserError(f"--resume: {run_dir} holds no whole checkpoint: {'; '.join(problems)}")
+    return checkpoint
+
+
+def checkpoint_folders(run_dir: Path) -> list[Path]:
+    """The checkpoints' folders, by their step."""
+    return sorted((path for path in run_dir.iterdir() if NAME.fullmatch(path.name) and path.is_dir()), key=_step)
+
+
+def state_digest(state: dict[str, Any]) -> str:
+    """The checksum of the JSON itself, without itself."""
+    rest = state | {"sha256": {name: text for name, text in state["sha256"].items() if name != STATE}}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a regular file."""
+    digest = hashlib.sha256()
+    with open_regular(path) as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix(PREFIX))

@@ -1,0 +1,97 @@
+"""May this be written? Asked of every option that names a file or folder to write, before the work is done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmdit_cli.errors import UserError
+
+
+@contextmanager
+def writing(option: str, path: Path) -> Iterator[None]:
+    """The system's errors in what runs here, as a UserError that names the option and its path."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{option} {path}: {error.strerror or error}") from None
+
+
+def check_target(
+    path: Path,
+    option: str,
+    *,
+    suffixes: Sequence[str] = (),
+    force: bool = True,
+    example: str = "",
+    folder: bool = False,
+    other: Callable[[Path], str | None] = lambda folder: None,
+) -> None:
+    """Refuse what could not be written at `path` whole, or would replace what it must not.
+
+    Args:
+        suffixes: those that the name may have; none: any.
+        force: whether a file, or a folder that is not empty, may be replaced.
+        example: the name of a file, for who names a folder.
+        folder: a folder is to be written.
+        other: names something in an old folder that must not be lost; None where there is no such thing.
+
+    Raises:
+        UserError: it names the option, the path and what is in the way.
+    """
+    from mmdit.weights.atomic import check_folder, check_writable
+
+    def refuse(reason: object) -> UserError:
+        return UserError(f"{option} {path}: {reason}")
+
+    try:
+        is_there = bool(os.lstat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        is_there = False
+    except (OSError, ValueError) as error:  # such as a name that is too long
+        raise refuse(getattr(error, "strerror", None) or error) from None
+    if not folder and suffixes and path.suffix.lower() not in suffixes and not path.is_dir():
+        raise refuse(f"expected a name that ends in {', '.join(suffixes)}")
+    if not folder and os.path.exists(path) and not (path.is_file() or path.is_dir()):  # a FIFO waits for a reader
+        raise refuse("is not a regular file")
+    parent = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
+    try:
+        if folder:
+            check_folder(path, force=force, other=other)
+        else:
+            check_writable(path)
+    except IsADirectoryError:
+        raise refuse("is a folder; name a file in it" + (f", such as {path / example}" if example else "")) from None
+    except NotADirectoryError:
+        raise refuse("is no folder; shards go into one of their own") from None
+    except FileExistsError:
+        raise refuse("exists; --force replaces it") from None
+    except OSError as error:
+        if not os.path.isdir(parent):
+            raise refuse(f"there is no folder {parent}; make it first") from None
+        if not os.access(parent, os.W_OK):
+            raise refuse(f"the folder {parent} is not writable") from None
+        reason = error.strerror or error
+        raise refuse(reason if folder else f"the folder {parent} takes no file: {reason}") from None
+    if is_there and not folder and not force:
+        raise refuse("exists; --force replaces it")
+
+
+def check_apart(**places: str | Path | Sequence[str] | None) -> None:
+    """Refuse to write what another option reads or writes.
+
+    Args:
+        places: by the name of their option, those to write to first; `-` and None are no files.
+
+    Raises:
+        UserError: two options name one file, by whatever path.
+    """
+    seen: dict[str, str] = {}
+    for name, given in reversed(places.items()):
+        for path in [given] if isinstance(given, (str, Path)) else given or ():
+            real = os.path.realpath(path)
+            if real in seen and str(path) != "-" and seen[real] != name:
+                raise UserError(f"--{name} {path}: is the file that --{seen[real]} names; name another")
+            seen[real] = name

@@ -1,0 +1,50 @@
+"""Whether a file's tensors are those that a config's model needs. Only headers are read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmdit.layouts.conversion import LayoutFiles, nearest_layout
+from mmdit.options import ModelOptions
+from mmdit_cli.request.weights_layout import find_layout
+
+
+@dataclass(frozen=True)
+class WeightsCheck:
+    """What a file's header says of its tensors, against what a config's model needs in a layout.
+
+    `fits_layout` is the layout whose names the file has, for this config; None where it has those of none.
+    """
+
+    file: str
+    layout: str
+    prefix: str
+    tensors: int
+    bytes: int
+    dtypes: list[str]
+    left_aside: int
+    problems: list[str]
+    fits_layout: str | None
+
+
+def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck:
+    """Compare the names and shapes in a file's header, or in those of its shards, with a layout's.
+
+    Raises:
+        UserError: the layout has no place for the model.
+        mmdit.weights.saved_model.CheckpointError: the file can't be read.
+    """
+    files = LayoutFiles(path, find_layout("--from", layout, config))
+    tensors = files.files.tensors
+    return WeightsCheck(
+        file=str(files.files.path),
+        layout=layout,
+        prefix=files.prefix,
+        tensors=len(tensors),
+        bytes=sum(info.stop - info.start for info in tensors.values()),
+        dtypes=sorted({info.dtype for info in tensors.values()}),
+        left_aside=len(files.left_aside),
+        problems=files.problems,
+        fits_layout=files.layout.name if not files.problems else nearest_layout(files.files, config),
+    )
