@@ -1,19 +1,22 @@
-"""Weights in a folder, in files of a limited size, in the layout of the Hugging Face hub:
+"""Weights in one file, or in a folder, in files of a limited size, in the layout of the Hugging Face hub:
 `model-00001-of-00003.safetensors` and so on, and `model.safetensors.index.json`, which says what is where."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
+from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import CheckpointError, read_json
 from mmdit.weights.writer import HASH_KEY, TensorSpec, Written, content_hash, layout_of, write_tensors
 
-__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "write_shards"]
+__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "write_shards", "writing"]
 
 CONFIG = "config.json"
 _UNITS = {"": 1, "B": 1}
@@ -50,6 +53,48 @@ def split(specs: Mapping[str, TensorSpec], max_size: int) -> list[list[str]]:
         files[-1].append(name)
         free -= spec.nbytes
     return files or [[]]
+
+
+@contextmanager
+def writing(
+    target: str | Path,
+    specs: Mapping[str, TensorSpec],
+    read: Callable[[str], Tensor],
+    metadata: Mapping[str, str],
+    *,
+    max_shard_size: int | None,
+    beside: Mapping[str, bytes] | None = None,
+    hashed: bool = True,
+    force: bool = True,
+    on_tensor: Callable[[int, int], None] = lambda done, total: None,
+) -> Iterator[tuple[Path, Written]]:
+    """A file or, with `max_shard_size` (bytes), a folder of shards, which takes `target`'s place when the block ends.
+
+    Gives where it lies until then, so that it can be read back, and what was written, under the names it will have.
+    Whatever stops the block, the target stays as it was. The rest is as in `write_tensors`.
+
+    Args:
+        beside: further files for the folder, by name.
+        force: replace an existing file, or a folder that holds an export and nothing else.
+
+    Raises:
+        OSError: the target can't be written or is not to be replaced.
+    """
+    target = Path(target)
+    if max_shard_size is None:
+        with replacing(target, force=force) as temporary:
+            written = write_tensors(temporary, specs, read, metadata, hashed=hashed, on_tensor=on_tensor)
+            yield temporary, replace(written, files=(target,))
+        return
+    with replacing_folder(target, force=force, other=not_an_export) as temporary:
+        written = write_shards(
+            temporary, specs, read, metadata, max_size=max_shard_size, hashed=hashed, on_tensor=on_tensor
+        )
+        size = written.bytes
+        for name, content in (beside or {}).items():
+            size += (temporary / name).write_bytes(content)
+        names = (*(file.name for file in written.files), *(beside or {}))
+        yield temporary, replace(written, files=tuple(target / name for name in names), bytes=size)
 
 
 def write_shards(

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from mmdit.config.model import ModelConfig, build
-from mmdit.layouts.conversion import LayoutFiles, Weights, convert, nearest_layout
-from mmdit.layouts.layout import Layout, LayoutError
+from mmdit.layouts import Layout, LayoutError
+from mmdit.layouts.conversion import convert
+from mmdit.layouts.layout_files import LayoutFiles, Weights, nearest_layout
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
@@ -119,7 +120,6 @@ def convert_weights(
             source_layout=layouts[0],
             target_layout=layouts[1],
             metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
-            left_aside=aside,
             dtype=dtype,
             max_shard_size=shards,
             force=force,

@@ -12,7 +12,7 @@ from torch import nn
 
 import mmdit
 from mmdit.config.model import ModelConfig, build
-from mmdit.layouts.conversion import nearest_layout
+from mmdit.layouts.layout_files import nearest_layout
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import load_weights

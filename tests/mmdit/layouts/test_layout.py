@@ -8,7 +8,7 @@ import torch
 import mmdit
 from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
 from mmdit.config.model import as_config
-from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError, from_layout, to_layout
+from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, to_layout
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
 FLUX = [family for family in FAMILIES if family.config.startswith("flux")]
@@ -153,8 +153,8 @@ def test_a_tensor_that_is_missing_left_over_or_another_is_named(change, message)
 @pytest.mark.parametrize(
     ("name", "layout", "message"),
     [
-        ("qwen-image", "stability", "it holds the networks of the SD3 family"),
-        ("sd3-medium", "flux", "it holds the networks of the FLUX families"),
+        ("qwen-image", "stability", "it holds the networks of sd3, this is one of qwen-image"),
+        ("sd3-medium", "flux", "it holds the networks of flux.1 and flux.2, this is one of sd3"),
         ("auraflow", "lucidrains", "its networks have no ends"),
         ("auraflow", "comfy", "layout must be one of mmdit, diffusers, stability, flux, lucidrains, got 'comfy'"),
     ],

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit.weights import saved_model as checkpoint
+from mmdit.weights import shards
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.shards import not_an_export, parse_size, split, write_shards
@@ -240,13 +240,13 @@ def test_a_folder_with_anything_else_is_not_replaced(name, content, model, folde
 
 def test_a_write_that_fails_leaves_the_old_shards(model, folder, monkeypatch):
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
-    real = checkpoint.write_shards
+    real = shards.write_shards
 
     def full(*arguments, **options):
         real(*arguments, **options)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_shards", full)
+    monkeypatch.setattr(shards, "write_shards", full)
     with pytest.raises(OSError, match="No space left"):
         mmdit.save(model, folder, max_shard_size=9000)
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before

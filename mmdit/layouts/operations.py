@@ -1,0 +1,88 @@
+"""The named operations of the language, and the tables that others store and we compute."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.layers.positions import SinCos2D
+from mmdit.layouts.language import Operation
+
+__all__ = ["TABLES", "Table", "operations_for"]
+
+
+def operations_for(config: ModelConfig) -> dict[str, Operation]:
+    """The operations by name; those on patches have the sizes of the config's image."""
+    image = _image(config)
+    patch = {} if image is None else dict(p=image.patch, q=image.patch)
+    sizes = {} if image is None else patch | dict(c=image.channels)
+    return {
+        # the two halves of the rows change places: scale and shift, value and gate
+        "swap": Operation(_swap, lambda x, shape: _swap(x)),
+        # a patch's values, channels last in ours and first in theirs
+        "patch": Operation(
+            lambda x: rearrange(x, "(p q c) ... -> (c p q) ...", **patch),
+            lambda x, shape: rearrange(x, "(c p q) ... -> (p q c) ...", **patch),
+        ),
+        # a convolution's kernel, where ours is a linear on the patch; the bias is the same
+        "conv": _reshaped(lambda x: rearrange(x, "o (c p q) -> o c p q", **sizes) if x.ndim == 2 else x),
+        # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
+        "gamma": Operation(
+            lambda x: x + 1 if x.ndim == 1 else x,
+            lambda x, shape: x - 1 if x.ndim == 1 else x,
+            exact=False,
+        ),
+        "one_less": Operation(lambda x: x - 1, lambda x, shape: x + 1, exact=False),
+        "transposed": Operation(lambda x: x.T, lambda x, shape: x.T),
+        "transposed_batch": Operation(lambda x: x.T[None], lambda x, shape: x[0].T),
+        "batch": _reshaped(lambda x: x.flatten(0, -2)[None]),  # ... d -> 1 n d
+        "flat": _reshaped(lambda x: x.flatten()),
+        "scalar": _reshaped(lambda x: x.reshape(())),
+        "column": _reshaped(lambda x: x.reshape(-1, 1)),
+        "cube": _reshaped(lambda x: x.reshape(-1, 1, 1)),
+    }
+
+
+def _reshaped(write: Callable[[Tensor], Tensor]) -> Operation:
+    return Operation(write, lambda x, shape: x.reshape(shape))
+
+
+def _swap(x: Tensor) -> Tensor:
+    return torch.cat(x.chunk(2)[::-1])
+
+
+@dataclass(frozen=True)
+class Table:
+    """A tensor that they store and we compute, and only when it is wanted: it may be of 1 GB."""
+
+    shape: tuple[int, ...]
+    make: Callable[[], Tensor]
+
+
+def _sincos(config: ModelConfig) -> Table:
+    """The image's sine-cosine positions, `1 n d` with n = max_size^2."""
+    image = _image(config)
+    assert image is not None  # a family that says so has one
+    size, dim = image.max_size, config.modalities["image"].dim
+    shape = (1, size**2, dim)
+    positions = SinCos2D(dim, max_size=size, base_size=image.base_size)
+    return Table(shape, lambda: positions(torch.zeros(1, size, size, dim)).reshape(shape))
+
+
+def _no_tokens(config: ModelConfig) -> Table:
+    """The image's register tokens where there are none, `0 d`."""
+    shape = (0, config.modalities["image"].dim)
+    return Table(shape, lambda: torch.empty(shape))
+
+
+# what may stand on the left of a line instead of a tensor of ours
+TABLES: dict[str, Callable[[ModelConfig], Table]] = {"sincos()": _sincos, "no_tokens()": _no_tokens}
+
+
+def _image(config: ModelConfig) -> PatchInput | None:
+    return next((m.input for m in config.modalities.values() if isinstance(m.input, PatchInput)), None)

@@ -1,0 +1,38 @@
+"""Qwen-Image: the names of diffusers 0.42, which are those of the original checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.layouts.family import DIFFUSERS_ATTENTION, DIFFUSERS_TIME, Family, below, joint_lines, lines_of
+
+MODULATION_AND_FEEDFORWARD = """
+    .modulations.0.linear = .txt_mod.1
+    .modulations.1.linear = .img_mod.1
+    .feedforwards.0.proj_in = .txt_mlp.net.0.proj
+    .feedforwards.0.proj_out = .txt_mlp.net.2
+    .feedforwards.1.proj_in = .img_mlp.net.0.proj
+    .feedforwards.1.proj_out = .img_mlp.net.2
+"""
+
+
+def _diffusers(config: ModelConfig) -> Iterator[str]:
+    yield from lines_of("""
+        inputs.image.linear = img_in
+        inputs.text.norm = txt_norm
+        inputs.text.linear = txt_in
+        outputs.image.modulation = swap(norm_out.linear)
+        outputs.image.linear = patch(proj_out)
+    """)
+    yield from below("", "time_text_embed", DIFFUSERS_TIME)
+    yield from joint_lines(config, "transformer_blocks", DIFFUSERS_ATTENTION + MODULATION_AND_FEEDFORWARD)
+
+
+def _blocks(config: ModelConfig) -> bool:
+    image = config.modalities["image"].input
+    summed = isinstance(image, PatchInput) and image.positions == "sincos"
+    return config.single_stream is None and not summed and config.rotary is not None
+
+
+QWEN_IMAGE = Family("qwen-image", _blocks, {"diffusers": _diffusers})
