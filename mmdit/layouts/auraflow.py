@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmdit.config.model import ModelConfig
-from mmdit.layouts.family import (
-    DIFFUSERS_ATTENTION,
-    DIFFUSERS_MODULATION,
-    Family,
-    joint_lines,
-    lines_of,
-    single_lines,
-)
+from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.layouts.block_lines import joint_lines, lines_of, single_lines
+from mmdit.layouts.diffusers_names import ATTENTION, MODULATION
 
 FEEDFORWARD = """
     .feedforwards.0.proj_in = .ff_context.linear_2 + .ff_context.linear_1
@@ -29,7 +23,7 @@ SINGLE = """
 """
 
 
-def _diffusers(config: ModelConfig) -> Iterator[str]:
+def diffusers(config: ModelConfig) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = pos_embed.proj
         inputs.image.positions.table = batch(pos_embed.pos_embed)
@@ -40,15 +34,11 @@ def _diffusers(config: ModelConfig) -> Iterator[str]:
         outputs.image.modulation = swap(norm_out.linear)
         outputs.image.linear = proj_out
     """)
-    joint = DIFFUSERS_ATTENTION + DIFFUSERS_MODULATION + FEEDFORWARD
+    joint = ATTENTION + MODULATION + FEEDFORWARD
     yield from joint_lines(config, "joint_transformer_blocks", joint)
     yield from single_lines(config, "single_transformer_blocks", SINGLE)
 
 
-AURAFLOW = Family(
-    "auraflow",
-    lambda config: config.residual.kind == "nested",
-    {"diffusers": _diffusers},
-    feedforward="swiglu",
-    rotary=False,
-)
+def blocks(config: ModelConfig, image: PatchInput) -> bool:
+    """Whether a config has the blocks of AuraFlow."""
+    return config.residual.kind == "nested"

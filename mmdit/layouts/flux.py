@@ -5,27 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmdit.config.model import ModelConfig
-from mmdit.layouts.family import (
-    DIFFUSERS_ATTENTION,
-    DIFFUSERS_FEEDFORWARD,
-    DIFFUSERS_MODULATION,
-    DIFFUSERS_TIME,
-    PIPELINE,
-    Family,
-    below,
-    joint_lines,
-    lines_of,
-    single_lines,
-)
+from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.layouts.block_lines import below, joint_lines, lines_of, single_lines
+from mmdit.layouts.diffusers_names import ATTENTION, FEEDFORWARD, MODULATION, TIME
 
-DIFFUSERS_ENDS = """
+ENDS = """
     inputs.image.linear = x_embedder
     inputs.text.linear = context_embedder
     outputs.image.modulation = swap(norm_out.linear)
     outputs.image.linear = patch(proj_out)
 """
-DIFFUSERS_SINGLE_1 = """
+SINGLE_1 = """
     .modulation.linear = .norm.linear
     .attn.to_qkv.0.linear = .attn.to_q + .attn.to_k + .attn.to_v
     .attn.q_norms.0 = .attn.norm_q
@@ -35,13 +25,13 @@ DIFFUSERS_SINGLE_1 = """
     .feedforward.proj_out.bias = .proj_out.bias
 """
 # FLUX.2's feedforwards have the gate's rows first
-DIFFUSERS_FEEDFORWARD_2 = """
+FEEDFORWARD_2 = """
     .feedforwards.0.proj_in = swap(.ff_context.linear_in)
     .feedforwards.0.proj_out = .ff_context.linear_out
     .feedforwards.1.proj_in = swap(.ff.linear_in)
     .feedforwards.1.proj_out = .ff.linear_out
 """
-DIFFUSERS_SINGLE_2 = """
+SINGLE_2 = """
     .attn.to_qkv.0.linear + swap(.feedforward.proj_in) = .attn.to_qkv_mlp_proj
     .attn.to_out.0.linear | .feedforward.proj_out = .attn.to_out
     .attn.q_norms.0 = .attn.norm_q
@@ -49,20 +39,20 @@ DIFFUSERS_SINGLE_2 = """
 """
 
 
-def _diffusers_1(config: ModelConfig) -> Iterator[str]:
-    yield from lines_of(DIFFUSERS_ENDS)
-    yield from below("", "time_text_embed", DIFFUSERS_TIME)
-    block = DIFFUSERS_ATTENTION + DIFFUSERS_MODULATION + DIFFUSERS_FEEDFORWARD
+def diffusers_1(config: ModelConfig) -> Iterator[str]:
+    yield from lines_of(ENDS)
+    yield from below("", "time_text_embed", TIME)
+    block = ATTENTION + MODULATION + FEEDFORWARD
     yield from joint_lines(config, "transformer_blocks", block)
-    yield from single_lines(config, "single_transformer_blocks", DIFFUSERS_SINGLE_1)
+    yield from single_lines(config, "single_transformer_blocks", SINGLE_1)
 
 
-def _diffusers_2(config: ModelConfig) -> Iterator[str]:
-    yield from lines_of(DIFFUSERS_ENDS)
+def diffusers_2(config: ModelConfig) -> Iterator[str]:
+    yield from lines_of(ENDS)
     yield from _shared_modulation("linear")
-    yield from below("", "time_guidance_embed", DIFFUSERS_TIME)
-    yield from joint_lines(config, "transformer_blocks", DIFFUSERS_ATTENTION + DIFFUSERS_FEEDFORWARD_2)
-    yield from single_lines(config, "single_transformer_blocks", DIFFUSERS_SINGLE_2)
+    yield from below("", "time_guidance_embed", TIME)
+    yield from joint_lines(config, "transformer_blocks", ATTENTION + FEEDFORWARD_2)
+    yield from single_lines(config, "single_transformer_blocks", SINGLE_2)
 
 
 def _shared_modulation(linear: str) -> list[str]:
@@ -73,11 +63,11 @@ def _shared_modulation(linear: str) -> list[str]:
     """)
 
 
-def _original_1(config: ModelConfig) -> Iterator[str]:
+def original_1(config: ModelConfig) -> Iterator[str]:
     return _original(config, "{}")
 
 
-def _original_2(config: ModelConfig) -> Iterator[str]:
+def original_2(config: ModelConfig) -> Iterator[str]:
     return _original(config, "swap({})")
 
 
@@ -120,21 +110,15 @@ def _original(config: ModelConfig, mlp: str) -> Iterator[str]:
     yield from single_lines(config, "single_blocks", single)
 
 
+def blocks_1(config: ModelConfig, image: PatchInput) -> bool:
+    """Whether a config has the blocks of FLUX.1."""
+    return _parallel(config) and not config.modulation.shared
+
+
+def blocks_2(config: ModelConfig, image: PatchInput) -> bool:
+    """Whether a config has the blocks of FLUX.2."""
+    return _parallel(config) and config.modulation.shared
+
+
 def _parallel(config: ModelConfig) -> bool:
     return config.single_stream is not None and config.single_stream.kind == "parallel"
-
-
-PREFIXES = {"flux": ("", PIPELINE)}
-FLUX_1 = Family(
-    "flux.1",
-    lambda config: _parallel(config) and not config.modulation.shared,
-    {"diffusers": _diffusers_1, "flux": _original_1},
-    prefixes=PREFIXES,
-)
-FLUX_2 = Family(
-    "flux.2",
-    lambda config: _parallel(config) and config.modulation.shared,
-    {"diffusers": _diffusers_2, "flux": _original_2},
-    feedforward="swiglu",
-    prefixes=PREFIXES,
-)

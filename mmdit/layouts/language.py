@@ -20,8 +20,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["LayoutError", "Operation", "Read", "Rule", "Term", "join", "rules_of"]
-
 Read = Callable[[str], Tensor]  # a tensor by its name
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from mmdit.config.model import ModelConfig, build
 from mmdit.layouts.language import LayoutError, Read, Rule, Term, join, rules_of
-from mmdit.layouts.operations import TABLES, Table, operations_for
-from mmdit.layouts.registry import LAYOUTS, lines_for, prefixes
+from mmdit.layouts.operations import TABLES, operations_for
+from mmdit.layouts.registry import LAYOUTS, PREFIXES, lines_for
 from mmdit.weights.matching import listed, misfits
 
 __all__ = ["Layout", "from_layout", "to_layout"]
@@ -21,7 +22,7 @@ class Layout:
 
     Attributes:
         ours, theirs: the shapes by name.
-        tables: what of theirs is computed and is none of ours.
+        tables: what of theirs is none of ours but computed: functions that make it, of up to 1 GB.
         rounded: the names, on both sides, of tensors that may come back with other last bits.
         prefixes: what may stand before all of their names in a file; the first is written.
 
@@ -36,11 +37,11 @@ class Layout:
     def __init__(self, name: str, config: ModelConfig) -> None:
         if name not in LAYOUTS:
             raise LayoutError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r}")
-        self.name, self.config, self.prefixes = name, config, prefixes(name)
+        self.name, self.config, self.prefixes = name, config, PREFIXES.get(name, ("",))
         with torch.device("meta"):
             self._shapes: dict[str, Tensor] = dict(build(config).state_dict())
         self.ours = {key: tuple(x.shape) for key, x in self._shapes.items()}
-        self.tables: dict[str, Table] = {}
+        self.tables: dict[str, Callable[[], Tensor]] = {}
         try:
             rules = self._rules()
         except LayoutError as error:
@@ -50,8 +51,9 @@ class Layout:
         self.rounded = frozenset(t.name for rule in rules if not rule.exact for t in (*rule.ours, *rule.theirs))
         meta = self._shapes.__getitem__
         self.theirs = {key: tuple(rule.to_theirs(i, meta).shape) for key, (rule, i) in self._theirs.items()}
-        self.tables = {key: table for key, table in self.tables.items() if key not in self.theirs}
-        self.theirs |= {key: table.shape for key, table in self.tables.items()}
+        self.tables = {key: make for key, make in self.tables.items() if key not in self.theirs}
+        with torch.device("meta"):
+            self.theirs |= {key: tuple(make().shape) for key, make in self.tables.items()}
 
     def to_ours(self, name: str, read: Read) -> Tensor:
         """Our tensor `name`, from theirs."""
@@ -60,7 +62,7 @@ class Layout:
     def to_theirs(self, name: str, read: Read) -> Tensor:
         """Their tensor `name`, from ours."""
         if name in self.tables:
-            return self.tables[name].make().to(read(next(iter(self.ours))).dtype)
+            return self.tables[name]().to(read(next(iter(self.ours))).dtype)
         rule, index = self._theirs[name]
         return rule.to_theirs(index, read).contiguous()
 
@@ -71,7 +73,7 @@ class Layout:
             LayoutError: it is another one.
         """
         # half a unit in the last place of bfloat16 near 1 is 2^-9; other tables differ by about 1
-        rows = zip(x.split(1024, dim=1), self.tables[name].make().split(1024, dim=1), strict=True)  # it may be of 1 GB
+        rows = zip(x.split(1024, dim=1), self.tables[name]().split(1024, dim=1), strict=True)  # it may be of 1 GB
         if not all(torch.allclose(part.float(), wanted, atol=2**-7) for part, wanted in rows):
             raise LayoutError(
                 f"{name} is not the sine-cosine table of this config; check max_size and base_size of the image's input"
@@ -86,7 +88,7 @@ class Layout:
         for line in lines_for(self.name, self.config):
             left, right = line.split(" = ")
             if left in TABLES:
-                self.tables[right] = TABLES[left](self.config)
+                self.tables[right] = partial(TABLES[left], self.config)
             else:
                 rules += rules_of(line, operations, self._shapes)
         return rules

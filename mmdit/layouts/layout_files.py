@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,15 +11,13 @@ import torch
 from torch import Tensor
 
 from mmdit.config.model import ModelConfig
-from mmdit.layouts.language import LayoutError
+from mmdit.layouts.language import LayoutError, Read
 from mmdit.layouts.layout import Layout
-from mmdit.layouts.registry import LAYOUTS, prefixes
+from mmdit.layouts.registry import LAYOUTS, PREFIXES
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.matching import listed, unreadable
 from mmdit.weights.reader import WeightFiles
-from mmdit.weights.writer import TensorSpec
-
-__all__ = ["SOURCE", "LayoutFiles", "Origin", "Weights", "nearest_layout", "our_weights", "their_weights"]
+from mmdit.weights.writer import TensorSpec, specs_of
 
 SOURCE = "mmdit_converted_from"  # in our files: the layout, prefix and metadata of the one that was converted
 
@@ -66,7 +64,7 @@ class LayoutFiles:
             CheckpointError: they are not those of the config's model.
         """
         if self.problems:
-            raise CheckpointError(self.explain())
+            raise CheckpointError(f"{self.files.path}: {self._misfit()}")
         specs = {name: self.files.spec(self.prefix + name) for name in self.layout.theirs}
         return Weights(specs, lambda name: self.files.copy(self.prefix + name), self._origin())
 
@@ -79,14 +77,14 @@ class LayoutFiles:
             return None
         texts = origin.metadata.items() if isinstance(origin.metadata, dict) else [(None, None)]
         good = origin.layout in LAYOUTS and all(isinstance(part, str) for item in texts for part in item)
-        return origin if good and origin.prefix in prefixes(origin.layout) else None
+        return origin if good and origin.prefix in PREFIXES.get(origin.layout, ("",)) else None
 
-    def explain(self) -> str:
+    def _misfit(self) -> str:
         """The problems in one line, or the layout that would fit better."""
-        other = nearest_layout(self.files, self.layout.config)
-        if other not in (None, self.layout.name):
-            return f"{self.files.path}: has the names of the layout {other}, not of {self.layout.name}"
-        return f"{self.files.path}: does not fit the config in the layout {self.layout.name}: {listed(self.problems)}"
+        name, other = self.layout.name, nearest_layout(self.files, self.layout.config)
+        if other not in (None, name):
+            return f"has the names of the layout {other}, not of {name}"
+        return f"does not fit the config in the layout {name}: {listed(self.problems)}"
 
 
 def nearest_layout(files: WeightFiles, config: ModelConfig) -> str | None:
@@ -112,22 +110,16 @@ def our_weights(theirs: Weights, layout: Layout) -> Weights:
     """
     for name in layout.tables:
         layout.check_table(name, theirs.read(name))
-    specs = {
-        name: TensorSpec(layout.to_ours(name, _on_meta(theirs.specs)).dtype, shape)
-        for name, shape in layout.ours.items()
-    }
-    return Weights(specs, lambda name: layout.to_ours(name, theirs.read), theirs.origin)
+    return _renamed(theirs, layout.ours, layout.to_ours)
 
 
 def their_weights(ours: Weights, layout: Layout) -> Weights:
     """Our tensors under a layout's names."""
-    first = next(iter(ours.specs.values())).dtype
-    specs = {
-        name: TensorSpec(first if name in layout.tables else layout.to_theirs(name, _on_meta(ours.specs)).dtype, shape)
-        for name, shape in layout.theirs.items()
-    }
-    return Weights(specs, lambda name: layout.to_theirs(name, ours.read), ours.origin)
+    return _renamed(ours, layout.theirs, layout.to_theirs)
 
 
-def _on_meta(specs: Mapping[str, TensorSpec]) -> Callable[[str], Tensor]:
-    return lambda name: torch.empty(specs[name].shape, dtype=specs[name].dtype, device="meta")
+def _renamed(given: Weights, names: Iterable[str], make: Callable[[str, Read], Tensor]) -> Weights:
+    with torch.device("meta"):
+        meta = {name: torch.empty(spec.shape, dtype=spec.dtype) for name, spec in given.specs.items()}
+        specs = specs_of({name: make(name, meta.__getitem__) for name in names})
+    return Weights(specs, lambda name: make(name, given.read), given.origin)

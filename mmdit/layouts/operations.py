@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -12,8 +11,6 @@ from torch import Tensor
 from mmdit.config.model import ModelConfig, PatchInput
 from mmdit.layers.positions import SinCos2D
 from mmdit.layouts.language import Operation
-
-__all__ = ["TABLES", "Table", "operations_for"]
 
 
 def operations_for(config: ModelConfig) -> dict[str, Operation]:
@@ -56,32 +53,22 @@ def _swap(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2)[::-1])
 
 
-@dataclass(frozen=True)
-class Table:
-    """A tensor that they store and we compute, and only when it is wanted: it may be of 1 GB."""
-
-    shape: tuple[int, ...]
-    make: Callable[[], Tensor]
-
-
-def _sincos(config: ModelConfig) -> Table:
-    """The image's sine-cosine positions, `1 n d` with n = max_size^2."""
-    image = _image(config)
-    assert image is not None  # a family that says so has one
-    size, dim = image.max_size, config.modalities["image"].dim
-    shape = (1, size**2, dim)
+def _sincos(config: ModelConfig) -> Tensor:
+    """The image's sine-cosine positions, `1 n d` with n = max_size^2: up to 1 GB."""
+    image, dim = _image(config), config.modalities["image"].dim
+    assert image is not None  # the families that say so have one
+    size = image.max_size
     positions = SinCos2D(dim, max_size=size, base_size=image.base_size)
-    return Table(shape, lambda: positions(torch.zeros(1, size, size, dim)).reshape(shape))
+    return positions(torch.zeros(1, size, size, dim)).reshape(1, size**2, dim)
 
 
-def _no_tokens(config: ModelConfig) -> Table:
+def _no_tokens(config: ModelConfig) -> Tensor:
     """The image's register tokens where there are none, `0 d`."""
-    shape = (0, config.modalities["image"].dim)
-    return Table(shape, lambda: torch.empty(shape))
+    return torch.empty(0, config.modalities["image"].dim)
 
 
-# what may stand on the left of a line instead of a tensor of ours
-TABLES: dict[str, Callable[[ModelConfig], Table]] = {"sincos()": _sincos, "no_tokens()": _no_tokens}
+# what may stand on the left of a line instead of a tensor of ours: they store it, we compute it
+TABLES: dict[str, Callable[[ModelConfig], Tensor]] = {"sincos()": _sincos, "no_tokens()": _no_tokens}
 
 
 def _image(config: ModelConfig) -> PatchInput | None:

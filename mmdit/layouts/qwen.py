@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmdit.config.model import ModelConfig, PatchInput
-from mmdit.layouts.family import DIFFUSERS_ATTENTION, DIFFUSERS_TIME, Family, below, joint_lines, lines_of
+from mmdit.layouts.block_lines import below, joint_lines, lines_of
+from mmdit.layouts.diffusers_names import ATTENTION, TIME
 
 MODULATION_AND_FEEDFORWARD = """
     .modulations.0.linear = .txt_mod.1
@@ -17,7 +18,7 @@ MODULATION_AND_FEEDFORWARD = """
 """
 
 
-def _diffusers(config: ModelConfig) -> Iterator[str]:
+def diffusers(config: ModelConfig) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = img_in
         inputs.text.norm = txt_norm
@@ -25,14 +26,10 @@ def _diffusers(config: ModelConfig) -> Iterator[str]:
         outputs.image.modulation = swap(norm_out.linear)
         outputs.image.linear = patch(proj_out)
     """)
-    yield from below("", "time_text_embed", DIFFUSERS_TIME)
-    yield from joint_lines(config, "transformer_blocks", DIFFUSERS_ATTENTION + MODULATION_AND_FEEDFORWARD)
+    yield from below("", "time_text_embed", TIME)
+    yield from joint_lines(config, "transformer_blocks", ATTENTION + MODULATION_AND_FEEDFORWARD)
 
 
-def _blocks(config: ModelConfig) -> bool:
-    image = config.modalities["image"].input
-    summed = isinstance(image, PatchInput) and image.positions == "sincos"
-    return config.single_stream is None and not summed and config.rotary is not None
-
-
-QWEN_IMAGE = Family("qwen-image", _blocks, {"diffusers": _diffusers})
+def blocks(config: ModelConfig, image: PatchInput) -> bool:
+    """Whether a config has the blocks and positions of Qwen-Image."""
+    return config.single_stream is None and config.rotary is not None and image.positions != "sincos"

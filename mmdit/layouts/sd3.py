@@ -5,17 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mmdit.config.model import ModelConfig, PatchInput
-from mmdit.layouts.family import (
-    DIFFUSERS_ATTENTION,
-    DIFFUSERS_FEEDFORWARD,
-    DIFFUSERS_MODULATION,
-    DIFFUSERS_TIME,
-    PIPELINE,
-    Family,
-    below,
-    joint_lines,
-    lines_of,
-)
+from mmdit.layouts.block_lines import below, joint_lines, lines_of
+from mmdit.layouts.diffusers_names import ATTENTION, FEEDFORWARD, MODULATION, TIME
 
 DUAL_ATTENTION = """
     .dual_attns.1.to_qkv.0.linear = .attn2.to_q + .attn2.to_k + .attn2.to_v
@@ -27,7 +18,7 @@ DUAL_ATTENTION = """
 LAST = ".modulations.0.linear = swap(.norm1_context.linear)"
 
 
-def _diffusers(config: ModelConfig) -> Iterator[str]:
+def diffusers(config: ModelConfig) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = conv(pos_embed.proj)
         inputs.text.linear = context_embedder
@@ -35,12 +26,12 @@ def _diffusers(config: ModelConfig) -> Iterator[str]:
         outputs.image.linear = proj_out
         sincos() = pos_embed.pos_embed
     """)
-    yield from below("", "time_text_embed", DIFFUSERS_TIME)
-    block = DIFFUSERS_ATTENTION + DIFFUSERS_MODULATION + DUAL_ATTENTION + DIFFUSERS_FEEDFORWARD
+    yield from below("", "time_text_embed", TIME)
+    block = ATTENTION + MODULATION + DUAL_ATTENTION + FEEDFORWARD
     yield from joint_lines(config, "transformer_blocks", block, LAST)
 
 
-def _stability(config: ModelConfig) -> Iterator[str]:
+def stability(config: ModelConfig) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = conv(x_embedder.proj)
         inputs.text.linear = context_embedder
@@ -71,15 +62,6 @@ def _stability(config: ModelConfig) -> Iterator[str]:
     yield from joint_lines(config, "joint_blocks", sides)
 
 
-def _blocks(config: ModelConfig) -> bool:
-    image = config.modalities["image"].input
-    return config.single_stream is None and isinstance(image, PatchInput) and image.positions == "sincos"
-
-
-SD3 = Family(
-    "sd3",
-    _blocks,
-    {"diffusers": _diffusers, "stability": _stability},
-    rotary=False,
-    prefixes={"stability": (PIPELINE, "")},
-)
+def blocks(config: ModelConfig, image: PatchInput) -> bool:
+    """Whether a config has the blocks and positions of SD3."""
+    return config.single_stream is None and image.positions == "sincos"

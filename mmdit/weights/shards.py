@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -16,7 +15,7 @@ from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import CheckpointError, read_json
 from mmdit.weights.writer import HASH_KEY, TensorSpec, Written, content_hash, layout_of, write_tensors
 
-__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "write_shards", "writing"]
+__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "writing"]
 
 CONFIG = "config.json"
 _UNITS = {"": 1, "B": 1}
@@ -63,89 +62,63 @@ def writing(
     metadata: Mapping[str, str],
     *,
     max_shard_size: int | None,
+    stem: str = "model",
     beside: Mapping[str, bytes] | None = None,
     hashed: bool = True,
     force: bool = True,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> Iterator[tuple[Path, Written]]:
-    """A file or, with `max_shard_size` (bytes), a folder of shards, which takes `target`'s place when the block ends.
+    """Write tensors to a file or, with `max_shard_size`, to a folder, which takes `target`'s place when the block ends.
 
     Gives where it lies until then, so that it can be read back, and what was written, under the names it will have.
     Whatever stops the block, the target stays as it was. The rest is as in `write_tensors`.
 
     Args:
-        beside: further files for the folder, by name.
+        max_shard_size: bytes of tensors in each of a folder's files; where all fit into one, there is no index.
+        stem: what a folder's files begin with; the hub's pipelines look for `diffusion_pytorch_model`.
+        beside: further files for a folder, by name.
+        hashed: each file's metadata holds the hash of its own content, the index that of the whole.
         force: replace an existing file, or a folder that holds an export and nothing else.
 
     Raises:
         OSError: the target can't be written or is not to be replaced.
     """
-    target = Path(target)
     if max_shard_size is None:
-        with replacing(target, force=force) as temporary:
-            written = write_tensors(temporary, specs, read, metadata, hashed=hashed, on_tensor=on_tensor)
-            yield temporary, replace(written, files=(target,))
-        return
-    with replacing_folder(target, force=force, other=not_an_export) as temporary:
-        written = write_shards(
-            temporary, specs, read, metadata, max_size=max_shard_size, hashed=hashed, on_tensor=on_tensor
-        )
-        size = written.bytes
-        for name, content in (beside or {}).items():
-            size += (temporary / name).write_bytes(content)
-        names = (*(file.name for file in written.files), *(beside or {}))
-        yield temporary, replace(written, files=tuple(target / name for name in names), bytes=size)
-
-
-def write_shards(
-    folder: str | Path,
-    specs: Mapping[str, TensorSpec],
-    read: Callable[[str], Tensor],
-    metadata: Mapping[str, str] | None = None,
-    *,
-    max_size: int,
-    stem: str = "model",
-    hashed: bool = False,
-    on_tensor: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
-    """Write tensors to files of at most `max_size` bytes of tensors each, and the index; to one file without an index
-    where they fit. See `write_tensors`, which has the same arguments.
-
-    Args:
-        folder: is there, and best empty: see `mmdit.weights.atomic.replacing_folder`.
-        stem: what the files' names begin with; the hub's pipelines look for `diffusion_pytorch_model`.
-        hashed: each file's metadata holds the hash of its own content, the index that of the whole.
-    """
-    folder, shards = Path(folder), split(specs, max_size)
-    digests: dict[str, str] = {}
+        place, shards = replacing(target, force=force), [list(specs)]
+    else:
+        place, shards = replacing_folder(target, force=force, other=not_an_export), split(specs, max_shard_size)
     places: dict[str, str] = {}
-    files, size, sha256 = [], 0, None
-    for number, names in enumerate(shards, 1):
-        suffix = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
-        path = folder / f"{stem}{suffix}.safetensors"
-        before = len(places)
-        written = write_tensors(
-            path,
-            {name: specs[name] for name in names},
-            read,
-            metadata,
-            hashed=hashed,
-            on_tensor=lambda done, _, before=before: on_tensor(before + done, len(specs)),  # type: ignore[misc]
-        )
-        files.append(path)
-        size += written.bytes
-        digests |= written.digests
-        sha256 = written.sha256
-        places |= dict.fromkeys(names, path.name)
-    if len(shards) > 1:
-        about: dict[str, object] = {"total_size": sum(spec.nbytes for spec in specs.values())}
-        if hashed:
-            about[HASH_KEY] = sha256 = content_hash(layout_of(specs), digests)
-        index = json.dumps({"metadata": about, "weight_map": places}, indent=2, sort_keys=True).encode() + b"\n"
-        files.append(folder / f"{stem}.safetensors.index.json")
-        files[-1].write_bytes(index)
-        size += len(index)
-    return Written(tuple(files), size, digests, sha256)
+
+    def told(done: int, _: int) -> None:
+        on_tensor(len(places) + done, len(specs))
+
+    with place as temporary:
+        digests: dict[str, str] = {}
+        names, size, sha256 = [], 0, None
+        for number, held in enumerate(shards, 1):
+            suffix = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+            names.append("" if max_shard_size is None else f"{stem}{suffix}.safetensors")
+            written = write_tensors(
+                temporary / names[-1],
+                {name: specs[name] for name in held},
+                read,
+                metadata,
+                hashed=hashed,
+                on_tensor=told,
+            )
+            places.update(dict.fromkeys(held, names[-1]))
+            digests |= written.digests
+            size, sha256 = size + written.bytes, written.sha256
+        others = {} if max_shard_size is None else dict(beside or {})
+        if len(shards) > 1:
+            about: dict[str, object] = {"total_size": sum(spec.nbytes for spec in specs.values())}
+            if hashed:
+                about[HASH_KEY] = sha256 = content_hash(layout_of(specs), digests)
+            index = json.dumps({"metadata": about, "weight_map": places}, indent=2, sort_keys=True).encode() + b"\n"
+            others = {f"{stem}.safetensors.index.json": index} | others
+        for name, content in others.items():
+            size += (temporary / name).write_bytes(content)
+        yield temporary, Written(tuple(Path(target) / name for name in (*names, *others)), size, digests, sha256)
 
 
 def not_an_export(folder: Path) -> str | None:
