@@ -84,23 +84,30 @@ def convert(
         on_tensor=lambda *done: on_stage("writing", *done),
     ) as (temporary, written):
         try:
-            copy = our_weights(LayoutFiles(temporary, target_layout).weights(), target_layout)
+            changed = _changes(source, temporary, source_layout, target_layout, on_stage)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(temporary), str(target))) from None
-        changed = {}
-        back = their_weights(copy, source_layout)
-        for done, name in enumerate(source.specs, 1):
-            wanted, got = source.read(name), back.read(name)
-            if got.dtype != wanted.dtype or not torch.equal(_bits(got), _bits(wanted)):
-                difference = (got.double() - wanted.double()).abs()
-                changed[name] = difference.max().item()
-                if (difference > _allowed(name, wanted, source_layout, target_layout)).any():
-                    raise CheckpointError(
-                        f"{target}: {name} came back changed by {changed[name]:g}, so nothing was written; "
-                        "please report it"
-                    )
-            on_stage("comparing", done, len(source.specs))
     return Converted(written, list(changed), max([0.0, *changed.values()]))
+
+
+def _changes(
+    source: Weights, written: Path, layout: Layout, written_layout: Layout, on_stage: Callable[[str, int, int], None]
+) -> dict[str, float]:
+    """Of each tensor of the source whose bits do not come back from the files: its largest difference."""
+    back = their_weights(our_weights(LayoutFiles(written, written_layout).weights(), written_layout), layout)
+    changed = {}
+    for done, name in enumerate(source.specs, 1):
+        wanted, got = source.read(name), back.read(name)
+        if got.dtype != wanted.dtype or not torch.equal(_bits(got), _bits(wanted)):
+            difference = (got.double() - wanted.double()).abs()
+            changed[name] = difference.max().item()
+            if (difference > _allowed(name, wanted, layout, written_layout)).any():
+                raise CheckpointError(
+                    f"{written}: {name} came back changed by {changed[name]:g}, so nothing was written; "
+                    "please report it"
+                )
+        on_stage("comparing", done, len(source.specs))
+    return changed
 
 
 def _allowed(name: str, wanted: Tensor, source: Layout, target: Layout) -> Tensor:

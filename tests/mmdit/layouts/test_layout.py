@@ -8,7 +8,7 @@ import torch
 import mmdit
 from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
 from mmdit.config.model import as_config
-from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, to_layout
+from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
 FLUX = [family for family in FAMILIES if family.config.startswith("flux")]
@@ -128,6 +128,21 @@ def test_conversions_go_through_ours_from_any_layout_to_any_other():
     original = to_layout(from_layout(theirs, config, "diffusers"), config, "flux")
     assert {name: tuple(x.shape) for name, x in original.items()} == names
     same_bits(to_layout(from_layout(original, config, "flux"), config, "diffusers"), theirs)
+
+
+def test_a_network_is_known_by_one_row_of_the_registry(monkeypatch):
+    config = BY_NAME["sd3-medium"].small_config().model.model_dump(exclude_defaults=True)
+    config["modalities"]["image"]["input"]["positions"] = "none"
+    config = as_config(config).model
+    with pytest.raises(LayoutError, match="its positions are those of no published network"):
+        Layout("diffusers", config)
+    ours = our_state(config)
+    lines = {"diffusers": lambda config: [f"{name} = net.{name}" for name in ours]}
+    row = registry.Family("new", lambda config, image: image.positions == "none", "gelu_tanh", False, lines)
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, row))
+    theirs = to_layout(ours, config, "diffusers")
+    assert list(theirs) == [f"net.{name}" for name in ours]
+    same_bits(from_layout(theirs, config, "diffusers"), ours)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
