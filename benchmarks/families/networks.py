@@ -268,7 +268,7 @@ def randomize(net: nn.Module) -> None:
 
 def ours_of(theirs: nn.Module, family: Family) -> nn.Module:
     """Our network with their weights."""
-    from mmdit.layouts.layout import from_layout
+    from mmdit.layouts import from_layout
 
     config = family.small_config().model
     net = mmdit.build(config)
@@ -336,7 +336,7 @@ def gradient_errors(family: Family) -> dict[str, float]:
     Of a tensor whose gradient all but cancels, such as a key's bias, the difference is taken relative to a millionth of
     the largest gradient instead.
     """
-    from mmdit.layouts.layout import from_layout
+    from mmdit.layouts import from_layout
 
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

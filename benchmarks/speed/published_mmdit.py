@@ -336,7 +336,7 @@ def build_ours(case: Case, theirs: State) -> Any:
     from mmdit import mmdit_pytorch as two
     from mmdit.adaptive_attention import AdaptiveAttention
     from mmdit.layers.norms import MultiHeadRMSNorm, RMSNorm
-    from mmdit.layouts.layout import from_layout
+    from mmdit.layouts import from_layout
     from mmdit.networks import transformer as general
 
     options = case.options

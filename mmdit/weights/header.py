@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import math
 import os
-import stat
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 
+from mmdit.config.regular_file import NotRegular, open_regular
 from mmdit.config.yaml_document import one_line
 
 __all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json"]
@@ -64,16 +65,14 @@ class TensorFile:
     start: int
 
 
-# ------------------------------------------------------------------------------------------------------------- reading
-
-
 def read_header(path: str | Path) -> TensorFile:
     """The header of a safetensors file, checked against itself and the file's size.
 
     Raises:
         CheckpointError: it says what is wrong, with which tensor.
     """
-    return _from_file(path, _header, "not a whole safetensors file: ")
+    with _opened(path, "not a whole safetensors file: ") as file:
+        return _header(file, os.fstat(file.fileno()).st_size)
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -82,29 +81,22 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none, or has a key twice.
     """
-    return _from_file(path, lambda file, size: _object(file.read(MAX_HEADER + 1)))
+    with _opened(path) as file:
+        return _object(file.read(MAX_HEADER + 1))
 
 
-def _from_file(path: str | Path, read: Callable[[BinaryIO, int], Any], wrong: str = "") -> Any:
-    """What `read` makes of a regular file and its size; `wrong` goes before what it finds wrong."""
+@contextmanager
+def _opened(path: str | Path, wrong: str = "") -> Iterator[BinaryIO]:
+    """A regular file; all errors, `wrong` before those of the content, become one that names it."""
     try:
-        # without O_NONBLOCK, opening a FIFO that nobody writes to never returns
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-                raise CheckpointError(f"{path}: is {kind}")
-            with open(descriptor, "rb", closefd=False) as file:
-                return read(file, status.st_size)
-        finally:
-            os.close(descriptor)
+        with open_regular(path) as file:
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
+    except NotRegular as error:
+        raise CheckpointError(f"{path}: is {error.kind}") from None
     except OSError as error:
         raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-    except CheckpointError:
-        raise
     except ValueError as error:
         raise CheckpointError(f"{one_line(str(path))}: {wrong}{error}") from None  # a NUL in the path ends here, too
 

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions
-from mmdit.weights.header import FLOATS, MAX_TENSORS, CheckpointError, named
+from mmdit.weights.header import FLOATS, MAX_TENSORS, CheckpointError, TensorInfo, named
 from mmdit.weights.reader import WeightFiles
 
-__all__ = ["check_savable", "empty_model", "misfits"]
+__all__ = ["check_savable", "empty_model", "listed", "misfits", "unreadable"]
 
 SHOWN = 5  # tensors named in an error
 CANDIDATES = 1000  # names among which the nearest is looked for
@@ -40,16 +40,18 @@ def empty_model(files: WeightFiles, config: ModelOptions) -> nn.Module:
         raise CheckpointError(
             f"{files.path}: a model of its config can't be built: {one_line(str(error), 200)}"
         ) from None
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    problems = misfits(wanted, {name: info.shape for name, info in held.items()})
-    problems += [
-        f"{name} has the dtype {held[name].dtype}, wanted one of {', '.join(FLOATS)}"
-        for name in sorted(wanted.keys() & held.keys())
-        if held[name].dtype not in FLOATS
-    ]
-    if problems:
+    if problems := unreadable({name: tuple(tensor.shape) for name, tensor in sorted(model.state_dict().items())}, held):
         raise CheckpointError(f"{files.path}: does not fit the config: {listed(problems)}")
     return model
+
+
+def unreadable(wanted: Shapes, held: Mapping[str, TensorInfo]) -> list[str]:
+    """How what headers describe differs from the weights that are wanted, in name, shape or type."""
+    return misfits(wanted, {name: info.shape for name, info in held.items()}) + [
+        f"{name} has the dtype {held[name].dtype}, wanted one of {', '.join(FLOATS)}"
+        for name in wanted
+        if name in held and held[name].dtype not in FLOATS
+    ]
 
 
 def misfits(wanted: Shapes, held: Shapes) -> list[str]:

@@ -6,24 +6,21 @@ from __future__ import annotations
 import importlib.metadata
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mmdit.config import Config, ConfigError, as_config, build
 from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions, as_data
-from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import FLOATS, CheckpointError
 from mmdit.weights.matching import check_savable, empty_model
 from mmdit.weights.reader import WeightFiles
-from mmdit.weights.shards import CONFIG, not_an_export, parse_size, write_shards
-from mmdit.weights.writer import HASH_KEY, Written, content_hash, digest, specs_of, write_tensors
+from mmdit.weights.shards import CONFIG, parse_size, writing
+from mmdit.weights.writer import HASH_KEY, Written, content_hash, digest, specs_of
 
-__all__ = ["CheckpointError", "load", "load_weights", "save"]
+__all__ = ["CheckpointError", "check_dtype", "filled", "load_weights", "own_metadata", "read_config", "save"]
 
 FORMAT_KEY, CONFIG_KEY = "mmdit_format", "mmdit_config"
 FORMAT = "1"
@@ -63,73 +60,21 @@ def save(
             f"{type(model).__name__} has no config to save with it; make the model with mmdit.build(config), "
             "or save its state_dict with safetensors"
         )
-    if dtype is not None and dtype not in FLOATS.values():
-        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    check_dtype(dtype)
     tensors = model.state_dict()
     check_savable(tensors, config)
-    described = {"model": as_data(config)}  # defaults too: they may change
     kept = dict(metadata or {}) | own_metadata(config)
-    specs, read = specs_of(tensors, dtype), tensors.__getitem__
-    if max_shard_size is None:
-        with replacing(path, force=force) as temporary:
-            written = write_tensors(temporary, specs, read, kept, hashed=True, on_tensor=on_tensor)
-        return replace(written, files=(Path(path),))
-    size = parse_size(max_shard_size)
-    with replacing_folder(path, force=force, other=not_an_export) as temporary:
-        written = write_shards(temporary, specs, read, kept, max_size=size, hashed=True, on_tensor=on_tensor)
-        text = json.dumps(described, indent=2).encode() + b"\n"
-        (temporary / CONFIG).write_bytes(text)
-    files = (*(Path(path) / file.name for file in written.files), Path(path) / CONFIG)
-    return replace(written, files=files, bytes=written.bytes + len(text))
-
-
-def load(
-    path: str | Path,
-    device: str | torch.device = "cpu",
-    dtype: torch.dtype | None = None,
-    *,
-    verify: bool = False,
-    config: str | Path | Mapping[str, Any] | Config | ModelOptions | None = None,
-    layout: str = "mmdit",
-) -> nn.Module:
-    """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
-
-    The header is checked first; then the model is built on the meta device and takes the tensors as they are read. On
-    the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
-
-    Args:
-        path: a safetensors file, an index of shards (`*.index.json`), or a folder with either.
-        device: where the tensors go.
-        dtype: the floating-point type they are converted to; None: as in the file.
-        verify: read everything and compare it with the hash in the metadata.
-        config: of the model, where the file holds none.
-        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
-
-    Raises:
-        CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
-        ConfigError: `config` can't be read.
-        LayoutError: the layout has no place for the config's model.
-    """
-    if layout == "mmdit":
-        return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
-    if dtype is not None and dtype not in FLOATS.values():
-        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
-    if verify:
-        raise CheckpointError(f"{path}: a file in the layout {layout} holds no hash to verify")
-    if config is None:
-        raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
-    from mmdit.layouts.conversion import LayoutFiles, our_weights
-    from mmdit.layouts.layout import Layout
-
-    wanted = as_config(config).model
-    names = Layout(layout, wanted)
-    weights = our_weights(LayoutFiles(path, names).weights(), names)
-    with torch.device("meta"):
-        model = build(wanted)
-    tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
-    model.load_state_dict(tensors, assign=True)
-    _fill_buffers(model, wanted, device)
-    return model.eval()
+    with writing(
+        path,
+        specs_of(tensors, dtype),
+        tensors.__getitem__,
+        kept,
+        max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
+        beside={CONFIG: json.dumps(json.loads(kept[CONFIG_KEY]), indent=2).encode() + b"\n"},
+        force=force,
+        on_tensor=on_tensor,
+    ) as (_, written):
+        return written
 
 
 def load_weights(
@@ -140,9 +85,15 @@ def load_weights(
     *,
     verify: bool = False,
 ) -> nn.Module:
-    """`load` for a given config; None takes the one in the file."""
-    if dtype is not None and dtype not in FLOATS.values():
-        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
+    """A model in eval mode from files in our own names; see `mmdit.load`.
+
+    Args:
+        config: None takes the one in the file.
+
+    Raises:
+        CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
+    """
+    check_dtype(dtype)
     with WeightFiles(path) as files:
         wanted = (read_config(files) if config is None else as_config(config)).model
         model = empty_model(files, wanted)
@@ -154,9 +105,13 @@ def load_weights(
             tensors[name] = tensor.to(device=device, dtype=dtype)
         if verify:
             _check_hash(files, digests)
-    model.load_state_dict(tensors, assign=True)
-    _fill_buffers(model, wanted, device)
-    return model.eval()
+    return filled(model, tensors, wanted, device)
+
+
+def check_dtype(dtype: torch.dtype | None) -> None:
+    """Raises ValueError where it is no floating-point type that files of weights have."""
+    if dtype is not None and dtype not in FLOATS.values():
+        raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
 
 
 def read_config(files: WeightFiles) -> Config:
@@ -190,15 +145,21 @@ def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
         raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 
-def _fill_buffers(model: nn.Module, config: ModelOptions, device: str | torch.device) -> None:
-    """Buffers that files do not hold are computed when a model is built, so they come from one that is built whole."""
+def filled(
+    model: nn.Module, tensors: Mapping[str, Tensor], config: ModelOptions, device: str | torch.device
+) -> nn.Module:
+    """A model on the meta device with all its tensors, in eval mode.
+
+    Buffers that files do not hold are computed when a model is built, so they come from one that is built whole.
+    """
+    model.load_state_dict(tensors, assign=True)
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
-    if not empty or torch.device(device).type == "meta":
-        return
-    whole = dict(build(config).named_buffers())
-    for name in empty:
-        owner, _, key = name.rpartition(".")
-        setattr(model.get_submodule(owner), key, whole[name].to(device))
+    if empty and torch.device(device).type != "meta":
+        whole = dict(build(config).named_buffers())
+        for name in empty:
+            owner, _, key = name.rpartition(".")
+            setattr(model.get_submodule(owner), key, whole[name].to(device))
+    return model.eval()
 
 
 def own_metadata(config: ModelOptions) -> dict[str, str]:
@@ -206,7 +167,7 @@ def own_metadata(config: ModelOptions) -> dict[str, str]:
     return {
         "format": "pt",
         FORMAT_KEY: FORMAT,
-        CONFIG_KEY: json.dumps({"model": as_data(config)}),
+        CONFIG_KEY: json.dumps({"model": as_data(config)}),  # defaults too: they may change
         "mmdit_version": _version(),
         "torch_version": str(torch.__version__),
     }

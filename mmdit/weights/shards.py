@@ -1,19 +1,21 @@
-"""Weights in a folder, in files of a limited size, in the layout of the Hugging Face hub:
+"""Weights in one file, or in a folder, in files of a limited size, in the layout of the Hugging Face hub:
 `model-00001-of-00003.safetensors` and so on, and `model.safetensors.index.json`, which says what is where."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
+from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import CheckpointError, read_json
 from mmdit.weights.writer import HASH_KEY, TensorSpec, Written, content_hash, layout_of, write_tensors
 
-__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "write_shards"]
+__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "writing"]
 
 CONFIG = "config.json"
 _UNITS = {"": 1, "B": 1}
@@ -52,55 +54,71 @@ def split(specs: Mapping[str, TensorSpec], max_size: int) -> list[list[str]]:
     return files or [[]]
 
 
-def write_shards(
-    folder: str | Path,
+@contextmanager
+def writing(
+    target: str | Path,
     specs: Mapping[str, TensorSpec],
     read: Callable[[str], Tensor],
-    metadata: Mapping[str, str] | None = None,
+    metadata: Mapping[str, str],
     *,
-    max_size: int,
+    max_shard_size: int | None,
     stem: str = "model",
-    hashed: bool = False,
+    beside: Mapping[str, bytes] | None = None,
+    hashed: bool = True,
+    force: bool = True,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
-    """Write tensors to files of at most `max_size` bytes of tensors each, and the index; to one file without an index
-    where they fit. See `write_tensors`, which has the same arguments.
+) -> Iterator[tuple[Path, Written]]:
+    """Write tensors to a file or, with `max_shard_size`, to a folder, which takes `target`'s place when the block ends.
+
+    Gives where it lies until then, so that it can be read back, and what was written, under the names it will have.
+    Whatever stops the block, the target stays as it was. The rest is as in `write_tensors`.
 
     Args:
-        folder: is there, and best empty: see `mmdit.weights.atomic.replacing_folder`.
-        stem: what the files' names begin with; the hub's pipelines look for `diffusion_pytorch_model`.
+        max_shard_size: bytes of tensors in each of a folder's files; where all fit into one, there is no index.
+        stem: what a folder's files begin with; the hub's pipelines look for `diffusion_pytorch_model`.
+        beside: further files for a folder, by name.
         hashed: each file's metadata holds the hash of its own content, the index that of the whole.
+        force: replace an existing file, or a folder that holds an export and nothing else.
+
+    Raises:
+        OSError: the target can't be written or is not to be replaced.
     """
-    folder, shards = Path(folder), split(specs, max_size)
-    digests: dict[str, str] = {}
+    if max_shard_size is None:
+        place, shards = replacing(target, force=force), [list(specs)]
+    else:
+        place, shards = replacing_folder(target, force=force, other=not_an_export), split(specs, max_shard_size)
     places: dict[str, str] = {}
-    files, size, sha256 = [], 0, None
-    for number, names in enumerate(shards, 1):
-        suffix = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
-        path = folder / f"{stem}{suffix}.safetensors"
-        before = len(places)
-        written = write_tensors(
-            path,
-            {name: specs[name] for name in names},
-            read,
-            metadata,
-            hashed=hashed,
-            on_tensor=lambda done, _, before=before: on_tensor(before + done, len(specs)),  # type: ignore[misc]
-        )
-        files.append(path)
-        size += written.bytes
-        digests |= written.digests
-        sha256 = written.sha256
-        places |= dict.fromkeys(names, path.name)
-    if len(shards) > 1:
-        about: dict[str, object] = {"total_size": sum(spec.nbytes for spec in specs.values())}
-        if hashed:
-            about[HASH_KEY] = sha256 = content_hash(layout_of(specs), digests)
-        index = json.dumps({"metadata": about, "weight_map": places}, indent=2, sort_keys=True).encode() + b"\n"
-        files.append(folder / f"{stem}.safetensors.index.json")
-        files[-1].write_bytes(index)
-        size += len(index)
-    return Written(tuple(files), size, digests, sha256)
+
+    def told(done: int, _: int) -> None:
+        on_tensor(len(places) + done, len(specs))
+
+    with place as temporary:
+        digests: dict[str, str] = {}
+        names, size, sha256 = [], 0, None
+        for number, held in enumerate(shards, 1):
+            suffix = "" if len(shards) == 1 else f"-{number:05d}-of-{len(shards):05d}"
+            names.append("" if max_shard_size is None else f"{stem}{suffix}.safetensors")
+            written = write_tensors(
+                temporary / names[-1],
+                {name: specs[name] for name in held},
+                read,
+                metadata,
+                hashed=hashed,
+                on_tensor=told,
+            )
+            places.update(dict.fromkeys(held, names[-1]))
+            digests |= written.digests
+            size, sha256 = size + written.bytes, written.sha256
+        others = {} if max_shard_size is None else dict(beside or {})
+        if len(shards) > 1:
+            about: dict[str, object] = {"total_size": sum(spec.nbytes for spec in specs.values())}
+            if hashed:
+                about[HASH_KEY] = sha256 = content_hash(layout_of(specs), digests)
+            index = json.dumps({"metadata": about, "weight_map": places}, indent=2, sort_keys=True).encode() + b"\n"
+            others = {f"{stem}.safetensors.index.json": index} | others
+        for name, content in others.items():
+            size += (temporary / name).write_bytes(content)
+        yield temporary, Written(tuple(Path(target) / name for name in (*names, *others)), size, digests, sha256)
 
 
 def not_an_export(folder: Path) -> str | None:

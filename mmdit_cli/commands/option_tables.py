@@ -22,7 +22,8 @@ def key_table(schema: type[Options]) -> str:
 
 def keyword_table(options: type[Options] = ModelOptions) -> str:
     """Every keyword of the constructors, with its default and its sentence; those of one option stand together."""
-    rows, seen = [], set()
+    rows: list[list[str]] = []
+    seen: set[str] = set()
     for names, text in _keywords(options):
         own = {name: default for name, default in names.items() if name not in seen}
         seen |= own.keys()

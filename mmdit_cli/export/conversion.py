@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from mmdit.config import build
-from mmdit.layouts.conversion import LayoutFiles, Weights, convert, nearest_layout
-from mmdit.layouts.layout import LayoutError
+from mmdit.layouts import LayoutError
+from mmdit.layouts.conversion import convert
+from mmdit.layouts.layout_files import LayoutFiles, Weights, nearest_layout
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.preconditions import check_disk, check_out, check_room, weights_file
 from mmdit_cli.export.weights_export import ExportResult, Progress
 from mmdit_cli.request.numbers import read_size
-from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.weights_layout import find_layout
 
@@ -75,19 +75,17 @@ def convert_weights(
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     try:
-        with writing("--out", out):
-            done = convert(
-                given,
-                out,
-                source_layout=layouts[0],
-                target_layout=layouts[1],
-                metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
-                left_aside=aside,
-                dtype=dtype,
-                max_shard_size=shards,
-                force=force,
-                on_stage=on_progress,
-            )
+        done = convert(
+            given,
+            out,
+            source_layout=layouts[0],
+            target_layout=layouts[1],
+            metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
+            dtype=dtype,
+            max_shard_size=shards,
+            force=force,
+            on_stage=on_progress,
+        )
     except LayoutError as error:
         hint = ", as with --dtype bfloat16" if "several dtypes" in str(error) else ""
         raise UserError(f"{error}{hint}") from None

@@ -12,7 +12,7 @@ from torch import nn
 
 import mmdit
 from mmdit.config import build
-from mmdit.layouts.conversion import nearest_layout
+from mmdit.layouts.layout_files import nearest_layout
 from mmdit.options import ModelOptions
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.reader import WeightFiles

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from mmdit.layouts.conversion import LayoutFiles, nearest_layout
+from mmdit.layouts.layout_files import LayoutFiles, nearest_layout
 from mmdit.options import ModelOptions
 from mmdit_cli.request.weights_layout import find_layout
 

@@ -25,7 +25,7 @@ from benchmarks.families.networks import (
     random_theirs,
     relative,
 )
-from mmdit.layouts import conversion, to_layout
+from mmdit.layouts import to_layout
 from mmdit.weights.header import TensorInfo
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
@@ -248,7 +248,7 @@ def test_a_dtype_that_was_written_wrong_is_noticed(tmp_path, monkeypatch):
         x = copy(self, name)
         return x * 1.01 if self.path != file and name.endswith("proj_in.weight") else x
 
-    monkeypatch.setattr(conversion.WeightFiles, "copy", damaged)
+    monkeypatch.setattr(WeightFiles, "copy", damaged)
     kwargs = dict(out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit", dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match="came back changed"):
         convert_weights(tool_config(family), **kwargs)
@@ -302,7 +302,7 @@ def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch)
         x = copy(self, name)
         return x + 1 if self.path != file and name.endswith("proj_in.bias") else x
 
-    monkeypatch.setattr(conversion.WeightFiles, "copy", damaged)
+    monkeypatch.setattr(WeightFiles, "copy", damaged)
     with pytest.raises(CheckpointError, match=r"net.0.proj.bias came back changed by 1"):
         convert_weights(tool_config(family), out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]

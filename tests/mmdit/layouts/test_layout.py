@@ -8,7 +8,7 @@ import torch
 import mmdit
 from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
 from mmdit.config import as_config
-from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError, from_layout, to_layout
+from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
 from tests.support.configs import as_written
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
@@ -131,6 +131,21 @@ def test_conversions_go_through_ours_from_any_layout_to_any_other():
     same_bits(to_layout(from_layout(original, config, "flux"), config, "diffusers"), theirs)
 
 
+def test_a_network_is_known_by_one_row_of_the_registry(monkeypatch):
+    config = as_written(BY_NAME["sd3-medium"].small_config().model)
+    config["modalities"]["image"]["input"]["positions"] = "none"
+    config = as_config(config).model
+    with pytest.raises(LayoutError, match="its positions are those of no published network"):
+        Layout("diffusers", config)
+    ours = our_state(config)
+    lines = {"diffusers": lambda config: [f"{name} = net.{name}" for name in ours]}
+    row = registry.Family("new", lambda config, image: image.positions == "none", "gelu_tanh", False, lines)
+    monkeypatch.setattr(registry, "FAMILIES", (*registry.FAMILIES, row))
+    theirs = to_layout(ours, config, "diffusers")
+    assert list(theirs) == [f"net.{name}" for name in ours]
+    same_bits(from_layout(theirs, config, "diffusers"), ours)
+
+
 # ------------------------------------------------------------------------------------------------------ what is refused
 
 
@@ -154,8 +169,8 @@ def test_a_tensor_that_is_missing_left_over_or_another_is_named(change, message)
 @pytest.mark.parametrize(
     ("name", "layout", "message"),
     [
-        ("qwen-image", "stability", "it holds the networks of the SD3 family"),
-        ("sd3-medium", "flux", "it holds the networks of the FLUX families"),
+        ("qwen-image", "stability", "it holds the networks of sd3, this is one of qwen-image"),
+        ("sd3-medium", "flux", "it holds the networks of flux.1 and flux.2, this is one of sd3"),
         ("auraflow", "lucidrains", "its networks have no ends"),
         ("auraflow", "comfy", "layout must be one of mmdit, diffusers, stability, flux, lucidrains, got 'comfy'"),
     ],

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit.weights import matching as fitting
-from mmdit.weights import saved_model as checkpoint
+from mmdit.weights import matching, saved_model, shards
 from mmdit.weights.header import read_header
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import HASH_KEY
@@ -105,9 +104,9 @@ def test_buffers_that_are_in_no_file_are_computed_again(model, path, monkeypatch
         net.final_norms[0].register_buffer("table", torch.arange(3.0), persistent=False)
         return net
 
-    build = checkpoint.build
-    monkeypatch.setattr(checkpoint, "build", with_table)
-    monkeypatch.setattr(fitting, "build", with_table)
+    build = saved_model.build
+    monkeypatch.setattr(saved_model, "build", with_table)
+    monkeypatch.setattr(matching, "build", with_table)
     assert torch.equal(mmdit.load(path).final_norms[0].table, torch.arange(3.0))
     assert mmdit.load(path, device="meta").final_norms[0].table.is_meta
 
@@ -232,7 +231,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(problem, path, 
         Path(target).write_bytes(b"half")
         raise problem
 
-    monkeypatch.setattr(checkpoint, "write_tensors", cut_short)
+    monkeypatch.setattr(shards, "write_tensors", cut_short)
     with pytest.raises(type(problem)):
         mmdit.save(model, path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit.weights import saved_model as checkpoint
+from mmdit.weights import shards
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
-from mmdit.weights.shards import not_an_export, parse_size, split, write_shards
+from mmdit.weights.shards import not_an_export, parse_size, split, writing
 from mmdit.weights.writer import TensorSpec, specs_of
 from tests.support.draws import drawn
 
@@ -122,27 +122,29 @@ def test_weights_that_fit_into_one_file_have_no_index(model, folder):
 
 
 def test_foreign_shards_have_the_stem_and_the_metadata_that_are_asked_for(tmp_path):
-    tensors = {name: torch.randn(4) for name in "abc"}
+    tensors, folder = {name: torch.randn(4) for name in "abc"}, tmp_path / "out"
     done = []
-    write_shards(
-        tmp_path,
+    with writing(
+        folder,
         specs_of(tensors),
         tensors.__getitem__,
         {"format": "pt"},
-        max_size=32,
+        max_shard_size=32,
         stem="diffusion_pytorch_model",
+        hashed=False,
         on_tensor=lambda *count: done.append(count),
-    )
-    first, second, index = sorted(os.listdir(tmp_path))
+    ):
+        pass
+    first, second, index = sorted(os.listdir(folder))
     assert first == "diffusion_pytorch_model-00001-of-00002.safetensors"
     save_file({name: tensors[name] for name in "ab"}, tmp_path / "theirs", metadata={"format": "pt"})
-    assert (tmp_path / first).read_bytes() == (tmp_path / "theirs").read_bytes()
-    assert json.loads((tmp_path / index).read_text()) == {
+    assert (folder / first).read_bytes() == (tmp_path / "theirs").read_bytes()
+    assert json.loads((folder / index).read_text()) == {
         "metadata": {"total_size": 48},
         "weight_map": {"a": first, "b": first, "c": second},
     }
     assert done == [(1, 3), (2, 3), (3, 3)]
-    with WeightFiles(tmp_path) as files:
+    with WeightFiles(folder) as files:
         assert files.metadata == {"format": "pt"} and files.sha256 is None
         assert all(torch.equal(files.read(name), tensors[name]) for name in "abc")
 
@@ -240,13 +242,13 @@ def test_a_folder_with_anything_else_is_not_replaced(name, content, model, folde
 
 def test_a_write_that_fails_leaves_the_old_shards(model, folder, monkeypatch):
     before = {name: (folder / name).read_bytes() for name in os.listdir(folder)}
-    real = checkpoint.write_shards
+    real = shards.write_tensors
 
     def full(*arguments, **options):
         real(*arguments, **options)
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "write_shards", full)
+    monkeypatch.setattr(shards, "write_tensors", full)
     with pytest.raises(OSError, match="No space left"):
         mmdit.save(model, folder, max_shard_size=9000)
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before

@@ -1,0 +1,125 @@
+"""Weights on the disk in any layout: checked by their headers, and read under the names of another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from mmdit.layouts.language import LayoutError, Read
+from mmdit.layouts.layout import Layout
+from mmdit.layouts.registry import LAYOUTS, PREFIXES
+from mmdit.options import ModelOptions
+from mmdit.weights.header import CheckpointError
+from mmdit.weights.matching import listed, unreadable
+from mmdit.weights.reader import WeightFiles
+from mmdit.weights.writer import TensorSpec, specs_of
+
+SOURCE = "mmdit_converted_from"  # in our files: the layout, prefix and metadata of the one that was converted
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Of a file in another layout: what it had beside its tensors, so that it can come back as it was."""
+
+    layout: str
+    prefix: str
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, each read when it is asked for; `specs` is known beforehand."""
+
+    specs: Mapping[str, TensorSpec]
+    read: Callable[[str], Tensor]
+    origin: Origin | None = None
+
+
+class LayoutFiles:
+    """A file, or shards, in a layout.
+
+    Attributes:
+        prefix: what stands before every name.
+        left_aside: tensors without the prefix, such as the autoencoder in the official file of a whole pipeline.
+        problems: how the rest differs from what the config's model needs; empty where it fits.
+    """
+
+    def __init__(self, path: str | Path, layout: Layout) -> None:
+        self.files, self.layout = WeightFiles(path), layout
+        held = self.files.tensors
+        self.prefix = max(layout.prefixes, key=lambda prefix: sum(prefix + name in held for name in layout.theirs))
+        self.left_aside = sorted(name for name in held if not name.startswith(self.prefix))
+        own = {name.removeprefix(self.prefix): held[name] for name in held if name.startswith(self.prefix)}
+        self.problems = unreadable(layout.theirs, own)
+
+    def weights(self) -> Weights:
+        """The tensors under the layout's own names.
+
+        Raises:
+            CheckpointError: they are not those of the config's model.
+        """
+        if self.problems:
+            raise CheckpointError(f"{self.files.path}: {self._misfit()}")
+        specs = {name: self.files.spec(self.prefix + name) for name in self.layout.theirs}
+        return Weights(specs, lambda name: self.files.copy(self.prefix + name), self._origin())
+
+    def _origin(self) -> Origin | None:
+        if self.layout.name != "mmdit":
+            return Origin(self.layout.name, self.prefix, dict(self.files.metadata))
+        try:
+            origin = Origin(**json.loads(self.files.metadata[SOURCE]))
+        except (KeyError, ValueError, TypeError, RecursionError):
+            return None
+        texts = origin.metadata.items() if isinstance(origin.metadata, dict) else [(None, None)]
+        good = origin.layout in LAYOUTS and all(isinstance(part, str) for item in texts for part in item)
+        return origin if good and origin.prefix in PREFIXES.get(origin.layout, ("",)) else None
+
+    def _misfit(self) -> str:
+        """The problems in one line, or the layout that would fit better."""
+        name, other = self.layout.name, nearest_layout(self.files, self.layout.config)
+        if other not in (None, name):
+            return f"has the names of the layout {other}, not of {name}"
+        return f"does not fit the config in the layout {name}: {listed(self.problems)}"
+
+
+def nearest_layout(files: WeightFiles, config: ModelOptions) -> str | None:
+    """The layout that shares most names with a file, None where none has half of its own there."""
+    best, share = None, 0.5
+    for name in LAYOUTS:
+        try:
+            layout = Layout(name, config)
+        except LayoutError:
+            continue
+        for prefix in layout.prefixes:
+            found = sum(prefix + key in files.tensors for key in layout.theirs) / len(layout.theirs)
+            if found > share:
+                best, share = name, found
+    return best
+
+
+def our_weights(theirs: Weights, layout: Layout) -> Weights:
+    """A layout's tensors under our names.
+
+    Raises:
+        LayoutError: a table of positions in the file is not the one that the config gives.
+    """
+    for name in layout.tables:
+        layout.check_table(name, theirs.read(name))
+    return _renamed(theirs, layout.ours, layout.to_ours)
+
+
+def their_weights(ours: Weights, layout: Layout) -> Weights:
+    """Our tensors under a layout's names."""
+    return _renamed(ours, layout.theirs, layout.to_theirs)
+
+
+def _renamed(given: Weights, names: Iterable[str], make: Callable[[str, Read], Tensor]) -> Weights:
+    with torch.device("meta"):
+        meta = {name: torch.empty(spec.shape, dtype=spec.dtype) for name, spec in given.specs.items()}
+        specs = specs_of({name: make(name, meta.__getitem__) for name in names})
+    return Weights(specs, lambda name: make(name, given.read), given.origin)

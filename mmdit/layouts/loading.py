@@ -1,0 +1,62 @@
+"""A model from weights on the disk, in our names or another's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmdit.config import Config, as_config, build
+from mmdit.layouts.layout import Layout
+from mmdit.layouts.layout_files import LayoutFiles, our_weights
+from mmdit.options import ModelOptions
+from mmdit.weights.header import CheckpointError
+from mmdit.weights.saved_model import check_dtype, filled, load_weights
+
+__all__ = ["load"]
+
+
+def load(
+    path: str | Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    *,
+    verify: bool = False,
+    config: str | Path | Mapping[str, Any] | Config | ModelOptions | None = None,
+    layout: str = "mmdit",
+) -> nn.Module:
+    """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
+
+    The header is checked first; then the model is built on the meta device and takes the tensors as they are read. On
+    the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
+
+    Args:
+        path: a safetensors file, an index of shards (`*.index.json`), or a folder with either.
+        device: where the tensors go.
+        dtype: the floating-point type they are converted to; None: as in the file.
+        verify: read everything and compare it with the hash in the metadata.
+        config: of the model, where the file holds none.
+        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
+
+    Raises:
+        CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
+        ConfigError: `config` can't be read.
+        LayoutError: the layout has no place for the config's model.
+    """
+    if layout == "mmdit":
+        return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
+    check_dtype(dtype)
+    if verify:
+        raise CheckpointError(f"{path}: a file in the layout {layout} holds no hash to verify")
+    if config is None:
+        raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
+    wanted = as_config(config).model
+    names = Layout(layout, wanted)
+    weights = our_weights(LayoutFiles(path, names).weights(), names)
+    with torch.device("meta"):
+        model = build(wanted)
+    tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
+    return filled(model, tensors, wanted, device)

@@ -1,0 +1,70 @@
+"""The published networks, and which lines say what a model's weights are called in a layout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from mmdit.layouts import auraflow, flux, qwen, sd3
+from mmdit.layouts.language import LayoutError
+from mmdit.layouts.lucidrains import lucidrains
+from mmdit.options import ModelOptions, PatchInput
+
+
+class Family(NamedTuple):
+    """Networks of one design: how a config is known to be one, what all of them have, the lines of each layout."""
+
+    name: str
+    blocks: Callable[[ModelOptions, PatchInput], bool]
+    feedforward: str
+    rotary: bool
+    lines: Mapping[str, Callable[[ModelOptions], Iterable[str]]]
+
+
+FAMILIES = (  # the first whose blocks a config has is meant
+    Family("auraflow", auraflow.blocks, "swiglu", False, {"diffusers": auraflow.diffusers}),
+    Family("sd3", sd3.blocks, "gelu_tanh", False, {"diffusers": sd3.diffusers, "stability": sd3.stability}),
+    Family("flux.1", flux.blocks_1, "gelu_tanh", True, {"diffusers": flux.diffusers_1, "flux": flux.original_1}),
+    Family("flux.2", flux.blocks_2, "swiglu", True, {"diffusers": flux.diffusers_2, "flux": flux.original_2}),
+    Family("qwen-image", qwen.blocks, "gelu_tanh", True, {"diffusers": qwen.diffusers}),
+)
+LAYOUTS = ("mmdit", *dict.fromkeys(layout for family in FAMILIES for layout in family.lines), "lucidrains")
+# what may stand before every name in a file, of a whole pipeline for one; the first is written
+PREFIXES = {"stability": ("model.diffusion_model.", ""), "flux": ("", "model.diffusion_model.")}
+
+
+def lines_for(layout: str, config: ModelOptions) -> list[str]:
+    """A model's lines, in the language that `language.py` explains.
+
+    Raises:
+        LayoutError: the layout has no place for the model; it says why.
+    """
+    if layout == "lucidrains":
+        return list(lucidrains(config))
+    family = _family_of(config)
+    if layout not in family.lines:
+        held = [each.name for each in FAMILIES if layout in each.lines]
+        raise LayoutError(f"it holds the networks of {' and '.join(held)}, this is one of {family.name}")
+    return list(family.lines[layout](config))
+
+
+def _family_of(config: ModelOptions) -> Family:
+    image = config.modalities["image"].input if tuple(config.modalities) == ("text", "image") else None
+    if not isinstance(image, PatchInput):
+        raise LayoutError(
+            "the published networks have the modalities text and image, in this order, and an image input of patches"
+        )
+    family = next((family for family in FAMILIES if family.blocks(config, image)), None)
+    if family is None:
+        odd = "positions" if config.single_stream is None else "blocks"
+        raise LayoutError(f"its {odd} are those of no published network")
+    has = {
+        f"feedforward.kind: {family.feedforward}": config.feedforward.kind == family.feedforward,
+        "discard: [text]": tuple(config.discard) == ("text",),
+        "attention.qk_norm_scale: shared": not config.qk_rmsnorm or config.attention.qk_norm_scale == "shared",
+        "rotary" if family.rotary else "rotary: null": (config.rotary is not None) == family.rotary,
+    }
+    if not all(has.values()):
+        lacking = ", ".join(key for key, there in has.items() if not there)
+        raise LayoutError(f"networks of the family {family.name} have {lacking}")
+    return family
