@@ -11,8 +11,8 @@ from mmdit.packing import Packing
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import ToolConfig
-from tests.mmdit.networks.test_transformer import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.small_networks import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 
 # sample 0 ends early, 1 has gaps, 2 is without text
 MASKS = (
