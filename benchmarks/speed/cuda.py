@@ -1,6 +1,6 @@
 """The block on a GPU, in bf16 at 1024 x 1024 pixels: beside diffusers, and beside the machine's matrix products.
 
-    python benchmarks/speed_cuda.py --write docs/benchmarks-cuda.md
+    python -m benchmarks.speed.cuda --write docs/reports/benchmarks-cuda.md
 
 One call of under 8 minutes: the joint blocks of SD3-medium, SD3.5-large and FLUX, eager, compiled, forward and train;
 which attention kernel is fastest; the padding-free run; whether a block waits for the host, and whether it can be
@@ -15,13 +15,14 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.speed.document import table
+from benchmarks.speed.goals import Line
 from benchmarks.speed.sides import Size, block_inputs, block_products, block_runs, our_block, step, timed
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.profile.ceilings import measure_ceilings
@@ -38,14 +39,6 @@ TINY = {"tiny": Size(128, 8, 24), "tiny flux": Size(256, 8, 24, flux=True)}
 LARGE = "sd3.5-large"  # whose goals are named
 KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 SECONDS = 2.0  # a side
-
-
-@dataclass(frozen=True)
-class Line:
-    what: str
-    figure: str
-    goal: str = ""
-    met: bool = True
 
 
 def flops_of(size: Size) -> float:
@@ -220,22 +213,18 @@ def main() -> None:
     text = [
         "# How fast on a GPU",
         "",
-        f"Written by `python benchmarks/speed_cuda.py` on {device_name}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}.",
+        "Written by `python -m benchmarks.speed.cuda --write docs/reports/benchmarks-cuda.md` on "
+        f"{device_name}, torch {torch.__version__}, Python {platform.python_version()}.",
         "",
-        "| what | figure | goal | met |",
-        "| --- | --- | --- | --- |",
     ]
-    began, missed = time.perf_counter(), 0
+    began, found = time.perf_counter(), []
     for line in lines(options.device):
-        verdict = "" if not line.goal else "yes" if line.met else "**no**"
-        missed += not line.met
-        text.append(f"| {line.what} | {line.figure} | {line.goal} | {verdict} |")
-        print(f"{verdict:6} {line.what}: {line.figure}{f' (goal {line.goal})' if line.goal else ''}", flush=True)
-    text += ["", f"It took {time.perf_counter() - began:.0f} s."]
+        found.append(line)
+        print(line, flush=True)
+    text += [*table(found), "", f"It took {time.perf_counter() - began:.0f} s."]
     if options.write:
         options.write.write_text("\n".join(text) + "\n", encoding="utf-8")
-    sys.exit(bool(missed))
+    sys.exit(not all(line.met for line in found))
 
 
 if __name__ == "__main__":

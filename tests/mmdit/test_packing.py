@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import mmdit
-from benchmarks.families.networks import FAMILIES
+from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.networks.transformer import MMDiT
 from mmdit.packing import Packing
 from mmdit_cli.memory.estimate import estimate

@@ -15,16 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from benchmarks.families.networks import (
-    BY_NAME,
-    CONFIGS,
-    FAMILIES,
-    call_theirs,
-    ours_of,
-    random_call,
-    random_theirs,
-    relative,
-)
+from benchmarks.families.comparison import call_theirs, ours_of, random_call, random_theirs, relative
+from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.layouts import conversion, to_layout
 from mmdit.weights.header import TensorInfo
 from mmdit.weights.reader import WeightFiles
@@ -34,6 +26,7 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.export.conversion import check_weights, convert_weights
 from mmdit_cli.request.tool_config import ToolConfig
 from tests.support.marks import slow_but
+from tests.support.paths import CONFIGS
 
 PREFIX = "model.diffusion_model."
 
