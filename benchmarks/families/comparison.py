@@ -42,7 +42,7 @@ def random_call(
     family: Family, *, batch: int = 2, height: int = 12, width: int = 8, length: int = 7, seed: int = 1
 ) -> dict[str, Any]:
     """What `mmdit.MMDiTModel` is called with: an image, text, timesteps, and what else the family takes."""
-    config = family.small_config().model
+    config: Any = family.small_config().model
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     scale = config.timestep.scale

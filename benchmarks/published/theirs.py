@@ -27,7 +27,7 @@ from mmdit import mmdit_pytorch as two
 from mmdit.adaptive_attention import AdaptiveAttention
 
 from .peak_bytes import peak_bytes
-from .settings import BATCH, CASES, VERSION, Case, call, random_inputs, run, save_parts
+from .settings import BATCH, CASES, VERSION, Case, State, call, random_inputs, run, save_parts
 
 
 def make_theirs(case: Case, seed: int, std: float | None = 0.2) -> Any:
@@ -84,7 +84,9 @@ def step(case: Case, net: Any, given: dict[str, Any], mode: str) -> None:
 
 def serve(threads: int) -> None:
     torch.set_num_threads(threads)
-    case, net, given = None, None, {}
+    case: Any = None
+    net: Any = None
+    given: State = {}
     for line in sys.stdin:
         request = json.loads(line)
         if "build" in request:

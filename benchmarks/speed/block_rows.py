@@ -140,7 +140,8 @@ def padded(mode: str, dtype: torch.dtype, *, full: bool = False) -> Row:
 
         with torch.no_grad():
             pairs = zip(ours(True)(), ours(False)(), masks, strict=True)
-            check_equal(*zip(*((a[m], b[m]) for a, b, m in pairs), strict=True), dtype)
+            ours_valid, theirs_valid = zip(*((a[m], b[m]) for a, b, m in pairs), strict=True)
+            check_equal(ours_valid, theirs_valid, dtype)
         leaves = [text, image, cond]
         return {
             "ours": timed(step(ours(True), mode, [*leaves, *stack.parameters()])),

@@ -15,6 +15,7 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,10 @@ def dense(name: str, size: Size, mode: str, ceiling: float, device: str) -> Iter
             )
 
 
+def chosen_by_torch(qkv: list[Any]) -> list[torch.Tensor]:
+    return [torch.nn.functional.scaled_dot_product_attention(*qkv)]
+
+
 def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
     """The fused attention kernels on the joint sequence, forward and backward."""
     shape = (size.batch, size.heads, size.text + size.image, size.dim // size.heads)
@@ -103,7 +108,7 @@ def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
 
             def run(qkv: list[Any] = qkv, kernel: Any = kernel) -> list[torch.Tensor]:
                 with sdpa_kernel(kernel):
-                    return [torch.nn.functional.scaled_dot_product_attention(*qkv)]
+                    return chosen_by_torch(qkv)
 
             call = step(run, mode, qkv)
             try:
@@ -113,18 +118,14 @@ def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
             else:
                 calls[kernel.name] = call
         qkv = [torch.randn(shape, device=device, dtype=BF16) for _ in range(3)]
-        calls["torch's choice"] = step(
-            lambda qkv=qkv: [torch.nn.functional.scaled_dot_product_attention(*qkv)],
-            mode,
-            qkv,  # type: ignore[misc]
-        )
+        calls["torch's choice"] = step(partial(chosen_by_torch, qkv), mode, qkv)
         for kernel_name, taken in rounds(calls, device).items():
             yield Line(f"attention, {name}, {mode}", f"{kernel_name}: {quantile(sorted(taken), 0.5) * 1e3:.3f} ms")
 
 
 def padding_free(size: Size, device: str) -> Iterator[Line]:
     """Half of four samples' tokens are padding."""
-    dims = dict(
+    dims: dict[str, Any] = dict(
         dim_modalities=(size.dim, size.dim), dim_cond=size.dim, heads=size.heads, dim_head=size.dim // size.heads
     )
     net = MMDiT(depth=1, **dims, bias=True, final_norms=False).to(device, BF16)

@@ -93,7 +93,8 @@ def streams(kind: str, mode: str, dtype: torch.dtype) -> Row:
     def build() -> dict[str, Side]:
         text, image, cond = block_inputs(size, dtype)
         sides = {}
-        for name, options in (("ours", dict(num_residual_streams=4, residual=kind)), ("one stream", {})):
+        several: dict[str, Any] = dict(num_residual_streams=4, residual=kind)
+        for name, options in {"ours": several, "one stream": {}}.items():
             net = MMDiT(
                 depth=2, dim_modalities=(512, 512), dim_cond=512, heads=8, dim_head=64, bias=True,
                 ff_kwargs=dict(kind="gelu_tanh"), **options,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from tests.support.draws import randn
 
 DIMS, LENGTHS, COND = (10, 6, 8), (5, 4, 7), 9
@@ -29,5 +31,5 @@ VARIANTS = {
 }
 
 
-def tokens(batch: int = 2):
+def tokens(batch: int = 2) -> tuple[torch.Tensor, ...]:
     return tuple(randn(batch, n, d) for n, d in zip(LENGTHS, DIMS, strict=True))
