@@ -7,8 +7,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdit.layers.joint_attention import JointAttention
+from mmdit.options import JointAttentionOptions
+from mmdit.options.fields import takes
 
 
+@takes(JointAttentionOptions)
 class AdaptiveAttention(nn.Module):
     """Self attention whose projections mix several weights by a softmax gate, per head.
 
@@ -16,30 +19,13 @@ class AdaptiveAttention(nn.Module):
     attention.
 
     Args:
+        options: what it is; or as keywords: heads, dim_head, num_adaptive_weights, softclamp, qk_rmsnorm, gating, ...
         dim: width of the tokens.
-        heads, dim_head, dim_joint_attn: see `JointAttention`.
-        num_adaptive_weights: weight matrices that each projection holds.
-        **attention_kwargs: the other options of `JointAttention` (softclamp, qk_rmsnorm, gating, dim_cond, ...).
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        dim_head: int | None = None,
-        heads: int | None = None,
-        num_adaptive_weights: int = 1,
-        **attention_kwargs: Any,
-    ) -> None:
+    def __init__(self, options: JointAttentionOptions | None = None, *, dim: int, **keywords: Any) -> None:
         super().__init__()
-        self.attention = JointAttention(
-            dim_inputs=[dim],
-            names=["sequence"],
-            dim_head=dim_head,
-            heads=heads,
-            num_adaptive_weights=num_adaptive_weights,
-            **attention_kwargs,
-        )
+        self.attention = JointAttention(options, dim_inputs=[dim], names=["sequence"], **keywords)
 
     def forward(self, x: Tensor, mask: Tensor | None = None, cond: Tensor | None = None) -> Tensor:
         """`x`: b n dim; `mask`: b n, bool, True = valid; `cond`: b dim_cond for `gating="sample"` -> b n dim."""

@@ -8,42 +8,50 @@ from torch import Tensor
 
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import StackModulation
-from mmdit.networks import transformer as generalized
+from mmdit.networks import block, transformer
+from mmdit.options import BlockOptions, ModelOptions
+from mmdit.options.fields import takes
 from mmdit.packing import Packing
 
 __all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
 
 NAMES = ("text", "image")
 TEXT = 0
+BY_PLACE = ("dim_modalities", "modality_names", "num_register_tokens", "final_norms", "skip_last_feedforward")
 
 
-class MMDiTBlock(generalized.MMDiTBlock):
+def _with_residual(keywords: dict[str, Any]) -> dict[str, Any]:
+    """Here several streams are hyper-connections unless said otherwise, as in the published package."""
+    streams, kind = keywords.get("num_residual_streams", 1), keywords.get("residual")
+    return keywords | {"residual": kind or ("plain" if streams == 1 else "hyper_connections")}
+
+
+@takes(BlockOptions)
+class MMDiTBlock(block.MMDiTBlock):
     """The MMDiT block of Stable Diffusion 3: text and image tokens, one joint attention (Esser et al. 2024, Figure 2b).
 
     Args:
         dim_text, dim_image: width of the two token sequences.
         skip_feedforward_text_tokens: build the block without the text feedforward.
         num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
-        **block_kwargs: see `mmdit.networks.transformer.MMDiTBlock`.
+        **keywords: see `mmdit.mmdit_generalized_pytorch.MMDiTBlock`.
     """
 
     def __init__(
         self,
+        options: BlockOptions | None = None,
         *,
         dim_text: int,
         dim_image: int,
         skip_feedforward_text_tokens: bool = False,
-        num_residual_streams: int = 1,
-        residual: str | None = None,
-        **block_kwargs: Any,
+        **keywords: Any,
     ) -> None:
         super().__init__(
+            options,
             dim_modalities=(dim_text, dim_image),
             modality_names=NAMES,
             skip_feedforward=(TEXT,) if skip_feedforward_text_tokens else (),
-            num_residual_streams=num_residual_streams,
-            residual=_residual(residual, num_residual_streams),
-            **block_kwargs,
+            **(_with_residual(keywords) if options is None else keywords),
         )
 
     def forward(  # type: ignore[override]
@@ -71,43 +79,44 @@ class MMDiTBlock(generalized.MMDiTBlock):
         )
 
 
-class MMDiT(generalized.MMDiT):
+@takes(ModelOptions, without=BY_PLACE)
+class MMDiT(transformer.MMDiT):
     """A stack of two-modality blocks.
 
     Args:
+        options: what it is; or as keywords:
         depth: number of blocks.
         dim_text, dim_image: width of the two token sequences.
         num_register_tokens: learned tokens in front of the image tokens, dropped at the end.
         final_norm: an RMS norm on the image tokens that come out.
         should_skip_last_feedforward: build the last block without a text feedforward, which the image never sees.
         num_residual_streams, residual: above 1 stream the residual is `hyper_connections` unless named otherwise.
-        **kwargs: see `mmdit.networks.transformer.MMDiT`.
+        **keywords: see `mmdit.mmdit_generalized_pytorch.MMDiT`.
     """
 
     def __init__(
         self,
+        options: ModelOptions | None = None,
         *,
-        depth: int,
-        dim_text: int,
-        dim_image: int,
+        dim_text: int | None = None,
+        dim_image: int | None = None,
         num_register_tokens: int = 0,
         final_norm: bool = True,
         should_skip_last_feedforward: bool = True,
-        num_residual_streams: int = 1,
-        residual: str | None = None,
-        **kwargs: Any,
+        **keywords: Any,
     ) -> None:
-        super().__init__(
-            depth=depth,
-            dim_modalities=(dim_text, dim_image),
-            modality_names=NAMES,
-            num_register_tokens=(0, num_register_tokens),
-            final_norms=(False, final_norm),
-            skip_last_feedforward=(TEXT,) if should_skip_last_feedforward else (),
-            num_residual_streams=num_residual_streams,
-            residual=_residual(residual, num_residual_streams),
-            **kwargs,
-        )
+        if options is None:
+            if dim_text is None or dim_image is None:
+                missing = "dim_text" if dim_text is None else "dim_image"
+                raise TypeError(f"{type(self).__name__}() missing the keyword argument {missing!r}")
+            keywords = _with_residual(keywords) | dict(
+                dim_modalities=(dim_text, dim_image),
+                modality_names=NAMES,
+                num_register_tokens=(0, num_register_tokens),
+                final_norms=(False, final_norm),
+                skip_last_feedforward=(TEXT,) if should_skip_last_feedforward else (),
+            )
+        super().__init__(options, **keywords)
 
     def forward(  # type: ignore[override]
         self,
@@ -145,10 +154,6 @@ class MMDiT(generalized.MMDiT):
                 should_skip_last_feedforward, self.blocks[-1], "should_skip_last_feedforward"
             ),
         )
-
-
-def _residual(residual: str | None, streams: int) -> str:
-    return residual or ("plain" if streams == 1 else "hyper_connections")
 
 
 def _pair(text: Tensor | None, image: Tensor | None) -> tuple[Tensor | None, ...] | None:

@@ -21,7 +21,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.paths import CONFIGS
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.measured import measure_memory
 from mmdit_cli.model_parts.flop_count import count_flops

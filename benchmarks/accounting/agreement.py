@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.accounting.tools import ELEMENTWISE
 from benchmarks.paths import ROOT
-from mmdit.config.model import ModelConfig
+from mmdit.options import ModelOptions
 from mmdit_cli.output import units as f
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -84,7 +84,7 @@ def closed_form(config: ToolConfig) -> dict[str, int]:
     return {"linear": linear, "attention": attention}
 
 
-def check_plain(model: ModelConfig) -> None:
+def check_plain(model: ModelOptions) -> None:
     """Raises ValueError where the closed form says nothing of this model."""
     extras = [model.single_stream, model.register_tokens, model.discard, model.timestep]
     if any(extras) or model.attention.kind != "standard" or model.residual.kind != "plain":

@@ -187,7 +187,7 @@ def parameters(model: nn.Module) -> int:
 
 
 def ask_ourselves(config: Any) -> dict[str, Any]:
-    from mmdit.config.model import build
+    from mmdit.config import build
     from mmdit_cli.memory.estimate import estimate
     from mmdit_cli.memory.measured import measure_memory
     from mmdit_cli.model_parts.flop_count import count_flops
@@ -207,7 +207,7 @@ def ask_ourselves(config: Any) -> dict[str, Any]:
 
 
 def main(tool: str, path: str) -> dict[str, Any]:
-    from mmdit.config.model import build
+    from mmdit.config import build
     from mmdit_cli.request.inputs import example_inputs
     from mmdit_cli.request.tool_config import load_tool_config
 

@@ -14,8 +14,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks.paths import CONFIGS
+from mmdit.config import Config
 from mmdit.config.file import load_config
-from mmdit.config.model import Config
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import mmdit
 from benchmarks.families.comparison import gradient_errors, output_error
 from benchmarks.families.diffusers_networks import Family
 from benchmarks.paths import CONFIGS
-from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.options import ModelOptions, PatchInput
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
@@ -82,7 +82,7 @@ def size(name: str) -> list[str]:
     ]
 
 
-def options(model: ModelConfig) -> list[str]:
+def options(model: ModelOptions) -> list[str]:
     """What a network has that the plain block of the paper has not, in the words of the config."""
     used = []
     image = model.modalities["image"].input

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from benchmarks.published.settings import LAYER_NORM_EPS, State, below
-from mmdit.config.model import as_config
+from mmdit.config import as_config
 
 
 def under(prefix: str, state: State) -> State:

@@ -99,7 +99,7 @@ def comparisons() -> Iterator[tuple[str, str, list[float], list[float], float, s
 def write_file(path: Path) -> None:
     """Two billion parameters in bf16; what they are does not matter."""
     import mmdit
-    from mmdit.config.model import as_config
+    from mmdit.config import as_config
 
     with torch.device("meta"):
         model = mmdit.build(as_config(MEDIUM)).to(torch.bfloat16)

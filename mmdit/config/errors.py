@@ -5,14 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from dataclasses import dataclass, fields, is_dataclass
+from types import NoneType
+from typing import Any, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from mmdit.config.yaml_document import ConfigError, Document, KeyPath, dotted, one_line, short
+from mmdit.options import OptionError
+from mmdit.options.fields import alternatives, types_of
 
 MAX_LINES = 10
 
@@ -24,13 +26,13 @@ _EXPECTED = {
     "greater_than": "a number > {gt:g}",
     "greater_than_equal": "a number >= {ge:g}",
     "less_than": "a number < {lt:g}",
-    "less_than_equal": "a number <= {le:g}",
+    "less_than_equal": "a number <= {le:.15g}",
     "multiple_of": "a multiple of {multiple_of:g}",
     "bool_type": "true or false",
     "string_type": "text",
     "string_too_short": "text of {min_length} or more characters",
     "literal_error": "{expected}",
-    "model_type": "a mapping",
+    "dataclass_type": "a mapping",
     "model_attributes_type": "a mapping",
     "dict_type": "a mapping",
     "tuple_type": "a list",
@@ -39,7 +41,7 @@ _EXPECTED = {
 }
 
 
-def explain(error: ValidationError, schema: type[BaseModel], document: Document) -> ConfigError:
+def explain(error: ValidationError, schema: type, document: Document) -> ConfigError:
     """One error with a line per problem, in the order of the file."""
     problems = _merged([_Problem(details, schema, document) for details in error.errors(include_url=False)])
     problems.sort(key=lambda problem: (problem.place.line == 0, problem.place.line, problem.place.column))
@@ -50,12 +52,14 @@ def explain(error: ValidationError, schema: type[BaseModel], document: Document)
 
 
 class _Problem:
-    def __init__(self, details: ErrorDetails, schema: type[BaseModel], document: Document) -> None:
+    def __init__(self, details: ErrorDetails, schema: type, document: Document) -> None:
         self.kind, self.got, self.message = details["type"], details["input"], details["msg"]
         self.context = details.get("ctx") or {}
-        unknown, absent = self.kind == "extra_forbidden", self.kind in ("missing", "union_tag_not_found")
+        unknown, absent = self.kind == "unexpected_keyword_argument", self.kind in ("missing", "union_tag_not_found")
+        self.rule = self.context.get("error")  # that was broken: its own words
+        below = self.rule.at if isinstance(self.rule, OptionError) else ()
         self.spot = _Spot.find(schema, details["loc"][:-1] if unknown else details["loc"])
-        self.path = (*self.spot.path, *(details["loc"][-1:] if unknown else ()), *self.context.get("at", ()))
+        self.path = (*self.spot.path, *(details["loc"][-1:] if unknown else ()), *below)
         self.names: list[str] = []  # that the key or value could have been
         self.among = [self]  # with the other members of a union, each with an expectation of its own
         if unknown:
@@ -72,17 +76,17 @@ class _Problem:
         return one_line(f"{self.place}: {dotted(self.path) or 'the whole config'}: {self.text()}")
 
     def text(self) -> str:
-        if "at" in self.context:
-            return str(self.context["message"])
+        if self.rule is not None:
+            return self.rule.message if isinstance(self.rule, OptionError) else str(self.rule)
         if self.kind == "missing":
             return "missing, and it has no default"
         if self.kind == "union_tag_not_found":
             return f"missing; expected one of {', '.join(self.names)}"
-        if self.kind == "extra_forbidden":
+        if self.kind == "unexpected_keyword_argument":
             return f"unknown key{_near(self.path[-1], self.names) or '.'} Valid keys are {', '.join(self.names)}"
         expected = " or ".join(dict.fromkeys(problem.expected() for problem in self.among))
         if not expected:
-            return self.message.removeprefix("Value error, ")
+            return self.message
         got = self.context["actual_length"] if self.kind == "too_short" else short(self.got)
         return f"expected {expected}, got {got}{_near(self.got, self.names)}"
 
@@ -131,7 +135,7 @@ class _Spot:
     union: KeyPath | None  # the path of the last union on the way
 
     @classmethod
-    def find(cls, schema: type[BaseModel], location: Sequence[str | int]) -> _Spot:
+    def find(cls, schema: type, location: Sequence[str | int]) -> _Spot:
         path: KeyPath = ()
         types: list[Any] = [schema]
         union, nullable = None, False
@@ -140,42 +144,32 @@ class _Spot:
                 union, types = path, [kind for kind in types if _is_member(kind, str(part))]
             else:
                 path = (*path, part)
-                found = _alternatives(_child(types[0] if types else Any, part))
+                found = _children(types[0] if types else Any, part)
                 types, nullable = [kind for kind in found if kind is not NoneType], NoneType in found
         return cls(path, types, nullable, union)
 
     def keys(self) -> list[str]:
-        return [name for kind in self.types if _is_model(kind) for name in kind.model_fields]
+        return [each.name for kind in self.types if is_dataclass(kind) for each in fields(kind)]
 
     def choices(self, key: str) -> list[str]:
         """The values by which `key` chooses among the types."""
-        fields = [kind.model_fields[key] for kind in self.types if _is_model(kind) and key in kind.model_fields]
-        return [str(value) for field in fields for value in get_args(field.annotation)]
-
-
-def _is_model(kind: Any) -> bool:
-    return isinstance(kind, type) and issubclass(kind, BaseModel)
+        named = [types_of(kind)[key] for kind in self.types if is_dataclass(kind) and key in types_of(kind)]
+        return [str(value) for kinds in named for kind in kinds for value in get_args(kind)]
 
 
 def _is_member(kind: Any, label: str) -> bool:
     """Whether pydantic's label of a union's member, such as `linear`, `constrained-int`, `dict[str,int]`, means it."""
-    if _is_model(kind):
-        return label == kind.__name__ or any(label in get_args(f.annotation) for f in kind.model_fields.values())
+    if is_dataclass(kind):
+        return label == getattr(kind, "__name__", "") or any(
+            label in get_args(each) for kinds in types_of(kind).values() for each in kinds
+        )
     return label.partition("[")[0].endswith(getattr(get_origin(kind) or kind, "__name__", "?"))
 
 
-def _alternatives(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Annotated:
-        return _alternatives(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [kind for member in get_args(annotation) for kind in _alternatives(member)]
-    return [annotation]
-
-
-def _child(kind: Any, part: str | int) -> Any:
-    """The annotation of what stands at a key or an index of this type."""
-    if _is_model(kind):
-        return kind.model_fields[str(part)].annotation if part in kind.model_fields else Any
+def _children(kind: Any, part: str | int) -> list[Any]:
+    """The types of what may stand at a key or an index of this type."""
+    if is_dataclass(kind):
+        return types_of(kind).get(str(part), [Any])
     if get_origin(kind) in (dict, Mapping):
-        return get_args(kind)[1]
-    return get_args(kind)[0] if get_origin(kind) in (tuple, list) else Any
+        return alternatives(get_args(kind)[1])
+    return alternatives(get_args(kind)[0]) if get_origin(kind) in (tuple, list) else [Any]

@@ -7,10 +7,11 @@ import itertools
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from mmdit.config.errors import explain
 from mmdit.config.regular_file import read_regular
@@ -19,7 +20,13 @@ from mmdit.config.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Docume
 
 __all__ = ["ConfigError", "load_config", "validate_mapping"]
 
-Schema = TypeVar("Schema", bound=BaseModel)
+Schema = TypeVar("Schema")
+
+
+@cache
+def adapter(schema: Any) -> TypeAdapter[Any]:
+    """What checks plain data against a dataclass, and tells its JSON Schema."""
+    return TypeAdapter(schema)
 
 
 def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
@@ -73,7 +80,7 @@ def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source
 
 def _validate(document: Document, schema: type[Schema]) -> Schema:
     try:
-        return schema.model_validate(document.data)
+        return cast(Schema, adapter(cast(Any, schema)).validate_python(document.data))
     except ValidationError as error:
         raise explain(error, schema, document) from None
 

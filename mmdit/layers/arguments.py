@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-
-
-def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
-    """What errors and tables call the modalities; numbered where they have no names."""
-    if names is None:
-        return tuple(f"{what} {index}" for index in range(count))
-    if len(names) != count:
-        raise ValueError(
-            f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
-        )
-    return tuple(names)
-
-
-def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:
-    """The set of modality indexes in `given`, each checked to exist."""
-    for index in given:
-        if not 0 <= index < count:
-            raise ValueError(f"{argument} holds modality indexes below {count}, got {index}")
-    return frozenset(given)
 
 
 def check_count(tokens: Sequence[Tensor], names: Sequence[str], argument: str) -> None:

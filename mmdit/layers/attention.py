@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.options import AttentionOptions
 from mmdit.packing import Segments
 
 
@@ -103,16 +104,10 @@ def _never_empty(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask | ~has_keys, has_keys[:, :, None, None]
 
 
-def make_attention(*, flash_attn: bool | None, softclamp_value: float | None) -> nn.Module:
-    """The fused call, or the explicit one where it is asked for (`flash_attn=False`) or needed (a soft clamp).
-
-    Raises:
-        ValueError: `flash_attn=True` together with a soft clamp, which no fused kernel computes.
-    """
-    if flash_attn and softclamp_value is not None:
-        raise ValueError("flash_attn=True can't soft-clamp the logits; leave flash_attn unset or softclamp off")
-    if softclamp_value is not None or flash_attn is False:
-        return ExplicitAttention(softclamp_value=softclamp_value)
+def make_attention(options: AttentionOptions) -> nn.Module:
+    """The fused call, or the explicit one where it is asked for (`flash_attn=False`) or needed (a soft clamp)."""
+    if options.softclamp is not None or options.flash_attn is False:
+        return ExplicitAttention(softclamp_value=options.softclamp)
     return FusedAttention()
 
 

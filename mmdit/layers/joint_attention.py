@@ -8,32 +8,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_masks, check_tokens, modality_labels
+from mmdit.layers.arguments import check_conditioning, check_count, check_masks, check_tokens
 from mmdit.layers.attention import join_masks, make_attention
-from mmdit.layers.heads import resolve_heads
-from mmdit.layers.norms import HeadLayerNorm, MultiHeadRMSNorm
-from mmdit.layers.projections import UNUSED_WEIGHTS, make_projections
+from mmdit.layers.norms import make_head_norm
+from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
+from mmdit.options import JointAttentionOptions
+from mmdit.options.fields import takes
+from mmdit.options.model import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
+@takes(JointAttentionOptions)
 class JointAttention(nn.Module):
     """One attention over the concatenation of N sequences, each with its own q, k, v and out projection.
 
     Args:
+        options: what it is; or as keywords: dim_joint_attn, heads, dim_head, qk_rmsnorm, softclamp, ...
         dim_inputs: width of each input sequence.
-        dim_joint_attn, heads, dim_head: `dim_joint_attn = heads * dim_head`; any two decide the third
-            (default 8 heads of 64).
-        qk_rmsnorm: learned RMS norm of queries and keys per head; `qk_norm_shared` learns one scale for all heads.
-        qk_layernorm: a layer norm without weights instead.
-        flash_attn: None or True: `scaled_dot_product_attention`; False: the explicit formula.
-        softclamp, softclamp_value: clamp the logits to +-value by a tanh (slower: the explicit formula).
-        num_adaptive_weights: weight matrices that each projection holds and a gate mixes; 1 is standard attention.
-        gating: "token" takes the gate from each token, "sample" from the conditioning vector (needs `dim_cond`).
-        bias: whether the projections have one; `out_bias` says otherwise for the out projection.
-        discard: indexes of inputs that are attended to but not updated; they have keys and values only.
-        unused_weights: what to keep for the discarded inputs though nothing reads it, because published checkpoints
-            hold it: "none", "queries" (SD3) or "all" (Qwen-Image: the out projection as well).
+        out_bias: whether the out projections have a bias; None: as the others.
+        discard: indexes of inputs that are attended to but not updated; they have keys and values only, but for what
+            `unused_weights` keeps.
         names: what errors call the inputs.
 
     Raises:
@@ -42,67 +37,37 @@ class JointAttention(nn.Module):
 
     def __init__(
         self,
+        options: JointAttentionOptions | None = None,
         *,
         dim_inputs: Sequence[int],
-        dim_joint_attn: int | None = None,
-        heads: int | None = None,
-        dim_head: int | None = None,
-        qk_rmsnorm: bool = False,
-        qk_norm_shared: bool = False,
-        qk_layernorm: bool = False,
-        norm_eps: float = 1e-6,
-        flash_attn: bool | None = None,
-        softclamp: bool = False,
-        softclamp_value: float = 50.0,
-        num_adaptive_weights: int = 1,
-        gating: str = "token",
-        dim_cond: int | None = None,
-        bias: bool = False,
         out_bias: bool | None = None,
         discard: Sequence[int] = (),
-        unused_weights: str = "none",
         names: Sequence[str] | None = None,
+        **keywords: Any,
     ) -> None:
         super().__init__()
+        options = JointAttentionOptions.of(options, keywords, type(self).__name__)
+        attention, unused = options.attention, options.unused_weights
         self.dim_inputs = tuple(dim_inputs)
         self.names = modality_labels(names, len(self.dim_inputs), what="input")
-        self.heads, self.dim_head = resolve_heads(dim_joint_attn=dim_joint_attn, heads=heads, dim_head=dim_head)
-        self.dim_cond = dim_cond if gating == "sample" and num_adaptive_weights > 1 else None
-        self.discard = frozenset(discard)
+        self.heads, self.dim_head = options.head_sizes
+        self.dim_cond = options.dim_cond if attention.gating == "sample" else None  # what the gates come from
+        self.discard = modality_indexes(discard, len(self.dim_inputs), "discard")
         if len(self.discard) == len(self.dim_inputs):
             raise ValueError("every input is discarded, so nothing would come out; keep at least one")
-        if unused_weights not in UNUSED_WEIGHTS:
-            raise ValueError(f"unused_weights must be one of {', '.join(UNUSED_WEIGHTS)}, got {unused_weights!r}")
-        if qk_rmsnorm and qk_layernorm:
-            raise ValueError("queries and keys have one norm; set either qk_rmsnorm or qk_layernorm")
 
         self.gates, self.to_qkv, self.to_out = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         self.q_norms, self.k_norms = nn.ModuleList(), nn.ModuleList()
         for index, dim in enumerate(self.dim_inputs):
             discarded = index in self.discard
-            gate, qkv, out = make_projections(
-                dim,
-                heads=self.heads,
-                dim_head=self.dim_head,
-                num_weights=num_adaptive_weights,
-                gating=gating,
-                dim_cond=dim_cond,
-                bias=bias,
-                out_bias=bias if out_bias is None else out_bias,
-                discarded=discarded,
-                unused_weights=unused_weights,
-            )
+            bias = attention.bias if out_bias is None else out_bias
+            gate, qkv, out = make_projections(dim, options, out_bias=bias, discarded=discarded)
             self.gates.append(gate)
             self.to_qkv.append(qkv)
             self.to_out.append(nn.Identity() if out is None else out)
-            for norms, needed in ((self.q_norms, unused_weights != "none" or not discarded), (self.k_norms, True)):
-                norm: nn.Module = nn.Identity()
-                if needed and qk_rmsnorm:
-                    norm = MultiHeadRMSNorm(self.dim_head, heads=self.heads, shared=qk_norm_shared, eps=norm_eps)
-                elif needed and qk_layernorm:
-                    norm = HeadLayerNorm(eps=norm_eps)
-                norms.append(norm)
-        self.attend = make_attention(flash_attn=flash_attn, softclamp_value=softclamp_value if softclamp else None)
+            self.q_norms.append(make_head_norm(options) if unused != "none" or not discarded else nn.Identity())
+            self.k_norms.append(make_head_norm(options))
+        self.attend = make_attention(attention)
 
     def forward(
         self,

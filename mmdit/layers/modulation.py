@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.options import BlockOptions
 from mmdit.packing import Packing
 
 ADALN_GATES = {"zero": 0.0, "identity": 1.0}  # what gates start at
@@ -47,20 +48,13 @@ class Modulation(nn.Module):
     """`silu -> linear`, split into the named `parts` of a `BlockModulation` (Esser et al. 2024, Figure 2b).
 
     The linear starts at zero, which leaves norms plain and closes the gates, as the adaLN-zero of DiT (Peebles & Xie
-    2022, section 3.2) does; `adaln="identity"` starts the gates at 1, as the published `mmdit` package does.
-
-    Raises:
-        ValueError: `adaln` is neither "zero" nor "identity", or it is "identity" without a bias.
+    2022, section 3.2) does; `adaln="identity"` starts the gates at 1, by their bias, as the published `mmdit` does.
     """
 
     def __init__(
         self, dim_cond: int, dim: int, parts: tuple[str, ...], *, adaln: str = "zero", bias: bool = True
     ) -> None:
         super().__init__()
-        if adaln not in ADALN_GATES:
-            raise ValueError(f"adaln must be one of {', '.join(ADALN_GATES)}, got {adaln!r}")
-        if adaln == "identity" and not bias:
-            raise ValueError("adaln='identity' starts the gates at 1 by their bias; it needs modulation_bias=True")
         self.parts = parts
         self.gate_init = ADALN_GATES[adaln]
         self.linear = nn.Linear(dim_cond, dim * len(parts), bias=bias)
@@ -136,3 +130,10 @@ class NoModulation(nn.Module):
 
     def forward(self, cond: Tensor | None) -> BlockModulation:
         return BlockModulation()
+
+
+def make_modulation(dim: int, parts: tuple[str, ...], options: BlockOptions, *, shared: bool = False) -> nn.Module:
+    """The modulation of one modality: a block's own, or `shared` by several blocks, as the options say; else none."""
+    if options.dim_cond is None or options.modulation.shared != shared:
+        return NoModulation()
+    return Modulation(options.dim_cond, dim, parts, adaln=options.adaln, bias=options.modulation.bias)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.options import JointAttentionOptions
+
 
 class AdaptiveLayerNorm(nn.Module):
     """Layer norm whose shift and scale come from the conditioning: `norm(x) * (1 + scale) + shift`.
@@ -70,3 +72,12 @@ class MultiHeadRMSNorm(nn.Module):
         if weight.ndim == 1:
             return F.rms_norm(x, weight.shape, weight, self.eps)
         return F.rms_norm(x, weight.shape[-1:], None, self.eps) * weight
+
+
+def make_head_norm(options: JointAttentionOptions) -> nn.Module:
+    """The norm of each head's queries or keys, if any."""
+    if options.qk_rmsnorm:
+        heads, dim_head = options.head_sizes
+        shared = options.attention.qk_norm_scale == "shared"
+        return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=options.norm_eps)
+    return HeadLayerNorm(eps=options.norm_eps) if options.attention.qk_layernorm else nn.Identity()

@@ -8,15 +8,14 @@ heads back. The mixing is that of GigaGAN's adaptive convolutions (Kang et al. 2
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-GATINGS = ("token", "sample")
-UNUSED_WEIGHTS = ("none", "queries", "all")
-
+from mmdit.options import JointAttentionOptions
 
 # ------------------------------------------------------------------------------------------------------------ gates
 
@@ -224,52 +223,31 @@ def _project_samples(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def make_projections(
-    dim: int,
-    *,
-    heads: int,
-    dim_head: int,
-    num_weights: int,
-    gating: str,
-    dim_cond: int | None,
-    bias: bool,
-    out_bias: bool,
-    discarded: bool,
-    unused_weights: str,
+    dim: int, options: JointAttentionOptions, *, out_bias: bool, discarded: bool
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The gate, the qkv projection and the out projection of one modality.
 
     A discarded modality has keys and values only, and no out projection (None), but for what `unused_weights` keeps.
-
-    Raises:
-        ValueError: `num_weights` or `gating` is out of range, or `gating="sample"` comes without `dim_cond`.
     """
-    if num_weights < 1:
-        raise ValueError(f"num_adaptive_weights must be at least 1, got {num_weights}")
-    if gating not in GATINGS:
-        raise ValueError(f"gating must be one of {', '.join(GATINGS)}, got {gating!r}")
+    heads, dim_head = options.head_sizes
+    num_weights, unused = options.attention.num_adaptive_weights, options.unused_weights
+    sizes: dict[str, Any] = dict(heads=heads, dim_head=dim_head)
     parts = 2 if discarded else 3
     if num_weights == 1:
-        stored_parts = parts if unused_weights == "none" else 3
-        qkv: nn.Module = DenseQKV(
-            dim, heads=heads, dim_head=dim_head, parts=parts, stored_parts=stored_parts, bias=bias
-        )
-        if discarded and unused_weights != "all":
+        stored_parts = parts if unused == "none" else 3
+        qkv = DenseQKV(dim, parts=parts, stored_parts=stored_parts, bias=options.attention.bias, **sizes)
+        if discarded and unused != "all":
             return NoGate(), qkv, None
-        return NoGate(), qkv, DenseOut(dim, heads=heads, dim_head=dim_head, bias=out_bias)
-    if unused_weights != "none" and discarded:
-        raise ValueError("unused_weights keeps what published checkpoints hold, and none of them is adaptive")
+        return NoGate(), qkv, DenseOut(dim, bias=out_bias, **sizes)
     gate: nn.Module
-    if gating == "token":
-        gate, qkv_class, out_class = (
-            TokenGate(dim, heads=heads, num_weights=num_weights),
-            TokenAdaptiveQKV,
-            TokenAdaptiveOut,
-        )
-    elif dim_cond is None:
-        raise ValueError("gating 'sample' takes its gate from the conditioning vector; set dim_cond, got None")
+    kinds: tuple[type[AdaptiveWeights], type[AdaptiveWeights]]
+    if options.attention.gating == "token":
+        gate = TokenGate(dim, heads=heads, num_weights=num_weights)
+        kinds = TokenAdaptiveQKV, TokenAdaptiveOut
     else:
-        gate = SampleGate(dim_cond, heads=heads, num_weights=num_weights)
-        qkv_class, out_class = SampleAdaptiveQKV, SampleAdaptiveOut  # type: ignore[assignment]
-    qkv = qkv_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, parts=parts, bias=bias)
-    out = None if discarded else out_class(dim, heads=heads, dim_head=dim_head, num_weights=num_weights, bias=out_bias)
-    return gate, qkv, out
+        assert options.dim_cond is not None
+        gate = SampleGate(options.dim_cond, heads=heads, num_weights=num_weights)
+        kinds = SampleAdaptiveQKV, SampleAdaptiveOut
+    adaptive: dict[str, Any] = sizes | dict(num_weights=num_weights)
+    own = kinds[0](dim, parts=parts, bias=options.attention.bias, **adaptive)
+    return gate, own, None if discarded else kinds[1](dim, bias=out_bias, **adaptive)

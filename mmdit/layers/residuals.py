@@ -21,9 +21,7 @@ from mmdit.layers.residual_kernels import (
     without_autocast,
     write_streams,
 )
-
-RESIDUAL_KINDS = ("plain", "nested", "hyper_connections", "manifold_hyper_connections")
-
+from mmdit.options import ResidualOptions
 
 # ------------------------------------------------------------------------------------------------------------- plain
 
@@ -207,24 +205,26 @@ class HyperConnection(nn.Module):
 
 
 def make_residual(
-    kind: str, dim: int, *, streams: int, layer_index: int, dynamic: bool = True, writes: bool = True
+    options: ResidualOptions, dim: int, *, layer_index: int, sublayer: int = 1, writes: bool = True
 ) -> nn.Module:
-    """The residual of one branch of one modality; `writes=False` for a branch whose output nobody needs.
+    """The residual of one branch of one modality.
 
-    Raises:
-        ValueError: the kind is unknown, or `streams` does not fit it.
+    Args:
+        layer_index: the place of the branch in the network; decides which stream it reads at first.
+        sublayer: 0 for a block's first branch, whose output a nested residual keeps as a plain one does.
+        writes: False for a branch whose output nobody needs.
     """
-    if kind not in RESIDUAL_KINDS:
-        raise ValueError(f"residual must be one of {', '.join(RESIDUAL_KINDS)}, got {kind!r}")
-    single = kind in ("plain", "nested")
-    if streams != 1 if single else streams < 2:
-        wanted = "1 residual stream" if single else "at least 2 residual streams"
-        raise ValueError(f"residual {kind!r} has {wanted}, got num_residual_streams={streams}")
-    if single:
-        return PlainResidual() if kind == "plain" else NestedResidual()
-    manifold = kind == "manifold_hyper_connections"
+    if options.kind == "plain" or (options.kind == "nested" and sublayer == 0):
+        return PlainResidual()
+    if options.kind == "nested":
+        return NestedResidual()
     return HyperConnection(
-        dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes, manifold=manifold
+        dim,
+        streams=options.streams,
+        layer_index=layer_index,
+        dynamic=options.dynamic,
+        writes=writes,
+        manifold=options.kind == "manifold_hyper_connections",
     )
 
 

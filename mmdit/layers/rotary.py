@@ -58,47 +58,6 @@ def rotate(x: Tensor, table: Tensor | None) -> Tensor:
     return torch.stack([first * cos - second * sin, first * sin + second * cos], dim=-1).flatten(-2).type_as(x)
 
 
-# -------------------------------------------------------------------------------------------- where the tokens stand
-
-
-def grid_coordinates(
-    height: int,
-    width: int,
-    *,
-    count: int,
-    axes: Sequence[int],
-    centered: bool = False,
-    device: torch.device | None = None,
-) -> Tensor:
-    """The place of each patch of an image: `(h w) count`, rows on `axes[0]`, columns on `axes[1]`, 0 elsewhere.
-
-    Args:
-        count: number of axes.
-        centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1.
-    """
-    coordinates = torch.zeros(height, width, count, dtype=torch.float64, device=device)
-    for axis, length, shape in ((axes[0], height, (-1, 1)), (axes[1], width, (1, -1))):
-        places = torch.arange(length, dtype=torch.float64, device=device) - (length - length // 2 if centered else 0)
-        coordinates[:, :, axis] = places.view(shape)
-    return coordinates.flatten(0, 1)
-
-
-def sequence_coordinates(
-    length: int,
-    *,
-    count: int,
-    axes: Sequence[int],
-    start: float | Tensor = 0.0,
-    scale: float = 1.0,
-    device: torch.device | None = None,
-) -> Tensor:
-    """The place of each token of a sequence: `n count`, `start + scale * index` on each of `axes`, 0 elsewhere."""
-    coordinates = torch.zeros(length, count, dtype=torch.float64, device=device)
-    places = start + scale * torch.arange(length, dtype=torch.float64, device=device)
-    coordinates[:, list(axes)] = places[:, None].expand(-1, len(axes))
-    return coordinates
-
-
 def fill_tables(tables: Sequence[Tensor | None], lengths: Sequence[int]) -> list[Tensor] | None:
     """A table for every modality, to be joined; one without a table does not turn. None where none has one."""
     like = next((table for table in tables if table is not None), None)

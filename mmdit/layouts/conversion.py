@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmdit.config.model import ModelConfig
 from mmdit.layouts.families import prefixes
 from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError
+from mmdit.options import ModelOptions
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import FLOATS, CheckpointError
 from mmdit.weights.matching import listed, misfits
@@ -101,7 +101,7 @@ class LayoutFiles:
         return f"{self.files.path}: does not fit the config in the layout {self.layout.name}: {listed(self.problems)}"
 
 
-def nearest_layout(files: WeightFiles, config: ModelConfig) -> str | None:
+def nearest_layout(files: WeightFiles, config: ModelOptions) -> str | None:
     """The layout that shares most names with a file, None where none has half of its own there."""
     best, share = None, 0.5
     for name in LAYOUTS:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmdit.config.model import ModelConfig, PatchInput
+from mmdit.options import ModelOptions, PatchInput
 
 
-def family(config: ModelConfig) -> str:
+def family(config: ModelOptions) -> str:
     """Which published family a model is of, or why of none."""
     kind = _family(config)
     if kind not in FAMILIES:
@@ -28,7 +28,7 @@ def family(config: ModelConfig) -> str:
     return f"networks of the family {kind} have {', '.join(missing)}" if missing else kind
 
 
-def _family(config: ModelConfig) -> str:
+def _family(config: ModelOptions) -> str:
     image = config.modalities.get("image")
     if tuple(config.modalities) != ("text", "image") or image is None or not isinstance(image.input, PatchInput):
         return "the published networks have the modalities text and image, in this order, and an image input of patches"
@@ -59,7 +59,7 @@ def _prefixed(side: str, prefix: str) -> str:
     return "".join(f"{prefix}." if c == "." and (i == 0 or side[i - 1] in " (") else c for i, c in enumerate(side))
 
 
-def _joint(config: ModelConfig, theirs: str, lines: str, last: str = "") -> Iterator[str]:
+def _joint(config: ModelOptions, theirs: str, lines: str, last: str = "") -> Iterator[str]:
     """The lines of every joint block; where the last one discards the text, `last` replaces those of the same names."""
     replaced = {line.split(" = ")[0] for line in lines_of(last)}
     kept = [line for line in lines_of(lines) if line.split(" = ")[0] not in replaced]
@@ -69,7 +69,7 @@ def _joint(config: ModelConfig, theirs: str, lines: str, last: str = "") -> Iter
         yield from below(f"transformer.blocks.{n}", f"{theirs}.{n}", chosen)
 
 
-def _single(config: ModelConfig, theirs: str, lines: str) -> Iterator[str]:
+def _single(config: ModelOptions, theirs: str, lines: str) -> Iterator[str]:
     for n in range(config.single_stream.depth if config.single_stream else 0):
         yield from below(f"transformer.single_blocks.{n}", f"{theirs}.{n}", lines)
 
@@ -114,7 +114,7 @@ DIFFUSERS_TIME = """
 """
 
 
-def diffusers(config: ModelConfig) -> list[str] | str:
+def diffusers(config: ModelOptions) -> list[str] | str:
     kinds = {
         "sd3": _diffusers_sd3,
         "qwen-image": _diffusers_qwen,
@@ -126,7 +126,7 @@ def diffusers(config: ModelConfig) -> list[str] | str:
     return list(kinds[kind](config)) if kind in kinds else kind
 
 
-def _diffusers_sd3(config: ModelConfig) -> Iterator[str]:
+def _diffusers_sd3(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = conv(pos_embed.proj)
         inputs.text.linear = context_embedder
@@ -137,7 +137,7 @@ def _diffusers_sd3(config: ModelConfig) -> Iterator[str]:
     yield from _joint(config, "transformer_blocks", DIFFUSERS_BLOCK, DIFFUSERS_LAST)
 
 
-def _diffusers_qwen(config: ModelConfig) -> Iterator[str]:
+def _diffusers_qwen(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = img_in
         inputs.text.norm = txt_norm
@@ -161,7 +161,7 @@ def _diffusers_qwen(config: ModelConfig) -> Iterator[str]:
     )
 
 
-def _diffusers_flux1(config: ModelConfig) -> Iterator[str]:
+def _diffusers_flux1(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = x_embedder
         inputs.text.linear = context_embedder
@@ -185,7 +185,7 @@ def _diffusers_flux1(config: ModelConfig) -> Iterator[str]:
     )
 
 
-def _diffusers_flux2(config: ModelConfig) -> Iterator[str]:
+def _diffusers_flux2(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = x_embedder
         inputs.text.linear = context_embedder
@@ -219,7 +219,7 @@ def _diffusers_flux2(config: ModelConfig) -> Iterator[str]:
     )
 
 
-def _diffusers_auraflow(config: ModelConfig) -> Iterator[str]:
+def _diffusers_auraflow(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = pos_embed.proj
         inputs.image.positions.table = batch(pos_embed.pos_embed)
@@ -259,7 +259,7 @@ def _diffusers_auraflow(config: ModelConfig) -> Iterator[str]:
 # ---------------------------------------------------------------------------------------------------------- stability
 
 
-def stability(config: ModelConfig) -> list[str] | str:
+def stability(config: ModelOptions) -> list[str] | str:
     """The original checkpoints of SD3 and SD3.5."""
     kind = family(config)
     if kind != "sd3":
@@ -296,7 +296,7 @@ def stability(config: ModelConfig) -> list[str] | str:
 # --------------------------------------------------------------------------------------------------------------- flux
 
 
-def flux(config: ModelConfig) -> list[str] | str:
+def flux(config: ModelOptions) -> list[str] | str:
     """The original checkpoints of FLUX.1 and FLUX.2."""
     kind = family(config)
     if kind not in ("flux.1", "flux.2"):

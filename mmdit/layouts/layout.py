@@ -20,15 +20,16 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mmdit.config.model import ModelConfig, PatchInput, build
+from mmdit.config import build
 from mmdit.layers.positions import SinCos2D
 from mmdit.layouts.families import diffusers, flux, prefixes, stability
 from mmdit.layouts.lucidrains import lucidrains
+from mmdit.options import ModelOptions, PatchInput
 from mmdit.weights.matching import listed, misfits
 
 __all__ = ["LAYOUTS", "Layout", "LayoutError", "from_layout", "to_layout"]
 
-TABLES: dict[str, Callable[[ModelConfig], list[str] | str]] = {
+TABLES: dict[str, Callable[[ModelOptions], list[str] | str]] = {
     "diffusers": diffusers,
     "stability": stability,
     "flux": flux,
@@ -62,7 +63,7 @@ def _swap(x: Tensor) -> Tensor:
     return torch.cat(x.chunk(2)[::-1])
 
 
-def _operations(config: ModelConfig) -> dict[str, Operation]:
+def _operations(config: ModelOptions) -> dict[str, Operation]:
     image = next((m for m in config.modalities.values() if isinstance(m.input, PatchInput)), None)
     sizes: dict[str, int] = {}
     if image is not None and isinstance(image.input, PatchInput):
@@ -179,7 +180,7 @@ class Layout:
         LayoutError: the layout has no place for this model, or for one of its tensors.
     """
 
-    def __init__(self, name: str, config: ModelConfig) -> None:
+    def __init__(self, name: str, config: ModelOptions) -> None:
         if name not in LAYOUTS:
             raise LayoutError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r}")
         self.name, self.config = name, config
@@ -325,7 +326,7 @@ def _term(text: str, suffix: str, operations: Mapping[str, Operation]) -> Term:
 # ------------------------------------------------------------------------------------------------------ state dicts
 
 
-def from_layout(tensors: Mapping[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
+def from_layout(tensors: Mapping[str, Tensor], config: ModelOptions, layout: str) -> dict[str, Tensor]:
     """Our state dict, from one in another layout.
 
     Raises:
@@ -338,7 +339,7 @@ def from_layout(tensors: Mapping[str, Tensor], config: ModelConfig, layout: str)
     return {name: known.to_ours(name, tensors.__getitem__) for name in known.ours}
 
 
-def to_layout(tensors: Mapping[str, Tensor], config: ModelConfig, layout: str) -> dict[str, Tensor]:
+def to_layout(tensors: Mapping[str, Tensor], config: ModelOptions, layout: str) -> dict[str, Tensor]:
     """A state dict in another layout, from ours.
 
     Raises:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mmdit.config.model import ModelConfig
 from mmdit.layouts.families import below
+from mmdit.options import ModelOptions
 
 HYPER_CONNECTIONS = """
     .width.pre | .width.mix = .static_alpha
@@ -28,7 +28,7 @@ MANIFOLD = """
 """
 
 
-def lucidrains(config: ModelConfig) -> list[str] | str:
+def lucidrains(config: ModelOptions) -> list[str] | str:
     """The transformers of the package `mmdit` 0.2 and 0.3: bare, with the tokens at the streams' widths."""
     two = config.variant == "two_modality"
     skipped = ("text",) if two and config.skip_last_feedforward is None else config.skip_last_feedforward
@@ -50,7 +50,7 @@ def lucidrains(config: ModelConfig) -> list[str] | str:
     return [*lines, *(f"final_norms.{i}.weight = norms.{i}.g" for i in range(len(config.modalities)))]
 
 
-def _lucidrains_parts(config: ModelConfig, i: int, names: dict[str, str]) -> Iterator[str]:
+def _lucidrains_parts(config: ModelOptions, i: int, names: dict[str, str]) -> Iterator[str]:
     """What both of its blocks have for modality `i`, below their own names of attention, feedforward and residuals."""
     yield f".joint_attn.to_qkv.{i}.linear = .joint_attn.to_qkv.{i}"
     yield f".joint_attn.to_out.{i}.linear = .joint_attn.to_out.{i}"
@@ -64,7 +64,7 @@ def _lucidrains_parts(config: ModelConfig, i: int, names: dict[str, str]) -> Ite
             yield from below(f".{sublayer}_residuals.{i}", names[f"{sublayer}_residual"], residual)
 
 
-def _lucidrains_two(config: ModelConfig) -> list[str]:
+def _lucidrains_two(config: ModelOptions) -> list[str]:
     lines: list[str] = []
     gammas, betas = [], []
     for i, side in enumerate(config.modalities):
@@ -78,7 +78,7 @@ def _lucidrains_two(config: ModelConfig) -> list[str]:
     return [*lines, f"{' + '.join(gammas + betas)} = .to_cond.2"]
 
 
-def _lucidrains_general(config: ModelConfig) -> list[str]:
+def _lucidrains_general(config: ModelOptions) -> list[str]:
     lines: list[str] = []
     count = len(config.modalities)
     for i in range(count):

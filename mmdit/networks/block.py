@@ -2,51 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_tokens, modality_indexes, modality_labels
-from mmdit.layers.feedforward import FeedForward, feedforward_options
+from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     DUAL_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
-    Modulation,
-    NoModulation,
+    make_modulation,
 )
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
+from mmdit.options import BlockOptions
+from mmdit.options.fields import takes
+from mmdit.options.model import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
+@takes(BlockOptions)
 class MMDiTBlock(nn.Module):
     """One MMDiT block (Esser et al. 2024, Figure 2b) over N modalities.
 
     Every modality has its own modulation, norms, projections and feedforward; the attention is one, over all tokens.
 
     Args:
+        options: what it is; or as keywords: dim_cond, dim_joint_attn, heads, qk_rmsnorm, num_residual_streams, ...
         dim_modalities: width of each modality's tokens.
-        dim_cond: width of the conditioning vector; None: plain layer norms with weights, and no gates.
-        dim_joint_attn, heads, dim_head: `dim_joint_attn = heads * dim_head`; any two decide the third.
-        qk_rmsnorm, qk_norm_shared, qk_layernorm, flash_attn, softclamp, softclamp_value, num_adaptive_weights, gating,
-            bias: see `JointAttention`.
-        num_residual_streams: above 1, hyper-connections; the tokens are then `b n s d`.
-        residual: plain, nested (see `NestedResidual`), hyper_connections or manifold_hyper_connections; None: plain for
-            one stream, else manifold.
-        dynamic_residual: whether the mixing of hyper-connections depends on the tokens.
-        ff_kwargs: options of `FeedForward` (mult, dim_hidden, kind, bias, dropout).
-        adaln: "zero": gates start at 0, as in DiT; "identity": at 1.
-        modulation_bias: whether the modulations have one.
-        own_modulation: False for a block that is called with the `modulations` that several blocks share.
-        norm_eps: added to the variance in the norms.
         discard: indexes of modalities not needed after this block: attended to, not updated, returned as None.
-        unused_weights: what to keep for them though nothing reads it, because published checkpoints hold it: "none",
-            "queries" (SD3) or "all" (Qwen-Image).
         skip_feedforward: indexes of modalities without a feedforward in this block.
         dual: indexes of modalities with a second attention, over their own tokens alone (SD3.5-medium).
         layer_index: place of the block in the network; decides which stream hyper-connections read at first.
@@ -58,115 +47,60 @@ class MMDiTBlock(nn.Module):
 
     def __init__(
         self,
+        options: BlockOptions | None = None,
         *,
         dim_modalities: Sequence[int],
-        dim_cond: int | None = None,
-        dim_joint_attn: int | None = None,
-        heads: int | None = None,
-        dim_head: int | None = None,
-        qk_rmsnorm: bool = False,
-        qk_norm_shared: bool = False,
-        qk_layernorm: bool = False,
-        flash_attn: bool | None = None,
-        softclamp: bool = False,
-        softclamp_value: float = 50.0,
-        num_adaptive_weights: int = 1,
-        gating: str = "token",
-        bias: bool = False,
-        num_residual_streams: int = 1,
-        residual: str | None = None,
-        dynamic_residual: bool = True,
-        ff_kwargs: dict[str, Any] | None = None,
-        adaln: str = "zero",
-        modulation_bias: bool = True,
-        own_modulation: bool = True,
-        norm_eps: float = 1e-6,
         discard: Sequence[int] = (),
-        unused_weights: str = "none",
         skip_feedforward: Sequence[int] = (),
         dual: Sequence[int] = (),
         layer_index: int = 0,
         modality_names: Sequence[str] | None = None,
+        **keywords: Any,
     ) -> None:
         super().__init__()
-        self.dim_modalities = tuple(dim_modalities)
-        self.modality_names = modality_labels(modality_names, len(self.dim_modalities))
-        self.dim_cond = dim_cond
-        self.shares_modulation = dim_cond is not None and not own_modulation
-        self.token_dims = 3 if num_residual_streams == 1 else 4
-        indexes = range(len(self.dim_modalities))
-        discarded = modality_indexes(discard, len(indexes), "discard")
-        no_feedforward = modality_indexes(skip_feedforward, len(indexes), "skip_feedforward")
-        self.dual = sorted(modality_indexes(dual, len(indexes), "dual"))
+        options = BlockOptions.of(options, keywords, type(self).__name__)
+        self.dim_modalities = dims = tuple(dim_modalities)
+        self.modality_names = names = modality_labels(modality_names, len(dims))
+        self.dim_cond = options.dim_cond
+        self.shares_modulation = options.modulation.shared
+        self.token_dims = 3 if options.residual.streams == 1 else 4
+        indexes = range(len(dims))
+        discarded = modality_indexes(discard, len(dims), "discard")
+        no_feedforward = modality_indexes(skip_feedforward, len(dims), "skip_feedforward")
+        self.dual = sorted(modality_indexes(dual, len(dims), "dual"))
+        if discarded.intersection(self.dual):
+            raise ValueError("a modality that this block discards can't have a second attention in it")
         self.updated = [i for i in indexes if i not in discarded]
         self.fed = [i for i in self.updated if i not in no_feedforward]
         # what has weights, though a published checkpoint may hold more than is read
-        written = indexes if unused_weights == "all" else self.updated
+        written = indexes if options.unused_weights == "all" else self.updated
         holds_feedforward = [i for i in written if i not in no_feedforward]
-        if discarded.intersection(self.dual):
-            raise ValueError("a modality that this block discards can't have a second attention in it")
-
-        attention: dict[str, Any] = dict(
-            dim_joint_attn=dim_joint_attn,
-            heads=heads,
-            dim_head=dim_head,
-            qk_rmsnorm=qk_rmsnorm,
-            qk_norm_shared=qk_norm_shared,
-            qk_layernorm=qk_layernorm,
-            norm_eps=norm_eps,
-            flash_attn=flash_attn,
-            softclamp=softclamp,
-            softclamp_value=softclamp_value,
-            num_adaptive_weights=num_adaptive_weights,
-            gating=gating,
-            dim_cond=dim_cond,
-            bias=bias,
-        )
-        ff_options = feedforward_options(ff_kwargs)
-        residual = residual or ("plain" if num_residual_streams == 1 else "manifold_hyper_connections")
 
         def modulation(i: int) -> nn.Module:
-            if dim_cond is None or not own_modulation:
-                return NoModulation()
             # no gate where nothing is written
             parts: tuple[str, ...] = ATTENTION_PARTS if i in written else ATTENTION_PARTS[:2]
             parts += FEEDFORWARD_PARTS if i in holds_feedforward else ()
             parts += DUAL_PARTS if i in self.dual else ()
-            return Modulation(dim_cond, self.dim_modalities[i], parts, adaln=adaln, bias=modulation_bias)
+            return make_modulation(dims[i], parts, options)
 
         def norm(i: int) -> nn.Module:
-            return AdaptiveLayerNorm(self.dim_modalities[i], conditioned=dim_cond is not None, eps=norm_eps)
+            return AdaptiveLayerNorm(dims[i], conditioned=options.dim_cond is not None, eps=options.norm_eps)
 
-        def connection(i: int, sublayer: int) -> nn.Module:
-            return make_residual(
-                "plain" if residual == "nested" and sublayer == 0 else residual,
-                self.dim_modalities[i],
-                streams=num_residual_streams,
-                layer_index=2 * layer_index + sublayer,
-                dynamic=dynamic_residual,
-                writes=i in self.updated,
-            )
+        def residual(i: int, sublayer: int) -> nn.Module:
+            place = dict(layer_index=2 * layer_index + sublayer, sublayer=sublayer)
+            return make_residual(options.residual, dims[i], writes=i in self.updated, **place)
 
-        def second_attention(i: int) -> nn.Module:
-            return JointAttention(dim_inputs=[self.dim_modalities[i]], names=[self.modality_names[i]], **attention)
-
-        def where(chosen: Sequence[int], make: Any) -> nn.ModuleList:
+        def where(chosen: Sequence[int], make: Callable[[int], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(make(i) if i in chosen else nn.Identity() for i in indexes)
 
         self.modulations = where(indexes, modulation)
-        self.attn_residuals = where(indexes, lambda i: connection(i, 0))
+        self.attn_residuals = where(indexes, lambda i: residual(i, 0))
         self.attn_norms = where(indexes, norm)
-        self.joint_attn = JointAttention(
-            dim_inputs=self.dim_modalities,
-            discard=sorted(discarded),
-            unused_weights=unused_weights,
-            names=self.modality_names,
-            **attention,
-        )
-        self.dual_attns = where(self.dual, second_attention)
-        self.ff_residuals = where(self.fed, lambda i: connection(i, 1))
+        self.joint_attn = JointAttention(options, dim_inputs=dims, discard=sorted(discarded), names=names)
+        self.dual_attns = where(self.dual, lambda i: JointAttention(options, dim_inputs=[dims[i]], names=[names[i]]))
+        self.ff_residuals = where(self.fed, lambda i: residual(i, 1))
         self.ff_norms = where(holds_feedforward, norm)
-        self.feedforwards = where(holds_feedforward, lambda i: FeedForward(self.dim_modalities[i], **ff_options))
+        self.feedforwards = where(holds_feedforward, lambda i: FeedForward(dims[i], options.feedforward))
 
     def forward(
         self,

@@ -1,19 +1,15 @@
-"""The ends of a modality: from its own form to tokens of the stream's width, and back."""
+"""From what comes in to the stream's width: images, sequences and token ids; timesteps and other conditions."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmdit.config.model import LinearInput, LinearOutput, ModalityConfig, PatchInput, PatchOutput, TokenInput
-from mmdit.layers.norms import AdaptiveLayerNorm, RMSNorm
-from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D
-
-ShiftScale = tuple[Tensor | None, Tensor | None]
+from mmdit.layers.norms import RMSNorm
+from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
+from mmdit.options import LinearInput, ModalityOptions, PatchInput, TimestepOptions, TokenInput
 
 
 class SequenceEmbed(nn.Module):
@@ -92,63 +88,33 @@ class NoEmbed(nn.Module):
         return x
 
 
-class SequenceHead(nn.Module):
-    """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder").
+class VectorEmbed(nn.Module):
+    """`linear -> silu -> linear`, from a vector to the conditioning."""
 
-    Args:
-        normed: False modulates the tokens as they are.
-        zero: start the projection at zero; the modulation always is.
-        bias, modulation_bias: whether the projection and the modulation have one.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        *,
-        dim_cond: int | None,
-        eps: float,
-        zero: bool,
-        normed: bool = True,
-        bias: bool = True,
-        modulation_bias: bool = True,
-    ) -> None:
+    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
         super().__init__()
-        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim, bias=modulation_bias)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps, normed=normed)
-        self.linear = nn.Linear(dim, dim_out, bias=bias)
-        for linear in (self.modulation, self.linear if zero else None):
-            for parameter in () if linear is None else linear.parameters():
-                nn.init.zeros_(parameter)
+        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
-        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave."""
-        shift, scale = self.modulate(cond) if modulation is None else modulation
-        return self.linear(self.norm(x, shift, scale))
-
-    def modulate(self, cond: Tensor | None) -> ShiftScale:
-        """Shift and scale, `b 1 d`, of the conditioning `b dim_cond`; None of none."""
-        if self.modulation is None or cond is None:
-            return None, None
-        shift, scale = self.modulation(F.silu(cond)).unsqueeze(1).chunk(2, dim=-1)
-        return shift, scale
+    def forward(self, x: Tensor) -> Tensor:
+        """`x`: b dim_in -> b dim."""
+        return self.linear_out(F.silu(self.linear_in(x)))
 
 
-class PatchHead(SequenceHead):
-    """The same for an image: `b (h w) d -> b c (h p) (w p)`."""
+class TimestepEmbed(VectorEmbed):
+    """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
-    def __init__(self, dim: int, channels: int, patch: int, **options: Any) -> None:
-        super().__init__(dim, channels * patch * patch, **options)
-        self.patch = patch
+    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0, bias: bool = True) -> None:
+        super().__init__(frequencies, dim, bias=bias)
+        self.frequencies, self.scale = frequencies, scale
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
-        """`like`: the image b c' h' w' that came in, whose size the output takes."""
-        p = self.patch
-        patches = super().forward(x, cond, like, modulation)
-        return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
+    def forward(self, timestep: Tensor) -> Tensor:
+        """`timestep`: b -> b dim."""
+        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
+        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
+        return super().forward(waves.to(self.linear_in.weight.dtype))
 
 
-def make_embed(config: ModalityConfig, *, eps: float) -> nn.Module:
+def make_embed(config: ModalityOptions, *, eps: float) -> nn.Module:
     match config.input:
         case LinearInput() as end:
             positions, normed = end.positions == "sincos", end.norm == "rms"
@@ -169,12 +135,7 @@ def make_embed(config: ModalityConfig, *, eps: float) -> nn.Module:
             return NoEmbed()
 
 
-def make_head(config: ModalityConfig, **options: Any) -> nn.Module | None:
-    """`options`: those of `SequenceHead` that do not lie in the modality's config."""
-    match config.output, config.input:
-        case LinearOutput() as end, _:
-            return SequenceHead(config.dim, end.dim, normed=end.norm, bias=end.bias, **options)
-        case PatchOutput() as end, PatchInput(patch=patch):
-            return PatchHead(config.dim, end.channels, patch, normed=end.norm, bias=end.bias, **options)
-        case _:
-            return None
+def make_timestep_embed(options: TimestepOptions | None, dim_cond: int | None) -> TimestepEmbed | None:
+    if options is None or dim_cond is None:
+        return None
+    return TimestepEmbed(options.frequencies, dim_cond, scale=options.scale, bias=options.bias)

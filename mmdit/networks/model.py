@@ -5,45 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdit.config.build import transformer_options
-from mmdit.config.model import ModelConfig, PatchInput, TimestepConfig
 from mmdit.layers.modulation import NetworkModulation
-from mmdit.layers.positions import timestep_sinusoid
-from mmdit.layers.rotary import grid_coordinates, sequence_coordinates
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import make_embed, make_head
+from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
+from mmdit.networks.output_heads import make_head
+from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
 from mmdit.networks.transformer import MMDiT
+from mmdit.options import ModelOptions
 from mmdit.packing import Packing
-
-
-class VectorEmbed(nn.Module):
-    """`linear -> silu -> linear`, from a vector to the conditioning."""
-
-    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: b dim_in -> b dim."""
-        return self.linear_out(F.silu(self.linear_in(x)))
-
-
-class TimestepEmbed(VectorEmbed):
-    """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
-
-    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0, bias: bool = True) -> None:
-        super().__init__(frequencies, dim, bias=bias)
-        self.frequencies, self.scale = frequencies, scale
-
-    def forward(self, timestep: Tensor) -> Tensor:
-        """`timestep`: b -> b dim."""
-        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
-        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
-        return super().forward(waves.to(self.linear_in.weight.dtype))
 
 
 class MMDiTModel(nn.Module):
@@ -53,7 +25,7 @@ class MMDiTModel(nn.Module):
     place; the transformer runs; each modality with an output head is brought back to its form.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelOptions) -> None:
         super().__init__()
         self.config = config
         self.modality_names = tuple(config.modalities)
@@ -61,22 +33,13 @@ class MMDiTModel(nn.Module):
         self.inputs = nn.ModuleDict(
             {name: make_embed(modality, eps=eps) for name, modality in config.modalities.items()}
         )
-        self.time_embed = _timestep_embed(config.timestep, dim_cond)
-        self.guidance_embed = _timestep_embed(config.guidance, dim_cond)
+        self.time_embed = make_timestep_embed(config.timestep, dim_cond)
+        self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
         self.places = None if config.rotary is None else RotaryPlaces(config)
-        self.transformer = MMDiT(**transformer_options(config))
-        heads = {
-            name: make_head(
-                modality,
-                dim_cond=dim_cond,
-                eps=eps,
-                zero=config.adaln == "zero",
-                modulation_bias=config.modulation.bias,
-            )
-            for name, modality in config.modalities.items()
-        }
+        self.transformer = MMDiT(config)
+        heads = {name: make_head(modality, config) for name, modality in config.modalities.items()}
         self.outputs = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
 
     def forward(
@@ -263,47 +226,3 @@ class MMDiTModel(nn.Module):
         if unknown or missing:
             wanted = ", ".join(self.modality_names)
             raise ValueError(f"{argument} must be named {wanted}, got {', '.join(given) or 'none'}")
-
-
-class RotaryPlaces(nn.Module):
-    """Where each modality's tokens stand on the rotary axes, from the sizes of the inputs."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        assert config.rotary is not None
-        self.count = len(config.rotary.axes)
-        self.modalities = config.modalities
-
-    def forward(self, inputs: Mapping[str, Given]) -> list[Tensor | None]:
-        """Coordinates `n_i a` for each modality, None for one without a place; `b n_i a` where samples have sizes of
-        their own."""
-        if all(isinstance(x, Tensor) for x in inputs.values()):
-            return self._of_one(inputs)  # type: ignore[arg-type]
-        return ragged.join_places([self._of_one(ragged.sample(inputs, i)) for i in range(ragged.batch_of(inputs))])
-
-    def _of_one(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
-        own = {name: self._place(name, inputs[name], 0.0) for name in self.modalities}
-        for name, modality in self.modalities.items():
-            after = None if modality.rotary is None else own.get(modality.rotary.after or "")
-            if after is not None:
-                other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
-                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax((0, 1)) + 1)  # type: ignore[union-attr]
-        return list(own.values())
-
-    def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:
-        modality = self.modalities[name]
-        place, end = modality.rotary, modality.input
-        if place is None:
-            return None
-        if isinstance(end, PatchInput):
-            height, width = x.shape[2] // end.patch, x.shape[3] // end.patch
-            options: dict[str, Any] = dict(count=self.count, axes=place.axes, device=x.device)
-            return grid_coordinates(height, width, centered=place.centered, **options)
-        options = dict(count=self.count, axes=place.axes, scale=place.scale, device=x.device)
-        return sequence_coordinates(x.shape[1], start=start, **options)
-
-
-def _timestep_embed(config: TimestepConfig | None, dim_cond: int | None) -> TimestepEmbed | None:
-    if config is None or dim_cond is None:
-        return None
-    return TimestepEmbed(config.frequencies, dim_cond, scale=config.scale, bias=config.bias)

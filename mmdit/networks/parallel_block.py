@@ -8,23 +8,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
-from mmdit.layers.feedforward import FeedForward, feedforward_options
+from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
-from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Modulation, NoModulation
+from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, make_modulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
+from mmdit.options import BlockOptions
+from mmdit.options.fields import takes
 from mmdit.packing import Packing
 
 JOINED = "joined"  # what tables call the one stream
 
 
+@takes(BlockOptions)
 class ParallelBlock(nn.Module):
     """`x + gate * (attention(y) + feedforward(y))` with `y = modulate(norm(x))`, over one sequence.
 
     Attention and feedforward read the same tokens and are summed (Dehghani et al. 2023, arXiv 2302.05442, section 2.1;
     the single-stream blocks of FLUX). The bias of the sum is the feedforward's: the out projection has none.
 
-    It is called as an `MMDiTBlock` of one modality is, whose arguments it takes.
+    It is called as an `MMDiTBlock` of one modality is, whose options it takes.
 
     Raises:
         ValueError: sizes contradict one another, or an option excludes another.
@@ -32,40 +35,23 @@ class ParallelBlock(nn.Module):
 
     def __init__(
         self,
+        options: BlockOptions | None = None,
         *,
         dim: int,
         name: str = JOINED,
-        dim_cond: int | None = None,
-        num_residual_streams: int = 1,
-        residual: str | None = None,
-        dynamic_residual: bool = True,
-        ff_kwargs: dict[str, Any] | None = None,
-        adaln: str = "zero",
-        modulation_bias: bool = True,
-        own_modulation: bool = True,
-        norm_eps: float = 1e-6,
         layer_index: int = 0,
-        **attention: Any,
+        **keywords: Any,
     ) -> None:
         super().__init__()
-        self.dim, self.modality_names, self.dim_cond = dim, (name,), dim_cond
-        self.token_dims = 3 if num_residual_streams == 1 else 4
-        self.shares_modulation = dim_cond is not None and not own_modulation
-        self.modulation: nn.Module = NoModulation()
-        if dim_cond is not None and own_modulation:
-            self.modulation = Modulation(dim_cond, dim, ATTENTION_PARTS, adaln=adaln, bias=modulation_bias)
-        self.residual: Any = make_residual(
-            residual or ("plain" if num_residual_streams == 1 else "manifold_hyper_connections"),
-            dim,
-            streams=num_residual_streams,
-            layer_index=layer_index,
-            dynamic=dynamic_residual,
-        )
-        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=norm_eps)
-        self.attn = JointAttention(
-            dim_inputs=[dim], names=[name], dim_cond=dim_cond, norm_eps=norm_eps, out_bias=False, **attention
-        )
-        self.feedforward = FeedForward(dim, **feedforward_options(ff_kwargs))
+        options = BlockOptions.of(options, keywords, type(self).__name__)
+        self.dim, self.modality_names, self.dim_cond = dim, (name,), options.dim_cond
+        self.token_dims = 3 if options.residual.streams == 1 else 4
+        self.shares_modulation = options.modulation.shared
+        self.modulation = make_modulation(dim, ATTENTION_PARTS, options)
+        self.residual: Any = make_residual(options.residual, dim, layer_index=layer_index)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=options.dim_cond is not None, eps=options.norm_eps)
+        self.attn = JointAttention(options, dim_inputs=[dim], names=[name], out_bias=False)
+        self.feedforward = FeedForward(dim, options.feedforward)
 
     def modulate(self, conds: Sequence[Tensor | None]) -> list[BlockModulation]:
         """The block's own modulation, from the conditioning `b dim_cond`."""

@@ -15,10 +15,14 @@ from mmdit.layers.arguments import (
     check_masks,
     check_positions,
     check_tokens,
-    modality_indexes,
-    modality_labels,
 )
-from mmdit.layers.modulation import ATTENTION_PARTS, FEEDFORWARD_PARTS, BlockModulation, Modulation, StackModulation
+from mmdit.layers.modulation import (
+    ATTENTION_PARTS,
+    FEEDFORWARD_PARTS,
+    BlockModulation,
+    StackModulation,
+    make_modulation,
+)
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.registers import make_registers
 from mmdit.layers.residuals import ExpandStreams, ReduceStreams
@@ -26,134 +30,72 @@ from mmdit.layers.rotary import RotaryTable
 from mmdit.networks.block import MMDiTBlock
 from mmdit.networks.parallel_block import JOINED, ParallelBlock
 from mmdit.networks.sequences import Packed, Padded
+from mmdit.options import ModelOptions
+from mmdit.options.fields import takes
 from mmdit.packing import Packing
 
-__all__ = ["MMDiT", "MMDiTBlock"]
 
-SINGLE_STREAMS = ("parallel", "sequential")
-
-
+@takes(ModelOptions)
 class MMDiT(nn.Module):
-    """A stack of `MMDiTBlock`s over N modalities.
+    """A stack of `MMDiTBlock`s over N modalities, and of single-stream blocks where there are any.
 
     Args:
-        depth: number of blocks.
-        dim_modalities: width of each modality's tokens.
-        num_residual_streams: above 1, hyper-connections between `depth` blocks; expanded and reduced here.
-        num_register_tokens: learned tokens in front of every modality, or a number for each; dropped at the end.
-        final_norms: an RMS norm on the tokens that come out, for all modalities or for each.
-        discard: indexes of modalities not needed after the last block, which then holds only what the others attend to.
-        skip_last_feedforward: indexes of modalities without a feedforward in the last block.
-        dual_blocks: blocks with a second attention over the last modality alone (SD3.5-medium).
-        single_stream_depth: blocks that follow, over all tokens as one stream with one set of weights.
-        single_stream: "parallel" (`ParallelBlock`, FLUX) or "sequential" (an `MMDiTBlock` of one modality, AuraFlow).
-        shared_modulation: one modulation for all joint blocks and one for all single-stream blocks (FLUX.2).
-        rotary_axes, rotary_theta: see `RotaryTable`; the forward then takes `modality_positions`.
-        checkpoint_activations: recompute each block in the backward pass instead of keeping its activations.
-        varlen: where masks leave tokens out, pack the others and compute those alone (see `Packing`). Same outputs;
-            at the padding they are zeros. The lengths are constants to `torch.compile` and `torch.export`: compile
-            networks that run padded, or on few different lengths.
-        modality_names: what errors and tables call the modalities.
-        **block_kwargs: see `MMDiTBlock`.
+        options: what it is; or as keywords: depth, dim_modalities, num_register_tokens, final_norms, discard, ..., and
+            those of `MMDiTBlock`.
 
     Raises:
         ValueError: sizes contradict one another, or an option excludes another.
     """
 
-    def __init__(
-        self,
-        *,
-        depth: int,
-        dim_modalities: Sequence[int],
-        num_residual_streams: int = 1,
-        num_register_tokens: int | Sequence[int] = 0,
-        final_norms: bool | Sequence[bool] = True,
-        discard: Sequence[int] = (),
-        skip_last_feedforward: Sequence[int] = (),
-        dual_blocks: Sequence[int] = (),
-        unused_weights: str = "none",
-        single_stream_depth: int = 0,
-        single_stream: str = "parallel",
-        shared_modulation: bool = False,
-        rotary_axes: Sequence[int] | None = None,
-        rotary_theta: float = 10_000.0,
-        norm_eps: float = 1e-6,
-        checkpoint_activations: bool = False,
-        varlen: bool = False,
-        modality_names: Sequence[str] | None = None,
-        **block_kwargs: Any,
-    ) -> None:
+    def __init__(self, options: ModelOptions | None = None, **keywords: Any) -> None:
         super().__init__()
-        if depth < 1:
-            raise ValueError(f"depth must be at least 1, got {depth}")
-        self.dim_modalities = tuple(dim_modalities)
-        count = len(self.dim_modalities)
-        self.modality_names = modality_labels(modality_names, count)
-        self.checkpoint_activations, self.varlen = checkpoint_activations, varlen
-        self.discarded = discarded = modality_indexes(discard, count, "discard")
-        for block in dual_blocks:
-            if not 0 <= block < depth:
-                raise ValueError(f"dual_blocks holds block indexes below depth={depth}, got {block}")
-        if single_stream not in SINGLE_STREAMS:
-            raise ValueError(f"single_stream must be one of {', '.join(SINGLE_STREAMS)}, got {single_stream!r}")
-        if single_stream_depth < 0:
-            raise ValueError(f"single_stream_depth must be at least 0, got {single_stream_depth}")
-        if single_stream_depth and (skip_last_feedforward or unused_weights != "none"):
-            raise ValueError("single-stream blocks read all of every modality: skip_last_feedforward, unused_weights")
-        if single_stream_depth and len(set(self.dim_modalities)) > 1:
-            raise ValueError(f"single-stream blocks need modalities of one width, got {self.dim_modalities}")
-        if shared_modulation and dual_blocks:
-            raise ValueError("shared_modulation leaves no modulation for the second attention of dual_blocks")
+        options = ModelOptions.of(options, keywords, type(self).__name__)
+        dims = self.dim_modalities = tuple(modality.dim for modality in options.modalities.values())
+        names = self.modality_names = options.names
+        self.checkpoint_activations, self.varlen = options.checkpoint_activations, options.varlen
+        self.dim_cond, self.sample_gated = options.dim_cond, options.attention.gating == "sample"
+        self.discarded = frozenset(options.indexes(options.discard))
 
-        registers = _for_each(num_register_tokens, count, "num_register_tokens", self.modality_names)
-        self.registers = nn.ModuleList(
-            make_registers(dim, number) for dim, number in zip(self.dim_modalities, registers, strict=True)
-        )
-        self.expand_streams, self.reduce_streams = (
-            ExpandStreams(num_residual_streams),
-            ReduceStreams(num_residual_streams),
-        )
-        self.rotary = None if rotary_axes is None else RotaryTable(rotary_axes, theta=rotary_theta)
-        block_kwargs |= dict(num_residual_streams=num_residual_streams, norm_eps=norm_eps)
-        self.dim_cond: int | None = block_kwargs.get("dim_cond")
-        self.sample_gated = block_kwargs.get("gating") == "sample" and block_kwargs.get("num_adaptive_weights", 1) > 1
+        self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
+        self.expand_streams = ExpandStreams(options.residual.streams)
+        self.reduce_streams = ReduceStreams(options.residual.streams)
+        self.rotary = None if options.rotary is None else RotaryTable(options.rotary.axes, theta=options.rotary.theta)
+        single = options.single_stream
+        parallel = single is not None and single.kind == "parallel"
+        # one modulation for all joint blocks, and one for all single-stream blocks
         self.shared_modulations = nn.ModuleList()
-        self.shared_single_modulation: Modulation | None = None
-        if shared_modulation:
-            self._share_modulations(single_stream_depth > 0, single_stream == "parallel", block_kwargs)
-        # the single-stream blocks read every modality, so the last joint block then discards none
-        last = depth - 1 if not single_stream_depth else None
-        self.blocks = nn.ModuleList(
-            MMDiTBlock(
-                dim_modalities=self.dim_modalities,
-                discard=sorted(discarded) if index == last else (),
-                unused_weights=unused_weights,
-                skip_feedforward=skip_last_feedforward if index == last else (),
-                dual=(count - 1,) if index in dual_blocks else (),
+        self.shared_single_modulation: nn.Module | None = None
+        if options.modulation.shared:
+            every = ATTENTION_PARTS + FEEDFORWARD_PARTS
+            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in dims)
+            if single is not None:
+                parts = ATTENTION_PARTS if parallel else every
+                self.shared_single_modulation = make_modulation(dims[0], parts, options, shared=True)
+
+        def block(index: int) -> nn.Module:
+            last = index == options.depth - 1
+            return MMDiTBlock(
+                options,
+                dim_modalities=dims,
+                # the single-stream blocks read every modality, so the last joint block then discards none
+                discard=sorted(self.discarded) if last and single is None else (),
+                skip_feedforward=options.indexes(options.without_last_feedforward) if last else (),
+                dual=(len(dims) - 1,) if index in options.attention.dual else (),
                 layer_index=index,
-                modality_names=self.modality_names,
-                **block_kwargs,
+                modality_names=names,
             )
-            for index in range(depth)
-        )
-        dim_head = self.blocks[0].joint_attn.dim_head  # type: ignore[union-attr]
-        if rotary_axes is not None and sum(rotary_axes) != dim_head:
-            raise ValueError(f"rotary_axes must add up to dim_head = {dim_head}, got {tuple(rotary_axes)}")
-        self.single_blocks = nn.ModuleList(
-            ParallelBlock(dim=self.dim_modalities[0], layer_index=2 * depth + index, **block_kwargs)
-            if single_stream == "parallel"
-            else MMDiTBlock(
-                dim_modalities=self.dim_modalities[:1],
-                modality_names=[JOINED],
-                layer_index=depth + index,
-                **block_kwargs,
-            )
-            for index in range(single_stream_depth)
-        )
-        normed = _for_each(final_norms, count, "final_norms", self.modality_names)
+
+        def single_block(index: int) -> nn.Module:
+            if parallel:
+                return ParallelBlock(options, dim=dims[0], layer_index=2 * options.depth + index)
+            place = options.depth + index
+            return MMDiTBlock(options, dim_modalities=dims[:1], modality_names=[JOINED], layer_index=place)
+
+        self.blocks = nn.ModuleList(map(block, range(options.depth)))
+        self.single_blocks = nn.ModuleList(map(single_block, range(0 if single is None else single.depth)))
         self.final_norms = nn.ModuleList(
-            RMSNorm(dim, eps=norm_eps) if has_norm and index not in discarded else nn.Identity()
-            for index, (dim, has_norm) in enumerate(zip(self.dim_modalities, normed, strict=True))
+            RMSNorm(dim, eps=options.norm_eps) if normed and i not in self.discarded else nn.Identity()
+            for i, (dim, normed) in enumerate(zip(dims, options.normed, strict=True))
         )
 
     def forward(
@@ -318,28 +260,7 @@ class MMDiT(nn.Module):
         places = [sequences.coordinates(place, i) for i, place in enumerate(positions)]
         return [None if place is None else self.rotary(place) for place in places]
 
-    def _share_modulations(self, single: bool, parallel: bool, options: dict[str, Any]) -> None:
-        """Take the modulations out of the blocks, into two that all joint and all single-stream blocks share."""
-        if self.dim_cond is None:
-            raise ValueError("shared_modulation needs dim_cond, got None")
-        kwargs = dict(adaln=options.get("adaln", "zero"), bias=options.get("modulation_bias", True))
-        parts: tuple[str, ...] = ATTENTION_PARTS + FEEDFORWARD_PARTS
-        self.shared_modulations.extend(Modulation(self.dim_cond, dim, parts, **kwargs) for dim in self.dim_modalities)
-        if single:
-            parts = ATTENTION_PARTS if parallel else parts
-            self.shared_single_modulation = Modulation(self.dim_cond, self.dim_modalities[0], parts, **kwargs)
-        options["own_modulation"] = False
-
 
 def _distinct(conds: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     """One vector for all modalities is the rule."""
     return conds[:1] if all(cond is conds[0] for cond in conds) else conds
-
-
-def _for_each(value: Any, count: int, argument: str, names: Sequence[str]) -> tuple[Any, ...]:
-    """`value` for every modality, or its own for each."""
-    if isinstance(value, (int, bool)):
-        return (value,) * count
-    if len(value) != count:
-        raise ValueError(f"{argument} must be one value or one for each of {', '.join(names)}, got {len(value)}")
-    return tuple(value)

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from mmdit.config.model import ModelConfig, build
+from mmdit.config import build
 from mmdit.config.yaml_document import one_line
+from mmdit.options import ModelOptions
 from mmdit.weights.header import FLOATS, MAX_TENSORS, CheckpointError, named
 from mmdit.weights.reader import WeightFiles
 
@@ -21,7 +22,7 @@ CANDIDATES = 1000  # names among which the nearest is looked for
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def empty_model(files: WeightFiles, config: ModelConfig) -> nn.Module:
+def empty_model(files: WeightFiles, config: ModelOptions) -> nn.Module:
     """The model on the meta device, once its tensors are known to be those of the files."""
     held = files.tensors
     # before a model is built for nothing: at least the queries, keys and values, the out projection and the feedforward
@@ -74,7 +75,7 @@ def listed(problems: list[str]) -> str:
     return "; ".join(problems[:SHOWN]) + (f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else "")
 
 
-def check_savable(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
+def check_savable(tensors: Mapping[str, Tensor], config: ModelOptions) -> None:
     """Nothing is written that could not be loaded: a wrapped or altered model, or one without values."""
     wanted = {name: tuple(tensor.shape) for name, tensor in _meta_model(config).state_dict().items()}
     problems = misfits(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
@@ -91,6 +92,6 @@ def check_savable(tensors: Mapping[str, Tensor], config: ModelConfig) -> None:
         )
 
 
-def _meta_model(config: ModelConfig) -> nn.Module:
+def _meta_model(config: ModelOptions) -> nn.Module:
     with torch.device("meta"):
         return build(config)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmdit.config.model import Config, ConfigError, ModelConfig, as_config, build
+from mmdit.config import Config, ConfigError, as_config, build
 from mmdit.config.yaml_document import one_line
+from mmdit.options import ModelOptions, as_data
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import FLOATS, CheckpointError
 from mmdit.weights.matching import check_savable, empty_model
@@ -57,7 +58,7 @@ def save(
     """
     model = getattr(model, "_orig_mod", model)  # of a compiled model
     config = getattr(model, "config", None)
-    if not isinstance(config, ModelConfig):
+    if not isinstance(config, ModelOptions):
         raise ValueError(
             f"{type(model).__name__} has no config to save with it; make the model with mmdit.build(config), "
             "or save its state_dict with safetensors"
@@ -66,7 +67,7 @@ def save(
         raise ValueError(f"dtype must be float64, float32, float16 or bfloat16, got {dtype}")
     tensors = model.state_dict()
     check_savable(tensors, config)
-    described = {"model": config.model_dump(mode="json")}  # defaults too: they may change
+    described = {"model": as_data(config)}  # defaults too: they may change
     kept = dict(metadata or {}) | own_metadata(config)
     specs, read = specs_of(tensors, dtype), tensors.__getitem__
     if max_shard_size is None:
@@ -88,7 +89,7 @@ def load(
     dtype: torch.dtype | None = None,
     *,
     verify: bool = False,
-    config: str | Path | Mapping[str, Any] | Config | ModelConfig | None = None,
+    config: str | Path | Mapping[str, Any] | Config | ModelOptions | None = None,
     layout: str = "mmdit",
 ) -> nn.Module:
     """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
@@ -133,7 +134,7 @@ def load(
 
 def load_weights(
     path: str | Path,
-    config: Config | ModelConfig | None,
+    config: Config | ModelOptions | None,
     device: str | torch.device = "cpu",
     dtype: torch.dtype | None = None,
     *,
@@ -189,7 +190,7 @@ def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
         raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 
-def _fill_buffers(model: nn.Module, config: ModelConfig, device: str | torch.device) -> None:
+def _fill_buffers(model: nn.Module, config: ModelOptions, device: str | torch.device) -> None:
     """Buffers that files do not hold are computed when a model is built, so they come from one that is built whole."""
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if not empty or torch.device(device).type == "meta":
@@ -200,12 +201,12 @@ def _fill_buffers(model: nn.Module, config: ModelConfig, device: str | torch.dev
         setattr(model.get_submodule(owner), key, whole[name].to(device))
 
 
-def own_metadata(config: ModelConfig) -> dict[str, str]:
+def own_metadata(config: ModelOptions) -> dict[str, str]:
     """What a file in our layout says of itself; `load` rebuilds the model from it."""
     return {
         "format": "pt",
         FORMAT_KEY: FORMAT,
-        CONFIG_KEY: json.dumps({"model": config.model_dump(mode="json")}),
+        CONFIG_KEY: json.dumps({"model": as_data(config)}),
         "mmdit_version": _version(),
         "torch_version": str(torch.__version__),
     }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.config.shipped import shipped_configs
 from mmdit_cli.request.tool_config import load_tool_config
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import torch
 
-from mmdit.config.model import ModelConfig, build
+from mmdit.config import build
 from mmdit.layouts.conversion import LayoutFiles, Weights, convert, nearest_layout
 from mmdit.layouts.layout import Layout, LayoutError
+from mmdit.options import ModelOptions
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
@@ -40,7 +41,7 @@ class WeightsCheck:
     fits_layout: str | None
 
 
-def check_weights(config: ModelConfig, path: Path, layout: str) -> WeightsCheck:
+def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck:
     """Compare the names and shapes in a file's header, or in those of its shards, with a layout's. Reads no tensor.
 
     Raises:
@@ -150,7 +151,7 @@ def convert_weights(
     )
 
 
-def find_layout(option: str, name: str, config: ModelConfig) -> Layout:
+def find_layout(option: str, name: str, config: ModelOptions) -> Layout:
     """Raises UserError where the layout has no place for the model."""
     try:
         return Layout(name, config)

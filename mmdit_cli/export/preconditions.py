@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.weights.atomic import check_folder, check_writable
 from mmdit.weights.reader import SINGLE, WeightFiles
 from mmdit.weights.shards import not_an_export, parse_size

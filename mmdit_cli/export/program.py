@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from mmdit.config.model import ModelConfig, PatchInput, TokenInput
 from mmdit.config.yaml_document import one_line
+from mmdit.options import ModelOptions, PatchInput, TokenInput
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
@@ -227,7 +227,7 @@ def compare(
     return largest
 
 
-def _tokens(model: ModelConfig, name: str, length: int, grid: tuple[int, int]) -> int:
+def _tokens(model: ModelOptions, name: str, length: int, grid: tuple[int, int]) -> int:
     end = model.modalities[name].input
     if isinstance(end, TokenInput):
         return min(length, end.max_length)

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 import mmdit
-from mmdit.config.model import ModelConfig, build
+from mmdit.config import build
 from mmdit.layouts.conversion import nearest_layout
+from mmdit.options import ModelOptions
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import load_weights
@@ -135,7 +136,7 @@ def export_model(
 
 
 def fresh_or_read(
-    config: ModelConfig, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
+    config: ModelOptions, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
 ) -> nn.Module:
     """The model with the weights of a file, or with fresh ones."""
     if file is not None:

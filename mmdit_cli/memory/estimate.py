@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.memory.fake_tensors import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
 from mmdit_cli.memory.measured import Phase, highest, total_bytes, weight_bytes

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.layers.attention import FusedAttention
 from mmdit.networks.parallel_block import JOINED
 from mmdit_cli.memory.measured import total_bytes

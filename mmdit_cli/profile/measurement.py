@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.errors import UserError
 from mmdit_cli.memory.measured import MemoryUse, measure_memory
 from mmdit_cli.memory.precheck import check_fits

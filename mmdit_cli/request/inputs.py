@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmdit.config.model import ModalityConfig, PatchInput, TokenInput
+from mmdit.options import ModalityOptions, PatchInput, TokenInput
 from mmdit.packing import Packing
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
@@ -109,7 +109,7 @@ class _Draw:
         return torch.randint(high, shape, generator=self.generator).to(self.device)
 
 
-def _input(modality: ModalityConfig, tokens: int, batch: int, draw: _Draw) -> Tensor:
+def _input(modality: ModalityOptions, tokens: int, batch: int, draw: _Draw) -> Tensor:
     end = modality.input
     if isinstance(end, TokenInput):
         return draw.integers(end.vocabulary, (batch, tokens))

@@ -3,54 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveInt, model_validator
+from annotated_types import Ge, Gt, Le
 
+from mmdit.config import Config
 from mmdit.config.file import load_config
-from mmdit.config.model import Config, ModelConfig, PatchInput, Section, TokenInput, wrong
+from mmdit.options import OptionError, Options, PatchInput, TokenInput, option
+from mmdit.options.fields import Number, Text, Whole
 from mmdit_cli.request.train_config import TrainConfig
 
 DEFAULT_TOKENS = 256
 
 
-class RunConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(Options):
     """What profile, flops and shape-check feed the model."""
 
-    batch_size: PositiveInt = 1
-    tokens: dict[str, PositiveInt] = Field(default_factory=dict)  # by modality; DEFAULT_TOKENS where it says nothing
-    mask: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)  # share of valid tokens
+    batch_size: Whole = option(1, "Samples of a call.", gt=0)
+    tokens: dict[Text, Annotated[Whole, Gt(0)]] = option(
+        {}, f"Tokens of a sample, by modality; {DEFAULT_TOKENS} where it says nothing."
+    )
+    mask: dict[Text, Annotated[Number, Ge(0), Le(1)]] = option({}, "Share of valid tokens, by masked modality.")
 
 
+@dataclass(frozen=True, kw_only=True)
 class ToolConfig(Config):
     """A whole config file."""
 
-    model: ModelConfig
-    run: RunConfig = RunConfig()
-    train: TrainConfig = TrainConfig()
+    run: RunConfig = option(RunConfig(), "What profile, flops and shape-check feed the model.")
+    train: TrainConfig = option(TrainConfig(), "How train-toy trains it.")
 
-    @model_validator(mode="after")
-    def _run_fits_model(self) -> ToolConfig:
+    def check(self) -> None:
+        super().check()
         for key in ("tokens", "mask"):
             for name in getattr(self.run, key):
                 if name not in self.model.modalities:
-                    known = ", ".join(self.model.modalities)
-                    raise wrong(("run", key, name), f"{name!r} is no modality of the model; they are {known}")
+                    message = f"{name!r} is no modality of the model; they are {', '.join(self.model.modalities)}"
+                    raise OptionError(("run", key, name), message)
         for name, modality in self.model.modalities.items():
-            count, end = self.tokens_of(name), modality.input
+            count, end, at = self.tokens_of(name), modality.input, ("run", "tokens", name)
             if isinstance(end, TokenInput) and count > end.max_length:
-                raise wrong(
-                    ("run", "tokens", name), f"{count} tokens exceed the input's max_length of {end.max_length}"
-                )
+                raise OptionError(at, f"{count} tokens exceed the input's max_length of {end.max_length}")
             if isinstance(end, PatchInput):
                 height, width = patch_grid(count)
                 if end.positions != "none" and width > end.max_size:
-                    raise wrong(
-                        ("run", "tokens", name),
-                        f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}",
-                    )
-        return self
+                    message = f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}"
+                    raise OptionError(at, message)
 
     def tokens_of(self, name: str) -> int:
         """Tokens of one sample in the modality."""
@@ -69,6 +70,6 @@ def load_tool_config(path: str | Path, overrides: Sequence[str] = ()) -> ToolCon
     """Read a config file (`-`: standard input) with `KEY=VALUE` overrides applied.
 
     Raises:
-        mmdit.config.model.ConfigError: it can't be read or is wrong; the message names the place.
+        mmdit.config.ConfigError: it can't be read or is wrong; the message names the place.
     """
     return load_config(path, ToolConfig, overrides=overrides)

@@ -2,48 +2,60 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from annotated_types import Gt
 
-from mmdit.config.model import Section
+from mmdit.options import Options, option
+from mmdit.options.fields import Flag, Number, Text, Whole
 
 MODE_SCALE_LIMIT = 1.7519  # 2 / (pi - 2), rounded down: above it the mode map is no longer monotonic
 
 
-class TimestepDensity(Section):
+@dataclass(frozen=True, kw_only=True)
+class TimestepDensity(Options):
     """How training draws t in (0, 1); t = 1 is noise (Esser et al. 2024, section 3.1)."""
 
-    kind: Literal["uniform", "logit_normal", "mode", "cosmap"] = "logit_normal"
-    mean: float = 0.0  # logit_normal: m
-    std: PositiveFloat = 1.0  # logit_normal: s
-    scale: float = Field(default=1.29, ge=-1.0, le=MODE_SCALE_LIMIT)  # mode: s
-    per_modality: bool = False  # each modality is noised by a t of its own, so that any may be given to draw the others
+    kind: Literal["uniform", "logit_normal", "mode", "cosmap"] = option("logit_normal", "The density of t.")
+    mean: Number = option(0.0, "Of logit_normal: m.")
+    std: Number = option(1.0, "Of logit_normal: s.", gt=0)
+    scale: Number = option(1.29, "Of mode: s.", ge=-1.0, le=MODE_SCALE_LIMIT)
+    per_modality: Flag = option(
+        False, "Each modality is noised by a t of its own, so that any may be given to draw the others."
+    )
 
 
-class SamplerConfig(Section):
+@dataclass(frozen=True, kw_only=True)
+class SamplerConfig(Options):
     """How samples are drawn from noise."""
 
-    steps: PositiveInt = 20
-    kind: Literal["euler", "heun"] = "euler"
-    guidance: NonNegativeFloat = 2.0  # classifier-free; 1: none
+    steps: Whole = option(20, "Steps from noise to data.", gt=0)
+    kind: Literal["euler", "heun"] = option("euler", "The method of integration.")
+    guidance: Number = option(2.0, "Classifier-free guidance; 1: none.", ge=0)
 
 
-class TrainConfig(Section):
-    # shapes and tones drawn on the fly; tones that tell of their picture; real handwritten digits
-    data: Literal["world", "echo", "digits"] = "world"
-    steps: PositiveInt = 600
-    batch_size: PositiveInt = 64
-    learning_rate: PositiveFloat = 2e-3
-    weight_decay: NonNegativeFloat = 0.01
-    warmup_steps: NonNegativeInt = 50
-    clip_grad_norm: PositiveFloat = 1.0
-    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    caption_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1  # what classifier-free guidance needs
-    shift: PositiveFloat = 1.0  # of the timesteps, toward noise where above 1 (Esser et al. 2024, eq. 23)
-    loss_weights: dict[str, PositiveFloat] = Field(default_factory=dict)  # by modality; 1 where it says nothing
-    timesteps: TimestepDensity = TimestepDensity()
-    sampler: SamplerConfig = SamplerConfig()
-    evaluation_samples: PositiveInt = 256  # at the end, of captions as trained on and of held-out ones
-    evaluate_every: NonNegativeInt = 200  # steps between evaluations on the way; 0: only at the end
-    checkpoint_every: PositiveInt = 200
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Options):
+    """How train-toy trains."""
+
+    data: Literal["world", "echo", "digits"] = option(
+        "world", "Shapes and tones drawn on the fly; tones that tell of their picture; real handwritten digits."
+    )
+    steps: Whole = option(600, "Training steps.", gt=0)
+    batch_size: Whole = option(64, "Samples a step.", gt=0)
+    learning_rate: Number = option(2e-3, "Of AdamW, after the warm-up.", gt=0)
+    weight_decay: Number = option(0.01, "Of AdamW.", ge=0)
+    warmup_steps: Whole = option(50, "Steps in which the learning rate rises.", ge=0)
+    clip_grad_norm: Number = option(1.0, "Largest norm of the gradients.", gt=0)
+    ema_decay: Number = option(0.99, "Of the weights' average, which is what draws.", ge=0, lt=1)
+    caption_dropout: Number = option(
+        0.1, "Share of captions left out, which classifier-free guidance needs.", ge=0, lt=1
+    )
+    shift: Number = option(1.0, "Of the timesteps, toward noise where above 1 (Esser et al. 2024, eq. 23).", gt=0)
+    loss_weights: dict[Text, Annotated[Number, Gt(0)]] = option({}, "By modality; 1 where it says nothing.")
+    timesteps: TimestepDensity = option(TimestepDensity(), "How timesteps are drawn.")
+    sampler: SamplerConfig = option(SamplerConfig(), "How samples are drawn.")
+    evaluation_samples: Whole = option(256, "Drawn at the end, of captions as trained on and of held-out ones.", gt=0)
+    evaluate_every: Whole = option(200, "Steps between evaluations on the way; 0: only at the end.", ge=0)
+    checkpoint_every: Whole = option(200, "Steps between checkpoints.", gt=0)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.config.model import LinearOutput, PatchOutput
+from mmdit.options import LinearOutput, PatchOutput
 from mmdit_cli.model_parts.flop_count import meta_model
 from mmdit_cli.request.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.request.size_limits import is_overflow, possible, too_large

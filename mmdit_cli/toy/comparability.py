@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmdit.config.model import PatchInput
+from mmdit.options import PatchInput
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences, safe_name

@@ -7,7 +7,7 @@ from typing import cast
 
 from torch import Tensor, nn
 
-from mmdit.config.model import LinearInput, LinearOutput, ModelConfig, PatchInput, PatchOutput, TokenInput
+from mmdit.options import LinearInput, LinearOutput, ModelOptions, PatchInput, PatchOutput, TokenInput
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import ToolConfig
@@ -63,7 +63,7 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
         ids: the captions' word ids `b n`; mask: `b n` bool, True = a word.
         per_modality: pass each modality's own t (the text's is 0), not the one they share.
     """
-    timestep = cast(ModelConfig, getattr(model, "module", model).config).timestep
+    timestep = cast(ModelOptions, getattr(model, "module", model).config).timestep
     scale = TIMESTEP_RANGE / (timestep.scale if timestep else 1)
     scaled = {name: t * scale for name, t in times.items()}
     shared = next(iter(scaled.values()))
@@ -72,7 +72,7 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     return velocity
 
 
-def _problems(model: ModelConfig, fit: Fit) -> list[str]:
+def _problems(model: ModelOptions, fit: Fit) -> list[str]:
     """What keeps a model from learning the data, in words."""
     known = {"text and image": ["image", "text"], "text, image and audio": ["audio", "image", "text"]}
     allowed = ([] if fit.sound_needed else ["text and image"]) + (["text, image and audio"] if fit.sound else [])

@@ -17,8 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from mmdit.config.model import ModelConfig, build
+from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
+from mmdit.options import ModelOptions
 from mmdit_cli.errors import UserError
 
 T = TypeVar("T")
@@ -142,7 +143,7 @@ class Processes(Group):
         if self.kind != "fsdp":
             return model
         state = {name: whole(x) for name, x in model.state_dict().items()}
-        plain = build(cast(ModelConfig, model.config)).to(self.device)
+        plain = build(cast(ModelOptions, model.config)).to(self.device)
         plain.load_state_dict(state)
         return plain
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.request.tool_config import ToolConfig

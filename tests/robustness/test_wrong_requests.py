@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmdit.config import ConfigError
 from mmdit.config.file import validate_mapping
-from mmdit.config.model import ConfigError
 from mmdit.config.regular_file import read_regular
 from mmdit_cli import app
 from mmdit_cli.errors import UserError

@@ -2,69 +2,62 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from mmdit.config.file import ConfigError, load_config
+from mmdit.options import OptionError, Options, option
+from mmdit.options.fields import Count, Flag, Number, Text, Whole
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+@dataclass(frozen=True, kw_only=True)
+class Round(Options):
+    kind: Literal["round"] = "round"
+    radius: Number = option(gt=0)
 
 
-class Round(Section):
-    kind: Literal["round"]
-    radius: PositiveFloat
+@dataclass(frozen=True, kw_only=True)
+class Square(Options):
+    kind: Literal["square"] = "square"
+    side: Whole = option(1, gt=0)
 
 
-class Square(Section):
-    kind: Literal["square"]
-    side: PositiveInt = 1
+@dataclass(frozen=True, kw_only=True)
+class Layer(Options):
+    width: Whole = option(gt=0)
+    shape: Annotated[Round | Square, Field(discriminator="kind")] | None = option(None)
+    mode: Literal["fast", "slow"] | None = option("fast")
+    even: Whole = option(2, multiple_of=2)
 
 
-class Layer(Section):
-    width: PositiveInt
-    shape: Annotated[Round | Square, Field(discriminator="kind")] | None = None
-    mode: Literal["fast", "slow"] | None = "fast"
-    even: Annotated[int, Field(multiple_of=2)] = 2
+@dataclass(frozen=True, kw_only=True)
+class Net(Options):
+    depth: Whole = option(gt=0)
+    layers: dict[Text, Layer] = option({"z": Layer(width=1)}, min_length=1)
+    scale: Number = option(1)
+    on: Flag = option(False)
+    label: Text = option("net", min_length=1)
+    registers: Count | dict[Text, Count] = option(0)
+    picks: tuple[Count, ...] = option(())
 
-
-class Net(Section):
-    depth: PositiveInt
-    layers: dict[str, Layer] = Field(default={}, min_length=1)
-    scale: float = 1
-    on: bool = False
-    label: str = Field(default="net", min_length=1)
-    registers: Annotated[int, Field(ge=0)] | dict[str, Annotated[int, Field(ge=0)]] = 0
-    picks: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = ()
-
-    @field_validator("label")
-    @classmethod
-    def _label_is_lower(cls, label: str) -> str:
-        if label != label.lower():
-            raise ValueError(f"a label is lower case, not {label!r}")
-        return label
-
-    @model_validator(mode="after")
-    def _picks_exist(self) -> Net:
+    def check(self) -> None:
+        if self.label != self.label.lower():
+            raise OptionError(("label",), f"a label is lower case, not {self.label!r}")
         for index, pick in enumerate(self.picks):
             if pick >= self.depth:
-                message = f"block {pick} does not exist"
-                raise PydanticCustomError("value_error", "{message}", {"message": message, "at": ("picks", index)})
+                raise OptionError(("picks", index), f"block {pick} does not exist")
         if self.scale == 0:
-            message = "scale 0 needs an even width"
-            at = ("layers", "a", "even")
-            raise PydanticCustomError("value_error", "{message}", {"message": message, "at": at})
-        return self
+            raise OptionError(("layers", "a", "even"), "scale 0 needs an even width")
 
 
-class Whole(Section):
-    net: Net
-    note: Any = None
+@dataclass(frozen=True, kw_only=True)
+class WholeFile(Options):
+    net: Net = option()
+    note: Any = option(None)
 
 
 GOOD = """\
@@ -84,9 +77,9 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def load(text: str | bytes, *overrides: str) -> Whole:
+def load(text: str | bytes, *overrides: str) -> WholeFile:
     Path("c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
-    return load_config("c.yaml", Whole, overrides=overrides)
+    return load_config("c.yaml", WholeFile, overrides=overrides)
 
 
 def refusal(text: str | bytes, *overrides: str) -> str:

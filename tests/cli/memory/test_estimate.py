@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.measured import measure_memory
 from mmdit_cli.model_parts.timed_call import Call

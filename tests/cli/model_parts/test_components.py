@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from tests.support.small_configs import VARIANTS, config
 

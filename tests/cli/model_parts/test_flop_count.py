@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.counting import Counts
 from mmdit_cli.model_parts.flop_count import FlopsResult, component_flops, count_flops

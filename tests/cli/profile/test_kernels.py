@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.autograd import DeviceType
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.profile.breakdown import device_parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.request.inputs import example_inputs

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmdit.config.model import build
+from mmdit.config import build
 from mmdit_cli.shape_check.shapes import check_model, check_shapes
 from tests.support.small_configs import BATCH, IMAGE, VARIANTS, D, config
 

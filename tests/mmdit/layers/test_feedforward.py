@@ -3,7 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdit.layers.feedforward import FEEDFORWARD_KINDS, FeedForward, feedforward_options
+from mmdit.layers.feedforward import FEEDFORWARD_KINDS, FeedForward
+from mmdit.networks.block import MMDiTBlock
+from mmdit.options import FeedForwardOptions
 from tests.support import oracles
 from tests.support.draws import drawn, randn
 
@@ -35,16 +37,22 @@ def test_features_are_dropped_in_training_alone():
     ],
 )
 def test_the_published_flags_are_understood(given, wanted):
-    assert feedforward_options(given) == wanted
+    assert FeedForwardOptions.of_published(given) == FeedForwardOptions(**wanted)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeedForward(6, kind="relu"), "feedforward kind must be one of gelu, gelu_tanh, .*got 'relu'"),
+        (lambda: FeedForward(6, kind="relu"), "kind: expected one of gelu, gelu_tanh, .*got 'relu'"),
         (lambda: FeedForward(6, mult=0.1), "hidden width of at least 1, got 0.1 of 6"),
-        (lambda: feedforward_options(dict(kind="gelu", glu=True)), "either kind or the flags glu and swish"),
-        (lambda: feedforward_options(dict(relu_squared=True)), "ff_kwargs: unknown relu_squared; known are mult"),
+        (
+            lambda: MMDiTBlock(dim_modalities=[6], ff_kwargs=dict(kind="gelu", glu=True)),
+            "ff_kwargs: give either kind or the flags glu and swish",
+        ),
+        (
+            lambda: MMDiTBlock(dim_modalities=[6], ff_kwargs=dict(relu_squared=1)),
+            "ff_kwargs: unknown relu_squared; known are mult",
+        ),
     ],
 )
 def test_wrong_options_are_refused(make, message):

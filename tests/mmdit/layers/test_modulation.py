@@ -36,8 +36,3 @@ def test_shifts_and_scales_start_at_zero_and_gates_where_adaln_says(adaln, gate)
 
 def test_without_conditioning_there_is_none():
     assert NoModulation()(None) == BlockModulation()
-
-
-def test_an_unknown_start_is_refused():
-    with pytest.raises(ValueError, match="adaln must be one of zero, identity, got 'one'"):
-        Modulation(5, 4, EVERY, adaln="one")

@@ -9,9 +9,9 @@ from mmdit.layers.residuals import (
     HyperConnection,
     PlainResidual,
     ReduceStreams,
-    make_residual,
 )
 from mmdit.networks.transformer import MMDiT
+from mmdit.options import ResidualOptions
 from tests.support import oracles
 from tests.support.draws import drawn, randn
 
@@ -270,18 +270,18 @@ def test_a_fresh_network_with_streams_is_the_plain_one_times_the_streams(residua
         (
             "highway",
             2,
-            "residual must be one of plain, nested, hyper_connections, manifold_hyper_connections, got 'highway'",
+            "kind: expected one of plain, nested, hyper_connections, manifold_hyper_connections, got 'highway'",
         ),
-        ("plain", 2, "'plain' has 1 residual stream, got num_residual_streams=2"),
-        ("plain", 0, "'plain' has 1 residual stream, got num_residual_streams=0"),
-        ("hyper_connections", 1, "at least 2 residual streams, got num_residual_streams=1"),
-        ("manifold_hyper_connections", 0, "at least 2 residual streams, got num_residual_streams=0"),
-        ("hyper_connections", -1, "at least 2 residual streams, got num_residual_streams=-1"),
+        ("plain", 2, "streams: kind 'plain' has 1 stream, got 2; set kind: hyper_connections"),
+        ("plain", 0, "streams: expected a number >= 1, got 0"),
+        ("hyper_connections", 1, "streams: kind 'hyper_connections' needs at least 2 streams, got 1"),
+        ("manifold_hyper_connections", 0, "streams: expected a number >= 1, got 0"),
+        ("hyper_connections", -1, "streams: expected a number >= 1, got -1"),
     ],
 )
 def test_kinds_and_streams_that_do_not_fit_are_refused(kind, streams, message):
     with pytest.raises(ValueError, match=message):
-        make_residual(kind, DIM, streams=streams, layer_index=0)
+        ResidualOptions(kind=kind, streams=streams)
 
 
 def test_streams_are_copies_at_the_start_and_a_sum_at_the_end():

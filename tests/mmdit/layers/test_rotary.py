@@ -5,7 +5,8 @@ import cmath
 import pytest
 import torch
 
-from mmdit.layers.rotary import RotaryTable, fill_tables, grid_coordinates, rotate, sequence_coordinates
+from mmdit.layers.rotary import RotaryTable, fill_tables, rotate
+from mmdit.networks.places import grid_coordinates, sequence_coordinates
 from tests.support.draws import randn
 
 

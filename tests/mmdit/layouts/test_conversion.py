@@ -119,7 +119,7 @@ def test_the_header_of_a_full_size_file_is_checked_without_reading_it(family, tm
     specs = {name: TensorSpec(torch.bfloat16, tuple(x.shape)) for name, x in state.items()}
     file = sparse(tmp_path / "theirs.safetensors", layout_of(specs))
     assert file.stat().st_size > 2 * family.parameters
-    config = mmdit.config.model.as_config(CONFIGS / f"{family.config}.yaml").model
+    config = mmdit.config.as_config(CONFIGS / f"{family.config}.yaml").model
     assert check_weights(config, file, "diffusers").problems == []
     renamed = {(name + "_" if name == "proj_out.weight" else name): spec for name, spec in specs.items()}
     problems = check_weights(config, sparse(file, layout_of(renamed)), "diffusers").problems

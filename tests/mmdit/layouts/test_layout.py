@@ -8,7 +8,7 @@ import torch
 import mmdit
 from benchmarks.families.comparison import random_theirs, randomize
 from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
-from mmdit.config.model import as_config
+from mmdit.config import as_config
 from mmdit.layouts.layout import LAYOUTS, Layout, LayoutError, from_layout, to_layout
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]

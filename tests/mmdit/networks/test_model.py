@@ -8,7 +8,7 @@ from torch.nn.functional import silu
 
 import mmdit
 from mmdit import MMDiTModel
-from mmdit.config.model import ConfigError
+from mmdit.config import ConfigError
 from mmdit.layers.positions import sinusoid
 from tests.support import oracles
 from tests.support.draws import drawn, padded_mask, randn

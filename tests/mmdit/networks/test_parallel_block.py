@@ -5,7 +5,7 @@ import torch
 from torch.nn.functional import silu
 
 import mmdit
-from mmdit.config.model import ConfigError
+from mmdit.config import ConfigError
 from mmdit.networks.parallel_block import ParallelBlock
 from mmdit.networks.transformer import MMDiT
 from tests.support import oracles
@@ -159,10 +159,18 @@ def test_a_nested_residual_keeps_the_feedforward_alone():
 @pytest.mark.parametrize(
     ("options", "call", "message"),
     [
-        (dict(dim_modalities=(8, 12)), {}, r"single-stream blocks need modalities of one width, got \(8, 12\)"),
-        (dict(single_stream="beside"), {}, "single_stream must be one of parallel, sequential, got 'beside'"),
-        (dict(shared_modulation=True, dim_cond=None), {}, "shared_modulation needs dim_cond, got None"),
-        (dict(shared_modulation=True, dual_blocks=(0,)), {}, "no modulation for the second attention"),
+        (dict(dim_modalities=(8, 12)), {}, "widths must be equal, got modality 0 8, modality 1 12"),
+        (dict(single_stream="beside"), {}, "single_stream.kind: expected one of parallel, sequential, got 'beside'"),
+        (
+            dict(shared_modulation=True, dim_cond=None),
+            {},
+            "modulation comes from the conditioning vector, so set dim_cond",
+        ),
+        (
+            dict(shared_modulation=True, dual_blocks=(0,)),
+            {},
+            "the second attention of attention.dual has no shared modulation",
+        ),
         (dict(rotary_axes=(4,)), {}, "modality_positions: this model has rotary_axes and needs them, got none"),
         ({}, dict(modality_positions=[None, None]), "was built without rotary_axes"),
         (dict(rotary_axes=(4,)), dict(modality_positions=[None]), "must be one .* for each of .* got 1"),

@@ -218,19 +218,19 @@ def test_unwanted_conditioning_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(depth=0), "depth must be at least 1"),
+        (dict(depth=0), "depth: expected a number > 0, got 0"),
         (dict(discard=(3,)), "discard holds modality indexes below 3, got 3"),
-        (dict(discard=(0, 1, 2)), "every input is discarded"),
+        (dict(discard=(0, 1, 2)), "discard: every modality is discarded"),
         (dict(num_register_tokens=(1, 2)), "num_register_tokens must be one value or one for each"),
         (dict(num_register_tokens=-1), "num_register_tokens must be at least 0"),
-        (dict(dual_blocks=(4,)), "dual_blocks holds block indexes below depth=1, got 4"),
-        (dict(num_residual_streams=2, residual="plain"), "'plain' has 1 residual stream"),
-        (dict(num_residual_streams=0), "at least 2 residual streams, got num_residual_streams=0"),
-        (dict(residual="manifold_hyper_connections"), "at least 2 residual streams"),
-        (dict(residual="highway"), "residual must be one of plain"),
-        (dict(adaln="one", dim_cond=4), "adaln must be one of zero, identity"),
+        (dict(dual_blocks=(4,)), "dual_blocks.0: block 4 does not exist; depth is 1"),
+        (dict(num_residual_streams=2, residual="plain"), "num_residual_streams: kind 'plain' has 1 stream, got 2"),
+        (dict(num_residual_streams=0), "num_residual_streams: expected a number >= 1, got 0"),
+        (dict(residual="manifold_hyper_connections"), "num_residual_streams: .* needs at least 2 streams, got 1"),
+        (dict(residual="highway"), "residual: expected one of plain, .* got 'highway'"),
+        (dict(adaln="one", dim_cond=4), "adaln: expected one of zero, identity, got 'one'"),
         (dict(ff_kwargs=dict(width=3)), "ff_kwargs: unknown width"),
-        (dict(ff_kwargs=dict(kind="relu")), "feedforward kind must be one of"),
+        (dict(ff_kwargs=dict(kind="relu")), "ff_kwargs.kind: expected one of gelu, .* got 'relu'"),
     ],
 )
 def test_wrong_options_are_refused(options, message):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import FrozenInstanceError
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mmdit.config.model import ConfigError, ModelConfig, PatchInput, as_config, build
+from mmdit.config import ConfigError, as_config, build
+from mmdit.options import ModelOptions, PatchInput, as_data
 from tests.support.paths import CONFIGS as SHIPPED
 
 CONFIGS = sorted(SHIPPED.glob("*.yaml"))
@@ -24,7 +26,7 @@ def refusal(**changes: Any) -> str:
     return str(error.value)
 
 
-def model(**changes: Any) -> ModelConfig:
+def model(**changes: Any) -> ModelOptions:
     return as_config(BARE | changes).model
 
 
@@ -65,11 +67,11 @@ def test_kind_chooses_the_end_of_a_modality() -> None:
 
 def test_a_config_can_be_written_out_and_read_again() -> None:
     config = as_config(CONFIGS[0])
-    assert as_config(config.model_dump(mode="json")) == config
+    assert as_config(as_data(config)) == config
 
 
 def test_a_config_does_not_change() -> None:
-    with pytest.raises(ValueError, match="frozen"):
+    with pytest.raises(FrozenInstanceError):
         as_config(BARE).model.depth = 3  # type: ignore[misc]
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mmdit import JointAttention
-from mmdit.layers.heads import resolve_heads
+from mmdit.options import JointAttentionOptions
 
 
 @pytest.mark.parametrize(
@@ -20,8 +20,7 @@ from mmdit.layers.heads import resolve_heads
     ],
 )
 def test_any_two_sizes_decide_the_third(given, wanted):
-    full = dict.fromkeys(("dim_joint_attn", "heads", "dim_head")) | given
-    assert resolve_heads(**full) == wanted
+    assert JointAttentionOptions(**given).head_sizes == wanted
     net = JointAttention(dim_inputs=[8], **given)
     assert (net.heads, net.dim_head) == wanted
     assert net.to_out[0].linear.in_features == wanted[0] * wanted[1]
@@ -34,12 +33,12 @@ def test_any_two_sizes_decide_the_third(given, wanted):
         ((100, None, None), "dim_joint_attn must be a multiple of dim_head=64, got 100"),
         ((100, 3, None), "dim_joint_attn must be a multiple of heads=3, got 100"),
         ((100, None, 48), "dim_joint_attn must be a multiple of dim_head=48, got 100"),
-        ((0, None, None), "dim_joint_attn must be at least 1, got 0"),
-        ((None, -2, None), "heads must be at least 1, got -2"),
-        ((None, None, 0), "dim_head must be at least 1, got 0"),
+        ((0, None, None), "dim_joint_attn: expected a number > 0, got 0"),
+        ((None, -2, None), "heads: expected a number > 0, got -2"),
+        ((None, None, 0), "dim_head: expected a number > 0, got 0"),
     ],
 )
 def test_sizes_that_contradict_one_another_are_refused(given, message):
     dim_joint_attn, heads, dim_head = given
     with pytest.raises(ValueError, match=message):
-        resolve_heads(dim_joint_attn=dim_joint_attn, heads=heads, dim_head=dim_head)
+        JointAttentionOptions(dim_joint_attn=dim_joint_attn, heads=heads, dim_head=dim_head)

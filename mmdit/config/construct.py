@@ -1,0 +1,49 @@
+"""From a config, in whatever form it comes, to the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from mmdit import mmdit_pytorch
+from mmdit.config.file import load_config, validate_mapping
+from mmdit.config.sections import Config
+from mmdit.networks.model import MMDiTModel
+from mmdit.networks.transformer import MMDiT
+from mmdit.options import ModelOptions
+
+Given = str | Path | Mapping[str, Any] | Config | ModelOptions
+
+
+def as_config(config: Given) -> Config:
+    """Read a config from a path, a mapping (`{"model": {...}}` or the model section alone) or a config object.
+
+    Raises:
+        ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
+    """
+    if isinstance(config, Config):
+        return config
+    if isinstance(config, ModelOptions):
+        return Config(model=config)
+    if isinstance(config, Mapping):
+        return validate_mapping(config if "model" in config else {"model": config}, Config, source="config")
+    return load_config(config, Config)
+
+
+def build(config: Given) -> nn.Module:
+    """A model from a config: the bare `MMDiT`, or `MMDiTModel` where the config has inputs, outputs or a timestep.
+
+    It keeps its options as `.config`. Build under `torch.device("meta")` to get its shapes without memory.
+
+    Raises:
+        ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
+    """
+    options = as_config(config).model
+    if options.has_ends:
+        return MMDiTModel(options)
+    bare = (mmdit_pytorch.MMDiT if options.variant == "two_modality" else MMDiT)(options)
+    bare.config = options  # type: ignore[assignment]
+    return bare

@@ -1,0 +1,87 @@
+"""From the stream's tokens to what goes out: an adaptive final norm and a projection."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.options import LinearOutput, ModalityOptions, ModelOptions, PatchInput, PatchOutput
+
+ShiftScale = tuple[Tensor | None, Tensor | None]
+
+
+class SequenceHead(nn.Module):
+    """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder").
+
+    Args:
+        normed: False modulates the tokens as they are.
+        zero: start the projection at zero; the modulation always is.
+        bias, modulation_bias: whether the projection and the modulation have one.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        dim_out: int,
+        *,
+        dim_cond: int | None,
+        eps: float,
+        zero: bool,
+        normed: bool = True,
+        bias: bool = True,
+        modulation_bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim, bias=modulation_bias)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps, normed=normed)
+        self.linear = nn.Linear(dim, dim_out, bias=bias)
+        for linear in (self.modulation, self.linear if zero else None):
+            for parameter in () if linear is None else linear.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
+        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave."""
+        shift, scale = self.modulate(cond) if modulation is None else modulation
+        return self.linear(self.norm(x, shift, scale))
+
+    def modulate(self, cond: Tensor | None) -> ShiftScale:
+        """Shift and scale, `b 1 d`, of the conditioning `b dim_cond`; None of none."""
+        if self.modulation is None or cond is None:
+            return None, None
+        shift, scale = self.modulation(F.silu(cond)).unsqueeze(1).chunk(2, dim=-1)
+        return shift, scale
+
+
+class PatchHead(SequenceHead):
+    """The same for an image: `b (h w) d -> b c (h p) (w p)`."""
+
+    def __init__(self, dim: int, channels: int, patch: int, **options: Any) -> None:
+        super().__init__(dim, channels * patch * patch, **options)
+        self.patch = patch
+
+    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
+        """`like`: the image b c' h' w' that came in, whose size the output takes."""
+        p = self.patch
+        patches = super().forward(x, cond, like, modulation)
+        return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
+
+
+def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:
+    """A modality's output head; None where its tokens go out as they are."""
+    options: dict[str, Any] = dict(
+        dim_cond=network.dim_cond,
+        eps=network.norm_eps,
+        zero=network.adaln == "zero",
+        modulation_bias=network.modulation.bias,
+    )
+    match modality.output, modality.input:
+        case LinearOutput() as out, _:
+            return SequenceHead(modality.dim, out.dim, normed=out.norm, bias=out.bias, **options)
+        case PatchOutput() as out, PatchInput(patch=patch):
+            return PatchHead(modality.dim, out.channels, patch, normed=out.norm, bias=out.bias, **options)
+        case _:
+            return None

@@ -1,0 +1,359 @@
+"""From an attention's options to a block's and a whole model's; each holds those below it, and the rules among them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, Literal
+
+from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+from mmdit.options.parts import (
+    AttentionOptions,
+    FeedForwardOptions,
+    GuidanceOptions,
+    ModalityOptions,
+    ModulationOptions,
+    NetworkAttentionOptions,
+    PooledOptions,
+    ResidualOptions,
+    RotaryOptions,
+    SingleStreamOptions,
+    TimestepOptions,
+)
+
+DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
+TWO = ("text", "image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JointAttentionOptions(Options):
+    """What a `JointAttention` is."""
+
+    dim_cond: Whole | None = option(
+        None, "Width of the conditioning vector; null: plain layer norms with weights, and no gates.", gt=0
+    )
+    dim_joint_attn: Whole | None = option(
+        None, "heads x dim_head: any two of the three decide the third (default: 8 heads of 64).", gt=0
+    )
+    heads: Whole | None = option(None, "Attention heads.", gt=0)
+    dim_head: Whole | None = option(None, "Features of a head.", gt=0)
+    qk_rmsnorm: Flag = option(False, "RMS norm of queries and keys per head, with a learned scale.")
+    attention: AttentionOptions = option(AttentionOptions(), "What the attention is made of.")
+    norm_eps: Number = option(1e-6, "Added to the variance in the norms.", gt=0)
+    unused_weights: Literal["none", "queries", "all"] = option(
+        "none",
+        "Which weights of a discarded modality to keep in the last joint block though nothing reads them, because "
+        "published checkpoints hold them: its query projection (SD3), or all of it (Qwen-Image).",
+    )
+
+    @property
+    def head_sizes(self) -> tuple[int, int]:
+        """`(heads, dim_head)`, of which any two sizes decide the third."""
+        if self.dim_joint_attn is None:
+            return self.heads or DEFAULT_HEADS, self.dim_head or DEFAULT_DIM_HEAD
+        if self.heads is not None:
+            return self.heads, self.dim_joint_attn // self.heads
+        dim_head = self.dim_head or DEFAULT_DIM_HEAD
+        return self.dim_joint_attn // dim_head, dim_head
+
+    def check(self) -> None:
+        width, (heads, dim_head) = self.dim_joint_attn, self.head_sizes
+        if width is not None and self.heads is not None and self.dim_head is not None:
+            if self.heads * self.dim_head != width:
+                message = f"dim_joint_attn must be heads * dim_head = {self.heads} * {self.dim_head} = "
+                raise OptionError(("dim_joint_attn",), f"{message}{self.heads * self.dim_head}, got {width}")
+        elif width is not None and heads * dim_head != width:
+            name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
+            raise OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
+        if self.qk_rmsnorm and self.attention.qk_layernorm:
+            message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
+            raise OptionError(("attention", "qk_layernorm"), message)
+        if self.attention.gating == "sample" and self.dim_cond is None:
+            message = "gating 'sample' comes from the conditioning vector, so set dim_cond"
+            raise OptionError(("attention", "gating"), message)
+        if self.unused_weights != "none" and self.attention.kind == "adaptive":
+            message = "no published checkpoint is adaptive; leave unused_weights at none"
+            raise OptionError(("unused_weights",), message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockOptions(JointAttentionOptions):
+    """What an `MMDiTBlock` is."""
+
+    residual: ResidualOptions = option(ResidualOptions(), "How branches are added to the tokens.")
+    feedforward: FeedForwardOptions = option(
+        FeedForwardOptions(),
+        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout.",
+        keywords={"ff_kwargs": None},
+        made=FeedForwardOptions.of_published,
+    )
+    modulation: ModulationOptions = option(ModulationOptions(), "From the conditioning to shifts, scales and gates.")
+    adaln: Literal["zero", "identity"] = option(
+        "zero", "Gates start at 0, as in DiT, or at 1, as in the published `mmdit` package."
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.modulation != ModulationOptions() and self.dim_cond is None:
+            raise OptionError(("modulation",), "modulation comes from the conditioning vector, so set dim_cond")
+        if self.adaln == "identity" and not self.modulation.bias:
+            message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
+            raise OptionError(("modulation", "bias"), message)
+
+
+def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
+    """What errors and tables call the modalities; numbered where they have no names."""
+    if names is None:
+        return tuple(f"{what} {index}" for index in range(count))
+    if len(names) != count:
+        raise ValueError(
+            f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
+        )
+    return tuple(names)
+
+
+def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:
+    """The set of modality indexes in `given`, each checked to exist."""
+    for index in given:
+        if not 0 <= index < count:
+            raise ValueError(f"{argument} holds modality indexes below {count}, got {index}")
+    return frozenset(given)
+
+
+# The constructors' keywords speak of modalities by their places, options by their names.
+_NAMED = {"dim_modalities": MISSING, "modality_names": None}
+
+
+def _distinct(dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
+    labels = modality_labels(names, len(dims))
+    if len({*labels}) < len(labels):
+        raise ValueError(f"modality_names must differ from one another, got {labels}")
+    return labels
+
+
+def _by_names(argument: str) -> dict[str, Any]:
+    """The names of the modalities whose places a keyword gives."""
+
+    def named(given: Collection[int], dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
+        labels = modality_labels(names, len(dims))
+        return tuple(labels[i] for i in sorted(modality_indexes(given, len(dims), argument)))
+
+    return {"keywords": {argument: (), **_NAMED}, "made": named}
+
+
+def _for_each(argument: str, default: Any) -> dict[str, Any]:
+    """One value for all modalities, or by name its own for each."""
+
+    def values(given: Any, dims: Sequence[int], names: Sequence[str] | None) -> Any:
+        labels = modality_labels(names, len(dims))
+        if isinstance(given, (int, bool)):
+            return given
+        if len(given) != len(dims):
+            raise ValueError(f"{argument} must be one value or one for each of {', '.join(labels)}, got {len(given)}")
+        return dict(zip(labels, given, strict=True))
+
+    return {"keywords": {argument: default, **_NAMED}, "made": values}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions(BlockOptions):
+    """What a network is: an `MMDiT`, or an `MMDiTModel` where it has inputs, outputs or a timestep."""
+
+    variant: Literal["two_modality", "generalized"] = option(
+        "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
+    )
+    depth: Whole = option(sentence="Number of joint blocks.", gt=0)
+    attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
+    modalities: dict[Text, ModalityOptions] = option(
+        sentence="In the order of the joint sequence; two_modality needs exactly text, image.",
+        keywords=_NAMED,
+        made=lambda dims, names: {
+            name: ModalityOptions(dim=dim) for name, dim in zip(_distinct(dims, names), dims, strict=True)
+        },
+        min_length=1,
+    )
+    rotary: RotaryOptions | None = option(
+        None,
+        "Rotary positions; as keywords the forward then takes `modality_positions`.",
+        keywords={"rotary_axes": None, "rotary_theta": 10_000.0},
+        made=lambda axes, theta: None if axes is None else RotaryOptions(axes=tuple(axes), theta=theta),
+    )
+    single_stream: SingleStreamOptions | None = option(
+        None,
+        "Blocks that follow, over all tokens as one stream: parallel (FLUX) or sequential (AuraFlow).",
+        keywords={"single_stream": "parallel", "single_stream_depth": 0},
+        made=lambda kind, depth: SingleStreamOptions(depth=depth, kind=kind) if depth else None,
+    )
+    register_tokens: Count | dict[Text, Count] = option(
+        0,
+        "Learned tokens in front of every modality (two_modality: of the image), or by modality; dropped at the end.",
+        **_for_each("num_register_tokens", 0),
+    )
+    discard: tuple[Text, ...] = option(
+        (),
+        "Modalities not needed after the last block, which then holds only what the others attend to.",
+        **_by_names("discard"),
+    )
+    skip_last_feedforward: tuple[Text, ...] | None = option(
+        None,
+        "Modalities without a feedforward in the last block; null: text for two_modality, none for generalized.",
+        **_by_names("skip_last_feedforward"),
+    )
+    final_norm: Flag | dict[Text, Flag] | None = option(
+        None,
+        "An RMS norm on the tokens that come out, or by modality; null: where a modality has no output head, whose "
+        "norm would repeat it. Of two_modality only the image has one.",
+        **_for_each("final_norms", True),
+    )
+    timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
+    guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
+    pooled: PooledOptions | None = option(None, "Adds a vector of the sample to it.", keywords={})
+    checkpoint_activations: Flag = option(
+        False, "Recompute each block in the backward pass instead of keeping its activations."
+    )
+    varlen: Flag = option(
+        False,
+        "Where masks leave tokens out, pack the others and compute those alone: same outputs, zeros at the padding. To "
+        "torch.compile and torch.export the lengths are constants.",
+    )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.modalities)
+
+    @property
+    def has_ends(self) -> bool:
+        """Whether this is a whole network (`MMDiTModel`) rather than a bare transformer."""
+        ends = any(m.input is not None or m.output is not None for m in self.modalities.values())
+        return ends or self.timestep is not None
+
+    @property
+    def registers(self) -> list[int]:
+        """Register tokens of each modality."""
+        if isinstance(self.register_tokens, dict):
+            return [self.register_tokens.get(name, 0) for name in self.names]
+        two = self.variant == "two_modality"
+        return [0 if two and name == "text" else self.register_tokens for name in self.names]
+
+    @property
+    def normed(self) -> list[bool]:
+        """Whether each modality has a final norm."""
+        if isinstance(self.final_norm, dict):
+            return [self.final_norm.get(name, False) for name in self.names]
+        headed = [self.final_norm is None and m.output is not None for m in self.modalities.values()]
+        kept = [self.variant == "generalized" or name == "image" for name in self.names]
+        return [self.final_norm is not False and keep and not head for keep, head in zip(kept, headed, strict=True)]
+
+    @property
+    def without_last_feedforward(self) -> tuple[str, ...]:
+        if self.skip_last_feedforward is None:
+            return ("text",) if self.variant == "two_modality" and self.single_stream is None else ()
+        return self.skip_last_feedforward
+
+    def indexes(self, names: Collection[str]) -> list[int]:
+        """The places of modalities."""
+        return sorted(self.names.index(name) for name in names)
+
+    # ------------------------------------------------------------------------------------------------------- rules
+
+    def check(self) -> None:
+        super().check()
+        names = self.names
+        if self.variant == "two_modality" and names != TWO:
+            message = f"two_modality needs exactly text, image in this order, got {', '.join(names)}"
+            raise OptionError(("modalities",), message)
+        self._check_names()
+        if set(self.discard) == set(names):
+            message = "every modality is discarded, so nothing would come out; keep at least one"
+            raise OptionError(("discard",), message)
+        for index, block in enumerate(self.attention.dual):
+            if not 0 <= block < self.depth:
+                message = f"block {block} does not exist; depth is {self.depth}"
+                raise OptionError(("attention", "dual", index), message)
+        if self.attention.dual and self.modulation.shared:
+            message = "the second attention of attention.dual has no shared modulation"
+            raise OptionError(("modulation", "shared"), message)
+        if self.depth - 1 in self.attention.dual and names[-1] in self.discard and self.single_stream is None:
+            message = f"the last block discards {names[-1]!r}, so it can't attend to it again"
+            raise OptionError(("attention", "dual"), message)
+        if self.unused_weights != "none" and not self.discard:
+            message = "unused weights are those of a discarded modality; set discard"
+            raise OptionError(("unused_weights",), message)
+        self._check_conditioning()
+        self._check_single_stream()
+        self._check_rotary()
+
+    def _check_names(self) -> None:
+        known = ", ".join(self.names)
+        for key in ("discard", "skip_last_feedforward"):
+            for index, name in enumerate(getattr(self, key) or ()):
+                if name not in self.names:
+                    message = f"{name!r} is no modality; the modalities are {known}"
+                    raise OptionError((key, index), message)
+        for key in ("register_tokens", "final_norm"):
+            value = getattr(self, key)
+            for name in value if isinstance(value, dict) else ():
+                if name not in self.names:
+                    raise OptionError((key, name), f"{name!r} is no modality; they are {known}")
+        if self.variant == "two_modality":
+            if isinstance(self.register_tokens, dict) and self.register_tokens.get("text"):
+                message = "two_modality has register tokens before the image alone"
+                raise OptionError(("register_tokens", "text"), message)
+            if "image" in (self.skip_last_feedforward or ()):
+                message = "two_modality can skip the last feedforward of text alone"
+                raise OptionError(("skip_last_feedforward",), message)
+
+    def _check_conditioning(self) -> None:
+        for name in self.discard:
+            if self.modalities[name].output is not None:
+                message = f"{name!r} is discarded, so it can have no output head"
+                raise OptionError(("modalities", name, "output"), message)
+        for key in ("timestep", "guidance", "pooled"):
+            if getattr(self, key) is None:
+                continue
+            if self.dim_cond is None:
+                message = f"{key} conditions the blocks through dim_cond, which is null; set it"
+                raise OptionError((key,), message)
+            if self.timestep is None:
+                raise OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
+        if self.has_ends and self.dim_cond is not None and self.timestep is None:
+            message = "a model with ends makes its conditioning from the timestep; set timestep"
+            raise OptionError(("timestep",), message)
+
+    def _check_single_stream(self) -> None:
+        if self.single_stream is None:
+            return
+        widths = {name: modality.dim for name, modality in self.modalities.items()}
+        if len({*widths.values()}) > 1:
+            got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
+            message = f"one stream holds all tokens, so their widths must be equal, got {got}"
+            raise OptionError(("single_stream",), message)
+        if self.unused_weights != "none":
+            message = "the single-stream blocks read every modality, so no weight is unused"
+            raise OptionError(("unused_weights",), message)
+        if self.skip_last_feedforward:
+            message = "the single-stream blocks read what the last feedforward gives"
+            raise OptionError(("skip_last_feedforward",), message)
+
+    def _check_rotary(self) -> None:
+        axes = () if self.rotary is None else self.rotary.axes
+        for name, modality in self.modalities.items():
+            at, place = ("modalities", name, "rotary"), modality.rotary
+            if place is None:
+                continue
+            if self.rotary is None:
+                raise OptionError(at, "the model has no rotary axes; set rotary: {axes: [...]} below model")
+            for index, axis in enumerate(place.axes):
+                if axis >= len(axes):
+                    raise OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
+            other = None if place.after is None else self.modalities.get(place.after)
+            if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
+                raise OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
+            if modality.input is None:
+                raise OptionError(at, f"{name!r} needs an input, which knows where its tokens are")
+        if self.rotary is None:
+            return
+        _, dim_head = self.head_sizes
+        if sum(axes) != dim_head:
+            message = f"the axes share dim_head = {dim_head} features, got a sum of {sum(axes)}"
+            raise OptionError(("rotary", "axes"), message)

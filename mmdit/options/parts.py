@@ -1,0 +1,306 @@
+"""The parts of a model: of a block, of a modality's two ends, of the conditioning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, MultipleOf
+from pydantic import Field
+
+from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+
+# ------------------------------------------------------------------------------------------------ parts of a block
+
+PLAIN = ("plain", "nested")  # residuals of one stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionOptions(Options):
+    """What the attention of every block is made of."""
+
+    kind: Literal["standard", "adaptive"] = option(
+        "standard",
+        "adaptive: every projection keeps several weights, which a gate mixes per head.",
+        keywords={"num_adaptive_weights": 1},
+        made=lambda weights: "adaptive" if weights > 1 else "standard",
+    )
+    num_adaptive_weights: Whole = option(
+        1, "Weight matrices that each projection holds; 1 is standard attention.", ge=1
+    )
+    gating: Literal["token", "sample"] = option(
+        "token",
+        "Where the gate of adaptive weights comes from: each token, or the conditioning vector of the sample.",
+        keywords={"gating": "token", "num_adaptive_weights": 1},
+        made=lambda gating, weights: "token" if (gating, weights) == ("sample", 1) else gating,
+    )
+    softclamp: Number | None = option(
+        None,
+        "Clamp the logits to +-value by a tanh. No fused kernel can, so that the scores are held in memory.",
+        keywords={"softclamp": False, "softclamp_value": 50.0},
+        made=lambda clamped, value: value if clamped else None,
+        gt=0,
+    )
+    flash_attn: Flag | None = option(
+        None,
+        "None or true: `scaled_dot_product_attention`, which picks a fused kernel; false: the formula written out.",
+    )
+    bias: Flag = option(False, "Whether the projections have one.")
+    qk_norm_scale: Literal["per_head", "shared"] = option(
+        "per_head",
+        "The scale that `qk_rmsnorm` learns: for each head, or one for all heads (SD3.5).",
+        keywords={"qk_norm_shared": False},
+        made=lambda shared: "shared" if shared else "per_head",
+    )
+    qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
+
+    def check(self) -> None:
+        if self.kind == "adaptive" and self.num_adaptive_weights < 2:
+            message = "kind 'adaptive' mixes at least 2 weights; set num_adaptive_weights >= 2"
+            raise OptionError(("num_adaptive_weights",), message)
+        if self.kind == "standard" and self.num_adaptive_weights != 1:
+            message = "kind 'standard' has 1 weight; set kind: adaptive to mix several"
+            raise OptionError(("num_adaptive_weights",), message)
+        if self.kind == "standard" and self.gating != "token":
+            raise OptionError(("gating",), "gating is a setting of kind 'adaptive'")
+        if self.flash_attn and self.softclamp is not None:
+            raise OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkAttentionOptions(AttentionOptions):
+    """The same of a whole network, some of whose blocks have a second one."""
+
+    dual: tuple[Count, ...] = option(
+        (),
+        "Blocks with a second attention, over the last modality alone (SD3.5-medium).",
+        keywords={"dual_blocks": ()},
+        made=tuple,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualOptions(Options):
+    """How a block's branches are added to its tokens."""
+
+    kind: Literal["plain", "nested", "hyper_connections", "manifold_hyper_connections"] = option(
+        "plain",
+        "Hyper-connections (Zhu et al. 2024) and their manifold-constrained form (Xie et al. 2025) have several "
+        "streams; nested: the stream keeps what the feedforward makes of the attention, not the attention (AuraFlow).",
+        keywords={"residual": None, "num_residual_streams": 1},
+        made=lambda kind, streams: kind or ("plain" if streams == 1 else "manifold_hyper_connections"),
+    )
+    streams: Whole = option(1, "Residual streams of each token.", keywords="num_residual_streams", ge=1)
+    dynamic: Flag = option(
+        True, "Whether the mixing of the streams depends on the tokens.", keywords="dynamic_residual"
+    )
+
+    def check(self) -> None:
+        if self.kind in PLAIN and self.streams != 1:
+            message = f"kind {self.kind!r} has 1 stream, got {self.streams}; set kind: hyper_connections"
+            raise OptionError(("streams",), message)
+        if self.kind not in PLAIN and self.streams < 2:
+            raise OptionError(("streams",), f"kind {self.kind!r} needs at least 2 streams, got {self.streams}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardOptions(Options):
+    """The feedforward of every modality in every block."""
+
+    mult: Number = option(4, "Hidden width over the stream's.", gt=0)
+    dim: Whole | None = option(None, "Hidden width; null: mult times the stream's.", keywords="dim_hidden", ge=1)
+    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "swiglu"] = option(
+        "gelu", "The activation; geglu and swiglu multiply by it (Shazeer 2020)."
+    )
+    bias: Flag = option(True, "Whether both linears have one.")
+    dropout: Number = option(0.0, "Share of hidden features dropped in training.", ge=0, lt=1)
+
+    @classmethod
+    def of_published(cls, ff_kwargs: Mapping[str, Any] | FeedForwardOptions | None) -> FeedForwardOptions:
+        """From `ff_kwargs`, in which the published package's spelling works too: there `glu`, `swish` and `no_bias` are
+        flags; here the first two name a `kind` and the last is `bias=False`."""
+        if isinstance(ff_kwargs, FeedForwardOptions):
+            return ff_kwargs
+        given = dict(ff_kwargs or {})
+        if "glu" in given or "swish" in given:
+            if "kind" in given:
+                raise OptionError((), "give either kind or the flags glu and swish, not both")
+            kinds = {(False, False): "gelu", (False, True): "silu", (True, False): "geglu", (True, True): "swiglu"}
+            given["kind"] = kinds[bool(given.pop("glu", False)), bool(given.pop("swish", False))]
+        if "no_bias" in given:
+            given["bias"] = not given.pop("no_bias")
+        if unknown := [key for key in given if key not in cls.keywords()]:
+            known = ", ".join([*cls.keywords(), "glu", "swish", "no_bias"])
+            raise OptionError((), f"unknown {', '.join(unknown)}; known are {known}")
+        return cls.of(None, given, "ff_kwargs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModulationOptions(Options):
+    """From the conditioning vector to the shifts, scales and gates of the blocks."""
+
+    bias: Flag = option(True, "Whether the modulations have one.", keywords="modulation_bias")
+    shared: Flag = option(
+        False,
+        "One modulation for all joint blocks, and one for all single-stream blocks (FLUX.2).",
+        keywords={"shared_modulation": False, "own_modulation": True},
+        made=lambda shared, own: shared or not own,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SingleStreamOptions(Options):
+    """Blocks after the joint ones, over all tokens as one stream, with one set of weights for all modalities."""
+
+    depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    kind: Literal["parallel", "sequential"] = option(
+        "parallel", "Attention beside the feedforward (FLUX), or before it (AuraFlow)."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RotaryOptions(Options):
+    """Rotary positions (Su et al. 2021): each axis turns its own share of a head's features."""
+
+    axes: tuple[Annotated[Whole, Ge(2), MultipleOf(2)], ...] = option(
+        sentence="Features of a head that each axis turns; they add up to dim_head.", min_length=1
+    )
+    theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
+
+
+# ---------------------------------------------------------------------------------------------- ends of a modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearInput(Options):
+    """A sequence `b n dim`, normed if asked for, projected to the stream's width."""
+
+    kind: Literal["linear"] = "linear"
+    dim: Whole = option(sentence="Width of what comes in.", gt=0)
+    norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
+    bias: Flag = option(True, "Whether the projection has one.")
+    positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchInput(Options):
+    """An image `b c h w` cut into `patch` x `patch` squares, with a 2D table of positions cropped at its centre."""
+
+    kind: Literal["patches"] = "patches"
+    channels: Whole = option(sentence="Channels of the image.", gt=0)
+    patch: Whole = option(sentence="Pixels a side of a patch.", gt=0)
+    bias: Flag = option(True, "Whether the projection has one.")
+    positions: Literal["none", "sincos", "learned"] = option("sincos", "What is added to tell the place.")
+    max_size: Whole = option(192, "Patches a side of the position table.", gt=0)
+    base_size: Whole | None = option(
+        None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenInput(Options):
+    """Integer token ids `b n`, embedded, with learned positions."""
+
+    kind: Literal["tokens"] = "tokens"
+    vocabulary: Whole = option(sentence="Number of different ids.", gt=0)
+    max_length: Whole = option(sentence="Most tokens of a sample.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOutput(Options):
+    """Adaptive final norm, then a projection to `b n dim`."""
+
+    kind: Literal["linear"] = "linear"
+    dim: Whole = option(sentence="Width of what goes out.", gt=0)
+    norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
+    bias: Flag = option(True, "Whether the projection has one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchOutput(Options):
+    """Adaptive final norm, then a projection to patches, put together to `b c h w`."""
+
+    kind: Literal["patches"] = "patches"
+    channels: Whole = option(sentence="Channels of the image.", gt=0)
+    norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
+    bias: Flag = option(True, "Whether the projection has one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityRotary(Options):
+    """Where a modality's tokens stand on the rotary axes; on the others they stand at 0."""
+
+    axes: tuple[Count, ...] = option(
+        sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each."
+    )
+    centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
+    after: Text | None = option(
+        None, "A sequence is counted from behind this modality's last row or column (Qwen-Image)."
+    )
+    scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModalityOptions(Options):
+    """One modality: the width of its tokens, and how they come in and go out."""
+
+    dim: Whole = option(sentence="Width of its tokens.", gt=0)
+    input: Annotated[LinearInput | PatchInput | TokenInput, Field(discriminator="kind")] | None = option(
+        None, "How it is embedded; null: tokens come at the stream's width."
+    )
+    output: Annotated[LinearOutput | PatchOutput, Field(discriminator="kind")] | None = option(
+        None, "How its tokens go out; null: as they are."
+    )
+    rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
+
+    def check(self) -> None:
+        image = isinstance(self.input, PatchInput)
+        if isinstance(self.output, PatchOutput) and not image:
+            message = "output 'patches' puts an image together, so it needs input kind 'patches'"
+            raise OptionError(("output", "kind"), message)
+        multiple = 4 if image else 2
+        if getattr(self.input, "positions", None) == "sincos" and self.dim % multiple:
+            message = f"sine-cosine positions need a dim that is a multiple of {multiple}, got {self.dim}"
+            raise OptionError(("dim",), message)
+        if (place := self.rotary) is None:
+            return
+        if len(set(place.axes)) != len(place.axes) or not place.axes:
+            message = f"its axes must be one or more, all different, got {list(place.axes)}"
+            raise OptionError(("rotary", "axes"), message)
+        for key, wrong, message in (
+            (
+                "axes",
+                image and len(place.axes) != 2,
+                "an image needs two axes: that of its rows and that of its columns",
+            ),
+            ("after", image and place.after, "after is for sequences; an image's rows and columns begin at 0"),
+            ("scale", image and place.scale != 1, "scale is for sequences; an image's rows and columns are 1 apart"),
+            ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
+        ):
+            if wrong:
+                raise OptionError(("rotary", key), message)
+
+
+# ------------------------------------------------------------------------------------------------------ conditioning
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimestepOptions(Options):
+    """A number's sinusoid, and the MLP that makes the conditioning vector of it (DiT, section 3.2)."""
+
+    frequencies: Whole = option(256, "Sines and cosines of it.", ge=2, multiple_of=2)
+    scale: Number = option(1, "It is multiplied by this: 1 for 0..1000, 1000 for 0..1.", gt=0)
+    bias: Flag = option(True, "Whether the MLP has one.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(TimestepOptions):
+    """The guidance scale as a further condition, for models distilled from guided ones (FLUX.1-dev)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledOptions(Options):
+    """A vector a sample, such as the pooled text, added to the conditioning."""
+
+    dim: Whole = option(sentence="Its width.", gt=0)
