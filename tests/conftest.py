@@ -34,3 +34,10 @@ def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
     measure = profile.measure_ceilings
     monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.01))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
+    monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
+    monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)

@@ -21,7 +21,7 @@ from tests.robustness import faults, report
 from tests.robustness.lab import COMMANDS, Lab
 from tests.robustness.outcome import Outcome
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+from tests.support.toy import CPU
 
 QUICK = ("no permission", "in the way", "closed pipe", "locale")
 

@@ -13,7 +13,6 @@ import pytest
 from mmdit.weights import atomic as files
 from mmdit.weights.locks import locked
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
 
 
 def killed_while_writing(folder: Path, code: str) -> list[str]:

@@ -13,7 +13,7 @@ from mmdit_cli import interrupts
 from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.training import Interrupted, train
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 @pytest.mark.usefixtures("no_pictures")

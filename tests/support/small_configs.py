@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mmdit_cli.request.tool_config import ToolConfig
 
 D, COND, TEXT, IMAGE, BATCH = (12, 20), 6, 7, 9, 2
@@ -10,7 +12,7 @@ D, COND, TEXT, IMAGE, BATCH = (12, 20), 6, 7, 9, 2
 HEADS, DIM_HEAD = 2, 4
 
 
-def config(run: dict | None = None, **model) -> ToolConfig:
+def config(run: dict[str, Any] | None = None, **model: Any) -> ToolConfig:
     base = {
         "variant": "generalized",
         "depth": 2,
@@ -23,7 +25,7 @@ def config(run: dict | None = None, **model) -> ToolConfig:
     return ToolConfig.model_validate({"name": "small", "model": base | model, "run": run})
 
 
-VARIANTS = {
+VARIANTS: dict[str, dict[str, Any]] = {
     "standard": {},
     "discard": {"discard": ["text"]},
     "registers": {"register_tokens": {"image": 3}},

@@ -23,7 +23,7 @@ from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import Metrics
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
-from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
+from tests.support.toy import CPU, tiny
 
 ALIKE = "can't be told apart"
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from mmdit_cli.toy.paired_statistics import paired_difference, spread, t_quantile
-from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
 
 ALIKE = "can't be told apart"
 

@@ -23,7 +23,7 @@ from mmdit_cli.toy.checkpoints import newest_checkpoint
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.training import Interrupted, TrainResult, train
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 def stop_after(step: int) -> Any:
