@@ -1,9 +1,21 @@
-"""What every test may use: seeded draws, and parameters away from their initial values."""
+"""What every test may use: one thread for each process, seeded draws, quick measurements."""
 
 from __future__ import annotations
 
+import os
+
+# tests run side by side, and threads that wait for each other make small work slow; before torch is imported, and for
+# the processes that tests start as well
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """None for single tests, whose imports would take longer than they do; more than eight wait for the slowest."""
+    few = config.args and all("::" in argument for argument in config.args)
+    return 0 if few else min(os.cpu_count() or 1, 8)
 
 
 @pytest.fixture(autouse=True)
@@ -22,3 +34,10 @@ def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
     measure = profile.measure_ceilings
     monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.01))
+
+
+@pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
+    monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
+    monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)

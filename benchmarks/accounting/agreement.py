@@ -1,15 +1,12 @@
 """What other tools say of the same model: parameters, FLOPs and memory, and why they differ.
 
-    python benchmarks/agreement.py [--config configs/two-modality.yaml] [--write docs/agreement.md]
-
-Each tool runs in a virtual environment of its own (kept in --environments), which sees this one's torch and `mmdit`.
-The reasons are probed: each tool also counts single operators whose FLOPs are known; what it sees of them is put to the
-closed form of the model, and what that leaves is shown.
+Each tool runs in a virtual environment of its own, which sees this one's torch and `mmdit`. The reasons are probed:
+each tool also counts single operators whose FLOPs are known; what it sees of them is put to the closed form of the
+model, and what that leaves is shown.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -20,17 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich import box
 from rich.table import Table
 
 from benchmarks.accounting.tools import ELEMENTWISE
+from benchmarks.paths import ROOT
 from mmdit.options import ModelOptions
 from mmdit_cli.output import units as f
-from mmdit_cli.output.console import stdout
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.request.tool_config import ToolConfig
 
-ROOT = Path(__file__).parents[2]
-HERE = Path(__file__).parent
 TOOLS = {  # what is installed for each; those without come with torch or are ours
     "mmdit": (),
     "torch flop_counter, meta": (),
@@ -157,9 +153,9 @@ def ask(tool: str, config: Path, folder: Path) -> Finding:
     """What a tool says; an error where it can't be installed or fails."""
     try:
         python = python_of(tool, folder)
-        command = [python, str(HERE / "tools.py"), tool, str(config)]
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "KINETO_LOG_LEVEL": "6"}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env)
+        command = [python, "-m", "benchmarks.accounting.tools", tool, str(config)]
+        env = {**os.environ, "KINETO_LOG_LEVEL": "6"}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=env, cwd=ROOT)
     except subprocess.CalledProcessError as error:
         return Finding(tool, error=f"could not be installed: {last_line(error.stderr)}")
     except subprocess.TimeoutExpired:
@@ -210,12 +206,11 @@ def tables(rows: list[list[str]], memory: list[list[str]]) -> list[Table]:
 
 
 def markdown(config: ToolConfig, closed: dict[str, int], rows: list[list[str]], memory: list[list[str]]) -> str:
-    import torch
-
+    versions = ", ".join(requirements[0] for requirements in TOOLS.values() if requirements)
     parts = [
         "# What other tools count\n",
-        "Written by `python benchmarks/agreement.py --write docs/agreement.md`: the same model and inputs, float32 on "
-        f"the CPU, torch {torch.__version__}, {', '.join(r for names in TOOLS.values() for r in names[:1])}.\n",
+        "Written by `python -m benchmarks.accounting agreement --write docs/reports/agreement.md`: the same model and "
+        f"inputs, float32 on the CPU, torch {torch.__version__}, {versions}.\n",
         f"`{config.name}`, one forward pass. Closed form: {closed['linear']:,} FLOPs in linear layers and "
         f"{closed['attention']:,} in attention, 2 a multiply-add. The reasons are probed: each tool counts single "
         "operators whose FLOPs are known; what it sees of them is put to the closed form, and what that leaves is the "
@@ -224,29 +219,3 @@ def markdown(config: ToolConfig, closed: dict[str, int], rows: list[list[str]], 
     for heads, lines in ((HEADS, rows), (MEMORY_HEADS, memory)):
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in (heads, ["---"] * len(heads), *lines)) + "\n")
     return "\n".join(parts)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "two-modality.yaml", metavar="FILE")
-    parser.add_argument("--tools", nargs="+", choices=list(TOOLS), default=list(TOOLS), metavar="TOOL")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "mmdit-agreement"
-    parser.add_argument("--environments", type=Path, default=cache, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables there as Markdown too")
-    options = parser.parse_args()
-    config = load_tool_config(options.config)
-    closed, batch = closed_form(config), config.run.batch_size
-    findings = []
-    for tool in options.tools:
-        print(f"asking {tool}", file=sys.stderr)
-        findings.append(ask(tool, options.config.resolve(), options.environments))
-    rows, memory = [row(finding, closed, batch) for finding in findings], memory_rows(findings)
-    for table in tables(rows, memory):
-        stdout().print(table)
-    if options.write:
-        options.write.write_text(markdown(config, closed, rows, memory), encoding="utf-8")
-    sys.exit(any(finding.flops is None for finding in findings))
-
-
-if __name__ == "__main__":
-    main()

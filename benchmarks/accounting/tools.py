@@ -1,6 +1,6 @@
 """How each tool of the agreement table is asked; run by `agreement.py` in the tool's own environment.
 
-    python benchmarks/agreement_tools.py TOOL CONFIG
+    python -m benchmarks.accounting.tools TOOL CONFIG
 
 The last line of standard output is the answer, in JSON.
 """

@@ -1,6 +1,6 @@
 """The block on a GPU, in bf16 at 1024 x 1024 pixels: beside diffusers, and beside the machine's matrix products.
 
-    python benchmarks/speed_cuda.py --write docs/benchmarks-cuda.md
+    python -m benchmarks.speed.cuda --write docs/reports/benchmarks-cuda.md
 
 One call of under 8 minutes: the joint blocks of SD3-medium, SD3.5-large and FLUX, eager, compiled, forward and train;
 which attention kernel is fastest; the padding-free run; whether a block waits for the host, and whether it can be
@@ -15,13 +15,15 @@ import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from benchmarks.speed.document import table
+from benchmarks.speed.goals import Line
 from benchmarks.speed.sides import Size, block_inputs, block_products, block_runs, our_block, step, timed
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.profile.ceilings import measure_ceilings
@@ -38,14 +40,6 @@ TINY = {"tiny": Size(128, 8, 24), "tiny flux": Size(256, 8, 24, flux=True)}
 LARGE = "sd3.5-large"  # whose goals are named
 KERNELS = (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.EFFICIENT_ATTENTION)
 SECONDS = 2.0  # a side
-
-
-@dataclass(frozen=True)
-class Line:
-    what: str
-    figure: str
-    goal: str = ""
-    met: bool = True
 
 
 def flops_of(size: Size) -> float:
@@ -100,6 +94,10 @@ def dense(name: str, size: Size, mode: str, ceiling: float, device: str) -> Iter
             )
 
 
+def chosen_by_torch(qkv: list[Any]) -> list[torch.Tensor]:
+    return [torch.nn.functional.scaled_dot_product_attention(*qkv)]
+
+
 def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
     """The fused attention kernels on the joint sequence, forward and backward."""
     shape = (size.batch, size.heads, size.text + size.image, size.dim // size.heads)
@@ -110,7 +108,7 @@ def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
 
             def run(qkv: list[Any] = qkv, kernel: Any = kernel) -> list[torch.Tensor]:
                 with sdpa_kernel(kernel):
-                    return [torch.nn.functional.scaled_dot_product_attention(*qkv)]
+                    return chosen_by_torch(qkv)
 
             call = step(run, mode, qkv)
             try:
@@ -120,18 +118,14 @@ def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
             else:
                 calls[kernel.name] = call
         qkv = [torch.randn(shape, device=device, dtype=BF16) for _ in range(3)]
-        calls["torch's choice"] = step(
-            lambda qkv=qkv: [torch.nn.functional.scaled_dot_product_attention(*qkv)],
-            mode,
-            qkv,  # type: ignore[misc]
-        )
+        calls["torch's choice"] = step(partial(chosen_by_torch, qkv), mode, qkv)
         for kernel_name, taken in rounds(calls, device).items():
             yield Line(f"attention, {name}, {mode}", f"{kernel_name}: {quantile(sorted(taken), 0.5) * 1e3:.3f} ms")
 
 
 def padding_free(size: Size, device: str) -> Iterator[Line]:
     """Half of four samples' tokens are padding."""
-    dims = dict(
+    dims: dict[str, Any] = dict(
         dim_modalities=(size.dim, size.dim), dim_cond=size.dim, heads=size.heads, dim_head=size.dim // size.heads
     )
     net = MMDiT(depth=1, **dims, bias=True, final_norms=False).to(device, BF16)
@@ -220,22 +214,18 @@ def main() -> None:
     text = [
         "# How fast on a GPU",
         "",
-        f"Written by `python benchmarks/speed_cuda.py` on {device_name}, torch {torch.__version__}, "
-        f"Python {platform.python_version()}.",
+        "Written by `python -m benchmarks.speed.cuda --write docs/reports/benchmarks-cuda.md` on "
+        f"{device_name}, torch {torch.__version__}, Python {platform.python_version()}.",
         "",
-        "| what | figure | goal | met |",
-        "| --- | --- | --- | --- |",
     ]
-    began, missed = time.perf_counter(), 0
+    began, found = time.perf_counter(), []
     for line in lines(options.device):
-        verdict = "" if not line.goal else "yes" if line.met else "**no**"
-        missed += not line.met
-        text.append(f"| {line.what} | {line.figure} | {line.goal} | {verdict} |")
-        print(f"{verdict:6} {line.what}: {line.figure}{f' (goal {line.goal})' if line.goal else ''}", flush=True)
-    text += ["", f"It took {time.perf_counter() - began:.0f} s."]
+        found.append(line)
+        print(line, flush=True)
+    text += [*table(found), "", f"It took {time.perf_counter() - began:.0f} s."]
     if options.write:
         options.write.write_text("\n".join(text) + "\n", encoding="utf-8")
-    sys.exit(bool(missed))
+    sys.exit(not all(line.met for line in found))
 
 
 if __name__ == "__main__":

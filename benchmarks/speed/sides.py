@@ -208,7 +208,7 @@ def products(
         (tensor(*shape), tensor(out, shape[-1]) * shape[-1] ** -0.5, tensor(out) if bias else None)
         for shape, out, bias in linears
     ]
-    qkv = [tensor(*attention) for _ in range(3)] if attention else []
+    qkv: list[Any] = [tensor(*attention) for _ in range(3)] if attention else []
 
     def run() -> Sequence[Tensor]:
         outs = [F.linear(*each) for each in ready]

@@ -1,6 +1,6 @@
 """What the tool takes in fresh processes, beside what it can't do without: imports, and reading a file's tensors.
 
-Yields the same kind of lines as the other sections of `benchmarks/speed.py --only start-up`.
+`python -m benchmarks.speed --only start-up` shows it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.speed.published_mmdit import ROOT
+from benchmarks.paths import CONFIGS, ROOT
 
-LARGE = str(ROOT / "configs" / "sd3.5-large.yaml")
-MEDIUM = str(ROOT / "configs" / "sd3-medium.yaml")
+LARGE = str(CONFIGS / "sd3.5-large.yaml")
+MEDIUM = str(CONFIGS / "sd3-medium.yaml")
 CLI = ["-m", "mmdit_cli"]
 ROUNDS = 7
 COMMANDS = (

@@ -10,7 +10,7 @@ from benchmarks.accounting.agreement import Finding, closed_form, markdown, reas
 from benchmarks.accounting.tools import ELEMENTWISE, PROBES, ask_flop_counter, ask_flop_counter_meta, probe
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
-from tests.support.paths import ROOT
+from tests.support.paths import CONFIGS, REPORTS, ROOT
 
 CLOSED = {"linear": 600, "attention": 400}
 ALL = {**dict.fromkeys(PROBES, 1.0), **dict.fromkeys(ELEMENTWISE, 0.0)}
@@ -23,7 +23,7 @@ def small(**model) -> ToolConfig:
 
 @pytest.mark.parametrize(
     "config",
-    [load_tool_config(ROOT / "configs" / "two-modality.yaml"), small(), small(dim_cond=6, skip_last_feedforward=["b"])],
+    [load_tool_config(CONFIGS / "two-modality.yaml"), small(), small(dim_cond=6, skip_last_feedforward=["b"])],
     ids=["two-modality", "three", "skipped"],
 )
 def test_the_closed_form_is_what_is_counted(config):
@@ -62,13 +62,13 @@ def test_probes_know_their_own_flops():
 def test_a_tool_that_fails_is_a_row_that_says_so():
     line = row(Finding("x", error="fails: no such thing"), CLOSED, 1)
     assert line[0] == "x" and line[-1] == "fails: no such thing" and "-" in line
-    text = markdown(load_tool_config(ROOT / "configs" / "two-modality.yaml"), CLOSED, [line], [])
+    text = markdown(load_tool_config(CONFIGS / "two-modality.yaml"), CLOSED, [line], [])
     assert "| x | - | - | - | fails: no such thing |" in text
 
 
 def test_the_document_has_our_figures():
-    counted = count_flops(load_tool_config(ROOT / "configs" / "two-modality.yaml"))
-    text = (ROOT / "docs" / "agreement.md").read_text()
+    counted = count_flops(load_tool_config(CONFIGS / "two-modality.yaml"))
+    text = (REPORTS / "agreement.md").read_text()
     assert f"| mmdit | {counted.parameters:,} | {counted.forward_flops / 1e9:,.3f} GFLOP | 100% | the same |" in text
 
 
@@ -76,7 +76,9 @@ def test_the_document_has_our_figures():
 def test_the_command_asks_torch_itself(tmp_path):
     command = [
         sys.executable,
-        "benchmarks/agreement.py",
+        "-m",
+        "benchmarks.accounting",
+        "agreement",
         "--tools",
         "torch flop_counter, CPU",
         "--environments",

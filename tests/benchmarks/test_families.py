@@ -6,12 +6,8 @@ import pytest
 import torch
 
 import mmdit
-from benchmarks.families import published as published_families
-from benchmarks.families.networks import (
-    BY_NAME,
+from benchmarks.families.comparison import (
     CALLS,
-    CONFIGS,
-    FAMILIES,
     block_outputs,
     call_theirs,
     gradient_errors,
@@ -21,7 +17,10 @@ from benchmarks.families.networks import (
     random_theirs,
     relative,
 )
+from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
+from benchmarks.families.document import size
 from mmdit.sampling import network_velocity, sample
+from tests.support.paths import REPORTS
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
 
@@ -95,7 +94,8 @@ def test_padded_text_is_masked_as_in_qwen_image():
     arguments = random_call(family)
     mask = torch.arange(7) < torch.tensor([[3], [7]])
     inputs = arguments["inputs"]
-    from benchmarks.families.networks import pack, unpack
+    from benchmarks.families.diffusers_networks import unpack
+    from tests.support.damaged_weights import pack
 
     with torch.no_grad():
         got = ours(**arguments, masks={"text": mask})["image"]
@@ -144,9 +144,9 @@ def test_it_compiles_whole_and_gives_the_same(family):
 
 @each_family
 def test_the_document_of_the_families_has_the_counts(family):
-    text = (CONFIGS.parent / "docs" / "families.md").read_text()
+    text = (REPORTS / "families.md").read_text()
     assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text
-    assert f"| {' | '.join(published_families.size(family.config))} |" in text
+    assert f"| {' | '.join(size(family.config))} |" in text
 
 
 def test_known_tokens_are_seen_clean_by_the_network_and_drawn_ones_follow_its_velocity():

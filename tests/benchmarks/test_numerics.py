@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.numerics import __main__ as numerics
-from benchmarks.numerics.__main__ import DEEP, DTYPES, VARIANTS, bound, relative_error
+from benchmarks.numerics import variants as numerics
+from benchmarks.numerics.rounding import DEEP, DTYPES, bound, relative_error
+from benchmarks.numerics.variants import VARIANTS
 from mmdit import JointAttention
 from mmdit.layers.attention import ExplicitAttention, FusedAttention
 from tests.support import oracles
@@ -179,44 +177,3 @@ def test_a_discarded_modality_may_be_65536_tokens_long(dtype):
     wanted = exact.to_out[0](attention_in_chunks(q, k, v).transpose(1, 2))
     out, none = net(xs)
     assert none is None and (out - wanted).norm() / wanted.norm() < bound("standard", 1, dtype)
-
-
-# --------------------------------------------------------------------------------------------------------------- bits
-
-
-def bits_of(variant: str, dtype: torch.dtype) -> bytes:
-    """Those of the outputs and all gradients of a network built, called and differentiated from one seed."""
-    torch.manual_seed(7)
-    net, given = numerics.build(variant, 1).to(dtype), numerics.arguments(variant, dtype)
-    outs = [out for out in net(**given) if out is not None]
-    sum(out.float().square().mean() for out in outs).backward()
-    values = [*outs, *(p.grad for p in net.parameters() if p.grad is not None)]
-    return b"".join(x.detach().contiguous().view(torch.uint8).numpy().tobytes() for x in values)
-
-
-@pytest.fixture
-def deterministic():
-    """Operators without a deterministic form raise, and memory that nothing was written to reads as nan."""
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(False)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_same_seed_gives_the_same_bits_and_needs_only_deterministic_operators(variant, dtype, deterministic):
-    assert bits_of(variant, dtype) == bits_of(variant, dtype)
-
-
-def test_the_same_seed_gives_the_same_bits_in_another_process():
-    names = ["qk norm", "adaptive by token", "manifold", "masks, packed", "all together"]
-    code = f"""
-import sys; sys.path[:0] = {sys.path!r}
-import hashlib, torch, test_numerics
-torch.set_num_threads({torch.get_num_threads()})
-for name in {names}:
-    print(hashlib.sha256(test_numerics.bits_of(name, torch.float32)).hexdigest())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = [hashlib.sha256(bits_of(name, torch.float32)).hexdigest() for name in names]
-    assert done.stdout.split() == here

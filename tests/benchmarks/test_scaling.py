@@ -1,4 +1,4 @@
-"""The formulas of docs/scaling.md against naive simulations that count every byte that is sent."""
+"""The formulas of docs/reports/scaling.md against naive simulations that count every byte that is sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.scaling import __main__ as scaling
+from benchmarks.scaling.figures import model_of
 from benchmarks.scaling.formulas import (
     Machine,
     Model,
@@ -19,7 +19,7 @@ from benchmarks.scaling.formulas import (
     step,
     ulysses_bytes,
 )
-from tests.support.paths import ROOT
+from tests.support.paths import REPORTS, ROOT
 
 SMALL = Model("small", 1000, (300, 400), 10**6, 13 * 10**5, 5000, 900, tokens=96, width=16, attentions=2)
 BOX = Machine(flops_per_s=1e6, memory=1e6, inside=1e4, outside=1e3)
@@ -78,15 +78,13 @@ def test_memory_and_time_of_one_gpu_are_the_models_own():
 
 @pytest.mark.slow
 def test_the_document_is_what_the_script_writes():
-    script = ROOT / "benchmarks" / "scaling.py"
-    done = subprocess.run(
-        [sys.executable, script, "--check", ROOT / "docs" / "scaling.md"], capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "benchmarks.scaling", "--check", REPORTS / "scaling.md"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
 def test_the_figures_are_those_that_the_commands_print():
-    model = scaling.model_of("sd3.5-large")
+    model = model_of("sd3.5-large")
     assert model.parameters == 8_056_627_520 and len(model.blocks) == 38 and model.tokens == 333 + 4096
     assert model.recomputed_flops > model.step_flops and model.activations_recomputed < model.activations

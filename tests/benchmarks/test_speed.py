@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.speed import __main__ as speed
-from benchmarks.speed.cases import Goal
-from benchmarks.speed.peak_bytes import peak_bytes
+from benchmarks.published.peak_bytes import peak_bytes
+from benchmarks.speed import document
+from benchmarks.speed.goals import Goal, Line, is_met, shown
 from benchmarks.speed.sides import Size, block_products, block_runs, check_equal, our_block, timed
 from mmdit_cli.profile.statistics import compare
 
@@ -61,15 +61,18 @@ def ratio(*times):
 
 
 def test_a_goal_of_one_is_missed_only_where_noise_does_not_explain_it():
-    assert speed.is_met(ratio(*[0.9] * 8), 1.0) and speed.is_met(ratio(*[0.95, 1.1] * 4), 1.0)
-    assert not speed.is_met(ratio(*[1.02, 1.03] * 4), 1.0)
-    assert speed.is_met(ratio(1.01, 1.01), 1.0) and not speed.is_met(ratio(1.05, 1.05), 1.0)
-    assert speed.is_met(ratio(*[1.09] * 8), 1.1) and not speed.is_met(ratio(*[1.11] * 8), 1.1)
+    assert is_met(ratio(*[0.9] * 8), 1.0) and is_met(ratio(*[0.95, 1.1] * 4), 1.0)
+    assert not is_met(ratio(*[1.02, 1.03] * 4), 1.0)
+    assert is_met(ratio(1.01, 1.01), 1.0) and not is_met(ratio(1.05, 1.05), 1.0)
+    assert is_met(ratio(*[1.09] * 8), 1.1) and not is_met(ratio(*[1.11] * 8), 1.1)
 
 
 def test_a_line_of_the_document_shows_goal_figure_and_verdict(monkeypatch):
-    monkeypatch.setattr(speed, "about", lambda: "a machine")
-    figure, goal = speed.shown(Goal("diffusers", 1.0), ratio(*[0.5] * 8), {"ours": 12.345})
+    monkeypatch.setattr(document, "about", lambda: "a machine")
+    figure, goal = shown(Goal("diffusers", 1.0), ratio(*[0.5] * 8), {"ours": 12.345})
     assert figure == "0.500 (0.500 to 0.500) of diffusers, 12.35 ms" and goal == "≤ 1 of diffusers"
-    text = speed.markdown([speed.Line("dense", "a block", figure, goal, False)], "the command")
-    assert f"| a block | {figure} | {goal} | **no** |" in text and "Written by `the command` on a machine." in text
+    text = document.markdown([Line("a block", figure, goal, False, "dense")])
+    assert (
+        f"| a block | {figure} | {goal} | **no** |" in text
+        and "Written by `python -m benchmarks.speed --write docs/reports/benchmarks.md` on a machine." in text
+    )

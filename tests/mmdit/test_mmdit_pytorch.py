@@ -5,8 +5,8 @@ import torch
 
 from mmdit import mmdit_pytorch as two
 from mmdit.networks import transformer as generalized
-from tests.mmdit.networks.test_transformer import COND, VARIANTS
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.small_networks import COND, VARIANTS
 
 SIZES = dict(dim_text=10, dim_image=6, heads=2, dim_head=4)
 

@@ -7,14 +7,14 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 import mmdit
-from benchmarks.families.networks import FAMILIES
+from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.networks.transformer import MMDiT
 from mmdit.packing import Packing
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import as_tool_config
-from tests.mmdit.networks.test_transformer import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.small_networks import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 
 # sample 0 ends early, 1 has gaps, 2 is without text
 MASKS = (

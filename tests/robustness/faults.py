@@ -1,6 +1,6 @@
 """Faults of the disk, the machine and the surroundings: nothing may be lost, and each ends in one message.
 
-Every case runs the command line in processes of its own, in a fresh folder. See `benchmarks/robustness.py`.
+Every case runs the command line in processes of its own, in a fresh folder. See `python -m tests.robustness`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.robustness import disk as robust_disk
-from tests.robustness import signals as robust_signals
-from tests.robustness import surroundings as robust_surroundings
+from tests.robustness import disk, signals, surroundings
 from tests.robustness.lab import Case, Lab
 from tests.robustness.outcome import Outcome
 
@@ -27,7 +25,7 @@ WORKERS = 2
 def cases(seed: int = 0) -> list[Case]:
     """All of them; the seed draws the moments at which signals come."""
     rng = random.Random(seed)
-    return [case for part in (robust_disk, robust_signals, robust_surroundings) for case in part.cases(rng)]
+    return [case for part in (disk, signals, surroundings) for case in part.cases(rng)]
 
 
 def outcomes(seed: int = 0, share: float = 1.0, groups: tuple[str, ...] = ()) -> Iterator[Outcome]:
@@ -57,7 +55,7 @@ def tried(case: Case) -> Outcome | None:
         lab = Lab(folder)
         try:
             check(lab)
-        except robust_disk.Untried:
+        except disk.Untried:
             return None
         except Exception:
             lab.wrong.append(f"the case itself fails: {traceback.format_exc(limit=-2)}")

@@ -54,6 +54,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=_environment(),
+            cwd=ROOT,
         )
         return self
 

@@ -17,7 +17,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.robustness.cases import FILE, Case, Text, Turns, base, config_cases
+from tests.robustness.cases import FILE, Case, Text, Turns, base
+from tests.robustness.damaged_configs import config_cases
 from tests.robustness.files import file_cases
 from tests.robustness.flags import flag_cases
 from tests.robustness.outcome import Outcome

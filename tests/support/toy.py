@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -15,23 +13,6 @@ from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.training import TrainResult
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Threads that wait for each other make tiny runs ten times as slow on a busy machine."""
-    before = torch.get_num_threads()
-    if "slow" not in request.keywords:
-        torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
-    monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
-    monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
 
 
 def tiny(sound: bool = False, **train_settings: Any) -> ToolConfig:

@@ -16,7 +16,7 @@ from mmdit_cli.export.weights_export import export_model
 from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.toy.training import train
-from tests.support.toy import CPU, no_pictures, one_thread, tiny  # noqa: F401
+from tests.support.toy import CPU, tiny
 
 
 def config(**run) -> ToolConfig:

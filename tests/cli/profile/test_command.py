@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.cli.test_commands import TINY
+from tests.support.small_configs import TINY
 
 QUICK = ["--repeats", "2", "--max-seconds", "0.1"]
 

@@ -16,7 +16,7 @@ from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.roofline import bound
 from mmdit_cli.profile.traffic import Traffic, TrafficCounter
-from tests.cli.model_parts.test_measure import BATCH, COND, DIM_HEAD, HEADS, IMAGE, TEXT, VARIANTS, D, config
+from tests.support.small_configs import BATCH, COND, DIM_HEAD, HEADS, IMAGE, TEXT, VARIANTS, D, config
 
 CPU = torch.device("cpu")
 INNER, BLOCKS, FLOAT = HEADS * DIM_HEAD, 2, 4

@@ -9,7 +9,7 @@ from mmdit.config import build
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.request.inputs import example_inputs
-from tests.cli.model_parts.test_measure import BATCH, config
+from tests.support.small_configs import BATCH, config
 
 WIDE = {"modalities": {"text": {"dim": 64}, "image": {"dim": 64}}}
 TOKENS = {"tokens": {"text": 64, "image": 256}}

@@ -21,7 +21,7 @@ from mmdit_cli.toy.digits import DIGITS, HELD_OUT_WORDINGS, MAX_WORDS, VOCABULAR
 from mmdit_cli.toy.oracle import hits, score
 from mmdit_cli.toy.training import train
 from tests.support.paths import CONFIGS
-from tests.support.toy import CPU, one_thread  # noqa: F401
+from tests.support.toy import CPU
 
 CONFIG = CONFIGS / "toy-digits.yaml"
 PLACE: dict[str, int] = {"seed": 3, "stream": 1, "index": 7}

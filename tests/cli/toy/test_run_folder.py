@@ -25,7 +25,7 @@ from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.training import Interrupted, TrainResult, train
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 def stop_after(step: int) -> Any:

@@ -22,7 +22,7 @@ from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
 from mmdit_cli.toy.world import MAX_WORDS, World, encode
 from tests.support.paths import CONFIGS
-from tests.support.toy import CPU, no_pictures, one_thread, same_bits, tiny, weights  # noqa: F401
+from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 @pytest.mark.parametrize("when", ["loss", "gradient"])

@@ -15,16 +15,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from benchmarks.families.networks import (
-    BY_NAME,
-    CONFIGS,
-    FAMILIES,
-    call_theirs,
-    ours_of,
-    random_call,
-    random_theirs,
-    relative,
-)
+from benchmarks.families.comparison import call_theirs, ours_of, random_call, random_theirs, relative
+from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.layouts import to_layout
 from mmdit.weights.header import TensorInfo
 from mmdit.weights.reader import WeightFiles
@@ -36,6 +28,7 @@ from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.shape_check.weights import check_weights
 from tests.support.configs import as_written
 from tests.support.marks import slow_but
+from tests.support.paths import CONFIGS
 
 PREFIX = "model.diffusion_model."
 
@@ -128,7 +121,7 @@ def test_the_header_of_a_full_size_file_is_checked_without_reading_it(family, tm
     specs = {name: TensorSpec(torch.bfloat16, tuple(x.shape)) for name, x in state.items()}
     file = sparse(tmp_path / "theirs.safetensors", layout_of(specs))
     assert file.stat().st_size > 2 * family.parameters
-    config = mmdit.config.model.as_config(CONFIGS / f"{family.config}.yaml").model
+    config = mmdit.config.as_config(CONFIGS / f"{family.config}.yaml").model
     assert check_weights(config, file, "diffusers").problems == []
     renamed = {(name + "_" if name == "proj_out.weight" else name): spec for name, spec in specs.items()}
     problems = check_weights(config, sparse(file, layout_of(renamed)), "diffusers").problems

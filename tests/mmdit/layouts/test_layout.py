@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import mmdit
-from benchmarks.families.networks import BY_NAME, FAMILIES, random_theirs, randomize
+from benchmarks.families.comparison import random_theirs, randomize
+from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
 from tests.support.configs import as_written

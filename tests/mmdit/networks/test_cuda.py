@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.mmdit.networks.test_compile import VARIANTS, build, call
+from tests.support.float32_networks import VARIANTS, build, call
 
 pytestmark = [
     pytest.mark.cuda,

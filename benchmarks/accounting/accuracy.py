@@ -1,15 +1,11 @@
 """How far `mmdit profile` and `mmdit flops` can be believed, each claim with its goal beside what was found.
 
-    python benchmarks/profile_accuracy.py [--write docs/profile.md] [--quick]
-
 What the commands take on an 8-billion model, latency against a bare loop around the same model, what instrumenting
 costs, whether the components add up, how often two models of one config are told apart, memory estimated and measured,
-FLOPs against torch's counter for every shipped config. Exit code 1 where a goal is missed.
-"""
+FLOPs against torch's counter for every shipped config."""
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 import platform
@@ -19,10 +15,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.paths import CONFIGS
 from mmdit.config import build
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.measured import measure_memory
@@ -35,13 +33,12 @@ from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import as_tool_config, load_tool_config
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 CPU = torch.device("cpu")
 LARGE = CONFIGS / "sd3.5-large.yaml"
 TIMED: list[tuple[str, Mode]] = [("two-modality", "forward"), ("two-modality", "train"), ("adaptive", "forward")]
 ROUNDS = 25  # of the profile's call and a bare one
 PAIRS = 400  # of models of the same config
-SIZES = {  # of the memory that is estimated and measured
+SIZES: dict[str, dict[str, Any]] = {  # of the memory that is estimated and measured
     "small": dict(dim=256, depth=4, tokens=(77, 256), batch=4),
     "middle": dict(dim=512, depth=6, tokens=(154, 1024), batch=2),
     "large": dict(dim=1024, depth=8, tokens=(154, 1024), batch=2),
@@ -49,16 +46,19 @@ SIZES = {  # of the memory that is estimated and measured
 
 
 @dataclass(frozen=True)
-class Line:
+class Claim:
     """A claim, its goal, what was found, and whether that is good enough."""
 
-    claim: str
+    what: str
     goal: str
     found: str
     good: bool
 
+    def __str__(self) -> str:
+        return f"{'ok  ' if self.good else 'MISS'}  {self.what}: {self.found} (goal: {self.goal})"
 
-def lines(quick: bool) -> Iterator[Line]:
+
+def claims(quick: bool) -> Iterator[Claim]:
     # first, for a child's largest memory begins at its parent's
     for command in (["flops"], ["shape-check"], ["profile", "--estimate", "--mode", "train", "--dtype", "bf16"]):
         yield taken(command)
@@ -71,7 +71,7 @@ def lines(quick: bool) -> Iterator[Line]:
     yield counted([p for p in sorted(CONFIGS.glob("*.yaml")) if not quick or "toy" in p.stem])
 
 
-def latency(name: str, mode: Mode, rounds: int) -> Iterator[Line]:
+def latency(name: str, mode: Mode, rounds: int) -> Iterator[Claim]:
     """What `profile` times against a bare loop around the same model, in turns; its components."""
     config = load_tool_config(CONFIGS / f"{name}.yaml")
     torch.manual_seed(0)
@@ -86,11 +86,11 @@ def latency(name: str, mode: Mode, rounds: int) -> Iterator[Line]:
     share = sum(row.time_ms for row in result.components) / result.latency_ms.median
     what = f"{name}, {mode}"
     found = f"{ratio.ratio - 1:+.1%}" + (
-        "" if ratio.low is None else f" ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
+        "" if ratio.low is None or ratio.high is None else f" ({ratio.low - 1:+.1%} to {ratio.high - 1:+.1%})"
     )
-    yield Line(f"{what}: latency against a bare loop", "within 3%", found, abs(ratio.ratio - 1) <= 0.03)
-    yield Line(f"{what}: latency with components timed", "at most +5%", f"{overhead:+.1%}", overhead <= 0.05)
-    yield Line(f"{what}: sum of the components' shares", "0.95 to 1", f"{share:.3f}", 0.95 <= share <= 1)
+    yield Claim(f"{what}: latency against a bare loop", "within 3%", found, abs(ratio.ratio - 1) <= 0.03)
+    yield Claim(f"{what}: latency with components timed", "at most +5%", f"{overhead:+.1%}", overhead <= 0.05)
+    yield Claim(f"{what}: sum of the components' shares", "0.95 to 1", f"{share:.3f}", 0.95 <= share <= 1)
 
 
 def bare_call(call: Call) -> Callable[[], None]:
@@ -112,7 +112,7 @@ def bare_call(call: Call) -> Callable[[], None]:
     return forward if optimizer is None else train
 
 
-def indistinguishable(pairs: int) -> Line:
+def indistinguishable(pairs: int) -> Claim:
     """The same config twice, `pairs` times, as `profile` measures and compares several configs."""
     data = {"depth": 2, "modalities": {"text": {"dim": 128}, "image": {"dim": 128}}, "heads": 4, "dim_head": 32}
     run = {"batch_size": 1, "tokens": {"text": 32, "image": 128}}
@@ -125,10 +125,10 @@ def indistinguishable(pairs: int) -> Line:
         alike += not compare(second, first, to="a").distinguishable
     least = 0.95 * pairs - 2 * math.sqrt(0.95 * 0.05 * pairs)
     claim = f"two models of one config, compared {pairs} times: can't be told apart"
-    return Line(claim, f"19 times in 20 (by chance {least:.0f} or more)", f"{alike} times", alike >= least)
+    return Claim(claim, f"19 times in 20 (by chance {least:.0f} or more)", f"{alike} times", alike >= least)
 
 
-def memory(size: str, checkpoint: bool) -> Line:
+def memory(size: str, checkpoint: bool) -> Claim:
     """A training step's peak in bf16, estimated under fake tensors and measured."""
     s = SIZES[size]
     model = {
@@ -149,10 +149,10 @@ def memory(size: str, checkpoint: bool) -> Line:
     found = measure_memory(call.model, call, CPU, optimizer=call.optimizer).peak
     off = guess / found - 1
     claim = f"training memory, {size}{', checkpointed' if checkpoint else ''} ({found / 1e9:.2f} GB), estimated"
-    return Line(claim, "within 10%", f"{off:+.1%}", abs(off) <= 0.1)
+    return Claim(claim, "within 10%", f"{off:+.1%}", abs(off) <= 0.1)
 
 
-def counted(paths: list[Path]) -> Line:
+def counted(paths: list[Path]) -> Claim:
     """Parameters and FLOPs of every shipped config against torch's own counter on the meta device."""
     equal = []
     for path in paths:
@@ -168,10 +168,10 @@ def counted(paths: list[Path]) -> Line:
         theirs = (forward.get_total_flops(), backward.get_total_flops(), sum(p.numel() for p in model.parameters()))
         equal.append((ours.forward_flops, ours.backward_flops, ours.parameters) == theirs)
     claim = f"{len(paths)} shipped configs: parameters, forward and backward FLOPs equal flop_counter's"
-    return Line(claim, "all", f"{sum(equal)}", all(equal))
+    return Claim(claim, "all", f"{sum(equal)}", all(equal))
 
 
-def taken(command: list[str]) -> Line:
+def taken(command: list[str]) -> Claim:
     """Seconds and memory of a command on an 8-billion model, the best of three."""
     best, most = float("inf"), 0
     for _ in range(3):
@@ -183,40 +183,22 @@ def taken(command: list[str]) -> Line:
         best, most = min(best, time.perf_counter() - began), max(most, usage.ru_maxrss)
     size = most * (1 if platform.system() == "Darwin" else 1024)
     found = f"{best:.1f} s, {size / 1e9:.2f} GB"
-    return Line(f"mmdit {' '.join(command)} on sd3.5-large", "under 5 s, 1 GB", found, best < 5 and size < 1e9)
-
-
-def markdown(found: list[Line]) -> str:
-    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
-    about = f"{device_name('cpu')}, {torch.get_num_threads()} threads, {versions}"
-    rows = [f"| {x.claim} | {x.goal} | {x.found} | {'yes' if x.good else '**no**'} |" for x in found]
-    head = ["| claim | goal | found | met |", "| --- | --- | --- | --- |"]
-    return "\n".join([about, "", *head, *rows]) + "\n"
+    return Claim(f"mmdit {' '.join(command)} on sd3.5-large", "under 5 s, 1 GB", found, best < 5 and size < 1e9)
 
 
 INTRODUCTION = """# How far the figures can be believed
 
-Written by `python benchmarks/profile_accuracy.py --write docs/profile.md`. Latency: 25 rounds of the call that
-`profile` times and of a bare one around the same model, in random order; the median ratio and its 95 % interval. Two
-builds of a model, timed one after the other, differed by up to 5 % on this machine; that is why `profile` measures
-several configs in rounds.
+Written by `python -m benchmarks.accounting accuracy --write docs/reports/profile.md`. Latency: 25 rounds of the
+call that `profile` times and of a bare one around the same model, in random order; the median ratio and its 95 %
+interval. Two builds of a model, timed one after the other, differed by up to 5 % on this machine; that is why `profile`
+measures several configs in rounds.
 
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the table there as Markdown too")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and sizes")
-    options = parser.parse_args()
-    found = []
-    for line in lines(options.quick):
-        found.append(line)
-        print(f"{'ok  ' if line.good else 'MISS'}  {line.claim}: {line.found} (goal: {line.goal})", flush=True)
-    if options.write:
-        options.write.write_text(INTRODUCTION + markdown(found), encoding="utf-8")
-    sys.exit(not all(line.good for line in found))
-
-
-if __name__ == "__main__":
-    main()
+def document(found: list[Claim]) -> str:
+    versions = f"torch {torch.__version__}, Python {platform.python_version()}"
+    about = f"{device_name('cpu')}, {torch.get_num_threads()} threads, {versions}"
+    rows = [f"| {x.what} | {x.goal} | {x.found} | {'yes' if x.good else '**no**'} |" for x in found]
+    head = ["| claim | goal | found | met |", "| --- | --- | --- | --- |"]
+    return INTRODUCTION + "\n".join([about, "", *head, *rows]) + "\n"

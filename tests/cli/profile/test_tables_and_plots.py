@@ -18,7 +18,7 @@ from mmdit_cli.profile.growth import fit_growth
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.profile.plots import profile_plot
 from mmdit_cli.profile.tables import ALIKE, profile_tables
-from tests.cli.model_parts.test_measure import config
+from tests.support.small_configs import config
 
 CPU = torch.device("cpu")
 

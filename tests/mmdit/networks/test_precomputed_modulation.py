@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import mmdit
-from benchmarks.families.networks import FAMILIES
+from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.packing import Packing
 from mmdit.sampling import network_velocity, sample, timestep_grid
 from tests.support.draws import drawn, randn

@@ -1,26 +1,15 @@
-"""Hold every published family against diffusers, and write docs/families.md.
-
-    python benchmarks/published_families.py [--write docs/families.md]
-
-Prints, for every family, the published parameter count and the one its config builds, and the largest relative
-difference of outputs and gradients between a small random network of ours and the same one of diffusers, in float32;
-then the sizes of the full networks, which need no memory. Exit code 0 where all is equal and under the bounds, else 1.
-"""
+"""The tables of the published families: equality with diffusers, and the sizes of the full networks."""
 
 from __future__ import annotations
 
-import argparse
-import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 import mmdit
-from benchmarks.families.networks import CONFIGS, FAMILIES, Family, gradient_errors, output_error
+from benchmarks.families.comparison import gradient_errors, output_error
+from benchmarks.families.diffusers_networks import Family
+from benchmarks.paths import CONFIGS
 from mmdit.options import ModelOptions, PatchInput
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
@@ -31,15 +20,15 @@ Rows = list[list[str]]
 
 INTRODUCTION = """# The published networks
 
-Written by `python benchmarks/published_families.py --write docs/families.md`: the sizes come from the configs in
-`configs/`, the differences from a run against diffusers {diffusers} with torch {torch}.
+Written by `python -m benchmarks.families --write docs/reports/families.md`: the sizes come from the configs
+in `configs/`, the differences from a run against diffusers {diffusers} with torch {torch}.
 
 ## Equal to diffusers
 
 A small network of each family, with every weight drawn away from its initial value, against diffusers' class of it with
 the same weights: several batch sizes, image shapes, text lengths, timesteps and guidance scales, in float32. The
 largest relative difference (Euclidean norm) of the outputs must be under 1e-5, that of any weight's or input's gradient
-under 1e-4. `tests/test_families.py` also compares block by block, in bfloat16, and over 8 sampling steps.
+under 1e-4. `tests/benchmarks/test_families.py` also compares block by block, in bfloat16, and over 8 sampling steps.
 """
 SIZES = """
 ## Sizes
@@ -132,33 +121,6 @@ def markdown(columns: list[str], rows: Rows) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def show(console: Console, title: str, columns: list[str], rows: Rows) -> None:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index in (0, len(columns) - 1) else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", type=Path, metavar="FILE", help="also write both tables to a Markdown file")
-    arguments = parser.parse_args()
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    found = [equality(family) for family in FAMILIES]
-    rows, sizes = [row for row, _ in found], [size(family.config) for family in FAMILIES]
-    show(console, "against diffusers", COLUMNS, rows)
-    show(console, "sizes", SIZE_COLUMNS, sizes)
-    if arguments.write is not None:
-        text = INTRODUCTION.format(diffusers=version("diffusers"), torch=torch.__version__.partition("+")[0])
-        text += "\n" + markdown(COLUMNS, rows) + SIZES + "\n" + markdown(SIZE_COLUMNS, sizes) + MISSING
-        arguments.write.write_text(text)
-        console.print(f"wrote {arguments.write}")
-    good = all(fine for _, fine in found)
-    console.print("all equal and under the bounds" if good else "not equal")
-    return 0 if good else 1
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+def document(rows: Rows, sizes: Rows) -> str:
+    text = INTRODUCTION.format(diffusers=version("diffusers"), torch=torch.__version__.partition("+")[0])
+    return text + "\n" + markdown(COLUMNS, rows) + SIZES + "\n" + markdown(SIZE_COLUMNS, sizes) + MISSING

@@ -1,4 +1,4 @@
-"""Small networks of the published families, ours and those of diffusers, with the same weights, called alike.
+"""The published families in diffusers: their classes, made small as the shipped configs are, and called as ours are.
 
 The facts about the published sizes are those of the constructors of diffusers 0.42.
 """
@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-import mmdit
+from benchmarks.paths import CONFIGS
 from mmdit.config import Config
 from mmdit.config.file import load_config
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @dataclass(frozen=True)
@@ -247,144 +244,3 @@ FAMILIES = (
     ),
 )
 BY_NAME = {family.config: family for family in FAMILIES}
-
-
-def random_theirs(family: Family, seed: int = 0) -> nn.Module:
-    """Theirs with every parameter away from its initial value."""
-    torch.manual_seed(seed)
-    net = family.theirs(**family.options)
-    randomize(net)
-    return net.eval()
-
-
-def randomize(net: nn.Module) -> None:
-    """Weights that keep the activations' size, biases and scales that do not vanish."""
-    for name, parameter in net.named_parameters():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
-        else:
-            nn.init.normal_(parameter, mean=1.0 if "norm" in name and name.endswith("weight") else 0.0, std=0.3)
-
-
-def ours_of(theirs: nn.Module, family: Family) -> nn.Module:
-    """Our network with their weights."""
-    from mmdit.layouts import from_layout
-
-    config = family.small_config().model
-    net = mmdit.build(config)
-    net.load_state_dict(from_layout(theirs.state_dict(), config, "diffusers"))
-    return net.eval()
-
-
-def random_call(
-    family: Family, *, batch: int = 2, height: int = 12, width: int = 8, length: int = 7, seed: int = 1
-) -> dict[str, Any]:
-    """What `mmdit.MMDiTModel` is called with: an image, text, timesteps, and what else the family takes."""
-    config = family.small_config().model
-    generator = torch.Generator().manual_seed(seed)
-    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
-    scale = config.timestep.scale
-    arguments: dict[str, Any] = dict(
-        inputs={
-            "text": draw(batch, length, config.modalities["text"].input.dim),
-            "image": draw(batch, config.modalities["image"].input.channels, height, width),
-        },
-        timestep=torch.rand(batch, generator=generator) * (1000 if scale == 1 else 1),
-    )
-    if config.pooled is not None:
-        arguments["pooled"] = draw(batch, config.pooled.dim)
-    if config.guidance is not None:
-        arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
-    return arguments
-
-
-def call_theirs(net: nn.Module, family: Family, arguments: dict[str, Any]) -> Tensor:
-    """Their image, from our arguments."""
-    rest = {key: value for key, value in arguments.items() if key != "inputs"}
-    return family.call(net, arguments["inputs"]["image"], arguments["inputs"]["text"], **rest)
-
-
-# ----------------------------------------------------------------------------------------------------- what is compared
-
-CALLS: tuple[dict[str, int], ...] = (
-    dict(batch=2, height=12, width=8, length=7, seed=1),
-    dict(batch=1, height=8, width=20, length=1, seed=2),
-    dict(batch=3, height=6, width=10, length=13, seed=3),
-)
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    """`|ours - theirs| / |theirs|`, in the Euclidean norm."""
-    return ((ours.double() - theirs.double()).norm() / theirs.double().norm().clamp(min=1e-300)).item()
-
-
-def output_error(family: Family) -> float:
-    """The largest relative difference of the outputs, over several batch sizes, image shapes and text lengths."""
-    theirs = random_theirs(family)
-    ours = ours_of(theirs, family)
-    errors = []
-    with torch.no_grad():
-        for call in CALLS:
-            arguments = random_call(family, **call)
-            errors.append(relative(ours(**arguments)["image"], call_theirs(theirs, family, arguments)))
-    return max(errors)
-
-
-def gradient_errors(family: Family) -> dict[str, float]:
-    """By tensor of ours, and by input: the relative difference of the gradients of a weighted sum of the output.
-
-    Of a tensor whose gradient all but cancels, such as a key's bias, the difference is taken relative to a millionth of
-    the largest gradient instead.
-    """
-    from mmdit.layouts import from_layout
-
-    theirs = random_theirs(family)
-    ours = ours_of(theirs, family)
-    arguments = random_call(family)
-    inputs = arguments["inputs"]
-    found = []
-    for net, run in (
-        (theirs, lambda: call_theirs(theirs, family, arguments)),
-        (ours, lambda: ours(**arguments)["image"]),
-    ):
-        leaves = {name: x.requires_grad_() for name, x in inputs.items()}
-        for x in leaves.values():
-            x.grad = None
-        out = run()
-        (out * torch.arange(out.numel()).sin().view_as(out)).sum().backward()
-        parameters = {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in net.named_parameters()}
-        found.append((parameters, {f"input {name}": x.grad.clone() for name, x in leaves.items()}))
-    (their_parameters, their_inputs), (our_parameters, our_inputs) = found
-    fixed = {name: x for name, x in theirs.state_dict().items() if name not in their_parameters}  # position tables
-    wanted = from_layout(their_parameters | fixed, family.small_config().model, "diffusers") | their_inputs
-    got = our_parameters | our_inputs
-    floor = max(x.norm().item() for x in wanted.values()) * 1e-6
-    return {
-        name: ((got[name] - x).double().norm() / max(x.double().norm().item(), floor)).item()
-        for name, x in wanted.items()
-    }
-
-
-def blocks_of(net: nn.Module) -> list[nn.Module]:
-    """The joint and single-stream blocks of either side, in order."""
-    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks")
-    stack = getattr(net, "transformer", None)
-    if stack is not None:
-        return [*stack.blocks, *stack.single_blocks]
-    return [block for name in lists for block in getattr(net, name, ())]
-
-
-def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any]) -> list[Tensor]:
-    """What each block gives for the image."""
-    outputs: list[Tensor] = []
-
-    def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        last = output if isinstance(output, Tensor) else output[-1]  # a single stream ends with the image
-        outputs.append(last[:, -image_tokens:].detach())
-
-    handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
-    with torch.no_grad():
-        run()
-    for handle in handles:
-        handle.remove()
-    return outputs

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import mmdit
-from benchmarks.numerics.__main__ import COND, DIM, VARIANTS, build
+from benchmarks.numerics.variants import COND, DIM, VARIANTS, build
 from mmdit.adaptive_attention import AdaptiveAttention
 from mmdit.layers.residuals import HyperConnection
 from tests.support.draws import drawn, padded_mask, randn

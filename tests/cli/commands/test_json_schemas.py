@@ -9,18 +9,9 @@ from jsonschema import Draft202012Validator
 
 from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
 from tests.support.paths import CONFIGS
+from tests.support.small_configs import TINY
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
-TINY = """
-name: tiny
-model:
-  depth: 1
-  modalities: {text: {dim: 8}, image: {dim: 12}}
-  dim_cond: 4
-  heads: 1
-  dim_head: 8
-run: {tokens: {text: 3, image: 5}}
-"""
 
 
 def test_the_shipped_schema_is_the_one_that_the_command_prints():

@@ -11,21 +11,8 @@ import pytest
 
 from tests.support.marks import slow_but
 from tests.support.paths import ROOT
+from tests.support.small_configs import TINY
 
-TINY = """
-name: tiny
-model:
-  depth: 1
-  modalities:
-    text: {dim: 8}
-    image: {dim: 12}
-  dim_cond: 4
-  heads: 1
-  dim_head: 8
-run:
-  batch_size: 2
-  tokens: {text: 3, image: 5}
-"""
 COMMON = {"command", "mmdit_version", "torch_version", "device", "dtype", "seed", "results"}
 RESULTS = {
     "profile": {

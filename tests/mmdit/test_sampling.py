@@ -1,0 +1,71 @@
+"""Sampling a flow: exact on straight paths, of the right order on curved ones; known tokens, guidance, shifted time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from mmdit.sampling import Tensors, guide, sample, shift_timesteps
+
+
+def test_shifting_follows_equation_23_and_is_undone_by_its_inverse() -> None:
+    t = torch.rand(100, dtype=torch.float64)
+    shifted = shift_timesteps(t, 3.0)
+    torch.testing.assert_close(shifted, 3 * t / (1 + 2 * t))
+    torch.testing.assert_close(shift_timesteps(shifted, 1 / 3), t)
+    assert (shifted >= t).all()
+
+
+@pytest.mark.parametrize("kind", ["euler", "heun"])
+@pytest.mark.parametrize("steps", [1, 7])
+def test_a_straight_path_is_followed_exactly(kind: str, steps: int) -> None:
+    data, noise = torch.randn(2, 3, 4, dtype=torch.float64)
+
+    def velocity(x: Tensors, t: Tensors) -> Tensors:
+        return {"image": noise - data}
+
+    drawn = sample(velocity, {"image": noise}, steps=steps, kind=kind, shift=3.0)
+    torch.testing.assert_close(drawn["image"], data)
+
+
+@pytest.mark.parametrize(("kind", "order"), [("euler", 1), ("heun", 2)])
+def test_the_error_of_a_curved_path_falls_with_the_order_of_the_sampler(kind: str, order: int) -> None:
+    start = torch.randn(3, 4, dtype=torch.float64)
+
+    def velocity(x: Tensors, t: Tensors) -> Tensors:  # dx / dt = x t, so x(0) = x(1) exp(-1/2)
+        return {"image": x["image"] * t["image"].double()[:, None]}
+
+    exact = start * math.exp(-0.5)
+    errors = [
+        (sample(velocity, {"image": start}, steps=steps, kind=kind)["image"] - exact).abs().max().item()
+        for steps in (40, 80)
+    ]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.1)
+
+
+def test_what_is_given_is_seen_clean_and_is_not_drawn() -> None:
+    given, noise = torch.randn(2, 3, 4)
+    seen = []
+
+    def velocity(x: Tensors, t: Tensors) -> Tensors:
+        seen.append((x["image"], t["image"], t["audio"]))
+        return {name: torch.ones_like(value) for name, value in x.items()}
+
+    drawn = sample(velocity, {"audio": noise}, steps=4, given={"image": given})
+    assert set(drawn) == {"audio"}
+    assert all(torch.equal(x, given) and (t == 0).all() for x, t, _ in seen)
+    assert [t[0].item() for _, _, t in seen] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_guidance_of_one_is_the_conditional_and_of_zero_the_unconditional() -> None:
+    with_caption, without = {"image": torch.randn(2, 3)}, {"image": torch.randn(2, 3)}
+    torch.testing.assert_close(guide(with_caption, without, 1.0), with_caption)
+    torch.testing.assert_close(guide(with_caption, without, 0.0), without)
+
+
+def test_guidance_of_two_goes_as_far_again() -> None:
+    with_caption, without = {"image": torch.randn(2, 3)}, {"image": torch.randn(2, 3)}
+    wanted = 2 * with_caption["image"] - without["image"]
+    torch.testing.assert_close(guide(with_caption, without, 2.0)["image"], wanted)

@@ -1,0 +1,198 @@
+"""Runs that were changed, damaged, copied or are under way."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save
+
+from mmdit_cli.errors import UserError
+from mmdit_cli.request.newest_checkpoint import newest_checkpoint
+from mmdit_cli.toy import checkpoints
+from mmdit_cli.toy.run_folder import LOCK, described, safe_name
+from mmdit_cli.toy.training import Interrupted, train
+from tests.support.toy import CPU, same_bits, tiny, weights
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
+    refusals = []
+
+    def second(step, *rest):
+        for resume in (False, True):
+            with pytest.raises(
+                UserError, match=rf"another run is under way in it \(process {os.getpid()} on "
+            ) as caught:
+                train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=resume)
+            refusals.append(caught.value)
+
+    train(tiny(steps=1), device=CPU, run_dir=tmp_path / "run", on_progress=second)
+    assert len(refusals) == 2 and not (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_the_lock_file_of_a_killed_run_is_in_nobodys_way(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / LOCK).write_text("process 1 on nowhere")
+    assert train(tiny(), device=CPU, run_dir=tmp_path / "run").steps == 6
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_change_is_refused_then_allowed_and_written_down(tmp_path):
+    folder, messages = tmp_path / "run", []
+    train(tiny(steps=4), device=CPU, run_dir=folder)
+    with pytest.raises(UserError, match=r"steps was 4, is 6.*--allow-changes"):
+        train(tiny(), device=CPU, run_dir=folder, resume=True)
+    changed = dict(device=CPU, run_dir=folder, resume=True, on_message=messages.append)
+    assert train(tiny(), allow_changes=True, **changed).steps == 6
+    assert messages == ["going on from step 4 with changes: config.train.steps was 4, is 6"]
+    identity, changes = described(folder)
+    assert identity["config"]["train"]["steps"] == 6
+    assert changes == [{"step": 4, "changes": ["config.train.steps was 4, is 6"]}]
+    train(tiny(), **changed)  # it is the run's own config now
+    assert len(messages) == 1 and described(folder)[1] == changes
+
+
+@pytest.mark.parametrize(
+    ("other", "why"),
+    [(tiny(steps=2), "train.steps is 2, and .* has done 6"), (tiny(sound=True), "audio.* is missing in weights")],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_change_that_does_not_fit_the_run_is_refused_all_the_same(other, why, tmp_path):
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    before = weights(whole)
+    with pytest.raises(UserError, match=why):
+        train(other, device=CPU, run_dir=tmp_path / "run", resume=True, allow_changes=True)
+    assert same_bits(before, load_file(Path(whole.files["checkpoint"]).with_name("weights.safetensors")))
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_config_edited_before_the_first_checkpoint_is_noticed(tmp_path):
+    def stop(step, *rest):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", on_progress=stop)
+    assert newest_checkpoint(tmp_path / "run") == (None, [])
+    with pytest.raises(UserError, match="seed was 0, is 1"):
+        train(tiny(), device=CPU, seed=1, run_dir=tmp_path / "run", resume=True)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    path = tmp_path / "run" / "checkpoint-00000006" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps(state | {"averaged": 5}))
+    checkpoint, problems = newest_checkpoint(tmp_path / "run")
+    assert checkpoint.step == 4 and "state.json does not match" in problems[0]
+    del state["sha256"]["state.json"]  # as earlier versions wrote it
+    path.write_text(json.dumps(state))
+    assert newest_checkpoint(tmp_path / "run")[0].step == 6
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_users_copies_of_checkpoints_neither_count_nor_go(tmp_path):
+    run = tmp_path / "run"
+    train(tiny(steps=4), device=CPU, run_dir=run)
+    for name in ("checkpoint-best", "checkpoint-old", "checkpoint-4"):
+        shutil.copytree(run / "checkpoint-00000002", run / name)
+    train(tiny(), device=CPU, run_dir=run, resume=True, allow_changes=True)
+    assert sorted(path.name for path in run.glob("checkpoint-*")) == [
+        "checkpoint-00000004", "checkpoint-00000006", "checkpoint-4", "checkpoint-best", "checkpoint-old"
+    ]  # fmt: skip
+
+
+def forged(folder: Path, files: dict[str, bytes], **changes: object) -> None:
+    """A checkpoint whose checksums are right and whose content is not."""
+    state = json.loads((folder / "state.json").read_text()) | changes
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+        state["sha256"][name] = hashlib.sha256(content).hexdigest()
+    del state["sha256"]["state.json"]
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], ids=str
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    forged(tmp_path / "run" / "checkpoint-00000006", {}, **changes)
+    checkpoint, problems = newest_checkpoint(tmp_path / "run")
+    assert checkpoint.step == 4 and len(problems) == 1 and "checkpoint-00000006 is damaged" in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "tensors", "why"),
+    [
+        ("weights.safetensors", None, "weights.safetensors: "),
+        ("optimizer.safetensors", None, "optimizer.safetensors: "),
+        ("optimizer.safetensors", {"0.x.y": torch.zeros(1)}, "0.x.y is of no parameter"),
+        ("optimizer.safetensors", {"9999.step": torch.zeros(())}, "9999.step is of no parameter"),
+        ("optimizer.safetensors", {"0.step": torch.zeros(())}, "0.exp_avg.* is missing"),
+        ("optimizer.safetensors", {f"0.{k}": torch.zeros(3, 1) for k in ("step", "exp_avg", "exp_avg_sq")}, "is 3 x 1"),
+    ],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_path):
+    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    content = b"junk" if tensors is None else save(tensors)
+    forged(tmp_path / "run" / "checkpoint-00000006", {name: content})
+    with pytest.raises(UserError, match=f"checkpoint-00000006 does not fit the config: .*{why}"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", "[" * 100_000),
+        ("config.yaml", "[" * 3000 + "]" * 3000),
+        ("config.yaml", "train: !!set {a, b}\n"),
+        ("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\n" + "c: [" + "*b, " * 30_000 + "]\n"),
+        ("config.yaml", "train: 0x" + "f" * 20_000),
+    ],
+    ids=lambda text: text[:12],
+)
+@pytest.mark.usefixtures("no_pictures")
+def test_what_a_run_says_of_itself_is_read_without_trust(name, content, tmp_path):
+    run = tmp_path / "run"
+    train(tiny(steps=1), device=CPU, run_dir=run)
+    (run / name).write_text(content)
+    described(run)  # raises nothing; whatever it finds, a checkpoint says more
+    assert train(tiny(steps=1), device=CPU, run_dir=run, resume=True).steps == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_full_disk_says_where_it_stopped_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
+    save, calls = checkpoints.save_file, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == 2:
+            raise checkpoints.SafetensorError("I/O error: No space left on device (os error 28)")
+        save(*args)
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    with pytest.raises(UserError, match=r"No space left on device, at step 4; go on later with\nmmdit train-toy"):
+        train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
+    assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), weights(whole))
+
+
+def test_a_name_that_the_system_can_not_write_gives_a_folder_that_it_can(monkeypatch):
+    assert safe_name("模型/é") == "模型-é"
+
+    def ascii_only(name):
+        return name.encode("ascii")
+
+    monkeypatch.setattr("os.fsencode", ascii_only)
+    assert safe_name("a 模型") == "a" and safe_name("模型") == "run"
