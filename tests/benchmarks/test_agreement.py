@@ -68,7 +68,7 @@ def test_a_tool_that_fails_is_a_row_that_says_so():
 
 def test_the_document_has_our_figures():
     counted = count_flops(load_tool_config(ROOT / "configs" / "two-modality.yaml"))
-    text = (ROOT / "docs" / "agreement.md").read_text()
+    text = (ROOT / "docs" / "reports" / "agreement.md").read_text()
     assert f"| mmdit | {counted.parameters:,} | {counted.forward_flops / 1e9:,.3f} GFLOP | 100% | the same |" in text
 
 

@@ -144,7 +144,7 @@ def test_it_compiles_whole_and_gives_the_same(family):
 
 @each_family
 def test_the_document_of_the_families_has_the_counts(family):
-    text = (CONFIGS.parent / "docs" / "families.md").read_text()
+    text = (CONFIGS.parent / "docs" / "reports" / "families.md").read_text()
     assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text
     assert f"| {' | '.join(published_families.size(family.config))} |" in text
 

@@ -1,4 +1,4 @@
-"""The formulas of docs/scaling.md against naive simulations that count every byte that is sent."""
+"""The formulas of docs/reports/scaling.md against naive simulations that count every byte that is sent."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_memory_and_time_of_one_gpu_are_the_models_own():
 def test_the_document_is_what_the_script_writes():
     script = ROOT / "benchmarks" / "scaling.py"
     done = subprocess.run(
-        [sys.executable, script, "--check", ROOT / "docs" / "scaling.md"], capture_output=True, text=True
+        [sys.executable, script, "--check", ROOT / "docs" / "reports" / "scaling.md"], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
 
