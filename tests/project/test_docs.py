@@ -17,7 +17,7 @@ import yaml
 
 from tests.support.pages import PAGES, Shown, blocks, commands, name_of
 from tests.support.paths import ROOT
-from tests.support.small_commands import SECONDS, OFFICIAL, small, write_stand_in
+from tests.support.small_commands import OFFICIAL, SECONDS, small, write_stand_in
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--estimate)\b")  # the same on every machine

@@ -27,9 +27,15 @@ SMALL = {  # of a config: the values that make it so
     "flux.1-dev": [*IMAGE_AND_TEXT, *FEW_TOKENS, "model.depth=2", "model.single_stream.depth=2", "model.heads=1"],
 }
 OFFICIAL = {"flux1-dev.safetensors": ("flux.1-dev", "flux"), "sd3.5_medium.safetensors": ("sd3.5-medium", "stability")}
-TOY = ["train.batch_size=4", "train.evaluation_samples=4", "train.sampler.steps=1", "train.warmup_steps=1"]
+TOY = [
+    "train.batch_size=4",
+    "train.evaluation_samples=4",
+    "train.sampler.steps=1",
+    "train.warmup_steps=1",
+    "train.evaluate_every=0",
+]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
-    r"--compile|--format (pt2|onnx)|-c flux.1-dev -c|^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
+    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--target|^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
 )
 
 
@@ -49,10 +55,11 @@ def small(line: str) -> str:
             [*words, "--collect-only", "-q", "tests/project/test_readme.py", "tests/project/test_wheel.py"]
         )
     if "train-toy" in words:
-        steps = int(words[words.index("--steps") + 1]) // 200 if "--steps" in words else 2
-        if "--steps" in words:
-            words[words.index("--steps") + 1] = str(steps)
-        return shlex.join([*words, *([] if "--steps" in words else ["--steps", str(steps)]), *_sets(TOY)])
+        if "--steps" not in words:
+            words += ["--steps", "600"]
+        place = words.index("--steps") + 1
+        words[place] = str(int(words[place]) // 300)
+        return shlex.join([*("2" if word == "3" else word for word in words), *_sets(TOY)])
     measures = words[1] == "profile" and "--estimate" not in words
     if words[0] == "mmdit" and (measures or "--weights" in words):
         words = ["cpu" if word == "cuda" else "1000%" if word == "5%" else word for word in words]
