@@ -1,9 +1,10 @@
-"""Runs the commands that the README shows and puts their real output under them.
+"""Runs the commands that README.md and docs/ show, and puts their real output under them.
 
     python docs/refresh.py            all of them
     python docs/refresh.py profile    those that hold the word
 
-A block is fenced as `console` and starts with `$ ` and the command. What a command writes goes to a temporary folder.
+A block is fenced as `console` and starts with `$ ` and the command. The commands of a page run in one temporary folder.
+What stands between `<!-- NAME -->` and `<!-- /NAME -->` is written by the function of that name in `TABLES`.
 """
 
 from __future__ import annotations
@@ -13,35 +14,48 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
 BLOCK = re.compile(r"^```console\n\$ (?P<command>[^\n]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
-PICTURES = {"runs/readme/samples.png": "docs/toy-samples.png", "runs/readme/loss.png": "docs/toy-loss.png"}
+MARKED = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
+PICTURES = {f"runs/readme/{name}.png": f"docs/pictures/toy-{name}.png" for name in ("samples", "loss")}
+TABLES: dict[str, Callable[[], str]] = {}  # name of the markers -> the Markdown between them
 
 
-def refreshed(match: re.Match[str], folder: Path, words: list[str]) -> str:
+def pages() -> list[Path]:
+    return [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if not p.is_symlink())]
+
+
+def refreshed(match: re.Match[str], folder: Path, words: Sequence[str]) -> str:
     command = match["command"]
     if words and not any(word in command for word in words):
         return match[0]
     print("$", command, file=sys.stderr)
     done = subprocess.run(command, shell=True, cwd=folder, capture_output=True, text=True)
     text = done.stdout if done.returncode == 0 else done.stdout + done.stderr
-    lines = [line.rstrip() for line in text.splitlines()]
+    lines = [line.rstrip() for line in text.rstrip().splitlines()]
     for made, kept in PICTURES.items():
         if (folder / made).exists():
             shutil.copy(folder / made, ROOT / kept)
     return "```console\n$ " + command + "\n" + "\n".join(lines) + "\n```"
 
 
-def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / "configs").symlink_to(ROOT / "configs")
-        text = BLOCK.sub(lambda match: refreshed(match, folder, sys.argv[1:]), README.read_text(encoding="utf-8"))
-    README.write_text(text, encoding="utf-8")
+def with_tables(text: str) -> str:
+    """The text with what `TABLES` makes between their markers."""
+    return MARKED.sub(lambda m: m["begin"] + TABLES[m["name"]]() + m["end"] if m["name"] in TABLES else m[0], text)
+
+
+def main(words: Sequence[str]) -> None:
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        with tempfile.TemporaryDirectory() as name:
+            (Path(name) / "configs").symlink_to(ROOT / "configs")
+            new = BLOCK.sub(lambda match, folder=Path(name): refreshed(match, folder, words), with_tables(text))
+        if new != text:
+            page.write_text(new, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

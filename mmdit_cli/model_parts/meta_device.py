@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import torch
 
@@ -23,6 +23,7 @@ def without_compiler() -> Iterator[None]:
         return
     stand_in = ModuleType(name)
     stand_in.disable = lambda fn, *_, **__: fn  # type: ignore[attr-defined]
+    stand_in.config = SimpleNamespace(error_on_nested_fx_trace=False)  # type: ignore[attr-defined] # checkpoint asks
     sys.modules[name] = stand_in
     try:
         yield

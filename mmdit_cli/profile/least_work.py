@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call
 
+from mmdit_cli.memory.fake_tensors import fake_inputs
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops, meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
@@ -62,12 +63,13 @@ def count_work(
     flops: Parts = {(FORWARD, row.name): row.flops for row in rows if row.flops}
     if train:
         flops |= {(BACKWARD, row.name): row.backward_flops for row in rows if row.backward_flops}
+    inputs = example_inputs(config, device="meta", dtype=dtype)  # there `varlen` knows its lengths
     with FakeTensorMode(), torch.device(device):
         weights = {name: _twin(p, device).requires_grad_(train) for name, p in model.named_parameters()}
         buffers = {name: _twin(b, device) for name, b in model.named_buffers()}
-        inputs = example_inputs(config, device=device, dtype=dtype)
+        arguments = fake_inputs(inputs.kwargs, device)
         with TrafficCounter(list(weights.values()), components) as counter:
-            result = functional_call(model, weights | buffers, kwargs=inputs.kwargs)
+            result = functional_call(model, weights | buffers, kwargs=arguments)
             outputs = outputs_by_name(config, result)
             if train:
                 loss = outputs_sum(outputs)

@@ -54,6 +54,17 @@ def test_bytes_of_a_forward_pass_are_weights_inputs_and_outputs():
     assert traffic["attention"].bytes == BLOCKS * FLOAT * 4 * BATCH * (TEXT + IMAGE) * INNER
 
 
+def test_where_padding_is_left_out_only_the_valid_tokens_move():
+    share = 0.5
+    padded = config(run={"mask": {"text": share}})
+    packed = config(varlen=True, run={"mask": {"text": share}})
+    counted = count_work(packed, train=False, device=CPU)
+    assert counted.total_flops == count_flops(packed).forward_flops < count_flops(padded).forward_flops
+    rows, d = BATCH * round(share * TEXT), D[0]
+    wanted = 3 * rows * INNER + rows * d + 3 * d * INNER
+    assert counted.traffic["qkv projection, text"].bytes == BLOCKS * FLOAT * wanted
+
+
 def test_the_whole_moves_weights_inputs_and_outputs_and_in_training_the_weights_ten_times():
     forward, train = (count_work(config(), train=train, device=CPU) for train in (False, True))
     ends = 2 * FLOAT * BATCH * (TEXT * D[0] + IMAGE * D[1])

@@ -1,0 +1,153 @@
+"""What README.md and docs/ say holds: code runs, commands work and print what is shown, links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmdit_cli.request.tool_config import as_tool_config
+from tests.support.pages import PAGES, Shown, blocks, commands, name_of
+from tests.support.paths import ROOT
+from tests.support.small_commands import OFFICIAL, SECONDS, small, write_stand_in
+
+WITH_COMMANDS = [page for page in PAGES if commands(page)]
+COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--estimate)\b")  # the same on every machine
+FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder in which the repository's own files are where the pages say."""
+    for name in ("configs", "constraints.txt", "pyproject.toml", "Makefile", "docs", "benchmarks", "tests"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [
+        pytest.param(page, code, id=f"{name_of(page)}-{i}")
+        for page in PAGES
+        for i, code in enumerate(blocks(page, "python"))
+    ],
+)
+def test_the_code_runs_as_it_stands(page, code, folder):
+    exec(compile(code, name_of(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=name_of)
+def test_a_config_is_valid(page):
+
+    for text in blocks(page, "yaml"):
+        as_tool_config(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_file_that_a_page_links_to_is_missing(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+# ----------------------------------------------------------------------------------------------------------- commands
+
+
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+def test_every_command_of_a_page_works(page, folder, quick_ceilings):
+    """In this process, small where the size does not matter. What takes longer is in the slow test below."""
+    for shown in commands(page):
+        exact = shown.output is not None and COUNTED.search(shown.line)
+        if exact and page != PAGES[0] and shown in commands(PAGES[0]):
+            continue  # held by the README's own
+        if not SECONDS.search(shown.line):
+            _stand_in(shown.line, folder)
+            _hold(shown, *_in_this_process(shown.line if exact else small(shown.line)), exact=bool(exact))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+def test_every_command_of_a_page_works_in_a_process_of_its_own(page, folder):
+    """As it stands where the page shows what it prints; what takes minutes, a GPU or official files is small."""
+    for shown in commands(page):
+        _stand_in(shown.line, folder)
+        line = shown.line if shown.output is not None else small(shown.line)
+        done = subprocess.run(
+            line,
+            shell=True,
+            cwd=ROOT if re.match(r"make|pytest|pip", line) else folder,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)},
+        )
+        _hold(shown, done.returncode, done.stdout, done.stderr, exact=bool(shown.output and COUNTED.search(line)))
+
+
+def _hold(shown: Shown, code: int, out: str, err: str, *, exact: bool) -> None:
+    assert code == shown.exit_code, f"{shown.line}\n{out}{err}"
+    assert not FAULTS.search(out + err), f"{shown.line}\n{out}{err}"
+    if exact and shown.output is not None:  # beside the first line, which names the machine
+        printed = [line.rstrip() for line in (err if shown.exit_code else out).rstrip().splitlines()]
+        wanted = shown.output.rstrip().splitlines()
+        assert printed[1 - shown.exit_code // 2 :] == wanted[1 - shown.exit_code // 2 :], shown.line
+
+
+def _stand_in(line: str, folder: Path) -> None:
+    for name in OFFICIAL:
+        if name in line and not (folder / name).exists():
+            write_stand_in(folder / name)
+
+
+def _in_this_process(line: str) -> tuple[int, str, str]:
+    """Exit code, standard output, standard error; pipes and `> FILE` are followed."""
+    code, out, errors = 0, "", ""
+    for part in line.split(" | "):
+        part, _, target = part.partition(" > ")
+        given, caught, caught_errors = (io.TextIOWrapper(io.BytesIO(x.encode()), "utf-8") for x in (out, "", ""))
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(caught),
+            contextlib.redirect_stderr(caught_errors),
+        ):
+            patch.setattr(sys, "stdin", given)
+            code = _call(shlex.split(part), patch)
+        out, error = (_written(stream) for stream in (caught, caught_errors))
+        errors += error
+        if target:
+            Path(target).write_text(out, encoding="utf-8")
+    return code, out, errors
+
+
+def _written(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    return stream.buffer.getvalue().decode()  # type: ignore[attr-defined]
+
+
+def _call(words: list[str], patch: pytest.MonkeyPatch) -> int:
+    try:
+        if words[0] == "mmdit":
+            from mmdit_cli.app import main
+
+            patch.setattr(sys, "argv", words)
+            main()
+        elif words[:2] == ["python", "-m"]:
+            patch.setattr(sys, "argv", words[2:])
+            runpy.run_module(words[2], run_name="__main__", alter_sys=True)
+        else:
+            assert words[0] == "python", words
+            patch.setattr(sys, "argv", words[1:])
+            runpy.run_path(words[1], run_name="__main__")
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
