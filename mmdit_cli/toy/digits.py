@@ -54,7 +54,7 @@ class Digits:
 
     def __init__(self) -> None:
         pictures, labels = load()
-        self.parts = split(labels)
+        self.parts = parts_of(labels)
         self._pictures, self._labels = pictures, labels
         self.judge = _fitted()
 
@@ -116,7 +116,7 @@ def load() -> tuple[Tensor, Tensor]:
     return pictures, torch.from_numpy(labels).long()
 
 
-def split(labels: Tensor) -> dict[str, Tensor]:
+def parts_of(labels: Tensor) -> dict[str, Tensor]:
     """The places of each part's pictures in the data set, sorted. No picture is in two parts."""
     rank = torch.empty_like(labels)  # how many pictures of the same digit came before
     for digit in range(len(DIGITS)):
@@ -134,7 +134,7 @@ def _fitted() -> Any:
     from sklearn.svm import SVC
 
     pictures, labels = load()
-    rows = split(labels)["judging"]
+    rows = parts_of(labels)["judging"]
     return SVC(gamma=GAMMA).fit(_ink(pictures[rows]), labels[rows].numpy())
 
 

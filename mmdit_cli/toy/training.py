@@ -188,18 +188,14 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
     """Log the accuracy, and draw the run's captions once more."""
     model = trainer.averaged_model
     if trainer.group.main:
-        _score_and_draw(model, trainer, folder, metrics)
+        samples = _draw_shown(model, trainer)
+        count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
+        batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
+        scores = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
+        accuracy = {name: score.accuracy for name, score in scores.items()}
+        metrics.append({"step": trainer.completed, "accuracy": accuracy})
+        _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
     trainer.group.wait()
-
-
-def _score_and_draw(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics) -> None:
-    samples = _draw_shown(model, trainer)
-    count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
-    batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
-    scores = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
-    accuracy = {name: score.accuracy for name, score in scores.items()}
-    metrics.append({"step": trainer.completed, "accuracy": accuracy})
-    _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
 
 
 def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult | None:
