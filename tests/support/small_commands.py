@@ -35,7 +35,8 @@ TOY = [
     "train.evaluate_every=0",
 ]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
-    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--target|^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
+    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--target"
+    r"|^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
 )
 
 
@@ -90,5 +91,6 @@ def write_stand_in(path: Path) -> None:
     from mmdit_cli.request.tool_config import load_tool_config
 
     name, layout = OFFICIAL[path.name]
-    net = mmdit.build(load_tool_config(ROOT / "configs" / f"{name}.yaml", SMALL[name]))
-    save_file({key: x.contiguous() for key, x in to_layout(net.state_dict(), net.config, layout).items()}, path)
+    config = load_tool_config(ROOT / "configs" / f"{name}.yaml", SMALL[name]).model
+    tensors = to_layout(mmdit.build(config).state_dict(), config, layout)
+    save_file({key: x.contiguous() for key, x in tensors.items()}, path)
