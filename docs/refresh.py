@@ -17,11 +17,17 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from mmdit_cli.commands.option_tables import key_table, keyword_table
+from mmdit_cli.request.tool_config import ToolConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```console\n\$ (?P<command>[^\n]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 PICTURES = {f"runs/readme/{name}.png": f"docs/pictures/toy-{name}.png" for name in ("samples", "loss")}
-TABLES: dict[str, Callable[[], str]] = {}  # name of the markers -> the Markdown between them
+TABLES: dict[str, Callable[[], str]] = {  # name of the markers -> the Markdown between them
+    "keys": lambda: key_table(ToolConfig),
+    "keywords": keyword_table,
+}
 
 
 def pages() -> list[Path]:
