@@ -19,24 +19,22 @@ from tests.support.paths import ROOT
 IMAGE_AND_TEXT = ["model.modalities.text.dim=64", "model.modalities.image.dim=64", "model.dim_cond=16"]
 FEW_TOKENS = ["run.tokens.text=8", "run.tokens.image=16"]
 SD3 = [*IMAGE_AND_TEXT, *FEW_TOKENS, "model.depth=2", "model.heads=1"]
+NARROW = [*IMAGE_AND_TEXT, *FEW_TOKENS, "model.dim_joint_attn=64"]
 SMALL = {  # of a config: the values that make it so
-    "two-modality": FEW_TOKENS,
-    "adaptive": FEW_TOKENS,
+    "two-modality": NARROW,
+    "adaptive": NARROW,
     "sd3-medium": SD3,
     "sd3.5-medium": [*SD3, "model.attention.dual=[0]"],
     "flux.1-dev": [*IMAGE_AND_TEXT, *FEW_TOKENS, "model.depth=2", "model.single_stream.depth=2", "model.heads=1"],
 }
 OFFICIAL = {"flux1-dev.safetensors": ("flux.1-dev", "flux"), "sd3.5_medium.safetensors": ("sd3.5-medium", "stability")}
 TOY = [
-    "train.batch_size=4",
-    "train.evaluation_samples=4",
-    "train.sampler.steps=1",
-    "train.warmup_steps=1",
-    "train.evaluate_every=0",
+    *("train.batch_size=4", "train.warmup_steps=1"),
+    *("train.evaluation_samples=4", "train.evaluate_every=0", "train.sampler.steps=1"),
 ]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
-    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--target"
-    r"|^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
+    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--target|"
+    r"^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
 )
 
 
@@ -91,6 +89,6 @@ def write_stand_in(path: Path) -> None:
     from mmdit_cli.request.tool_config import load_tool_config
 
     name, layout = OFFICIAL[path.name]
-    config = load_tool_config(ROOT / "configs" / f"{name}.yaml", SMALL[name]).model
-    tensors = to_layout(mmdit.build(config).state_dict(), config, layout)
-    save_file({key: x.contiguous() for key, x in tensors.items()}, path)
+    config = load_tool_config(ROOT / "configs" / f"{name}.yaml", SMALL[name])
+    theirs = to_layout(mmdit.build(config).state_dict(), config.model, layout)
+    save_file({key: x.contiguous() for key, x in theirs.items()}, path)
