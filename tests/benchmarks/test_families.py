@@ -20,6 +20,7 @@ from benchmarks.families.comparison import (
 from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from benchmarks.families.document import size
 from mmdit.sampling import network_velocity, sample
+from tests.support.marks import slow_but
 from tests.support.paths import REPORTS
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
@@ -131,7 +132,10 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family, shi
     assert relative(got, inputs["image"]) > 0.1
 
 
-@pytest.mark.parametrize("family", [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")], ids=str)
+COMPILED = [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")]
+
+
+@pytest.mark.parametrize("family", slow_but(COMPILED, BY_NAME["flux.1-dev"]), ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
@@ -142,7 +146,7 @@ def test_it_compiles_whole_and_gives_the_same(family):
     assert relative(got, wanted) < 1e-6
 
 
-@each_family
+@pytest.mark.parametrize("family", slow_but(FAMILIES, BY_NAME["sd3-medium"], BY_NAME["flux.1-dev"]), ids=str)
 def test_the_document_of_the_families_has_the_counts(family):
     text = (REPORTS / "families.md").read_text()
     assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text

@@ -225,7 +225,6 @@ def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns):
         "adaptive",
         "toy-any-to-any",
         "sd3-medium",
-        "flux.2-dev",
     ),
 )
 def test_every_shipped_config_passes_its_shape_check_and_is_counted(name, mmdit):

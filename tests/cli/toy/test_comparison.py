@@ -25,6 +25,7 @@ from mmdit_cli.toy.run_folder import Metrics
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
 from tests.support.configs import as_written
+from tests.support.marks import slow_but
 from tests.support.toy import CPU, tiny
 
 ALIKE = "can't be told apart"
@@ -216,7 +217,7 @@ def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_docum
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("width", [44, 80])
+@pytest.mark.parametrize("width", slow_but([44, 80], 44))
 def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     code, out, err = mmdit(*BOTH, "--seeds", "3", "--steps", "2", "--run-dir", "x", width=width)
     assert code == 0, err
