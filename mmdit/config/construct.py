@@ -42,7 +42,7 @@ def build(config: AnyConfig) -> nn.Module:
         ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
     """
     options = as_config(config).model
-    if options.has_ends:
+    if options.is_whole_network:
         return MMDiTModel(options)
     bare = (mmdit_pytorch.MMDiT if options.variant == "two_modality" else MMDiT)(options)
     bare.config = options  # type: ignore[assignment]

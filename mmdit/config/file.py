@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from mmdit.config.errors import explain
+from mmdit.config.explanations import explain
 from mmdit.config.regular_file import read_regular
 from mmdit.config.shipped import find_shipped, shipped_configs
 from mmdit.config.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Document, KeyPath, one_line, parse, short

@@ -15,7 +15,7 @@ from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
 from mmdit.options.fields import takes
-from mmdit.options.model import modality_indexes, modality_labels
+from mmdit.options.network import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 

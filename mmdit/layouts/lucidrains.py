@@ -37,7 +37,7 @@ def lucidrains(config: ModelOptions) -> Iterator[str]:
     """
     two = config.variant == "two_modality"
     skipped = ("text",) if two and config.skip_last_feedforward is None else config.skip_last_feedforward
-    if config.has_ends:
+    if config.is_whole_network:
         raise LayoutError("its networks have no ends: no input, output or timestep")
     if skipped:
         raise LayoutError(

@@ -22,7 +22,7 @@ from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
 from mmdit.options.fields import takes
-from mmdit.options.model import modality_indexes, modality_labels
+from mmdit.options.network import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 

@@ -1,8 +1,9 @@
-"""How a batch of sequences lies in memory between the ends of a stack: padded, `b n d`, or packed, `1 T d`."""
+"""How a batch of sequences lies in memory within a stack: padded, `b n d`, or packed, `1 T d`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,16 @@ from mmdit.packing import Packing
 Registers = RegisterTokens | NoRegisterTokens
 
 
+class OneStream(NamedTuple):
+    """All modalities' tokens as one sequence: what a single-stream block is called with, and the parts' lengths."""
+
+    tokens: Tensor
+    table: Tensor | None
+    masks: list[Tensor | None] | None
+    packing: Packing | None
+    lengths: list[int]
+
+
 class Padded:
     """Every sample at the length of the longest; masks say what is valid. Register tokens stand in front."""
 
@@ -24,7 +35,7 @@ class Padded:
 
     def __init__(self, masks: Sequence[Tensor | None], registers: Sequence[Registers]) -> None:
         # registers are valid everywhere
-        self.masks: list[Tensor | None] | None = [
+        self.masks: list[Tensor | None] = [
             None if mask is None else F.pad(mask, (r.count, 0), value=True)
             for r, mask in zip(registers, masks, strict=True)
         ]
@@ -46,20 +57,21 @@ class Padded:
         """By modality: `b 1 d`, as it is."""
         return modulations
 
-    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
-        """All tokens as one sequence, and their rotary table."""
-        self.lengths = [x.shape[1] for x in tokens]
-        self.masks = [join_masks(list(self.masks or ()), self.lengths, tokens[0])]
-        filled = None if tables is None else fill_tables(tables, self.lengths)
-        return torch.cat(list(tokens), dim=1), None if filled is None else torch.cat(filled, dim=-3)
+    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> OneStream:
+        """All tokens as one sequence."""
+        lengths = [x.shape[1] for x in tokens]
+        mask = join_masks(list(self.masks), lengths, tokens[0])
+        filled = None if tables is None else fill_tables(tables, lengths)
+        table = None if filled is None else torch.cat(filled, dim=-3)
+        return OneStream(torch.cat(list(tokens), dim=1), table, [mask], None, lengths)
 
-    def split(self, joined: Tensor) -> Sequence[Tensor]:
+    def split(self, x: Tensor, stream: OneStream) -> Sequence[Tensor]:
         """The reverse of `join`."""
-        return joined.split(self.lengths, dim=1)
+        return x.split(stream.lengths, dim=1)
 
-    def join_modulations(self, modulations: Sequence[BlockModulation]) -> BlockModulation:
+    def join_modulations(self, modulations: Sequence[BlockModulation], stream: OneStream) -> BlockModulation:
         """That of the joined sequence, from one for all tokens or one for each modality's."""
-        return modulations[0] if len(modulations) == 1 else join_modulations(modulations, self.lengths)
+        return modulations[0] if len(modulations) == 1 else join_modulations(modulations, stream.lengths)
 
 
 class Packed:
@@ -68,56 +80,55 @@ class Packed:
     masks = None
 
     def __init__(self, packing: Packing, registers: Sequence[Registers]) -> None:
-        self.ends, self.registers = packing, registers
+        self.bare, self.registers = packing, registers  # without register tokens
         self.packing = packing.behind([r.count for r in registers])
-        self.apart = self.packing
 
     def enter(self, x: Tensor, i: int) -> Tensor:
         """`x`: b n d -> 1 T d."""
-        return self.registers[i](self.ends.pack(x, i), self._in_front(i))
+        return self.registers[i](self.bare.pack(x, i), self._in_front(i))
 
     def leave(self, x: Tensor, i: int) -> Tensor:
         """The reverse of `enter`, zeros at the padding."""
         if self.registers[i].count:
             _, x = self._in_front(i).split(x)
-        return self.ends.unpack(x, i)
+        return self.bare.unpack(x, i)
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> T a."""
         if place is None:
             return None
-        packed = self.ends.pack(place.expand(self.ends.batch, -1, -1), i)
-        still = packed.new_zeros(1, self.ends.batch * self.registers[i].count, packed.shape[-1])
+        packed = self.bare.pack(place.expand(self.bare.batch, -1, -1), i)
+        still = packed.new_zeros(1, self.bare.batch * self.registers[i].count, packed.shape[-1])
         return self._in_front(i).join([still, packed]).squeeze(0)
 
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
         """By modality: `b 1 d -> 1 T d`."""
-        return [modulation.spread(self.apart, i) for i, modulation in enumerate(modulations)]
+        return [modulation.spread(self.packing, i) for i, modulation in enumerate(modulations)]
 
-    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> tuple[Tensor, Tensor | None]:
-        """All tokens as one sequence, sample by sample, and their rotary table."""
-        self.packing = self.apart.joined()
-        filled = None if tables is None else fill_tables(tables, [x.shape[1] for x in tokens])
-        table = None if filled is None else self.apart.join([table[None] for table in filled]).squeeze(0)
-        return self.apart.join(tokens), table
+    def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> OneStream:
+        """All tokens as one sequence, sample by sample."""
+        lengths = [x.shape[1] for x in tokens]
+        filled = None if tables is None else fill_tables(tables, lengths)
+        table = None if filled is None else self.packing.join([table[None] for table in filled]).squeeze(0)
+        return OneStream(self.packing.join(tokens), table, None, self.packing.joined(), lengths)
 
-    def split(self, joined: Tensor) -> Sequence[Tensor]:
+    def split(self, x: Tensor, stream: OneStream) -> Sequence[Tensor]:
         """The reverse of `join`."""
-        return self.apart.split(joined)
+        return self.packing.split(x)
 
-    def join_modulations(self, modulations: Sequence[BlockModulation]) -> BlockModulation:
+    def join_modulations(self, modulations: Sequence[BlockModulation], stream: OneStream) -> BlockModulation:
         """That of the joined sequence, from one for all tokens or one for each modality's."""
         if len(modulations) == 1:
-            return modulations[0].spread(self.packing, 0)
-        totals = [sum(counts) for counts in self.apart.lengths]
+            return modulations[0].spread(stream.packing, 0)
 
         def joined(parts: Sequence[Tensor]) -> Tensor:
-            rows = (self.apart.spread(part, i) for i, part in enumerate(parts))
-            return self.apart.join([row.expand(-1, total, -1) for row, total in zip(rows, totals, strict=True)])
+            rows = (self.packing.spread(part, i) for i, part in enumerate(parts))
+            lengths = zip(rows, stream.lengths, strict=True)
+            return self.packing.join([row.expand(-1, length, -1) for row, length in lengths])
 
         by_part = zip(*modulations, strict=True)
         return BlockModulation(*(None if parts[0] is None else joined(parts) for parts in by_part))
 
     def _in_front(self, i: int) -> Packing:
-        registers = (self.registers[i].count,) * self.ends.batch
-        return Packing((registers, self.ends.lengths[i]))
+        registers = (self.registers[i].count,) * self.bare.batch
+        return Packing((registers, self.bare.lengths[i]))

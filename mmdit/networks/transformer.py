@@ -209,26 +209,27 @@ class MMDiT(nn.Module):
         known: StackModulation,
     ) -> Sequence[Tensor]:
         """All tokens as one sequence, and apart again."""
-        joined, table = sequences.join(tokens, tables)
+        stream = sequences.join(tokens, tables)
+        x = stream.tokens
         # every token is modulated by its modality's vector, where they have different ones
         distinct = _distinct(conds)
         if len(distinct) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
         for index, block in enumerate(self.single_blocks):
             if index < len(known.single_blocks):  # one that is shared is there for the first
-                mods = sequences.join_modulations(known.single_blocks[index])
+                mods = sequences.join_modulations(known.single_blocks[index], stream)
             elif not known.single_blocks:
-                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct])
-            (joined,) = self._run(
+                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct], stream)
+            (x,) = self._run(
                 block,
-                modality_tokens=[joined],
-                modality_masks=sequences.masks,
+                modality_tokens=[x],
+                modality_masks=stream.masks,
                 time_cond=conds[0],
                 modulations=[mods],
-                rotary=[table],
-                packing=sequences.packing,
+                rotary=[stream.table],
+                packing=stream.packing,
             )
-        return sequences.split(joined)
+        return sequences.split(x, stream)
 
     def _sequences(self, masks: Sequence[Tensor | None] | Packing | None, tokens: Sequence[Tensor]) -> Padded | Packed:
         """Packed where that is asked for and saves anything."""

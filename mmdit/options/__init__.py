@@ -1,7 +1,7 @@
 """What a model is, as plain data: one frozen dataclass a part, which constructors, YAML, JSON Schema and docs read."""
 
 from mmdit.options.fields import OptionError, Options, as_data, option
-from mmdit.options.model import BlockOptions, JointAttentionOptions, ModelOptions
+from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.options import common_options
+from mmdit_cli.request.flags import common_options
 from mmdit_cli.request.request import Request
 
 NAME = "configs"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from mmdit_cli.request.options import common_options
+from mmdit_cli.request.flags import common_options
 from mmdit_cli.request.request import Request
 
 NAME = "schema"

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.options import OneConfig, common_options
+from mmdit_cli.request.flags import OneConfig, common_options
 from mmdit_cli.request.request import Request
 from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
@@ -67,7 +67,7 @@ def command(
             if value is not None:
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
 
-    from mmdit_cli.export.conversion import convert_weights
+    from mmdit_cli.export.layout_change import convert_weights
     from mmdit_cli.export.program_export import export_program
     from mmdit_cli.export.tables import export_tables
     from mmdit_cli.export.weights_export import export_model

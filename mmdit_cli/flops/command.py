@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.options import SweepOption, common_options
+from mmdit_cli.request.flags import SweepOption, common_options
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:

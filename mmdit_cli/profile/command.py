@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.options import SweepOption, common_options
+from mmdit_cli.request.flags import SweepOption, common_options
 from mmdit_cli.request.request import Request
 
 NAME = "profile"

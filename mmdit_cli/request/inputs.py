@@ -62,7 +62,7 @@ def example_inputs(
         packing = _packing(config, tokens, batch)
         masks = {}  # whose values nobody could read
     kwargs: dict[str, Any]
-    if config.model.has_ends:
+    if config.model.is_whole_network:
         kwargs = {"inputs": data, "masks": packing or masks or None}
         if config.model.timestep is not None:
             kwargs["timestep"] = draw.uniform(batch) * 1000 / config.model.timestep.scale

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mmdit_cli.request.options import OneConfig, common_options
+from mmdit_cli.request.flags import OneConfig, common_options
 from mmdit_cli.request.request import Request
 from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 

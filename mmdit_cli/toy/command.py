@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.options import common_options
+from mmdit_cli.request.flags import common_options
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:

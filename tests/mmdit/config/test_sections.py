@@ -55,14 +55,14 @@ def test_defaults_are_the_plain_block_of_the_paper() -> None:
     assert (config.attention.kind, config.attention.num_adaptive_weights) == ("standard", 1)
     assert (config.residual.kind, config.residual.streams) == ("plain", 1)
     assert (config.feedforward.kind, config.feedforward.mult) == ("gelu", 4)
-    assert not config.has_ends
+    assert not config.is_whole_network
 
 
 def test_kind_chooses_the_end_of_a_modality() -> None:
     image = {"dim": 12, "input": PATCHES, "output": {"kind": "patches", "channels": 3}}
     config = model(modalities={"text": {"dim": 8}, "image": image}, timestep={})
     assert isinstance(config.modalities["image"].input, PatchInput)
-    assert config.has_ends
+    assert config.is_whole_network
 
 
 def test_a_config_can_be_written_out_and_read_again() -> None:
@@ -180,7 +180,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": LINEAR}}},
-            "timestep: a model with ends makes its conditioning from the timestep; set timestep",
+            "timestep: a whole network makes its conditioning from the timestep; set timestep",
         ),
         (
             {

@@ -23,7 +23,7 @@ from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import TensorSpec, layout_of
 from mmdit_cli.errors import UserError
-from mmdit_cli.export.conversion import convert_weights
+from mmdit_cli.export.layout_change import convert_weights
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.shape_check.weights import check_weights
 from tests.support.configs import as_written

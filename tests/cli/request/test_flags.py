@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mmdit_cli.request.options import COMMON, OneConfig, common_options
+from mmdit_cli.request.flags import COMMON, OneConfig, common_options
 from mmdit_cli.request.request import Request
 
 

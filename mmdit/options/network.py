@@ -222,7 +222,7 @@ class ModelOptions(BlockOptions):
         return tuple(self.modalities)
 
     @property
-    def has_ends(self) -> bool:
+    def is_whole_network(self) -> bool:
         """Whether this is a whole network (`MMDiTModel`) rather than a bare transformer."""
         ends = any(m.input is not None or m.output is not None for m in self.modalities.values())
         return ends or self.timestep is not None
@@ -316,8 +316,8 @@ class ModelOptions(BlockOptions):
                 raise OptionError((key,), message)
             if self.timestep is None:
                 raise OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
-        if self.has_ends and self.dim_cond is not None and self.timestep is None:
-            message = "a model with ends makes its conditioning from the timestep; set timestep"
+        if self.is_whole_network and self.dim_cond is not None and self.timestep is None:
+            message = "a whole network makes its conditioning from the timestep; set timestep"
             raise OptionError(("timestep",), message)
 
     def _check_single_stream(self) -> None:
