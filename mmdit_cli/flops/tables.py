@@ -146,7 +146,7 @@ def _points(results: Sequence[FlopsResult], width: int) -> Table:
     plan = results[0].training
     timed = plan is not None and plan.hours is not None
     columns = [
-        *point_columns(results),
+        *(c._replace(kind="name" if c.heading == "config" else "number") for c in point_columns(results)),
         Column("params", lambda r: f"{r.parameters:,}" if width >= WIDE else f.count(r.parameters)),
         Column("forward", lambda r: f.quantity(r.forward_flops, "")),
         Column("step", lambda r: f.quantity(r.step_flops, "")),

@@ -20,6 +20,7 @@ BAR = 8  # cells of a bar
 NEVER = 1e9  # wider than any screen
 KINDS: dict[str, dict[str, Any]] = {
     "text": {"overflow": "fold"},
+    "name": {"overflow": "fold", "min_width": 8},
     "word": {"no_wrap": True},
     "number": {"justify": "right", "no_wrap": True},
     "figure": {"justify": "right"},  # that may wrap
@@ -40,9 +41,9 @@ class Column(NamedTuple):
     """A figure of records that stand one below the other; shown on screens of `width` columns and more."""
 
     heading: str
-    cell: Callable[[Any], str]
+    cell: Callable[[Any], str | Text]  # brackets in a str are markup
     width: float = 0
-    kind: Literal["text", "word", "number", "figure", "bar"] = "number"
+    kind: Literal["text", "name", "word", "number", "figure", "bar"] = "number"
 
 
 def side_by_side(title: str, results: Sequence[Any], rows: Iterable[Row]) -> Table:
