@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import MISSING
 from typing import Any
 
 from torch import Tensor
@@ -17,7 +18,33 @@ __all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
 
 NAMES = ("text", "image")
 TEXT = 0
+# what the general transformer says of modalities by their places, and this one by their names
 BY_PLACE = ("dim_modalities", "modality_names", "num_register_tokens", "final_norms", "skip_last_feedforward")
+BY_NAME = {
+    "dim_text": MISSING,
+    "dim_image": MISSING,
+    "num_register_tokens": 0,
+    "final_norm": True,
+    "should_skip_last_feedforward": True,
+}
+
+
+def _by_place(keywords: dict[str, Any], owner: str) -> dict[str, Any]:
+    """The general transformer's keywords. Raises TypeError where one is its own, or missing."""
+    for name in BY_PLACE:
+        if name in keywords and name not in BY_NAME:
+            raise TypeError(f"{owner}() got an unexpected keyword argument {name!r}")
+    own = {name: keywords.get(name, default) for name, default in BY_NAME.items()}
+    if missing := [name for name, value in own.items() if value is MISSING]:
+        raise TypeError(f"{owner}() missing the keyword argument {missing[0]!r}")
+    rest = {name: value for name, value in keywords.items() if name not in BY_NAME}
+    return _with_residual(rest) | dict(
+        dim_modalities=(own["dim_text"], own["dim_image"]),
+        modality_names=NAMES,
+        num_register_tokens=(0, own["num_register_tokens"]),
+        final_norms=(False, own["final_norm"]),
+        skip_last_feedforward=(TEXT,) if own["should_skip_last_feedforward"] else (),
+    )
 
 
 def _with_residual(keywords: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +106,7 @@ class MMDiTBlock(block.MMDiTBlock):
         )
 
 
-@takes(ModelOptions, without=BY_PLACE)
+@takes(ModelOptions, without=BY_PLACE, own=BY_NAME)
 class MMDiT(transformer.MMDiT):
     """A stack of two-modality blocks.
 
@@ -94,28 +121,11 @@ class MMDiT(transformer.MMDiT):
         **keywords: see `mmdit.mmdit_generalized_pytorch.MMDiT`.
     """
 
-    def __init__(
-        self,
-        options: ModelOptions | None = None,
-        *,
-        dim_text: int | None = None,
-        dim_image: int | None = None,
-        num_register_tokens: int = 0,
-        final_norm: bool = True,
-        should_skip_last_feedforward: bool = True,
-        **keywords: Any,
-    ) -> None:
+    def __init__(self, options: ModelOptions | None = None, **keywords: Any) -> None:
         if options is None:
-            if dim_text is None or dim_image is None:
-                missing = "dim_text" if dim_text is None else "dim_image"
-                raise TypeError(f"{type(self).__name__}() missing the keyword argument {missing!r}")
-            keywords = _with_residual(keywords) | dict(
-                dim_modalities=(dim_text, dim_image),
-                modality_names=NAMES,
-                num_register_tokens=(0, num_register_tokens),
-                final_norms=(False, final_norm),
-                skip_last_feedforward=(TEXT,) if should_skip_last_feedforward else (),
-            )
+            keywords = _by_place(keywords, type(self).__name__)
+        elif options.names != NAMES:
+            raise ValueError(f"two modalities are called text and image, got {', '.join(options.names)}")
         super().__init__(options, **keywords)
 
     def forward(  # type: ignore[override]

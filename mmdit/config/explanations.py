@@ -87,6 +87,9 @@ class _Problem:
         expected = " or ".join(dict.fromkeys(problem.expected() for problem in self.among))
         if not expected:
             return self.message
+        # null is no advice where a number is too large
+        if any(p.spot.nullable and p.path == p.spot.path for p in self.among) and self.kind != "less_than_equal":
+            expected += " or null"
         got = self.context["actual_length"] if self.kind == "too_short" else short(self.got)
         return f"expected {expected}, got {got}{_near(self.got, self.names)}"
 
@@ -101,7 +104,7 @@ class _Problem:
             expected = self.message.removeprefix(start)
         else:
             return ""
-        return f"{expected} or null" if self.spot.nullable and self.path == self.spot.path else expected
+        return expected
 
 
 def _merged(problems: list[_Problem]) -> list[_Problem]:

@@ -36,10 +36,9 @@ def lucidrains(config: ModelOptions) -> Iterator[str]:
         LayoutError: the package has no such transformer.
     """
     two = config.variant == "two_modality"
-    skipped = ("text",) if two and config.skip_last_feedforward is None else config.skip_last_feedforward
     if config.is_whole_network:
-        raise LayoutError("its networks have no ends: no input, output or timestep")
-    if skipped:
+        raise LayoutError("its networks are bare: no input, output or timestep")
+    if config.without_last_feedforward:
         raise LayoutError(
             "its last block holds a feedforward for every modality, and this config skips one; "
             "set skip_last_feedforward: []"

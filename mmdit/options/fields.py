@@ -8,10 +8,12 @@ the same fields. Rules between options stand in `check`, once for all of them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache
-from types import NoneType, UnionType
+from numbers import Integral, Real
+from types import MappingProxyType, NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -96,10 +98,13 @@ class Options:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
 
     def __post_init__(self) -> None:
+        hints = hints_of(type(self))
         for each in fields(self):
-            value, kinds = getattr(self, each.name), types_of(type(self))[each.name]
-            if (expected := _expected(each, _choices(kinds), value)) is not None:
-                raise OptionError((each.name,), f"expected {expected}, got {value!r}")
+            try:
+                value = checked(getattr(self, each.name), hints[each.name], each.metadata)
+            except OptionError as error:
+                raise OptionError((each.name, *error.at), error.message) from None
+            object.__setattr__(self, each.name, value)
         self.check()
 
     def check(self) -> None:
@@ -110,13 +115,17 @@ class Options:
         """The options given, or else those that a constructor's keywords make.
 
         Raises:
-            TypeError: both are given, or a keyword is unknown or missing.
+            TypeError: both are given, or something else than options, or a keyword is unknown or missing.
             OptionError: a keyword's value is wrong.
         """
-        known = {} if given is not None else cls.keywords()
+        if given is not None and not isinstance(given, cls):
+            raise TypeError(f"{owner}() takes {cls.__name__}, or keywords alone; got {given!r:.60}")
+        known = cls.keywords()
         if unknown := [name for name in keywords if name not in known]:
             raise TypeError(f"{owner}() got an unexpected keyword argument {unknown[0]!r}")
         if given is not None:
+            if keywords:
+                raise TypeError(f"{owner}() takes options or keywords, got both: {', '.join(keywords)}")
             return given
         if missing := [name for name, default in known.items() if default is MISSING and name not in keywords]:
             raise TypeError(f"{owner}() missing the keyword argument {missing[0]!r}")
@@ -142,32 +151,53 @@ class Options:
                 try:
                     values[each.name] = given[0] if each.metadata["made"] is None else each.metadata["made"](*given)
                 except OptionError as error:
-                    raise OptionError((next(iter(names)), *error.at), error.message) from None
+                    raise OptionError(_named(names, error.at), error.message) from None
         try:
             return cls(**values)
         except OptionError as error:
             raise OptionError(_as_keyword(cls, error.at), error.message) from None
 
 
-def takes(options: type[Options], *, without: Collection[str] = ()) -> Callable[[Made], Made]:
-    """Give a class whose constructor has `**keywords` the signature that tells them, for `help` and editors."""
+def takes(
+    options: type[Options], *, without: Collection[str] = (), own: Mapping[str, Any] = MappingProxyType({})
+) -> Callable[[Made], Made]:
+    """Give a class whose constructor has `**keywords` the signature that tells them, and their sentences in its
+    docstring.
+
+    Args:
+        without: keywords of the options that the class does not take.
+        own: keywords that it takes beside them, with their defaults.
+    """
 
     def signed(owner: Made) -> Made:
-        *own, _ = list(inspect.signature(owner.__init__).parameters.values())[1:]  # type: ignore[misc]
-        known = {parameter.name for parameter in own} | {*without}
-        further = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_default(value))
-            for name, value in options.keywords().items()
-            if name not in known
-        ]
-        owner.__signature__ = inspect.Signature([*own, *further])  # type: ignore[attr-defined]
+        construct: Any = owner.__init__  # type: ignore[misc]
+        *written, _ = inspect.signature(construct).parameters.values()
+        known = {parameter.name for parameter in written} | {*without}
+        further, lines = [_keyword(name, default) for name, default in own.items()], []
+        for names, sentence in described(options):
+            for name in [name for name in names if name not in known]:
+                lines.append(f"        {name}: {sentence}")
+            further += [_keyword(name, default) for name, default in names.items() if name not in known]
+            known |= names.keys()
+        construct.__signature__ = inspect.Signature([*written, *further])
+        owner.__doc__ = "\n".join([f"{owner.__doc__}\n    Keywords, in place of options:", *lines])
         return owner
 
     return signed
 
 
-def _default(value: Any) -> Any:
-    return inspect.Parameter.empty if value is MISSING else value
+def _keyword(name: str, default: Any) -> inspect.Parameter:
+    given = inspect.Parameter.empty if default is MISSING else default
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=given)
+
+
+def described(options: type[Options]) -> Iterator[tuple[dict[str, Any], str]]:
+    """The keywords that make each option, with their defaults, and its sentence."""
+    for each, part in parts_of(options):
+        if part and each.metadata["keywords"] is None:
+            yield from described(part)
+        else:
+            yield keywords_of(each), each.metadata["description"]
 
 
 def as_data(value: Any) -> Any:
@@ -193,32 +223,87 @@ def types_of(cls: Any) -> dict[str, list[Any]]:
     return _types(cls)
 
 
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The annotation of each field of a dataclass, with its bounds."""
+    return _hints(cls)
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
 @cache
 def _types(cls: Any) -> dict[str, list[Any]]:
-    return {name: alternatives(hint) for name, hint in get_type_hints(cls, include_extras=True).items()}
+    return {name: alternatives(hint) for name, hint in _hints(cls).items()}
 
 
-def _choices(kinds: list[Any]) -> tuple[Any, ...]:
-    """The values that a field of named values may have, and None; empty for others."""
-    named = tuple(value for kind in kinds if get_origin(kind) is Literal for value in get_args(kind))
-    return named + ((None,) if NoneType in kinds else ())
+def checked(value: Any, hint: Any, bounds: Mapping[str, Any]) -> Any:
+    """A value of an annotated type within its bounds, as Python's own numbers and tuples.
+
+    Raises:
+        OptionError: it is another, or something in it is.
+    """
+    origin, of = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        marks = {name: getattr(mark, name) for mark in of[1:] for name in _BOUNDS if hasattr(mark, name)}
+        return checked(value, of[0], marks | dict(bounds))
+    if origin in (Union, UnionType):
+        return _one_of(value, of, bounds)
+    if origin is dict and isinstance(value, Mapping):
+        value = {key: _inside(item, of[1], key) for key, item in value.items()}
+    elif origin is tuple and isinstance(value, (tuple, list, set, frozenset)):
+        value = tuple(_inside(item, of[0], place) for place, item in enumerate(value))
+    elif (expected := _mismatch(value, hint)) is not None:
+        raise OptionError((), f"expected {expected}, got {value!r:.60}")
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        value = bool(value) if hint is bool else int(value) if isinstance(value, Integral) else float(value)
+    for name, (text, holds) in _BOUNDS.items():
+        if name in bounds and not holds(value, bounds[name]):
+            raise OptionError((), f"expected {text.format(bounds[name])}, got {value!r:.60}")
+    return value
 
 
-def _expected(each: Field[Any], choices: tuple[Any, ...], value: Any) -> str | None:
-    """What a value should have been; None where it is right, or of a type that pydantic alone looks at."""
-    if value is None and None in choices:
-        return None
-    named = [choice for choice in choices if choice is not None]
-    if named and not isinstance(value, (bool, dict)):
-        return None if value in named else f"one of {', '.join(map(str, named))}"
-    for bound, (text, holds) in _BOUNDS.items():
-        limit = each.metadata.get(bound)
+def _inside(value: Any, hint: Any, at: str | int) -> Any:
+    try:
+        return checked(value, hint, {})
+    except OptionError as error:
+        raise OptionError((at, *error.at), error.message) from None
+
+
+def _one_of(value: Any, members: Sequence[Any], bounds: Mapping[str, Any]) -> Any:
+    """A value of one of several types; the error is of the member that it came furthest in, or of them all."""
+    errors = []
+    for member in members:
         try:
-            if limit is not None and (bound == "min_length" or not isinstance(value, dict)) and not holds(value, limit):
-                return text.format(limit)
-        except TypeError:
-            return text.format(limit)
-    return None
+            return checked(value, member, {} if member is NoneType else bounds)
+        except OptionError as error:
+            errors.append(error)
+    if inner := [error for error in errors if error.at]:
+        raise inner[0]
+    words = [error.message.removeprefix("expected ").rpartition(", got ")[0] for error in errors]
+    raise OptionError((), f"expected {' or '.join(dict.fromkeys(words))}, got {value!r:.60}")
+
+
+def _mismatch(value: Any, hint: Any) -> str | None:
+    """What a value should have been, if it is of another type."""
+    if get_origin(hint) is Literal:
+        named = get_args(hint)
+        return None if isinstance(value, str) and value in named else f"one of {', '.join(map(str, named))}"
+    if is_dataclass(hint):
+        return None if isinstance(value, hint) else getattr(hint, "__name__", "")  # type: ignore[arg-type]
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    right: dict[Any, tuple[bool, str]] = {
+        NoneType: (value is None, "null"),
+        bool: (isinstance(value, Integral) and value in (0, 1), "true or false"),
+        int: (is_real and isinstance(value, Integral), "a whole number"),
+        float: (is_real and math.isfinite(value), "a finite number" if is_real else "a number"),
+        str: (isinstance(value, str), "text"),
+        tuple: (False, "a list"),
+        dict: (False, "a mapping"),
+    }
+    fits, expected = right.get(get_origin(hint) or hint, (True, ""))
+    return None if fits else expected
 
 
 def parts_of(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:
@@ -242,4 +327,10 @@ def _as_keyword(cls: type[Options], at: At) -> At:
         return at
     if part and len(at) > 1 and each.metadata["keywords"] is None:
         return _as_keyword(part, at[1:])
-    return (next(iter(keywords_of(each)), each.name), *at[1:])
+    return _named(keywords_of(each) or {each.name: None}, at[1:])
+
+
+def _named(names: Mapping[str, Any], below: At) -> At:
+    """The path below an option that these keywords make: from the one that gives what is there, or the first."""
+    own = [name for name in names if below and name.endswith(f"_{below[0]}")]
+    return (own[0], *below[1:]) if own else (next(iter(names)), *below)

@@ -39,7 +39,7 @@ class JointAttentionOptions(Options):
     dim_head: Whole | None = option(None, "Features of a head.", gt=0)
     qk_rmsnorm: Flag = option(False, "RMS norm of queries and keys per head, with a learned scale.")
     attention: AttentionOptions = option(AttentionOptions(), "What the attention is made of.")
-    norm_eps: Number = option(1e-6, "Added to the variance in the norms.", gt=0)
+    norm_eps: Number = option(1e-6, "Added to the variance in the norms.", ge=0)
     unused_weights: Literal["none", "queries", "all"] = option(
         "none",
         "Which weights of a discarded modality to keep in the last joint block though nothing reads them, because "
@@ -155,6 +155,11 @@ def _for_each(argument: str, default: Any) -> dict[str, Any]:
     return {"keywords": {argument: default, **_NAMED}, "made": values}
 
 
+def _single_stream(kind: Any, depth: int) -> SingleStreamOptions | None:
+    made = SingleStreamOptions(depth=depth or 1, kind=kind)
+    return made if depth else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions(BlockOptions):
     """What a network is: an `MMDiT`, or an `MMDiTModel` where it has inputs, outputs or a timestep."""
@@ -182,7 +187,7 @@ class ModelOptions(BlockOptions):
         None,
         "Blocks that follow, over all tokens as one stream: parallel (FLUX) or sequential (AuraFlow).",
         keywords={"single_stream": "parallel", "single_stream_depth": 0},
-        made=lambda kind, depth: SingleStreamOptions(depth=depth, kind=kind) if depth else None,
+        made=_single_stream,
     )
     register_tokens: Count | dict[Text, Count] = option(
         0,
@@ -267,7 +272,7 @@ class ModelOptions(BlockOptions):
             message = "every modality is discarded, so nothing would come out; keep at least one"
             raise OptionError(("discard",), message)
         for index, block in enumerate(self.attention.dual):
-            if not 0 <= block < self.depth:
+            if block >= self.depth:
                 message = f"block {block} does not exist; depth is {self.depth}"
                 raise OptionError(("attention", "dual", index), message)
         if self.attention.dual and self.modulation.shared:
@@ -299,6 +304,8 @@ class ModelOptions(BlockOptions):
             if isinstance(self.register_tokens, dict) and self.register_tokens.get("text"):
                 message = "two_modality has register tokens before the image alone"
                 raise OptionError(("register_tokens", "text"), message)
+            if isinstance(self.final_norm, dict) and self.final_norm.get("text"):
+                raise OptionError(("final_norm", "text"), "two_modality has a final norm of the image alone")
             if "image" in (self.skip_last_feedforward or ()):
                 message = "two_modality can skip the last feedforward of text alone"
                 raise OptionError(("skip_last_feedforward",), message)

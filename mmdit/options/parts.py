@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MultipleOf
-from pydantic import Field
+from pydantic import Discriminator
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 
@@ -38,8 +38,8 @@ class AttentionOptions(Options):
     softclamp: Number | None = option(
         None,
         "Clamp the logits to +-value by a tanh. No fused kernel can, so that the scores are held in memory.",
-        keywords={"softclamp": False, "softclamp_value": 50.0},
-        made=lambda clamped, value: value if clamped else None,
+        keywords={"softclamp_value": 50.0, "softclamp": False},
+        made=lambda value, clamped: value if clamped else None,
         gt=0,
     )
     flash_attn: Flag | None = option(
@@ -114,7 +114,7 @@ class FeedForwardOptions(Options):
         "gelu", "The activation; geglu and swiglu multiply by it (Shazeer 2020)."
     )
     bias: Flag = option(True, "Whether both linears have one.")
-    dropout: Number = option(0.0, "Share of hidden features dropped in training.", ge=0, lt=1)
+    dropout: Number = option(0.0, "Share of hidden features dropped in training.", ge=0, le=1)
 
     @classmethod
     def of_published(cls, ff_kwargs: Mapping[str, Any] | FeedForwardOptions | None) -> FeedForwardOptions:
@@ -246,10 +246,10 @@ class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
     dim: Whole = option(sentence="Width of its tokens.", gt=0)
-    input: Annotated[LinearInput | PatchInput | TokenInput, Field(discriminator="kind")] | None = option(
+    input: Annotated[LinearInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )
-    output: Annotated[LinearOutput | PatchOutput, Field(discriminator="kind")] | None = option(
+    output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
         None, "How its tokens go out; null: as they are."
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")

@@ -8,7 +8,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from mmdit.options import ModelOptions, Options
-from mmdit.options.fields import alternatives, as_data, keywords_of, parts_of, types_of
+from mmdit.options.fields import alternatives, as_data, described, types_of
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
 BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
@@ -24,7 +24,7 @@ def keyword_table(options: type[Options] = ModelOptions) -> str:
     """Every keyword of the constructors, with its default and its sentence; those of one option stand together."""
     rows: list[list[str]] = []
     seen: set[str] = set()
-    for names, text in _keywords(options):
+    for names, text in described(options):
         own = {name: default for name, default in names.items() if name not in seen}
         seen |= own.keys()
         if own:
@@ -70,14 +70,6 @@ def _default(each: Field[Any], inner: Sequence[Any]) -> str:
         return "as below"
     value = as_data(each.default)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _keywords(options: type[Options]) -> Iterator[tuple[dict[str, Any], str]]:
-    for each, part in parts_of(options):
-        if part and each.metadata["keywords"] is None:
-            yield from _keywords(part)
-        else:
-            yield keywords_of(each), each.metadata["description"]
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

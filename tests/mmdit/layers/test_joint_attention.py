@@ -239,7 +239,7 @@ def test_wrong_inputs_are_named_with_what_was_got_and_wanted(change, message):
         ({"dim_joint_attn": 100}, "must be a multiple of dim_head=64, got 100"),
         ({"dim_joint_attn": 64, "heads": 3, "dim_head": 16}, "3 \\* 16 = 48, got 64"),
         ({"flash_attn": True, "softclamp": True}, "flash_attn: no fused kernel can soft-clamp"),
-        ({"softclamp": True, "softclamp_value": 0.0}, "softclamp: expected a number > 0, got 0.0"),
+        ({"softclamp": True, "softclamp_value": 0.0}, "softclamp_value: expected a number > 0 or null, got 0.0"),
         ({"num_adaptive_weights": 0}, "num_adaptive_weights: expected a number >= 1, got 0"),
         ({"num_adaptive_weights": 2, "gating": "sample"}, "set dim_cond"),
         ({"num_adaptive_weights": 2, "gating": "head"}, "gating: expected one of token, sample, got 'head'"),

@@ -6,16 +6,19 @@ import inspect
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, replace
 
+import numpy as np
 import pytest
 from torch import nn
 
 from mmdit import MMDiT, MMDiTBlock
 from mmdit.config import ConfigError
 from mmdit.config.file import adapter, validate_mapping
+from mmdit.mmdit_generalized_pytorch import MMDiT as GeneralMMDiT
 from mmdit.options import (
     AttentionOptions,
     BlockOptions,
     FeedForwardOptions,
+    ModalityOptions,
     ModelOptions,
     OptionError,
     Options,
@@ -105,7 +108,7 @@ def test_keywords_and_options_make_the_same_module():
 
 
 def test_options_and_keywords_together_are_refused():
-    with pytest.raises(TypeError, match="unexpected keyword argument 'heads'"):
+    with pytest.raises(TypeError, match="takes options or keywords, got both: heads"):
         MMDiTBlock(BlockOptions(), dim_text=6, dim_image=8, heads=2)
 
 
@@ -115,6 +118,67 @@ def test_a_missing_size_is_named(missing):
     del sizes[missing]
     with pytest.raises(TypeError, match=missing):
         MMDiT(**sizes)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        (dict(adaln=True), "adaln: expected one of zero, identity, got True"),
+        (dict(single_stream="bogus"), "single_stream.kind: expected one of parallel, sequential, got 'bogus'"),
+        (dict(depth=2.5), "depth: expected a whole number, got 2.5"),
+        (dict(varlen="no"), "varlen: expected true or false, got 'no'"),
+        (dict(norm_eps=float("nan")), "norm_eps: expected a finite number, got nan"),
+        (dict(heads=1 << 40), "heads: expected a number <= 4294967296 or null, got 1099511627776"),
+        (dict(rotary_axes=(3,)), "rotary_axes.0: expected a number >= 2, .*|rotary_axes.0: expected a multiple of 2"),
+        (dict(rotary_axes=(2, 2), rotary_theta=-1), "rotary_theta: expected a number > 0, got -1"),
+        (dict(single_stream_depth=-1), "single_stream_depth: expected a number >= 1, got -1"),
+        (dict(softclamp=True, softclamp_value=-1), "softclamp_value: expected a number > 0 or null, got -1"),
+        (dict(dual_blocks=[-1]), "dual_blocks.0: expected a number >= 0, got -1"),
+    ],
+)
+def test_a_wrong_keyword_is_named_with_what_was_wanted(keywords, message):
+    with pytest.raises(OptionError, match=f"^({message})"):
+        MMDiT(**(dict(depth=1, dim_text=8, dim_image=8) | keywords))
+
+
+def test_numbers_of_other_libraries_become_pythons_own():
+    options = BlockOptions(heads=np.int64(3), norm_eps=np.float32(0.5), qk_rmsnorm=1)
+    assert [type(x) for x in (options.heads, options.norm_eps, options.qk_rmsnorm)] == [int, float, bool]
+    assert ModelOptions(depth=1, modalities={"a": ModalityOptions(dim=4)}, discard=[]).discard == ()
+
+
+@pytest.mark.parametrize("given", [4, {"depth": 1}, BlockOptions()])
+def test_something_else_than_its_options_is_refused(given):
+    with pytest.raises(TypeError, match="takes ModelOptions, or keywords alone; got"):
+        GeneralMMDiT(given)
+    with pytest.raises(OptionError, match="^modalities.a: expected ModalityOptions, got {'dim': 8}"):
+        ModelOptions(depth=1, modalities={"a": {"dim": 8}})
+
+
+@pytest.mark.parametrize("name", ["dim_modalities", "modality_names", "final_norms", "skip_last_feedforward"])
+def test_two_modalities_are_not_told_by_their_places(name):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{name}'"):
+        MMDiT(depth=1, dim_text=8, dim_image=8, **{name: (4, 4)})
+
+
+def test_options_of_two_modalities_are_of_text_and_image():
+    options = ModelOptions(depth=1, modalities={"a": ModalityOptions(dim=4), "b": ModalityOptions(dim=4)})
+    with pytest.raises(ValueError, match="two modalities are called text and image, got a, b"):
+        MMDiT(options)
+    with pytest.raises(TypeError, match="num_register_tokens"):
+        MMDiT(
+            replace(options, modalities=dict.fromkeys(("text", "image"), ModalityOptions(dim=4))), num_register_tokens=4
+        )
+
+
+def test_a_subclass_has_the_signature_of_its_own_constructor():
+    class Mine(MMDiTBlock):
+        def __init__(self, extra, *, width):
+            super().__init__(dim_text=width, dim_image=width)
+            self.extra = extra
+
+    assert list(inspect.signature(Mine).parameters) == ["extra", "width"]
+    assert "Width of the conditioning vector" in MMDiTBlock.__doc__
 
 
 def test_the_signature_tells_every_keyword():

@@ -33,9 +33,9 @@ def test_any_two_sizes_decide_the_third(given, wanted):
         ((100, None, None), "dim_joint_attn must be a multiple of dim_head=64, got 100"),
         ((100, 3, None), "dim_joint_attn must be a multiple of heads=3, got 100"),
         ((100, None, 48), "dim_joint_attn must be a multiple of dim_head=48, got 100"),
-        ((0, None, None), "dim_joint_attn: expected a number > 0, got 0"),
-        ((None, -2, None), "heads: expected a number > 0, got -2"),
-        ((None, None, 0), "dim_head: expected a number > 0, got 0"),
+        ((0, None, None), "dim_joint_attn: expected a number > 0 or null, got 0"),
+        ((None, -2, None), "heads: expected a number > 0 or null, got -2"),
+        ((None, None, 0), "dim_head: expected a number > 0 or null, got 0"),
     ],
 )
 def test_sizes_that_contradict_one_another_are_refused(given, message):
