@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin
 
@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from mmdit.config.yaml_document import ConfigError, Document, KeyPath, dotted, one_line, short
 from mmdit.options import OptionError
-from mmdit.options.fields import alternatives, types_of
+from mmdit.options.fields import alternatives, fields_of, types_of
 
 MAX_LINES = 10
 
@@ -152,7 +152,7 @@ class _Spot:
         return cls(path, types, nullable, union)
 
     def keys(self) -> list[str]:
-        return [each.name for kind in self.types if is_dataclass(kind) for each in fields(kind)]
+        return [each.name for kind in self.types if is_dataclass(kind) for each in fields_of(kind)]
 
     def choices(self, key: str) -> list[str]:
         """The values by which `key` chooses among the types."""

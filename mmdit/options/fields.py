@@ -70,6 +70,7 @@ def option(
     *,
     keywords: str | Mapping[str, Any] | None = None,
     made: Callable[..., Any] | None = None,
+    later: bool = False,
     **bounds: Any,
 ) -> Any:
     """A field of a part.
@@ -79,9 +80,11 @@ def option(
         sentence: what it is, for the docs.
         keywords: of the constructors, where they are not called as the field is: another name, or several with their
             defaults, of which `made` makes the value. None at all: `{}`.
+        later: came after files were written without it, which are to stay as they are: `as_data` leaves it out where it
+            is at its default.
         bounds: gt, ge, lt, le, multiple_of or min_length, as pydantic calls them.
     """
-    metadata = {"description": sentence, "keywords": keywords, "made": made, **bounds}
+    metadata = {"description": sentence, "keywords": keywords, "made": made, "later": later, **bounds}
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -96,6 +99,7 @@ class Options:
     """
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "allow_inf_nan": False}
+    first: ClassVar[tuple[str, ...]] = ()  # fields that errors and tables name before the inherited ones
 
     def __post_init__(self) -> None:
         hints = hints_of(type(self))
@@ -203,7 +207,8 @@ def described(options: type[Options]) -> Iterator[tuple[dict[str, Any], str]]:
 def as_data(value: Any) -> Any:
     """Options as dicts, lists and scalars, defaults too: what YAML and JSON can say."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: as_data(getattr(value, each.name)) for each in fields(value)}
+        kept = [(each, getattr(value, each.name)) for each in fields(value)]
+        return {each.name: as_data(x) for each, x in kept if not each.metadata.get("later") or x != each.default}
     if isinstance(value, dict):
         return {key: as_data(item) for key, item in value.items()}
     return [as_data(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -228,6 +233,12 @@ def hints_of(cls: Any) -> dict[str, Any]:
     return _hints(cls)
 
 
+def fields_of(cls: Any) -> list[Field[Any]]:
+    """The fields of a dataclass in the order in which they are told."""
+    first = getattr(cls, "first", ())
+    return sorted(fields(cls), key=lambda each: first.index(each.name) if each.name in first else len(first))
+
+
 @cache
 def _hints(cls: Any) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
@@ -244,7 +255,7 @@ def checked(value: Any, hint: Any, bounds: Mapping[str, Any]) -> Any:
     Raises:
         OptionError: it is another, or something in it is.
     """
-    origin, of = get_origin(hint), get_args(hint)
+    origin, of, given = get_origin(hint), get_args(hint), value
     if origin is Annotated:
         marks = {name: getattr(mark, name) for mark in of[1:] for name in _BOUNDS if hasattr(mark, name)}
         return checked(value, of[0], marks | dict(bounds))
@@ -256,11 +267,11 @@ def checked(value: Any, hint: Any, bounds: Mapping[str, Any]) -> Any:
         value = tuple(_inside(item, of[0], place) for place, item in enumerate(value))
     elif (expected := _mismatch(value, hint)) is not None:
         raise OptionError((), f"expected {expected}, got {value!r:.60}")
-    elif isinstance(value, Real) and not isinstance(value, bool):
-        value = bool(value) if hint is bool else int(value) if isinstance(value, Integral) else float(value)
+    elif hint in (bool, int, float):
+        value = hint(value)
     for name, (text, holds) in _BOUNDS.items():
         if name in bounds and not holds(value, bounds[name]):
-            raise OptionError((), f"expected {text.format(bounds[name])}, got {value!r:.60}")
+            raise OptionError((), f"expected {text.format(bounds[name])}, got {given!r:.60}")
     return value
 
 
@@ -308,7 +319,7 @@ def _mismatch(value: Any, hint: Any) -> str | None:
 
 def parts_of(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:
     """The fields, and the class of those that are parts themselves."""
-    found = ((each, types_of(cls)[each.name][0]) for each in fields(cls))
+    found = ((each, types_of(cls)[each.name][0]) for each in fields_of(cls))
     return [(each, kind if isinstance(kind, type) and issubclass(kind, Options) else None) for each, kind in found]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.parts import (
@@ -30,7 +30,7 @@ class JointAttentionOptions(Options):
     """What a `JointAttention` is."""
 
     dim_cond: Whole | None = option(
-        None, "Width of the conditioning vector; null: plain layer norms with weights, and no gates.", gt=0
+        None, "Width of the conditioning vector; unset: plain layer norms with weights, and no gates.", gt=0
     )
     dim_joint_attn: Whole | None = option(
         None, "heads x dim_head: any two of the three decide the third (default: 8 heads of 64).", gt=0
@@ -164,13 +164,15 @@ def _single_stream(kind: Any, depth: int) -> SingleStreamOptions | None:
 class ModelOptions(BlockOptions):
     """What a network is: an `MMDiT`, or an `MMDiTModel` where it has inputs, outputs or a timestep."""
 
+    first: ClassVar[tuple[str, ...]] = ("variant", "depth", "modalities")
+
     variant: Literal["two_modality", "generalized"] = option(
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
     depth: Whole = option(sentence="Number of joint blocks.", gt=0)
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
-        sentence="In the order of the joint sequence; two_modality needs exactly text, image.",
+        sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
         keywords=_NAMED,
         made=lambda dims, names: {
             name: ModalityOptions(dim=dim) for name, dim in zip(_distinct(dims, names), dims, strict=True)
@@ -201,12 +203,12 @@ class ModelOptions(BlockOptions):
     )
     skip_last_feedforward: tuple[Text, ...] | None = option(
         None,
-        "Modalities without a feedforward in the last block; null: text for two_modality, none for generalized.",
+        "Modalities without a feedforward in the last block; unset: text for two_modality, none for generalized.",
         **_by_names("skip_last_feedforward"),
     )
     final_norm: Flag | dict[Text, Flag] | None = option(
         None,
-        "An RMS norm on the tokens that come out, or by modality; null: where a modality has no output head, whose "
+        "An RMS norm on the tokens that come out, or by modality; unset: where a modality has no output head, whose "
         "norm would repeat it. Of two_modality only the image has one.",
         **_for_each("final_norms", True),
     )

@@ -22,7 +22,7 @@ class AttentionOptions(Options):
 
     kind: Literal["standard", "adaptive"] = option(
         "standard",
-        "adaptive: every projection keeps several weights, which a gate mixes per head.",
+        "Standard attention, or adaptive: every projection keeps several weights, which a gate mixes per head.",
         keywords={"num_adaptive_weights": 1},
         made=lambda weights: "adaptive" if weights > 1 else "standard",
     )
@@ -44,12 +44,13 @@ class AttentionOptions(Options):
     )
     flash_attn: Flag | None = option(
         None,
-        "None or true: `scaled_dot_product_attention`, which picks a fused kernel; false: the formula written out.",
+        "Unset or true: `scaled_dot_product_attention`, which picks a fused kernel; false: the formula written out.",
+        later=True,
     )
-    bias: Flag = option(False, "Whether the projections have one.")
+    bias: Flag = option(False, "Whether the attention's projections have a bias.")
     qk_norm_scale: Literal["per_head", "shared"] = option(
         "per_head",
-        "The scale that `qk_rmsnorm` learns: for each head, or one for all heads (SD3.5).",
+        "Whether `qk_rmsnorm` learns a scale for each head, or one that all heads share (SD3.5).",
         keywords={"qk_norm_shared": False},
         made=lambda shared: "shared" if shared else "per_head",
     )
@@ -113,8 +114,8 @@ class FeedForwardOptions(Options):
     kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "swiglu"] = option(
         "gelu", "The activation; geglu and swiglu multiply by it (Shazeer 2020)."
     )
-    bias: Flag = option(True, "Whether both linears have one.")
-    dropout: Number = option(0.0, "Share of hidden features dropped in training.", ge=0, le=1)
+    bias: Flag = option(True, "Whether both linears have a bias.")
+    dropout: Number = option(0.0, "Share of hidden features dropped in training.", later=True, ge=0, le=1)
 
     @classmethod
     def of_published(cls, ff_kwargs: Mapping[str, Any] | FeedForwardOptions | None) -> FeedForwardOptions:
@@ -140,7 +141,7 @@ class FeedForwardOptions(Options):
 class ModulationOptions(Options):
     """From the conditioning vector to the shifts, scales and gates of the blocks."""
 
-    bias: Flag = option(True, "Whether the modulations have one.", keywords="modulation_bias")
+    bias: Flag = option(True, "Whether the modulations have a bias.", keywords="modulation_bias")
     shared: Flag = option(
         False,
         "One modulation for all joint blocks, and one for all single-stream blocks (FLUX.2).",
@@ -179,7 +180,7 @@ class LinearInput(Options):
     kind: Literal["linear"] = "linear"
     dim: Whole = option(sentence="Width of what comes in.", gt=0)
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
-    bias: Flag = option(True, "Whether the projection has one.")
+    bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
 
 
@@ -190,7 +191,7 @@ class PatchInput(Options):
     kind: Literal["patches"] = "patches"
     channels: Whole = option(sentence="Channels of the image.", gt=0)
     patch: Whole = option(sentence="Pixels a side of a patch.", gt=0)
-    bias: Flag = option(True, "Whether the projection has one.")
+    bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos", "learned"] = option("sincos", "What is added to tell the place.")
     max_size: Whole = option(192, "Patches a side of the position table.", gt=0)
     base_size: Whole | None = option(
@@ -214,7 +215,7 @@ class LinearOutput(Options):
     kind: Literal["linear"] = "linear"
     dim: Whole = option(sentence="Width of what goes out.", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
-    bias: Flag = option(True, "Whether the projection has one.")
+    bias: Flag = option(True, "Whether the projection has a bias.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +225,7 @@ class PatchOutput(Options):
     kind: Literal["patches"] = "patches"
     channels: Whole = option(sentence="Channels of the image.", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
-    bias: Flag = option(True, "Whether the projection has one.")
+    bias: Flag = option(True, "Whether the projection has a bias.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -291,7 +292,7 @@ class TimestepOptions(Options):
 
     frequencies: Whole = option(256, "Sines and cosines of it.", ge=2, multiple_of=2)
     scale: Number = option(1, "It is multiplied by this: 1 for 0..1000, 1000 for 0..1.", gt=0)
-    bias: Flag = option(True, "Whether the MLP has one.")
+    bias: Flag = option(True, "Whether the MLP has a bias.")
 
 
 @dataclass(frozen=True, kw_only=True)

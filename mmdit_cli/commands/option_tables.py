@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import MISSING, Field, fields, is_dataclass
+from dataclasses import MISSING, Field, is_dataclass
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from mmdit.options import ModelOptions, Options
-from mmdit.options.fields import alternatives, as_data, described, types_of
+from mmdit.options.fields import alternatives, as_data, described, fields_of, types_of
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
 BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
@@ -28,13 +28,13 @@ def keyword_table(options: type[Options] = ModelOptions) -> str:
         own = {name: default for name, default in names.items() if name not in seen}
         seen |= own.keys()
         if own:
-            defaults = ", ".join("" if default is MISSING else f"`{default!r}`" for default in own.values())
+            defaults = ", ".join(f"`{default!r}`" for default in own.values() if default is not MISSING)
             rows.append([", ".join(f"`{name}`" for name in own), defaults, text])
     return _table(["keyword", "default", "what it is"], rows)
 
 
 def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for each in fields(schema):
+    for each in fields_of(schema):
         path, kinds = f"{prefix}{each.name}", types_of(schema)[each.name]
         inner = [kind for kind in kinds if is_dataclass(kind)]
         yield path, _values(each, kinds), _default(each, inner), each.metadata.get("description", "")

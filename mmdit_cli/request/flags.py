@@ -19,11 +19,12 @@ SweepOption = Annotated[
     typer.Option("--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn. Repeat for a grid."),
 ]
 OneConfig = Annotated[
-    str, typer.Option("--config", "-c", metavar="FILE", help="The model's YAML file; - is standard input.")
+    str,
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or - (stdin)."),
 ]
 SeveralConfigs = Annotated[
     list[str],
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file (- is standard input). Repeat to compare."),
+    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or -. Repeatable."),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default
     "set_": (

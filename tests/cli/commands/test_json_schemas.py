@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import get_args, get_type_hints
 
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from mmdit.layouts import LAYOUTS
+from mmdit_cli.commands import schema
 from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
+from mmdit_cli.request.weights_layout import LayoutName
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import TINY
 
@@ -56,3 +60,9 @@ def test_a_training_runs_document_has_a_schema():
     schema = document_schema("train-toy")
     Draft202012Validator.check_schema(schema)
     assert {"steps", "accuracy", "chance", "files"} <= set(schema["$defs"]["Result"]["properties"])
+
+
+def test_the_names_that_options_offer_are_those_that_there_are():
+    assert get_args(LayoutName) == LAYOUTS
+    offered = get_args(get_type_hints(schema.command, include_extras=True)["document"])[0]
+    assert set(get_args(get_args(offered)[0])) == set(RESULTS)
