@@ -95,8 +95,7 @@ def test_padded_text_is_masked_as_in_qwen_image():
     arguments = random_call(family)
     mask = torch.arange(7) < torch.tensor([[3], [7]])
     inputs = arguments["inputs"]
-    from benchmarks.families.diffusers_networks import unpack
-    from tests.support.damaged_weights import pack
+    from benchmarks.families.diffusers_networks import pack, unpack
 
     with torch.no_grad():
         got = ours(**arguments, masks={"text": mask})["image"]

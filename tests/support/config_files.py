@@ -72,11 +72,6 @@ note: 1
 """
 
 
-@pytest.fixture(autouse=True)
-def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-
-
 def load(text: str | bytes, *overrides: str) -> WholeFile:
     Path("c.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     return load_config("c.yaml", WholeFile, overrides=overrides)

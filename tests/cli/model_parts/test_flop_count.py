@@ -11,6 +11,7 @@ from mmdit.config import build
 from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.counting import Counts
 from mmdit_cli.model_parts.flop_count import FlopsResult, component_flops, count_flops
+from mmdit_cli.model_parts.follower import BACKWARD
 from mmdit_cli.model_parts.operator_counter import OpRecorder
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
@@ -129,7 +130,9 @@ def test_what_no_component_did_becomes_a_row_of_its_own():
     net = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).to("meta")
     first = [Component("first", None, [net[0]])]
     with OpRecorder(first) as recorder, FlopCounterMode(display=False):
-        net(torch.ones(3, 4, device="meta")).sum().backward()
+        out = net(torch.ones(3, 4, device="meta")).sum()
+        recorder.follower.start(BACKWARD)
+        out.backward()
     counts = Counts(192 + 96, 192 + 2 * 96, 0, recorder.flops, recorder.work, recorder.operators)
     rows = component_flops(first, counts, 58)
     assert [(row.name, row.flops, row.backward_flops, row.parameters) for row in rows] == [

