@@ -35,7 +35,11 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
             ["flops", "-c", str(CONFIGS / "sd3-medium.yaml")],
             ["torch._dynamo", "torch._inductor", "matplotlib"],
         ),
-        (["shape-check", "-c", str(CONFIGS / "sd3-medium.yaml")], ["torch._dynamo", "torch._inductor"]),
+        pytest.param(
+            ["shape-check", "-c", str(CONFIGS / "sd3-medium.yaml")],
+            ["torch._dynamo", "torch._inductor"],
+            marks=pytest.mark.slow,
+        ),
         (
             ["flops", "-c", str(CONFIGS / "two-modality.yaml"), "--set", "model.checkpoint_activations=true"],
             ["torch._dynamo", "torch._inductor"],

@@ -16,13 +16,14 @@ from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.roofline import bound
 from mmdit_cli.profile.traffic import Traffic, TrafficCounter
+from tests.support.marks import slow_but
 from tests.support.small_configs import BATCH, COND, DIM_HEAD, HEADS, IMAGE, TEXT, VARIANTS, D, config
 
 CPU = torch.device("cpu")
 INNER, BLOCKS, FLOAT = HEADS * DIM_HEAD, 2, 4
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "standard", "registers", "adaptive by token", "soft-clamped"))
 def test_flops_are_those_of_the_flops_command_and_of_torchs_counter(variant):
     chosen = config(**VARIANTS[variant])
     counted = count_flops(chosen)

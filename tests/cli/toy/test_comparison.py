@@ -200,7 +200,9 @@ BOTH = ("-c", "a.yaml", "-c", "b.yaml")
 
 
 def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_document(mmdit: Any, tmp_path: Path) -> None:
-    code, out, err = mmdit(*BOTH, "--seeds", "2", "--seed", "7", "--plot", "p.png", "--report", "r.json")
+    code, out, err = mmdit(
+        *BOTH, "--seeds", "2", "--seed", "7", "--steps", "3", "--plot", "p.png", "--report", "r.json"
+    )
     assert code == 0, err
     assert "b against a" in out and "Fewer than 3 pairs" in out and "2 of 2" in out
     document = json.loads((tmp_path / "r.json").read_text())
