@@ -44,6 +44,9 @@ _EXPECTED = {
 def explain(error: ValidationError, schema: type, document: Document) -> ConfigError:
     """One error with a line per problem, in the order of the file."""
     problems = _merged([_Problem(details, schema, document) for details in error.errors(include_url=False)])
+    wrong_inside = {problem.path[:depth] for problem in problems for depth in range(len(problem.path))}
+    # pydantic counts the right entries alone
+    problems = [problem for problem in problems if problem.kind != "too_short" or problem.path not in wrong_inside]
     problems.sort(key=lambda problem: (problem.place.line == 0, problem.place.line, problem.place.column))
     lines = [problem.line() for problem in problems[:MAX_LINES]]
     if len(problems) > MAX_LINES:

@@ -138,6 +138,13 @@ def test_a_config_does_not_change() -> None:
             {"residual": {"kind": "hyper_connections"}},
             "residual.streams: kind 'hyper_connections' needs at least 2 streams, got 1",
         ),
+        ({"rotary": {"axes": [3]}}, "rotary.axes[0]: expected a multiple of 2, got 3"),
+        ({"rotary": {"axes": []}}, "rotary.axes: expected 1 or more entries, got 0"),
+        ({"final_norm": 3}, "final_norm: expected true or false or a mapping or null, got 3"),
+        (
+            {"variant": "two_modality", "final_norm": {"text": True}},
+            "final_norm.text: two_modality has a final norm of the image alone",
+        ),
         ({"timestep": {"frequencies": 7}}, "timestep.frequencies: expected a multiple of 2, got 7"),
         (
             {"variant": "two_modality", "modalities": {"image": {"dim": 8}, "text": {"dim": 8}}},
