@@ -369,7 +369,7 @@ def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
             "names of another layout; say --from diffusers",
         ),
         (["export", "--from", "diffusers", "--out", "x"], 2, "names the layout of --weights, which is missing"),
-        (["export", "--to", "lucidrains", "--out", "x"], 2, "its networks have no ends"),
+        (["export", "--to", "lucidrains", "--out", "x"], 2, "its networks are bare"),
         (["export", "--to", "comfy", "--out", "x"], 2, "comfy"),
         (["export", "--weights", "none", "--from", "diffusers", "--out", "x"], 2, "none: no such file"),
         (["export", "--weights", "theirs", "--from", "diffusers", "--out", "theirs"], 2, "--force replaces it"),

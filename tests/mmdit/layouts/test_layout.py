@@ -172,7 +172,7 @@ def test_a_tensor_that_is_missing_left_over_or_another_is_named(change, message)
     [
         ("qwen-image", "stability", "it holds the networks of sd3, this is one of qwen-image"),
         ("sd3-medium", "flux", "it holds the networks of flux.1 and flux.2, this is one of sd3"),
-        ("auraflow", "lucidrains", "its networks have no ends"),
+        ("auraflow", "lucidrains", "its networks are bare"),
         ("auraflow", "comfy", "layout must be one of mmdit, diffusers, stability, flux, lucidrains, got 'comfy'"),
     ],
 )
