@@ -8,8 +8,9 @@ t = 1 is noise, t = 0 is data, and the network gives `noise - data`, as SD3, FLU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ __all__ = ["guide", "network_velocity", "sample", "shift_timesteps", "timestep_g
 
 Tensors = dict[str, Tensor]
 Velocity = Callable[[Tensors, Tensors], Tensors]  # (x, t) by modality -> dx / dt by modality
+COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their own count noise in
 
 
@@ -47,7 +49,7 @@ def network_velocity(
     pooled: Tensor | None = None,
     masks: Mapping[str, Tensor] | Packing | None = None,
     guidance: Tensor | None = None,
-    sigmas: Sequence[float] | None = None,
+    sigmas: Iterable[float] | Tensor | None = None,
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
@@ -66,21 +68,27 @@ def network_velocity(
     known: dict[float, NetworkModulation] = {}
     if sigmas is not None:
         parameter = next(net.parameters())
-        t = torch.tensor(list(sigmas), device=parameter.device)
+        t = torch.tensor(_numbers(sigmas), dtype=torch.float32, device=parameter.device)
         with torch.no_grad():
             made = net.precompute_modulation(t * (TRAINING_TIMESTEPS / scale), pooled, guidance)
         known = dict(zip(t.tolist(), made, strict=True))
 
+    # the sampler's state may be wider than what the network computes in, which its conditions tell before its weights,
+    # which may be stored in yet another type
+    told = [c.dtype for c in (pooled, *(condition or {}).values()) if c is not None and c.is_floating_point()]
+    stored = (p.dtype for p in net.parameters() if p.dtype in COMPUTED)
+    dtype = told[0] if told else next(stored, None)
+
     def velocity(x: Tensors, t: Tensors) -> Tensors:
+        inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}
         if known and len(t) == 1:
             values = next(iter(t.values())).float().tolist()
             modulation = known.get(values[0])
             if modulation is not None and len({*values}) == 1:
-                out = net({**(condition or {}), **x}, masks=masks, modulation=modulation)
+                out = net(inputs, masks=masks, modulation=modulation)
                 return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
-        inputs = {**(condition or {}), **x}
         each = {name: times.get(name, noisiest) for name in inputs}
         out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance)
         return {name: out[name] for name in x if name in out}
@@ -93,7 +101,7 @@ def sample(
     noise: Mapping[str, Tensor],
     *,
     steps: int | None = None,
-    sigmas: Sequence[float] | None = None,
+    sigmas: Iterable[float] | Tensor | None = None,
     kind: str = "euler",
     shift: float = 1.0,
     given: Mapping[str, Tensor] | None = None,
@@ -102,28 +110,31 @@ def sample(
 
     Args:
         steps: their number, in equal sizes before the `shift` (`timestep_grid`).
-        sigmas: the values of t themselves instead, from the first to the last.
-        noise: what the modalities to be drawn begin with.
+        sigmas: the values of t themselves instead, from the first to the last: a sequence, an array or a tensor.
+        noise: what the modalities to be drawn begin with. Their types are those in which the velocity sees them and the
+            result comes out; in between the state is kept in float32 at least, and so are the timesteps.
         given: modalities that are known: the velocity sees them clean, at t = 0, and they stay as they are.
 
     Returns:
         The modalities that were drawn.
     """
-    known, x = dict(given or {}), dict(noise)
-    like = next(iter(x.values()))
-    clean = {name: torch.zeros(len(like), device=like.device) for name in known}
+    known = dict(given or {})
+    like = next(iter(noise.values()))
+    size: dict[str, Any] = dict(size=(len(like),), dtype=torch.float32, device=like.device)
+    clean = {name: torch.full(fill_value=0.0, **size) for name in known}
 
     def at(x: Tensors, t: float) -> Tensors:
-        times = {name: torch.full((len(like),), t, device=like.device) for name in x}
-        return velocity({**known, **x}, {**clean, **times})
+        times = {name: torch.full(fill_value=t, **size) for name in x}
+        seen = {name: value.to(noise[name].dtype) for name, value in x.items()}
+        return velocity({**known, **seen}, {**clean, **times})
 
     if (steps is None) == (sigmas is None):
         raise ValueError(f"give either steps or sigmas, got steps={steps} and sigmas={sigmas}")
     if kind not in ("euler", "heun"):
         raise ValueError(f"kind must be euler or heun, got {kind!r}")
-    grid = [float(t) for t in sigmas or ()]
-    if steps is not None:
-        grid = timestep_grid(steps, shift=shift)
+    grid = timestep_grid(steps, shift=shift) if steps is not None else _numbers(sigmas)
+    # half precision would round the state at every step: 3 % after 28 of them
+    x = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in noise.items()}
     for t, t_next in pairwise(grid):
         first = at(x, t)
         euler = {name: x[name] + (t_next - t) * first[name] for name in x}
@@ -132,4 +143,10 @@ def sample(
             x = {name: x[name] + (t_next - t) / 2 * (first[name] + second[name]) for name in x}
         else:
             x = euler
-    return x
+    return {name: value.to(noise[name].dtype) for name, value in x.items()}
+
+
+def _numbers(values: Iterable[float] | Tensor | None) -> list[float]:
+    """A sequence, an array or a tensor as numbers on the host."""
+    listed = values.tolist() if isinstance(values, Tensor) else () if values is None else values
+    return [float(value) for value in listed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -14,7 +15,7 @@ from mmdit.options.fields import takes
 # name -> (activation, gated)
 FEEDFORWARD_KINDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "gelu": (F.gelu, False),
-    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), False),
+    "gelu_tanh": (partial(F.gelu, approximate="tanh"), False),  # no lambda: modules are pickled
     "silu": (F.silu, False),
     "geglu": (F.gelu, True),
     "swiglu": (F.silu, True),

@@ -114,6 +114,15 @@ class Options:
     def check(self) -> None:
         """The rules between options. Raises OptionError."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, which other libraries ask a model's `config` for (peft, accelerate)."""
+        data: dict[str, Any] = as_data(self)
+        return data
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An option by its name, as of a mapping."""
+        return getattr(self, name, default)
+
     @classmethod
     def of(cls, given: Self | None, keywords: Mapping[str, Any], owner: str) -> Self:
         """The options given, or else those that a constructor's keywords make.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from mmdit.sampling import Tensors, guide, sample, shift_timesteps
+import mmdit
+from mmdit.sampling import Tensors, guide, network_velocity, sample, shift_timesteps
 
 
 def test_shifting_follows_equation_23_and_is_undone_by_its_inverse() -> None:
@@ -69,3 +72,54 @@ def test_guidance_of_two_goes_as_far_again() -> None:
     with_caption, without = {"image": torch.randn(2, 3)}, {"image": torch.randn(2, 3)}
     wanted = 2 * with_caption["image"] - without["image"]
     torch.testing.assert_close(guide(with_caption, without, 2.0)["image"], wanted)
+
+
+@pytest.mark.parametrize("steps", [28, 200])
+def test_half_precision_costs_one_rounding_however_many_steps(steps: int) -> None:
+    noise, data = torch.randn(2, 4, 3, 16, dtype=torch.bfloat16)
+    velocity = noise.double() - data.double()
+    drawn = sample(lambda x, t: {"image": velocity.bfloat16()}, {"image": noise}, steps=steps)["image"]
+    wanted = noise.double() - velocity.bfloat16().double()
+    assert drawn.dtype == torch.bfloat16
+    assert ((drawn.double() - wanted).norm() / wanted.norm()).item() < 3e-3
+
+
+def test_timesteps_are_float32_whatever_the_default_dtype_is() -> None:
+    seen = []
+
+    def still(x: Tensors, t: Tensors) -> Tensors:
+        seen.append(t["image"])
+        return {name: torch.zeros_like(value) for name, value in x.items()}
+
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        sample(still, {"image": torch.zeros(1, 1)}, sigmas=[0.9984, 0.7501, 0.0])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert [t.dtype for t in seen] == [torch.float32] * 2
+    assert [t.item() for t in seen] == pytest.approx([0.9984, 0.7501])
+
+
+@pytest.mark.parametrize("sigmas", [np.linspace(1, 0, 5), torch.linspace(1, 0, 5), (1, 0.75, 0.5, 0.25, 0)])
+def test_sigmas_may_be_an_array_a_tensor_or_a_sequence(sigmas: Any) -> None:
+    def falling(x: Tensors, t: Tensors) -> Tensors:
+        return {"image": x["image"] * t["image"]}
+
+    noise = {"image": torch.ones(1, 1)}
+    assert torch.equal(sample(falling, noise, sigmas=sigmas)["image"], sample(falling, noise, steps=4)["image"])
+
+
+def test_a_wide_state_meets_a_network_in_half_precision() -> None:
+    config = {
+        "depth": 1,
+        "modalities": {
+            "text": {"dim": 8, "input": {"kind": "linear", "dim": 4}},
+            "image": {"dim": 8, "input": {"kind": "linear", "dim": 4}, "output": {"kind": "linear", "dim": 4}},
+        },
+        "timestep": {},
+        "dim_cond": 8,
+    }
+    net = mmdit.build(config).bfloat16()
+    velocity = network_velocity(net, {"text": torch.randn(1, 3, 4, dtype=torch.bfloat16)})
+    drawn = sample(velocity, {"image": torch.randn(1, 5, 4)}, steps=2)["image"]
+    assert drawn.dtype == torch.float32 and drawn.isfinite().all()
