@@ -25,6 +25,14 @@ COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--esti
 FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
 
 
+def test_the_tables_of_options_are_those_of_the_fields():
+    with_tables = runpy.run_path(str(ROOT / "docs" / "refresh.py"))["with_tables"]
+    marked = [page for page in PAGES if "<!-- /key" in page.read_text(encoding="utf-8")]
+    assert {page.name for page in marked} == {"config.md", "library.md"}
+    for page in marked:
+        assert with_tables(page.read_text(encoding="utf-8")) == page.read_text(encoding="utf-8"), page.name
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder in which the repository's own files are where the pages say."""
