@@ -134,15 +134,13 @@ def _report(problem: Exception) -> int:
         say(str(problem))
         return 1
     if isinstance(problem, UserError):
-        say(str(problem).replace("\n", "\\n"))  # of a path
+        say(_one_line(problem))
         return 2
     from mmdit.config.yaml_document import ConfigError
     from mmdit.weights.saved_model import CheckpointError
 
     if isinstance(problem, (ConfigError, CheckpointError)):
-        say(
-            str(problem) if isinstance(problem, ConfigError) else str(problem).replace("\n", "\\n")
-        )  # of a file's names
+        say(str(problem) if isinstance(problem, ConfigError) else _one_line(problem))  # a config's: a line a problem
         return 2
     if _out_of_memory(problem):
         error("not enough memory for this; a smaller batch, fewer tokens or fewer blocks would need less")
@@ -153,12 +151,17 @@ def _report(problem: Exception) -> int:
     if isinstance(problem, OSError) and problem.errno is not None:  # no space, no permission, a folder in the way
         if problem.filename is None and problem.errno == errno.ENOSPC:
             _no_more_output()  # what could not be printed must not be tried again at the end
-        place = str(problem.filename or ("standard output" if problem.errno in UNWRITTEN else "")).replace("\n", "\\n")
+        place = _one_line(problem.filename or ("standard output" if problem.errno in UNWRITTEN else ""))
         error(": ".join(filter(None, (place, problem.strerror))))
         return 2
     first = (str(problem).strip() or type(problem).__name__).splitlines()[0]
     error(f"unexpected {type(problem).__name__}: {first} (--debug shows where; please report it)")
     return 1
+
+
+def _one_line(text: object) -> str:
+    """Of what may hold a path or a name, with a line break of its own."""
+    return str(text).replace("\n", "\\n")
 
 
 def _out_of_memory(problem: Exception) -> bool:

@@ -74,8 +74,8 @@ def command(
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.request.targets import check_apart
 
-    check_apart(out=out, report=request.report, config=request.configs)
-    check_apart(report=request.report, weights=weights)
+    check_apart({"config": request.configs}, out=out, report=request.report)
+    check_apart({"weights": weights}, report=request.report)  # which --out may replace, with --force
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
         shared: dict[str, Any] = dict(

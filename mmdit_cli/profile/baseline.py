@@ -93,6 +93,13 @@ def compare_with_baseline(
     return changes
 
 
+def worse_figures(changes: Sequence[BaselineChange]) -> str:
+    """Those that became worse, in words; empty where none did."""
+    return "; ".join(
+        f"{c.config}: {c.figure} is {c.ratio:.3g} x the baseline's" for c in changes if c.verdict == "worse"
+    )
+
+
 def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The baseline's result for each wanted `config`, `point` and `mode`.
 

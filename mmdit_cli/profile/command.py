@@ -13,6 +13,7 @@ from mmdit_cli.request.flags import SweepOption, common_options
 from mmdit_cli.request.request import Request
 
 NAME = "profile"
+MAX_SECONDS, TOLERANCE = 10.0, "5%"
 
 
 @common_options(NAME)
@@ -27,14 +28,15 @@ def command(
         typer.Option("--repeats", min=1, max=1_000_000, metavar="N", help="Measured runs. Default: until sure to 2%."),
     ] = None,
     max_seconds: Annotated[
-        float, typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config.")
-    ] = 10.0,
+        float | None,
+        typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config. Default: 10."),
+    ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Estimate the memory only; no model is built, and no device is needed.")
     ] = False,
     memory: Annotated[
-        str | None, typer.Option("--memory", metavar="SIZE", help="With --estimate: does it fit in, say, 80GB?")
+        str | None, typer.Option("--memory", metavar="SIZE", help="--estimate, and does it fit in, say, 80GB?")
     ] = None,
     sweep: SweepOption = None,
     plot: Annotated[
@@ -49,73 +51,70 @@ def command(
         typer.Option("--baseline", metavar="FILE", help="An earlier --report, .json. Exit 1 where a figure is worse."),
     ] = None,
     tolerance: Annotated[
-        str, typer.Option("--tolerance", metavar="SHARE", help="How much worse than --baseline is still the same.")
-    ] = "5%",
+        str | None,
+        typer.Option("--tolerance", metavar="SHARE", help="How much worse than --baseline is the same. Default: 5%."),
+    ] = None,
 ) -> None:
     """Measure latency, memory and utilization, and which component takes the time.
 
     Example: mmdit profile -c configs/two-modality.yaml --mode train
     """
-    from mmdit_cli.request.sweep import load_grid
-
-    if not math.isfinite(max_seconds):
+    if max_seconds is not None and not math.isfinite(max_seconds):
         raise UserError(f"--max-seconds {max_seconds}: expected a number of seconds")
+    asked: dict[str, Any] = {
+        "--compile": compile or None,
+        "--repeats": repeats,
+        "--max-seconds": max_seconds,
+        "--cold": cold or None,
+    }
+    asked |= {"--plot": plot, "--trace": trace, "--baseline": baseline, "--tolerance": tolerance}
+    given = [option for option, value in asked.items() if value is not None]
+    if (estimate or memory is not None) and given:
+        raise UserError(f"--estimate measures nothing; leave out {', '.join(given)}")
+
+    from mmdit_cli.request.sweep import load_grid
 
     if estimate or memory is not None:
         from mmdit_cli.profile.estimate_command import estimate_command
 
-        if plot is not None or trace is not None or baseline is not None:
-            raise UserError("--estimate measures nothing; leave out --plot, --trace and --baseline")
         return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
 
     from mmdit_cli.output.console import stage_progress
-    from mmdit_cli.profile.baseline import compare_with_baseline, find_earlier, load_baseline, parse_tolerance
-    from mmdit_cli.profile.growth import fit_growth
-    from mmdit_cli.profile.measurement import Settings, profile_configs
+    from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
+    from mmdit_cli.profile.grid_profile import profile_grid
+    from mmdit_cli.profile.measurement import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.targets import check_apart, check_target
 
-    share, earlier = parse_tolerance(tolerance), None if baseline is None else load_baseline(baseline, NAME)
+    share = parse_tolerance(TOLERANCE if tolerance is None else tolerance)
+    if tolerance is not None and baseline is None:
+        raise UserError("--tolerance is for --baseline; give an earlier --report, .json")
+    earlier = None if baseline is None else load_baseline(baseline, NAME)
     if trace is not None:
         check_target(trace, "--trace")
-        check_apart(trace=trace, report=request.report, config=request.configs, baseline=baseline)
         if len(request.configs) > 1 or sweep:
             raise UserError("--trace: is of one config; give --config once, and no --sweep")
     if plot is not None:
         check_target(plot, "--plot", suffixes=(".png",))
-    grid, torch_device, torch_dtype = load_grid(request, sweep), request.torch_device, request.torch_dtype
-    if earlier is not None:
-        find_earlier([{"config": each.config.name, "point": each.point, "mode": mode} for each in grid], earlier)
+    check_apart({"config": request.configs, "baseline": baseline}, trace=trace, plot=plot, report=request.report)
+    grid = load_grid(request, sweep)
+    settings = Settings(
+        mode=mode,
+        device=request.torch_device,
+        dtype=request.torch_dtype,
+        seed=request.seed,
+        compile=compile,
+        cold=cold,
+        repeats=repeats,
+        max_seconds=MAX_SECONDS if max_seconds is None else max_seconds,
+        trace=trace,
+    )
     with stage_progress() as on_progress:
-        results = profile_configs(
-            [point.config for point in grid],
-            Settings(
-                mode=mode,
-                device=torch_device,
-                dtype=torch_dtype,
-                seed=request.seed,
-                compile=compile,
-                cold=cold,
-                repeats=repeats,
-                max_seconds=max_seconds,
-                trace=trace,
-            ),
-            points=[point.point for point in grid],
-            on_progress=on_progress,
-        )
-    changes = []
-    if earlier is not None:
-        changes = compare_with_baseline(request.document(results)["results"], earlier, share)
-    growth = fit_growth(results) if sweep else []
+        profile = profile_grid(grid, settings, earlier=earlier, tolerance=share, plot=plot, on_progress=on_progress)
+    results, changes, growth = profile.results, profile.changes, profile.growth
     more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
     if sweep:
         more["growth"] = growth
-    if plot is not None:
-        from mmdit_cli.output.figures import save_figure
-        from mmdit_cli.profile.plots import profile_plot
-
-        save_figure(profile_plot(results), plot)
     request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
-    worse = [f"{c.config}: {c.figure} is {c.ratio:.3g} x the baseline's" for c in changes if c.verdict == "worse"]
-    if worse:
-        raise CheckFailed("; ".join(worse))
+    if worse := worse_figures(changes):
+        raise CheckFailed(worse)

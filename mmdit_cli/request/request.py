@@ -132,7 +132,7 @@ def make_request(
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
     if report is not None:
         check_target(report, "--report", suffixes=SUFFIXES)
-        check_apart(report=report, config=configs)
+        check_apart({"config": configs}, report=report)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 

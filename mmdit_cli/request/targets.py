@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,19 +79,24 @@ def check_target(
         raise refuse("exists; --force replaces it")
 
 
-def check_apart(**places: str | Path | Sequence[str] | None) -> None:
+def check_apart(reads: Mapping[str, str | Path | Sequence[str] | None], **writes: Path | None) -> None:
     """Refuse to write what another option reads or writes.
 
     Args:
-        places: by the name of their option, those to write to first; `-` and None are no files.
+        reads: what is read, by the name of its option; `-` and None are no files.
+        writes: what is written, likewise.
 
     Raises:
         UserError: two options name one file, by whatever path.
     """
     seen: dict[str, str] = {}
-    for name, given in reversed(places.items()):
-        for path in [given] if isinstance(given, (str, Path)) else given or ():
-            real = os.path.realpath(path)
-            if real in seen and str(path) != "-" and seen[real] != name:
-                raise UserError(f"--{name} {path}: is the file that --{seen[real]} names; name another")
-            seen[real] = name
+    for name, given in reads.items():
+        paths = [given] if isinstance(given, (str, Path)) else given or ()
+        seen |= {os.path.realpath(path): name for path in paths if str(path) != "-"}
+    for name, path in reversed(writes.items()):
+        if path is None:
+            continue
+        option, real = name.replace("_", "-"), os.path.realpath(path)
+        if real in seen:
+            raise UserError(f"--{option} {path}: is the file that --{seen[real]} names; name another")
+        seen[real] = option

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,20 +39,14 @@ def command(
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.shapes import check_shapes
     from mmdit_cli.shape_check.tables import shape_tables
-    from mmdit_cli.shape_check.weights import check_weights
+    from mmdit_cli.shape_check.weights import check_weights, with_weights
 
+    check_apart({"config": request.configs, "weights": weights}, report=request.report)
     (loaded,), _, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with without_compiler():
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
-        check_apart(report=request.report, weights=weights)
-        checked = check_weights(loaded.model, weights, from_)
-        problems = list(result.problems)
-        if checked.problems:
-            other = checked.fits_layout
-            hint = f"; its names are those of --from {other}" if other not in (None, from_) else ""
-            problems += [f"{checked.file}: does not fit the config in the layout {from_}{hint}", *checked.problems]
-        result = replace(result, weights=checked, problems=problems, ok=not problems)
+        result = with_weights(result, check_weights(loaded.model, weights, from_))
     request.show([result], lambda _: shape_tables(result, every_layer=all_layers))
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])

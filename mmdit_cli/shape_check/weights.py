@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mmdit.layouts.layout_files import LayoutFiles, nearest_layout
 from mmdit.options import ModelOptions
 from mmdit_cli.request.weights_layout import find_layout
+from mmdit_cli.shape_check.shapes import ShapesResult
 
 
 @dataclass(frozen=True)
@@ -48,3 +49,13 @@ def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck
         problems=files.problems,
         fits_layout=files.layout.name if not files.problems else nearest_layout(files.files, config),
     )
+
+
+def with_weights(result: ShapesResult, weights: WeightsCheck) -> ShapesResult:
+    """A shape check with what a file's tensors say beside it; where they do not fit, that is among its problems."""
+    problems = list(result.problems)
+    if weights.problems:
+        other = weights.fits_layout
+        hint = f"; its names are those of --from {other}" if other not in (None, weights.layout) else ""
+        problems += [f"{weights.file}: does not fit the config in the layout {weights.layout}{hint}", *weights.problems]
+    return replace(result, weights=weights, problems=problems, ok=not problems)

@@ -66,9 +66,9 @@ def command(
     """
     from mmdit_cli.output.console import message, training_progress
     from mmdit_cli.request.numbers import read_share
-    from mmdit_cli.request.targets import check_target
+    from mmdit_cli.request.targets import check_apart, check_target
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, in_runs, new_folder
+    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, in_runs
     from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import TrainResult, train
 
@@ -92,6 +92,7 @@ def command(
         check_target(plot, "--plot", suffixes=(".png",))
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
+    check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
 
     def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
         with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:
@@ -119,25 +120,21 @@ def command(
             request.show([result], lambda _: train_tables([result]))
         return
 
-    from mmdit.weights.atomic import write_atomic
-    from mmdit_cli.output.renderings import render
     from mmdit_cli.toy.comparability import distinct
-    from mmdit_cli.toy.comparison import compare_designs, save_comparison_plot
+    from mmdit_cli.toy.comparison import failed_runs, save_comparison
     from mmdit_cli.toy.comparison_tables import compare_tables
-    from mmdit_cli.toy.data_fit import world_of
 
     if steps is not None:
         configs = [replace(c, train=replace(c.train, steps=steps)) for c in configs]
-    configs = distinct(configs, request.configs)
-    for each in configs:
-        world_of(each)  # before a folder is made
-    with new_folder(run_dir or in_runs("compare")) as folder:
-        results, comparison = compare_designs(
-            configs, range(first, first + seeds), folder=folder, train=run, target=share
-        )
-        save_comparison_plot(comparison, results, plot or folder / "comparison.png")
-        document = request.document(results, comparison=comparison)
-        write_atomic(folder / "comparison.json", render(document, ".json").encode())
+    results, comparison = save_comparison(
+        distinct(configs, request.configs),
+        range(first, first + seeds),
+        folder=run_dir or in_runs("compare"),
+        train=run,
+        target=share,
+        plot=plot,
+        document=lambda results, comparison: request.document(results, comparison=comparison),
+    )
     request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison)
-    if failed := [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]:
-        raise CheckFailed(f"{len(failed)} of {len(configs) * seeds} runs failed: {'; '.join(failed)}")
+    if failed := failed_runs(comparison):
+        raise CheckFailed(failed)

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.intervals import CONFIDENCE
+from mmdit_cli.output.renderings import render
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.run_folder import METRICS, read_metrics, safe_name
+from mmdit_cli.toy.run_folder import METRICS, new_folder, read_metrics, safe_name
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import Interrupted, TrainResult
@@ -144,6 +146,45 @@ def compare_designs(
             done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
     comparison = comparison_of(configs, done, failures, seeds=seeds, target=target, folder=folder)
     return [run.result for runs in done.values() for run in runs.values()], comparison
+
+
+def save_comparison(
+    configs: Sequence[ToolConfig],
+    seeds: Sequence[int],
+    *,
+    folder: Path,
+    train: Train,
+    target: float,
+    plot: Path | None,
+    document: Callable[[Sequence[TrainResult], Comparison], dict[str, Any]],
+) -> tuple[list[TrainResult], Comparison]:
+    """Compare designs in a new folder, which also gets `comparison.json` and, unless it goes elsewhere, the picture.
+
+    Args:
+        configs, seeds, train, target: as `compare_designs` takes them.
+        plot: where the picture goes; None: into the folder.
+        document: the results and the comparison as plain data.
+
+    Raises:
+        UserError: a config is not one of the toy's worlds, or the folder is not empty or can't be written to.
+        OSError: a file can't be written.
+        Interrupted: Ctrl-C, as in `compare_designs`.
+    """
+    for each in configs:
+        world_of(each)  # before a folder is made
+    with new_folder(folder):
+        results, comparison = compare_designs(configs, seeds, folder=folder, train=train, target=target)
+        save_comparison_plot(comparison, results, plot or folder / "comparison.png")
+        text = render(document(results, comparison), ".json")
+        write_atomic(folder / "comparison.json", text.encode())
+    return results, comparison
+
+
+def failed_runs(comparison: Comparison) -> str:
+    """Which runs failed and why, in words; empty where none did."""
+    failed = [f"{x.config}, seed {x.seed}: {x.message}" for x in comparison.failures]
+    runs = len(comparison.designs) * len(comparison.seeds)
+    return f"{len(failed)} of {runs} runs failed: {'; '.join(failed)}" if failed else ""
 
 
 def save_comparison_plot(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> None:

@@ -210,13 +210,18 @@ def test_a_target_that_takes_no_file_is_refused_before_the_work(tmp_path):
         ("profile", "-c", "c.json", "--trace", "c.json"),
         ("profile", "-c", "c.json", "--trace", "t.json", "--report", "t.json"),
         ("profile", "-c", "c.json", "--trace", "w.json", "--baseline", "w.json"),
+        ("profile", "-c", "c.json", "--trace", "x.png", "--plot", "x.png"),
+        ("profile", "-c", "c.json", "--plot", "link.png"),
+        ("train-toy", "-c", "c.json", "--seeds", "2", "--plot", "link.png"),
+        ("train-toy", "-c", "c.json", "--seeds", "2", "--plot", "x.png", "--run-dir", "x.png"),
     ],
     ids=" ".join,
 )
 def test_what_one_option_reads_or_writes_no_other_replaces(arguments, server, tmp_path):
     for name in ("c.json", "w.json"):
         (tmp_path / name).write_text(json.dumps(TINY))
-    (tmp_path / "link.json").symlink_to("c.json")
+    for name in ("link.json", "link.png"):
+        (tmp_path / name).symlink_to("c.json")
     before = contents(tmp_path)
     ended = server.run(arguments, tmp_path)
     if "--baseline" not in arguments:

@@ -65,9 +65,11 @@ def test_what_can_be_written_passes():
 
 
 def test_a_place_is_not_given_to_two_options():
-    check_apart(out="a", report="b", config=["c", "-", "-"])
-    with pytest.raises(UserError, match=r"--out \./file: is the file that --config names"):
-        check_apart(out="./file", config=["c", "file"])
+    check_apart({"config": ["c", "-", "-"], "weights": "c"}, out=Path("a"), report=Path("b"), plot=None)
+    with pytest.raises(UserError, match="--out file: is the file that --config names"):
+        check_apart({"config": ["c", "file"]}, out=Path("./file"))
+    with pytest.raises(UserError, match="--plot file: is the file that --run-dir names"):
+        check_apart({}, plot=Path("file"), run_dir=Path("folder/../file"))
 
 
 def test_the_systems_errors_name_the_option():

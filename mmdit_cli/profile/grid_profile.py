@@ -1,0 +1,58 @@
+"""A grid of configs profiled: its points measured, how they grow, what became worse since a baseline, and a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mmdit_cli.profile.baseline import BaselineChange, compare_with_baseline, find_earlier
+from mmdit_cli.profile.growth import Growth, fit_growth
+from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
+from mmdit_cli.request.sweep import PointConfig
+
+
+@dataclass(frozen=True)
+class GridProfile:
+    """A result for each point. `growth` is empty where nothing is swept, `changes` where there is no baseline."""
+
+    results: list[ProfileResult]
+    growth: list[Growth]
+    changes: list[BaselineChange]
+
+
+def profile_grid(
+    grid: Sequence[PointConfig],
+    settings: Settings,
+    *,
+    earlier: Mapping[str, Any] | None = None,
+    tolerance: float = 0.0,
+    plot: Path | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> GridProfile:
+    """Measure every point, compare it with its earlier self, and draw all of them.
+
+    Args:
+        earlier: the document of a baseline, and `tolerance` how much worse is still the same.
+        plot: where a picture goes (PNG).
+
+    Raises:
+        UserError: the baseline lacks a point (told before anything is measured), or a point does not fit into memory.
+        OSError: the picture can't be written.
+    """
+    if earlier is not None:
+        find_earlier([{"config": p.config.name, "point": p.point, "mode": settings.mode} for p in grid], earlier)
+    results = profile_configs(
+        [point.config for point in grid], settings, points=[point.point for point in grid], on_progress=on_progress
+    )
+    changes = []
+    if earlier is not None:
+        changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance)
+    growth = fit_growth(results) if any(point.point for point in grid) else []
+    if plot is not None:
+        from mmdit_cli.output.figures import save_figure
+        from mmdit_cli.profile.plots import profile_plot
+
+        save_figure(profile_plot(results), plot)
+    return GridProfile(results, growth, changes)
