@@ -26,6 +26,9 @@ from tests.support.paths import REPORTS
 OUTPUT, GRADIENT = 1e-5, 1e-4
 
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=str)
+some_families = pytest.mark.parametrize(
+    "family", slow_but(FAMILIES, *(BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "qwen-image"))), ids=str
+)
 
 
 @each_family
@@ -41,14 +44,14 @@ def test_outputs_are_those_of_diffusers_for_several_batches_images_and_text_leng
     assert output_error(family) < OUTPUT
 
 
-@each_family
+@some_families
 def test_gradients_of_every_weight_and_input_are_those_of_diffusers(family):
     errors = gradient_errors(family)
     assert len(errors) > 40
     assert max(errors.items(), key=lambda item: item[1])[1] < GRADIENT, max(errors.items(), key=lambda item: item[1])
 
 
-@each_family
+@some_families
 def test_every_block_gives_what_its_counterpart_gives(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
@@ -61,7 +64,7 @@ def test_every_block_gives_what_its_counterpart_gives(family):
         assert relative(x, y) < OUTPUT, f"block {index} is the first that differs"
 
 
-@each_family
+@some_families
 def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
@@ -134,7 +137,8 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family, shi
 COMPILED = [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")]
 
 
-@pytest.mark.parametrize("family", slow_but(COMPILED, BY_NAME["flux.1-dev"]), ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("family", COMPILED, ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
@@ -145,7 +149,7 @@ def test_it_compiles_whole_and_gives_the_same(family):
     assert relative(got, wanted) < 1e-6
 
 
-@pytest.mark.parametrize("family", slow_but(FAMILIES, BY_NAME["sd3-medium"], BY_NAME["flux.1-dev"]), ids=str)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, BY_NAME["sd3-medium"]), ids=str)
 def test_the_document_of_the_families_has_the_counts(family):
     text = (REPORTS / "families.md").read_text()
     assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text

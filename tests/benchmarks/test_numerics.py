@@ -25,13 +25,13 @@ LONG = 65_536
 # ----------------------------------------------------------------------------------------------- beside float64
 
 
-@dtypes
+@pytest.mark.parametrize("dtype", slow_but(DTYPES.values(), torch.bfloat16), ids=DTYPES)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_two_layers_are_within_their_bound_of_float64(variant, dtype):
     assert relative_error(variant, 2, dtype, seed=0) < bound(variant, 2, dtype)
 
 
-@dtypes
+@pytest.mark.parametrize("dtype", slow_but(DTYPES.values(), torch.bfloat16), ids=DTYPES)
 @pytest.mark.parametrize("variant", slow_but(VARIANTS, "qk norm"))
 def test_48_layers_are_within_their_bound_of_float64(variant, dtype):
     assert relative_error(variant, DEEP, dtype, seed=0) < bound(variant, DEEP, dtype)
@@ -155,7 +155,7 @@ def test_the_oracle_in_chunks_is_attention():
 
 @torch.no_grad()
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@dtypes
+@pytest.mark.parametrize("dtype", slow_but(DTYPES.values(), torch.bfloat16), ids=DTYPES)
 @attentions
 def test_one_block_of_queries_over_65536_keys_is_within_the_bound_of_a_layer(attend, dtype, masked):
     q, k, v = (torch.randn(1, 2, n, 16).to(dtype) for n in (128, LONG, LONG))

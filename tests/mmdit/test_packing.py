@@ -14,6 +14,7 @@ from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import as_tool_config
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.marks import slow_but
 from tests.support.small_networks import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 
 # sample 0 ends early, 1 has gaps, 2 is without text
@@ -56,7 +57,7 @@ def check_same(net, xs, masks, **arguments):
             )
 
 
-@pytest.mark.parametrize("checkpointed", [False, True], ids=["kept", "recomputed"])
+@pytest.mark.parametrize("checkpointed", slow_but([False, True], False), ids=["kept", "recomputed"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_packed_run_is_the_padded_one_at_valid_positions(variant, checkpointed):
     options = VARIANTS[variant]
@@ -234,7 +235,7 @@ def config(mask=1.0, **changes):
     return as_tool_config(dict(name="small", model=model | changes, run=run))
 
 
-@pytest.mark.parametrize("bare", [False, True], ids=["network", "two-modality"])
+@pytest.mark.parametrize("bare", slow_but([False, True], True), ids=["network", "two-modality"])
 def test_flops_and_memory_of_a_packed_run_are_those_of_the_valid_tokens(bare):
     options = dict(variant="two_modality", modalities=dict(text=dict(dim=8), image=dict(dim=8)), timestep=None)
     changes = options if bare else {}

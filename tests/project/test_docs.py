@@ -16,11 +16,14 @@ import pytest
 import yaml
 
 from mmdit_cli.request.tool_config import as_tool_config
+from tests.support.marks import slow_but
 from tests.support.pages import PAGES, Shown, blocks, commands, name_of
 from tests.support.paths import ROOT
 from tests.support.small_commands import OFFICIAL, SECONDS, small, write_stand_in
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
+TRAINING = ("train-toy.md", "profile.md")  # pages that take longest; of what they show, README.md has the main part
+QUICK = [page for page in WITH_COMMANDS if page.name not in TRAINING]
 COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--estimate)\b")  # the same on every machine
 FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
 
@@ -72,7 +75,7 @@ def test_no_file_that_a_page_links_to_is_missing(page):
 # ----------------------------------------------------------------------------------------------------------- commands
 
 
-@pytest.mark.parametrize("page", WITH_COMMANDS, ids=name_of)
+@pytest.mark.parametrize("page", slow_but(WITH_COMMANDS, *QUICK), ids=name_of)
 def test_every_command_of_a_page_works(page, folder, quick_ceilings):
     """In this process, small where the size does not matter. What takes longer is in the slow test below."""
     for shown in commands(page):

@@ -23,7 +23,7 @@ from tests.robustness.outcome import Outcome
 from tests.support.paths import ROOT
 from tests.support.toy import CPU
 
-QUICK = ("no permission", "in the way", "closed pipe")
+QUICK = ("no permission", "in the way")
 
 
 @pytest.mark.parametrize("group", QUICK)
@@ -89,6 +89,7 @@ except OSError:
 """
 
 
+@pytest.mark.slow
 def test_no_command_opens_a_socket(tmp_path):
     Lab(tmp_path)  # the configs
     commands = [*COMMANDS.values(), ["configs", "adaptive"], ["train-toy", "--help"]]

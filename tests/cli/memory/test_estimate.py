@@ -80,7 +80,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "discard", "two runs of blocks", "dual in the first"))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "discard", "two runs of blocks"))
 def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
     mode, checkpoint = kind
     chosen = config(**({"depth": 7} | VARIANTS[variant]))

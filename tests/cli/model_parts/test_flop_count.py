@@ -15,10 +15,14 @@ from mmdit_cli.model_parts.follower import BACKWARD
 from mmdit_cli.model_parts.operator_counter import OpRecorder
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import BATCH, COND, IMAGE, TEXT, VARIANTS, D, config
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
+QUICK = [
+    CONFIGS / f"{name}.yaml" for name in ("adaptive", "flux.1-dev", "sd3.5-medium", "two-modality", "video-to-audio")
+]
 
 
 # ----------------------------------------------------------------------------------------------------- torch's counter
@@ -49,7 +53,7 @@ def adds_up(result: FlopsResult) -> None:
     assert result.step_flops == result.forward_flops + result.backward_flops
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(SHIPPED, *QUICK), ids=lambda path: path.stem)
 def test_two_blocks_of_a_shipped_config_count_as_torch_counts(path):
     overrides = ["model.depth=2", "model.attention.dual=[0]"] if "3.5-medium" in path.stem else ["model.depth=2"]
     if load_tool_config(path).model.single_stream is not None:
@@ -91,8 +95,8 @@ def test_every_component_costs_twice_its_forward_in_backward_but_those_that_read
             dict(residual={"kind": "manifold_hyper_connections", "streams": 2}, register_tokens={"image": 3}),
             marks=pytest.mark.slow,
         ),
-        dict(attention={"dual": [0, 1, 2]}),
-        dict(checkpoint_activations=True),
+        pytest.param(dict(attention={"dual": [0, 1, 2]}), marks=pytest.mark.slow),
+        pytest.param(dict(checkpoint_activations=True), marks=pytest.mark.slow),
         dict(
             modulation={"shared": True},
             single_stream={"depth": 5, "kind": "sequential"},

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.numerics.variants import VARIANTS
 from tests.support.bits import bits_of
+from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 
 
@@ -22,7 +23,7 @@ def deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16), ids=["fp32", "bf16"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_same_seed_gives_the_same_bits_and_needs_only_deterministic_operators(variant, dtype, deterministic):
     assert bits_of(variant, dtype) == bits_of(variant, dtype)

@@ -12,6 +12,7 @@ from benchmarks.numerics.variants import COND, DIM, VARIANTS, build
 from mmdit.adaptive_attention import AdaptiveAttention
 from mmdit.layers.residuals import HyperConnection
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.marks import slow_but
 
 LENGTHS = (3, 4, 2)
 variants = pytest.mark.parametrize("variant", VARIANTS)
@@ -96,7 +97,7 @@ def test_a_sample_masked_whole_changes_no_other(variant):
     assert all(g.isfinite().all() for g in gradients(net, loss(outs)).values())
 
 
-@pytest.mark.parametrize("masked", [False, True], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("masked", slow_but([False, True], True), ids=["unmasked", "masked"])
 @pytest.mark.parametrize("batch", [0, 2])
 @variants
 def test_no_samples_or_no_tokens_give_none_and_gradients_of_zero(variant, batch, masked):

@@ -10,6 +10,7 @@ from mmdit.layers.residual_kernels import sinkhorn_knopp, write_streams
 from mmdit.layers.residuals import HyperConnection
 from mmdit.networks.transformer import MMDiT, MMDiTBlock
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.marks import slow_but
 
 TINY = dict(dim_modalities=(3, 2), heads=2, dim_head=4, dim_cond=3)
 MASKS = (padded_mask(2, 1, 2), None)
@@ -77,10 +78,9 @@ def has_second_derivatives(function, values):
 
 
 EXPLICIT = ("standard", "adaptive by token", "soft clamp", "rotary", "parallel")
-STREAMED = [pytest.param(name, marks=pytest.mark.slow) for name in ("hyper-connections", "manifold")]
 
 
-@pytest.mark.parametrize("name", [*EXPLICIT, *STREAMED])
+@pytest.mark.parametrize("name", slow_but([*EXPLICIT, "hyper-connections", "manifold"], "standard", "soft clamp"))
 def test_second_derivatives_are_the_numerical_ones_where_attention_is_explicit(name):
     more = {} if name == "soft clamp" else dict(flash_attn=False)
     assert has_second_derivatives(*as_function(BLOCKS[name], **more))
