@@ -83,7 +83,7 @@ def check_apart(reads: Mapping[str, str | Path | Sequence[str] | None], **writes
     """Refuse to write what another option reads or writes.
 
     Args:
-        reads: what is read, by the name of its option; `-` and None are no files.
+        reads: what is read, by the name of its option; `-`, None and the name of a shipped config are no files.
         writes: what is written, likewise.
 
     Raises:
@@ -92,7 +92,8 @@ def check_apart(reads: Mapping[str, str | Path | Sequence[str] | None], **writes
     seen: dict[str, str] = {}
     for name, given in reads.items():
         paths = [given] if isinstance(given, (str, Path)) else given or ()
-        seen |= {os.path.realpath(path): name for path in paths if str(path) != "-"}
+        files = (each for each in paths if str(each) != "-" and (name != "config" or os.path.isfile(each)))
+        seen |= {os.path.realpath(each): name for each in files}
     for name, path in reversed(writes.items()):
         if path is None:
             continue

@@ -70,6 +70,8 @@ def test_a_place_is_not_given_to_two_options():
         check_apart({"config": ["c", "file"]}, out=Path("./file"))
     with pytest.raises(UserError, match="--plot file: is the file that --run-dir names"):
         check_apart({}, plot=Path("file"), run_dir=Path("folder/../file"))
+    shipped = {"config": ["toy-digits", "folder"]}
+    check_apart(shipped, run_dir=Path("toy-digits"), out=Path("folder"))
 
 
 def test_the_systems_errors_name_the_option():
