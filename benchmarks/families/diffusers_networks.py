@@ -53,15 +53,15 @@ def unpack(patches: Tensor, like: Tensor) -> Tensor:
     return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=like.shape[2] // 2)
 
 
-def places(image: Tensor, length: int, axes: int, text_axis: int | None = None) -> tuple[Tensor, Tensor]:
+def places(image: Tensor, length: int, axes: int, text_axes: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
     """The ids of image and text tokens, as the FLUX pipelines of diffusers make them."""
     h, w = image.shape[2] // 2, image.shape[3] // 2
     ids = torch.zeros(h, w, axes)
     ids[..., 1] += torch.arange(h)[:, None]
     ids[..., 2] += torch.arange(w)[None]
     text = torch.zeros(length, axes)
-    if text_axis is not None:
-        text[:, text_axis] = torch.arange(length)
+    for axis in text_axes:
+        text[:, axis] = torch.arange(length)
     return ids.flatten(0, 1), text
 
 
@@ -82,10 +82,20 @@ def call_flux1(
     return unpack(out[0], image)
 
 
+def call_ovis(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    image_ids, text_ids = places(image, text.shape[1], 3, text_axes=(1, 2))
+    return unpack(net(pack(image), text, timestep, image_ids, text_ids, return_dict=False)[0], image)
+
+
+def call_bria(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    image_ids, text_ids = places(image, text.shape[1], 3)
+    return unpack(net(pack(image), text, None, timestep, image_ids, text_ids, return_dict=False)[0], image)
+
+
 def call_flux2(
     net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, guidance: Tensor | None = None, **_: Any
 ) -> Tensor:
-    image_ids, text_ids = places(image, text.shape[1], 4, text_axis=3)
+    image_ids, text_ids = places(image, text.shape[1], 4, text_axes=(3,))
     out = net(pack(image), text, timestep, image_ids, text_ids, guidance, return_dict=False)
     return unpack(out[0], image)
 
@@ -163,7 +173,31 @@ ROTARY_OPTIONS: dict[str, Any] = dict(
     in_channels=16, num_layers=2, attention_head_dim=16, num_attention_heads=4, joint_attention_dim=40
 )
 
+FLUX1_SMALL = ROTARY_SMALL | {
+    "model.rotary.axes": "[4, 6, 6]",
+    "model.single_stream.depth": 3,
+    "model.pooled.dim": 24,
+}
+UNPOOLED_SMALL = {key: value for key, value in FLUX1_SMALL.items() if key != "model.pooled.dim"}
+UNPOOLED_OPTIONS = ROTARY_OPTIONS | dict(axes_dims_rope=(4, 6, 6), num_single_layers=3)
+FLUX1_OPTIONS = UNPOOLED_OPTIONS | dict(pooled_projection_dim=24, guidance_embeds=True)
+FLUX1_PUBLISHED: dict[str, Any] = dict(
+    patch_size=1,
+    in_channels=64,
+    num_layers=19,
+    num_single_layers=38,
+    attention_head_dim=128,
+    num_attention_heads=24,
+    joint_attention_dim=4096,
+    pooled_projection_dim=768,
+    guidance_embeds=True,
+)
+FLUX2_SMALL = ROTARY_SMALL | {"model.rotary.axes": "[4, 4, 4, 4]", "model.single_stream.depth": 3}
+FLUX2_OPTIONS = ROTARY_OPTIONS | dict(axes_dims_rope=(4, 4, 4, 4), num_single_layers=3)
+
 SD3 = _theirs("SD3Transformer2DModel")
+FLUX1 = _theirs("FluxTransformer2DModel")
+FLUX2 = _theirs("Flux2Transformer2DModel")
 FAMILIES = (
     Family("sd3-medium", SD3_SMALL, SD3, SD3_OPTIONS, call_sd3, SD3_PUBLISHED, 2_028_328_000),
     Family(
@@ -193,34 +227,82 @@ FAMILIES = (
         {},
         20_430_401_088,
     ),
+    Family("flux.1-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
     Family(
-        "flux.1-dev",
-        ROTARY_SMALL | {"model.rotary.axes": "[4, 6, 6]", "model.single_stream.depth": 3, "model.pooled.dim": 24},
-        _theirs("FluxTransformer2DModel"),
-        ROTARY_OPTIONS
-        | dict(axes_dims_rope=(4, 6, 6), num_single_layers=3, pooled_projection_dim=24, guidance_embeds=True),
+        "flux.1-schnell",
+        FLUX1_SMALL,
+        FLUX1,
+        FLUX1_OPTIONS | dict(guidance_embeds=False),
         call_flux1,
-        dict(
-            patch_size=1,
-            in_channels=64,
-            num_layers=19,
-            num_single_layers=38,
-            attention_head_dim=128,
-            num_attention_heads=24,
-            joint_attention_dim=4096,
-            pooled_projection_dim=768,
-            guidance_embeds=True,
-        ),
-        11_901_408_320,
+        FLUX1_PUBLISHED | dict(guidance_embeds=False),
+        11_891_178_560,
     ),
     Family(
-        "flux.2-dev",
-        ROTARY_SMALL | {"model.rotary.axes": "[4, 4, 4, 4]", "model.single_stream.depth": 3},
-        _theirs("Flux2Transformer2DModel"),
-        ROTARY_OPTIONS | dict(axes_dims_rope=(4, 4, 4, 4), num_single_layers=3),
-        call_flux2,
+        "flux.1-fill-dev",
+        FLUX1_SMALL | {f"{IMAGE}.input.channels": 24},
+        FLUX1,
+        FLUX1_OPTIONS | dict(in_channels=96, out_channels=16),
+        call_flux1,
+        FLUX1_PUBLISHED | dict(in_channels=384, out_channels=64),
+        11_902_391_360,
+    ),
+    Family(
+        "flux.1-canny-dev",
+        FLUX1_SMALL | {f"{IMAGE}.input.channels": 8},
+        FLUX1,
+        FLUX1_OPTIONS | dict(in_channels=32, out_channels=16),
+        call_flux1,
+        FLUX1_PUBLISHED | dict(in_channels=128, out_channels=64),
+        11_901_604_928,
+    ),
+    Family(
+        "ovis-image",
+        UNPOOLED_SMALL,
+        _theirs("OvisImageTransformer2DModel"),
+        UNPOOLED_OPTIONS | dict(out_channels=16),
+        call_ovis,
         {},
-        32_223_281_152,
+        7_370_449_728,
+    ),
+    Family(
+        "bria-3.2",
+        UNPOOLED_SMALL | {"model.rotary.axes": "[8, 8]"},
+        _theirs("BriaTransformer2DModel"),
+        UNPOOLED_OPTIONS | dict(axes_dims_rope=(0, 8, 8)),
+        call_bria,
+        dict(
+            in_channels=16,
+            num_layers=8,
+            num_single_layers=28,
+            attention_head_dim=96,
+            num_attention_heads=24,
+            joint_attention_dim=4096,
+            axes_dims_rope=(0, 48, 48),
+        ),
+        3_785_669_392,
+    ),
+    Family("flux.2-dev", FLUX2_SMALL, FLUX2, FLUX2_OPTIONS, call_flux2, {}, 32_223_281_152),
+    Family(
+        "flux.2-klein-4b",
+        FLUX2_SMALL,
+        FLUX2,
+        FLUX2_OPTIONS | dict(guidance_embeds=False),
+        call_flux2,
+        dict(
+            num_layers=5, num_single_layers=20, num_attention_heads=24, joint_attention_dim=7680, guidance_embeds=False
+        ),
+        3_875_544_576,
+    ),
+    Family(
+        "flux.2-klein-9b",
+        FLUX2_SMALL,
+        FLUX2,
+        FLUX2_OPTIONS | dict(guidance_embeds=False),
+        call_flux2,
+        dict(
+            num_layers=8, num_single_layers=24, num_attention_heads=32, joint_attention_dim=12288, guidance_embeds=False
+        ),
+        9_078_581_248,
     ),
     Family(
         "auraflow",

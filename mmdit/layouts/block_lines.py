@@ -20,7 +20,8 @@ def below(ours: str, theirs: str, lines: str | Iterable[str]) -> Iterator[str]:
 
 
 def _prefixed(side: str, prefix: str) -> str:
-    return "".join(f"{prefix}." if c == "." and (i == 0 or side[i - 1] in " (") else c for i, c in enumerate(side))
+    start = f"{prefix}." if prefix else ""
+    return "".join(start if c == "." and (i == 0 or side[i - 1] in " (") else c for i, c in enumerate(side))
 
 
 def joint_lines(config: ModelOptions, theirs: str, lines: str, last: str = "") -> Iterator[str]:

@@ -1,5 +1,5 @@
-"""FLUX.1 and FLUX.2: the names of diffusers 0.42, and those of the original checkpoints (black-forest-labs/flux and
-flux2, `model.py`)."""
+"""FLUX.1, FLUX.2 and what has their blocks: the names of diffusers 0.42, and those of the original checkpoints
+(black-forest-labs/flux and flux2, `model.py`)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,22 @@ SINGLE_2 = """
 
 
 def diffusers_1(config: ModelOptions) -> Iterator[str]:
+    return _diffusers_1(config, "time_text_embed")
+
+
+def ovis(config: ModelOptions) -> Iterator[str]:
+    yield "inputs.text.norm = context_embedder_norm"
+    yield from _diffusers_1(config, "")
+
+
+def bria(config: ModelOptions) -> Iterator[str]:
+    return _diffusers_1(config, "time_embed")
+
+
+def _diffusers_1(config: ModelOptions, time: str) -> Iterator[str]:
+    """`time`: what holds the embedding of the timestep."""
     yield from lines_of(ENDS)
-    yield from below("", "time_text_embed", TIME)
+    yield from below("", time, TIME)
     block = ATTENTION + MODULATION + FEEDFORWARD
     yield from joint_lines(config, "transformer_blocks", block)
     yield from single_lines(config, "single_transformer_blocks", SINGLE_1)
@@ -112,12 +126,26 @@ def _original(config: ModelOptions, mlp: str) -> Iterator[str]:
 
 def blocks_1(config: ModelOptions, image: PatchInput) -> bool:
     """Whether a config has the blocks of FLUX.1."""
-    return _parallel(config) and not config.modulation.shared
+    return _unshared(config) and config.pooled is not None
+
+
+def blocks_ovis(config: ModelOptions, image: PatchInput) -> bool:
+    """Whether a config has the blocks of Ovis-Image: FLUX.1's without a pooled text, with SwiGLU."""
+    return _unshared(config) and config.pooled is None and config.feedforward.kind == "swiglu"
+
+
+def blocks_bria(config: ModelOptions, image: PatchInput) -> bool:
+    """Whether a config has the blocks of Bria 3.2: FLUX.1's without a pooled text."""
+    return _unshared(config) and config.pooled is None
 
 
 def blocks_2(config: ModelOptions, image: PatchInput) -> bool:
     """Whether a config has the blocks of FLUX.2."""
     return _parallel(config) and config.modulation.shared
+
+
+def _unshared(config: ModelOptions) -> bool:
+    return _parallel(config) and not config.modulation.shared
 
 
 def _parallel(config: ModelOptions) -> bool:

@@ -25,6 +25,8 @@ FAMILIES = (  # the first whose blocks a config has is meant
     Family("auraflow", auraflow.blocks, "swiglu", False, {"diffusers": auraflow.diffusers}),
     Family("sd3", sd3.blocks, "gelu_tanh", False, {"diffusers": sd3.diffusers, "stability": sd3.stability}),
     Family("flux.1", flux.blocks_1, "gelu_tanh", True, {"diffusers": flux.diffusers_1, "flux": flux.original_1}),
+    Family("ovis-image", flux.blocks_ovis, "swiglu", True, {"diffusers": flux.ovis}),
+    Family("bria-3.2", flux.blocks_bria, "gelu_tanh", True, {"diffusers": flux.bria}),
     Family("flux.2", flux.blocks_2, "swiglu", True, {"diffusers": flux.diffusers_2, "flux": flux.original_2}),
     Family("qwen-image", qwen.blocks, "gelu_tanh", True, {"diffusers": qwen.diffusers}),
 )
