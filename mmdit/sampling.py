@@ -8,7 +8,7 @@ t = 1 is noise, t = 0 is data, and the network gives `noise - data`, as SD3, FLU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -49,6 +49,8 @@ def network_velocity(
     pooled: Tensor | None = None,
     masks: Mapping[str, Tensor] | Packing | None = None,
     guidance: Tensor | None = None,
+    references: Mapping[str, Sequence[Tensor]] | None = None,
+    channels: Mapping[str, Tensor] | None = None,
     sigmas: Iterable[float] | Tensor | None = None,
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
@@ -58,7 +60,10 @@ def network_velocity(
 
     Args:
         condition: the modalities that are not drawn, such as a prompt's tokens `b n d`.
-        pooled, masks, guidance: see `MMDiTModel`. A `Packing` of the masks is read once, rather than at every step.
+        pooled, masks, guidance, references: see `MMDiTModel`. A `Packing` of the masks is read once, rather than at
+            every step.
+        channels: by modality, `b c h w` of further channels behind those that are drawn: a masked picture and its mask
+            (FLUX.1 Fill), or a guide (FLUX.1 Canny).
         sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
             `MMDiTModel.precompute_modulation`); of use where one modality is drawn, none is `given`, and gradients
             are not wanted.
@@ -81,16 +86,17 @@ def network_velocity(
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
         inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}
+        inputs |= {name: torch.cat([inputs[name], more.to(dtype)], 1) for name, more in (channels or {}).items()}
         if known and len(t) == 1:
             values = next(iter(t.values())).float().tolist()
             modulation = known.get(values[0])
             if modulation is not None and len({*values}) == 1:
-                out = net(inputs, masks=masks, modulation=modulation)
+                out = net(inputs, masks=masks, modulation=modulation, references=references)
                 return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         each = {name: times.get(name, noisiest) for name in inputs}
-        out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance)
+        out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance, references=references)
         return {name: out[name] for name in x if name in out}
 
     return velocity

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +39,17 @@ def ours_of(theirs: nn.Module, family: Family) -> nn.Module:
 
 
 def random_call(
-    family: Family, *, batch: int = 2, height: int = 12, width: int = 8, length: int = 7, seed: int = 1
+    family: Family,
+    *,
+    batch: int = 2,
+    height: int = 12,
+    width: int = 8,
+    length: int = 7,
+    references: Sequence[tuple[int, int]] = ((8, 14),),
+    seed: int = 1,
 ) -> dict[str, Any]:
-    """What `mmdit.MMDiTModel` is called with: an image, text, timesteps, and what else the family takes."""
+    """What `mmdit.MMDiTModel` is called with: an image, text, timesteps, and what else the family takes; `references`:
+    their sizes, where it takes them."""
     config: Any = family.small_config().model
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
@@ -57,19 +65,24 @@ def random_call(
         arguments["pooled"] = draw(batch, config.pooled.dim)
     if config.guidance is not None:
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
+    image = config.modalities["image"]
+    if image.references is not None:
+        arguments["references"] = {"image": [draw(batch, image.input.channels, *size) for size in references]}
     return arguments
 
 
 def call_theirs(net: nn.Module, family: Family, arguments: dict[str, Any]) -> Tensor:
     """Their image, from our arguments."""
     rest = {key: value for key, value in arguments.items() if key != "inputs"}
+    if "references" in rest:
+        rest["references"] = rest["references"]["image"]
     return family.call(net, arguments["inputs"]["image"], arguments["inputs"]["text"], **rest)
 
 
-CALLS: tuple[dict[str, int], ...] = (
+CALLS: tuple[dict[str, Any], ...] = (
     dict(batch=2, height=12, width=8, length=7, seed=1),
-    dict(batch=1, height=8, width=20, length=1, seed=2),
-    dict(batch=3, height=6, width=10, length=13, seed=3),
+    dict(batch=1, height=8, width=20, length=1, references=(), seed=2),
+    dict(batch=3, height=6, width=10, length=13, references=((4, 26), (14, 6)), seed=3),
 )
 
 

@@ -5,7 +5,7 @@ The facts about the published sizes are those of the constructors of diffusers 0
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,51 +53,97 @@ def unpack(patches: Tensor, like: Tensor) -> Tensor:
     return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=like.shape[2] // 2)
 
 
-def places(image: Tensor, length: int, axes: int, text_axes: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-    """The ids of image and text tokens, as the FLUX pipelines of diffusers make them."""
-    h, w = image.shape[2] // 2, image.shape[3] // 2
-    ids = torch.zeros(h, w, axes)
-    ids[..., 1] += torch.arange(h)[:, None]
-    ids[..., 2] += torch.arange(w)[None]
+def grids(image: Tensor, references: Sequence[Tensor]) -> Tensor:
+    """The tokens of the image, and those of its references behind them."""
+    return torch.cat([pack(x) for x in (image, *references)], 1)
+
+
+def drawn(tokens: Tensor, image: Tensor) -> Tensor:
+    """The image alone, of an output that may hold the references too."""
+    return unpack(tokens[:, : image.shape[2] // 2 * (image.shape[3] // 2)], image)
+
+
+def places(
+    images: Sequence[Tensor], length: int, axes: int, *, text_axes: tuple[int, ...] = (), apart: Sequence[float] = ()
+) -> tuple[Tensor, Tensor]:
+    """The ids of image and text tokens, as the FLUX pipelines of diffusers make them; `apart`: axis 0 of each image."""
+    grids = []
+    for x, place in zip(images, apart or (0.0,) * len(images), strict=True):
+        h, w = x.shape[2] // 2, x.shape[3] // 2
+        ids = torch.zeros(h, w, axes)
+        ids[..., 0] = place
+        ids[..., 1] += torch.arange(h)[:, None]
+        ids[..., 2] += torch.arange(w)[None]
+        grids.append(ids.flatten(0, 1))
     text = torch.zeros(length, axes)
     for axis in text_axes:
         text[:, axis] = torch.arange(length)
-    return ids.flatten(0, 1), text
+    return torch.cat(grids), text
 
 
 def call_sd3(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, pooled: Tensor, **_: Any) -> Tensor:
     return net(image, text, pooled, timestep, return_dict=False)[0]
 
 
-def call_qwen(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
-    shape = [(1, image.shape[2] // 2, image.shape[3] // 2)] * len(image)
-    return unpack(net(pack(image), text, None, timestep, [shape[:1]] * len(image), return_dict=False)[0], image)
+def call_qwen(
+    net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, references: Sequence[Tensor] = (), **_: Any
+) -> Tensor:
+    shapes = [[(1, x.shape[2] // 2, x.shape[3] // 2) for x in (image, *references)]] * len(image)
+    return drawn(net(grids(image, references), text, None, timestep, shapes, return_dict=False)[0], image)
 
 
 def call_flux1(
-    net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, pooled: Tensor, guidance: Tensor | None = None
+    net: nn.Module,
+    image: Tensor,
+    text: Tensor,
+    timestep: Tensor,
+    pooled: Tensor,
+    guidance: Tensor | None = None,
+    references: Sequence[Tensor] = (),
 ) -> Tensor:
-    image_ids, text_ids = places(image, text.shape[1], 3)
-    out = net(pack(image), text, pooled, timestep, image_ids, text_ids, guidance, return_dict=False)
-    return unpack(out[0], image)
+    image_ids, text_ids = places([image, *references], text.shape[1], 3, apart=range(1 + len(references)))
+    out = net(grids(image, references), text, pooled, timestep, image_ids, text_ids, guidance, return_dict=False)
+    return drawn(out[0], image)
 
 
 def call_ovis(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
-    image_ids, text_ids = places(image, text.shape[1], 3, text_axes=(1, 2))
+    image_ids, text_ids = places([image], text.shape[1], 3, text_axes=(1, 2))
     return unpack(net(pack(image), text, timestep, image_ids, text_ids, return_dict=False)[0], image)
 
 
 def call_bria(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
-    image_ids, text_ids = places(image, text.shape[1], 3)
+    image_ids, text_ids = places([image], text.shape[1], 3)
     return unpack(net(pack(image), text, None, timestep, image_ids, text_ids, return_dict=False)[0], image)
 
 
-def call_flux2(
-    net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, guidance: Tensor | None = None, **_: Any
+def call_longcat(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    image_ids, text_ids = places([image], text.shape[1], 3, text_axes=(1, 2))
+    ids = image_ids + torch.tensor([1.0, 512.0, 512.0])
+    return unpack(net(pack(image), text, timestep, ids, text_ids, return_dict=False)[0], image)
+
+
+def call_longcat_edit(
+    net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, references: Sequence[Tensor] = (), **_: Any
 ) -> Tensor:
-    image_ids, text_ids = places(image, text.shape[1], 4, text_axes=(3,))
-    out = net(pack(image), text, timestep, image_ids, text_ids, guidance, return_dict=False)
-    return unpack(out[0], image)
+    apart = range(1, 2 + len(references))
+    image_ids, text_ids = places([image, *references], text.shape[1], 3, text_axes=(1, 2), apart=apart)
+    ids = image_ids + torch.tensor([0.0, text.shape[1], text.shape[1]])
+    return drawn(net(grids(image, references), text, timestep, ids, text_ids, return_dict=False)[0], image)
+
+
+def call_flux2(
+    net: nn.Module,
+    image: Tensor,
+    text: Tensor,
+    timestep: Tensor,
+    guidance: Tensor | None = None,
+    references: Sequence[Tensor] = (),
+    **_: Any,
+) -> Tensor:
+    apart = range(0, 10 * (1 + len(references)), 10)
+    image_ids, text_ids = places([image, *references], text.shape[1], 4, text_axes=(3,), apart=apart)
+    out = net(grids(image, references), text, timestep, image_ids, text_ids, guidance, return_dict=False)
+    return drawn(out[0], image)
 
 
 def call_auraflow(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
@@ -192,11 +238,14 @@ FLUX1_PUBLISHED: dict[str, Any] = dict(
     pooled_projection_dim=768,
     guidance_embeds=True,
 )
+LONGCAT_PUBLISHED: dict[str, Any] = dict(num_layers=10, num_single_layers=20, joint_attention_dim=3584)
 FLUX2_SMALL = ROTARY_SMALL | {"model.rotary.axes": "[4, 4, 4, 4]", "model.single_stream.depth": 3}
 FLUX2_OPTIONS = ROTARY_OPTIONS | dict(axes_dims_rope=(4, 4, 4, 4), num_single_layers=3)
 
 SD3 = _theirs("SD3Transformer2DModel")
+QWEN = _theirs("QwenImageTransformer2DModel")
 FLUX1 = _theirs("FluxTransformer2DModel")
+LONGCAT = _theirs("LongCatImageTransformer2DModel")
 FLUX2 = _theirs("Flux2Transformer2DModel")
 FAMILIES = (
     Family("sd3-medium", SD3_SMALL, SD3, SD3_OPTIONS, call_sd3, SD3_PUBLISHED, 2_028_328_000),
@@ -221,13 +270,23 @@ FAMILIES = (
     Family(
         "qwen-image",
         ROTARY_SMALL | {"model.rotary.axes": "[4, 6, 6]"},
-        _theirs("QwenImageTransformer2DModel"),
+        QWEN,
+        ROTARY_OPTIONS | dict(out_channels=4, axes_dims_rope=(4, 6, 6)),
+        call_qwen,
+        {},
+        20_430_401_088,
+    ),
+    Family(
+        "qwen-image-edit",
+        ROTARY_SMALL | {"model.rotary.axes": "[4, 6, 6]"},
+        QWEN,
         ROTARY_OPTIONS | dict(out_channels=4, axes_dims_rope=(4, 6, 6)),
         call_qwen,
         {},
         20_430_401_088,
     ),
     Family("flux.1-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
+    Family("flux.1-kontext-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
     Family(
         "flux.1-schnell",
         FLUX1_SMALL,
@@ -280,6 +339,16 @@ FAMILIES = (
             axes_dims_rope=(0, 48, 48),
         ),
         3_785_669_392,
+    ),
+    Family("longcat-image", UNPOOLED_SMALL, LONGCAT, UNPOOLED_OPTIONS, call_longcat, LONGCAT_PUBLISHED, 6_270_668_864),
+    Family(
+        "longcat-image-edit",
+        UNPOOLED_SMALL,
+        LONGCAT,
+        UNPOOLED_OPTIONS,
+        call_longcat_edit,
+        LONGCAT_PUBLISHED,
+        6_270_668_864,
     ),
     Family("flux.2-dev", FLUX2_SMALL, FLUX2, FLUX2_OPTIONS, call_flux2, {}, 32_223_281_152),
     Family(

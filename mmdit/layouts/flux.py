@@ -135,7 +135,7 @@ def blocks_ovis(config: ModelOptions, image: PatchInput) -> bool:
 
 
 def blocks_bria(config: ModelOptions, image: PatchInput) -> bool:
-    """Whether a config has the blocks of Bria 3.2: FLUX.1's without a pooled text."""
+    """Whether a config has the blocks of Bria 3.2 and LongCat-Image: FLUX.1's without a pooled text."""
     return _unshared(config) and config.pooled is None
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.layers.modulation import NetworkModulation
@@ -50,6 +52,7 @@ class MMDiTModel(nn.Module):
         masks: Mapping[str, Tensor] | Packing | None = None,
         guidance: Tensor | None = None,
         modulation: NetworkModulation | None = None,
+        references: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> dict[str, Any]:
         """Run the network.
 
@@ -62,6 +65,8 @@ class MMDiTModel(nn.Module):
                 Or a `Packing` of them.
             guidance: `b`, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
+            references: by modality, where its config has `references`, further images `b c h' w'`, each of its own
+                size: all of their tokens are valid, none is returned, and a `Packing` of the masks counts them.
 
         Returns:
             By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
@@ -81,20 +86,32 @@ class MMDiTModel(nn.Module):
             conds = self._known(modulation, batch)
 
         embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
-        tokens, lengths = zip(*embedded, strict=True)
+        tokens, lengths = ([*each] for each in zip(*embedded, strict=True))
+        valid = self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True)))
+        own = [x.shape[1] for x in tokens]
+        if references:
+            behind = self._embed_references(references, inputs, batch)
+            tokens = [
+                torch.cat([x, *behind.get(name, ())], 1) for name, x in zip(self.modality_names, tokens, strict=True)
+            ]
+            if isinstance(valid, list):  # references are valid everywhere
+                valid = [
+                    m if m is None else F.pad(m, (0, x.shape[1] - n), value=True)
+                    for m, x, n in zip(valid, tokens, own, strict=True)
+                ]
         outs = self.transformer(
             modality_tokens=tokens,
-            modality_masks=self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True))),
+            modality_masks=valid,
             time_cond=None if conds[0] is None else conds,
-            modality_positions=None if self.places is None else self.places(inputs),
+            modality_positions=None if self.places is None else self.places(inputs, references),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, cond, given, own in zip(self.modality_names, outs, conds, ordered, lengths, strict=True):
+        for name, x, n, cond, given, sizes in zip(self.modality_names, outs, own, conds, ordered, lengths, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
-                result[name] = ragged.head(heads.get(name), x, cond, given, own, known)
+                result[name] = ragged.head(heads.get(name), x[:, :n], cond, given, sizes, known)
         return result
 
     def precompute_modulation(
@@ -143,6 +160,26 @@ class MMDiTModel(nn.Module):
             raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
         conds = [each.expand(batch, -1) for each in modulation.conds]
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
+
+    def _embed_references(
+        self, references: Mapping[str, Sequence[Tensor]], inputs: Mapping[str, Given], batch: int
+    ) -> dict[str, list[Tensor]]:
+        """Tokens `b n d` of each image, by modality."""
+        self._check_names(references, "references", complete=False)
+        if not all(isinstance(x, Tensor) for x in inputs.values()):
+            raise ValueError("references go with inputs that are tensors, not lists of samples of their own sizes")
+        embedded: dict[str, list[Tensor]] = {}
+        for name, images in references.items():
+            if self.config.modalities[name].references is None:
+                raise ValueError(f"references: {name} takes none; set model.modalities.{name}.references in the config")
+            for index, image in enumerate(images):
+                tokens = self.inputs[name](image, f"references: {name}[{index}]")
+                if len(tokens) != batch:
+                    raise ValueError(
+                        f"references: {name}[{index}] has a batch of {len(tokens)}, but the inputs have one of {batch}"
+                    )
+                embedded.setdefault(name, []).append(tokens)
+        return embedded
 
     def _masks(
         self,

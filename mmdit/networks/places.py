@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mmdit.networks import ragged
 from mmdit.networks.ragged import Given
-from mmdit.options import ModelOptions, PatchInput
+from mmdit.options import ModalityOptions, ModelOptions, PatchInput
 
 
 class RotaryPlaces(nn.Module):
@@ -22,33 +22,47 @@ class RotaryPlaces(nn.Module):
         self.count = len(config.rotary.axes)
         self.modalities = config.modalities
 
-    def forward(self, inputs: Mapping[str, Given]) -> list[Tensor | None]:
-        """Coordinates `n_i a` for each modality, None for one without a place; `b n_i a` where samples have sizes of
-        their own."""
+    def forward(
+        self, inputs: Mapping[str, Given], references: Mapping[str, Sequence[Tensor]] | None = None
+    ) -> list[Tensor | None]:
+        """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
+        where samples have sizes of their own."""
         if all(isinstance(x, Tensor) for x in inputs.values()):
-            return self._of_one(inputs)  # type: ignore[arg-type]
-        return ragged.join_places([self._of_one(ragged.sample(inputs, i)) for i in range(ragged.batch_of(inputs))])
+            return self._of_one(inputs, references or {})  # type: ignore[arg-type]
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}) for i in range(ragged.batch_of(inputs))])
 
-    def _of_one(self, inputs: Mapping[str, Tensor]) -> list[Tensor | None]:
-        own = {name: self._place(name, inputs[name], 0.0) for name in self.modalities}
+    def _of_one(self, inputs: Mapping[str, Tensor], references: Mapping[str, Sequence[Tensor]]) -> list[Tensor | None]:
+        places = {
+            name: None if modality.rotary is None else self._place(modality, inputs[name], references.get(name, ()))
+            for name, modality in self.modalities.items()
+        }
         for name, modality in self.modalities.items():
-            after = None if modality.rotary is None else own.get(modality.rotary.after or "")
-            if after is not None:
-                other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
-                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax((0, 1)) + 1)  # type: ignore[union-attr]
-        return list(own.values())
+            place, rotary = places[name], modality.rotary
+            if place is None or rotary is None or rotary.after is None:
+                continue
+            other = self.modalities[rotary.after].rotary
+            last = torch.stack([places[rotary.after][:, axis].amax() for axis in other.axes]).amax()  # type: ignore[index,union-attr]
+            for axis in rotary.axes:
+                place[:, axis] += last + 1
+        return list(places.values())
 
-    def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:
-        modality = self.modalities[name]
-        place, end = modality.rotary, modality.input
-        if place is None:
-            return None
+    def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
+        rotary, end, apart = modality.rotary, modality.input, modality.references
+        assert rotary is not None
+        options: dict[str, Any] = dict(count=self.count, axes=rotary.axes, scale=rotary.scale, device=x.device)
         if isinstance(end, PatchInput):
-            height, width = x.shape[2] // end.patch, x.shape[3] // end.patch
-            options: dict[str, Any] = dict(count=self.count, axes=place.axes, device=x.device)
-            return grid_coordinates(height, width, centered=place.centered, **options)
-        options = dict(count=self.count, axes=place.axes, scale=place.scale, device=x.device)
-        return sequence_coordinates(x.shape[1], start=start, **options)
+            grids = []
+            for index, image in enumerate((x, *references)):
+                height, width = image.shape[2] // end.patch, image.shape[3] // end.patch
+                grids.append(grid_coordinates(height, width, centered=rotary.centered, **options))
+                if index and apart is not None:
+                    grids[-1][:, apart.axis] += apart.start + apart.step * (index - 1)
+            coordinates = torch.cat(grids)
+        else:
+            coordinates = sequence_coordinates(x.shape[1], **options)
+        for axis, start in enumerate(rotary.start or ()):
+            coordinates[:, axis] += start
+        return coordinates
 
 
 def grid_coordinates(
@@ -57,6 +71,7 @@ def grid_coordinates(
     *,
     count: int,
     axes: Sequence[int],
+    scale: float = 1.0,
     centered: bool = False,
     device: torch.device | None = None,
 ) -> Tensor:
@@ -64,12 +79,13 @@ def grid_coordinates(
 
     Args:
         count: number of axes.
+        scale: distance of two rows or columns.
         centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1.
     """
     coordinates = torch.zeros(height, width, count, dtype=torch.float64, device=device)
     for axis, length, shape in ((axes[0], height, (-1, 1)), (axes[1], width, (1, -1))):
         places = torch.arange(length, dtype=torch.float64, device=device) - (length - length // 2 if centered else 0)
-        coordinates[:, :, axis] = places.view(shape)
+        coordinates[:, :, axis] = scale * places.view(shape)
     return coordinates.flatten(0, 1)
 
 
@@ -78,12 +94,11 @@ def sequence_coordinates(
     *,
     count: int,
     axes: Sequence[int],
-    start: float | Tensor = 0.0,
     scale: float = 1.0,
     device: torch.device | None = None,
 ) -> Tensor:
-    """The place of each token of a sequence: `n count`, `start + scale * index` on each of `axes`, 0 elsewhere."""
+    """The place of each token of a sequence: `n count`, `scale * index` on each of `axes`, 0 elsewhere."""
     coordinates = torch.zeros(length, count, dtype=torch.float64, device=device)
-    places = start + scale * torch.arange(length, dtype=torch.float64, device=device)
+    places = scale * torch.arange(length, dtype=torch.float64, device=device)
     coordinates[:, list(axes)] = places[:, None].expand(-1, len(axes))
     return coordinates

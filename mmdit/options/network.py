@@ -355,6 +355,11 @@ class ModelOptions(BlockOptions):
             for index, axis in enumerate(place.axes):
                 if axis >= len(axes):
                     raise OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
+            if place.start is not None and len(place.start) != len(axes):
+                raise OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
+            if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
+                message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"
+                raise OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
             other = None if place.after is None else self.modalities.get(place.after)
             if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
                 raise OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")

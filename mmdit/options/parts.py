@@ -235,11 +235,23 @@ class ModalityRotary(Options):
     axes: tuple[Count, ...] = option(
         sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each."
     )
+    start: tuple[Number, ...] | None = option(
+        None, "Where it begins, on every axis of the network, its own or not (LongCat-Image); null: at 0.", min_length=1
+    )
     centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
     after: Text | None = option(
-        None, "A sequence is counted from behind this modality's last row or column (Qwen-Image)."
+        None, "On its axes it begins behind this modality's last token, row or column (Qwen-Image, LongCat-Image-Edit)."
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceOptions(Options):
+    """Images given beside the one that is drawn: embedded as it is, behind it in the sequence, and not returned."""
+
+    axis: Count = option(0, "The rotary axis on which they stand apart.")
+    start: Number = option(1, "Where the first stands on it, from the image's own place.")
+    step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,6 +266,9 @@ class ModalityOptions(Options):
         None, "How its tokens go out; null: as they are."
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
+    references: ReferenceOptions | None = option(
+        None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
+    )
 
     def check(self) -> None:
         image = isinstance(self.input, PatchInput)
@@ -264,6 +279,11 @@ class ModalityOptions(Options):
         if getattr(self.input, "positions", None) == "sincos" and self.dim % multiple:
             message = f"sine-cosine positions need a dim that is a multiple of {multiple}, got {self.dim}"
             raise OptionError(("dim",), message)
+        if self.references is not None and (not image or self.rotary is None):
+            message = (
+                "references are further images of one with rotary positions; it needs input kind 'patches', and rotary"
+            )
+            raise OptionError(("references",), message)
         if (place := self.rotary) is None:
             return
         if len(set(place.axes)) != len(place.axes) or not place.axes:
@@ -275,8 +295,6 @@ class ModalityOptions(Options):
                 image and len(place.axes) != 2,
                 "an image needs two axes: that of its rows and that of its columns",
             ),
-            ("after", image and place.after, "after is for sequences; an image's rows and columns begin at 0"),
-            ("scale", image and place.scale != 1, "scale is for sequences; an image's rows and columns are 1 apart"),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
         ):
             if wrong:

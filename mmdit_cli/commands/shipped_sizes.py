@@ -52,7 +52,7 @@ def _size(name: str, path: Path) -> ShippedConfig:
         file=str(path),
         blocks=config.model.depth + (0 if single is None else single.depth),
         batch_size=config.run.batch_size,
-        tokens={modality: config.tokens_of(modality) for modality in config.model.modalities},
+        tokens=config.all_tokens(),
         parameters=parameters,
         weight_bytes={"fp32": 4 * parameters, "bf16": 2 * parameters},
     )

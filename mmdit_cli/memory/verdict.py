@@ -90,7 +90,7 @@ def judge_memory(
         mode=mode,
         dtype=use.dtype,
         batch_size=use.batch_size,
-        tokens={name: config.tokens_of(name) for name in config.model.modalities},
+        tokens=config.all_tokens(),
         parameters=use.parameters,
         memory_bytes=use,
         memory=memory,

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmdit.options import ModalityOptions, PatchInput, TokenInput
@@ -70,7 +71,12 @@ def example_inputs(
             kwargs["pooled"] = draw.normal(batch, config.model.pooled.dim)
         if config.model.guidance is not None:
             kwargs["guidance"] = draw.uniform(batch) + 3  # about what pictures are made with
-        return ModelInputs(kwargs, batch, tokens)
+        if config.run.references:
+            kwargs["references"] = {
+                name: [_input(config.model.modalities[name], tokens[name], batch, draw) for _ in range(count)]
+                for name, count in config.run.references.items()
+            }
+        return ModelInputs(kwargs, batch, config.all_tokens())
     if config.model.variant == "two_modality":
         kwargs = {f"{name}_tokens": x for name, x in data.items()}
         kwargs |= {"masks": packing} if packing else {f"{name}_mask": m for name, m in masks.items()}
@@ -79,7 +85,7 @@ def example_inputs(
         kwargs["modality_masks"] = packing or (tuple(masks.get(name) for name in names) if masks else None)
     if config.model.dim_cond is not None:
         kwargs["time_cond"] = draw.normal(batch, config.model.dim_cond)
-    return ModelInputs(kwargs, batch, tokens)
+    return ModelInputs(kwargs, batch, config.all_tokens())
 
 
 def outputs_by_name(config: ToolConfig, output: Any) -> dict[str, Tensor]:
@@ -129,11 +135,14 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
             f"{config.name}: packing a batch of {batch} needs {bytes_(needed)} of memory for its masks and "
             f"{bytes_(free)} are free; lower run.batch_size or run.tokens"
         )
-    masks = [
-        _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None
+    total = config.all_tokens()
+    masks = [  # references are valid everywhere
+        F.pad(_mask(count, config.run.mask[name], batch, cpu), (0, total[name] - count), value=True)
+        if name in config.run.mask
+        else None
         for name, count in tokens.items()
     ]
-    packing = Packing.from_masks(masks, list(tokens.values()), batch)
+    packing = Packing.from_masks(masks, list(total.values()), batch)
     return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 
 

@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt, Le
 from mmdit.config import Config
 from mmdit.config.file import load_config, validate_mapping
 from mmdit.options import OptionError, Options, PatchInput, TokenInput, option
-from mmdit.options.fields import Number, Text, Whole
+from mmdit.options.fields import Count, Number, Text, Whole
 from mmdit_cli.request.train_config import TrainConfig
 
 DEFAULT_TOKENS = 256
@@ -27,6 +27,9 @@ class RunConfig(Options):
         {}, f"Tokens of a sample, by modality; {DEFAULT_TOKENS} where it says nothing."
     )
     mask: dict[Text, Annotated[Number, Ge(0), Le(1)]] = option({}, "Share of valid tokens, by masked modality.")
+    references: dict[Text, Count] = option(
+        {}, "Images given beside the one that is drawn, by modality, each of as many tokens."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +41,15 @@ class ToolConfig(Config):
 
     def check(self) -> None:
         super().check()
-        for key in ("tokens", "mask"):
+        for key in ("tokens", "mask", "references"):
             for name in getattr(self.run, key):
                 if name not in self.model.modalities:
                     message = f"{name!r} is no modality of the model; they are {', '.join(self.model.modalities)}"
                     raise OptionError(("run", key, name), message)
+        for name in self.run.references:
+            if self.model.modalities[name].references is None:
+                message = f"{name!r} takes no references; set model.modalities.{name}.references"
+                raise OptionError(("run", "references", name), message)
         for name, modality in self.model.modalities.items():
             count, end, at = self.tokens_of(name), modality.input, ("run", "tokens", name)
             if isinstance(end, TokenInput) and count > end.max_length:
@@ -58,6 +65,10 @@ class ToolConfig(Config):
         end = self.model.modalities[name].input
         default = min(DEFAULT_TOKENS, end.max_length) if isinstance(end, TokenInput) else DEFAULT_TOKENS
         return self.run.tokens.get(name, default)
+
+    def all_tokens(self) -> dict[str, int]:
+        """Tokens of one sample by modality, those of its references included."""
+        return {name: self.tokens_of(name) * (1 + self.run.references.get(name, 0)) for name in self.model.modalities}
 
 
 def patch_grid(tokens: int) -> tuple[int, int]:

@@ -1,0 +1,123 @@
+"""Images that are given beside the one that is drawn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import mmdit
+from mmdit.networks.places import RotaryPlaces
+from mmdit.options import OptionError
+from tests.support.draws import drawn, randn
+
+CONFIG = {
+    "model": {
+        "depth": 2,
+        "modalities": {
+            "text": {"dim": 16, "input": {"kind": "linear", "dim": 6}, "rotary": {"axes": [1, 2]}},
+            "image": {
+                "dim": 16,
+                "input": {"kind": "patches", "channels": 2, "patch": 2, "positions": "none"},
+                "output": {"kind": "patches", "channels": 2},
+                "rotary": {"axes": [1, 2]},
+                "references": {"axis": 0, "start": 10, "step": 5},
+            },
+        },
+        "timestep": {"frequencies": 8},
+        "dim_cond": 16,
+        "heads": 2,
+        "dim_head": 8,
+        "rotary": {"axes": [4, 2, 2]},
+    }
+}
+
+
+def made(**rotary):
+    config = {
+        "model": {**CONFIG["model"], "modalities": {k: dict(v) for k, v in CONFIG["model"]["modalities"].items()}}
+    }
+    modality = config["model"]["modalities"]["image"]
+    modality["rotary"] = {**modality["rotary"], **rotary}
+    return drawn(mmdit.build(config)).eval()
+
+
+def inputs(batch=2):
+    return {"text": randn(batch, 3, 6), "image": randn(batch, 2, 4, 6)}
+
+
+def test_references_stand_apart_on_their_axis_each_with_rows_and_columns_of_its_own():
+    net = made(start=[1, 7, 0], scale=0.5)
+    references = {"image": [randn(1, 2, 2, 4), randn(1, 2, 4, 2)]}
+    text, image = RotaryPlaces(net.config)(inputs(1), references)
+    assert text[:, 1].tolist() == [0, 1, 2]
+    rows_and_columns = [(r, c) for r in range(2) for c in range(3)]
+    wanted = [(1, 7 + r / 2, c / 2) for r, c in rows_and_columns]
+    wanted += [(11, 7, 0), (11, 7, 0.5), (16, 7, 0), (16, 7.5, 0)]
+    assert [tuple(place) for place in image.tolist()] == wanted
+
+
+def test_an_image_begins_behind_the_text_that_there_is():
+    net = made(start=[1, 0, 0], after="text")
+    _, image = RotaryPlaces(net.config)(inputs(1), {"image": [randn(1, 2, 2, 2)]})
+    assert image[0].tolist() == [1, 3, 3] and image[5].tolist() == [1, 4, 5]
+    assert image[6].tolist() == [11, 3, 3]
+
+
+def test_a_reference_changes_the_image_which_alone_is_returned():
+    net, given, t = made(), inputs(), torch.rand(2)
+    with torch.no_grad():
+        alone = net(given, t)
+        beside = net(given, t, references={"image": [randn(2, 2, 6, 2)]})
+        nothing = net(given, t, references={"image": []})
+    assert {name: x.shape for name, x in beside.items()} == {name: x.shape for name, x in alone.items()}
+    assert (beside["image"] - alone["image"]).abs().max() > 0.01
+    assert torch.equal(nothing["image"], alone["image"])
+
+
+def test_beside_references_masked_tokens_change_nothing_packed_or_not():
+    net, given, t = made(), inputs(), torch.rand(2)
+    references = {"image": [randn(2, 2, 6, 2)]}
+    masks = {"text": torch.tensor([[True, True, False]] * 2), "image": torch.tensor([[True] * 4 + [False] * 2] * 2)}
+    with torch.no_grad():
+        wanted = net({**given, "text": given["text"][:, :2]}, t, masks={"image": masks["image"]}, references=references)
+        masked = net(given, t, masks=masks, references=references)
+        net.transformer.varlen = True
+        packed = net(given, t, masks=masks, references=references)
+    for got in (masked, packed):
+        assert torch.allclose(got["image"][:, :, :2], wanted["image"][:, :, :2], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("references", "message"),
+    [
+        ({"text": [randn(2, 3, 6)]}, "text takes none; set model.modalities.text.references"),
+        ({"sound": []}, "sound"),
+        (
+            {"image": [randn(2, 3, 4, 4)]},
+            r"references: image\[0\] must have the shape \(batch, 2, height, width\)",
+        ),
+        (
+            {"image": [randn(1, 2, 4, 4)]},
+            r"references: image\[0\] has a batch of 1, but the inputs have one of 2",
+        ),
+    ],
+)
+def test_what_is_no_reference_is_said(references, message):
+    with pytest.raises(ValueError, match=message):
+        made()(inputs(), torch.rand(2), references=references)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rotary": None}, "references are further images of one with rotary positions"),
+        ({"references": {"axis": 1}}, "an axis below 3 that is none of the image's own, got 1"),
+        ({"references": {"axis": 3}}, "an axis below 3 that is none of the image's own, got 3"),
+        ({"rotary": {"axes": [1, 2], "start": [1, 2]}}, "there are 3 axes, got 2 numbers"),
+    ],
+)
+def test_options_that_contradict_one_another_are_refused(change, message):
+    modalities = CONFIG["model"]["modalities"]
+    changed = {**modalities, "image": {**modalities["image"], **change}}
+    with pytest.raises((OptionError, ValueError), match=message):
+        mmdit.build({"model": {**CONFIG["model"], "modalities": changed}})
