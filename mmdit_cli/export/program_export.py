@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -23,6 +24,7 @@ from mmdit_cli.export.preconditions import check_room, weights_file
 from mmdit_cli.export.program import (
     TRACED,
     Flat,
+    Run,
     Signature,
     awake,
     example_call,
@@ -98,7 +100,7 @@ def export_program(
     options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
     with writing("--out", out):
         with awake(model) as asleep:
-            differences = [program.check(**options)] if asleep else []
+            differences = [output_difference(program.eager, program.current(), config, **options)] if asleep else []
         with target as temporary:
             on_progress("writing", 0, None)
             program.write(temporary)
@@ -122,7 +124,7 @@ def export_program(
     )
 
 
-class _Program:
+class _Program(ABC):
     """A traced model: how it is written, read again and called."""
 
     def __init__(
@@ -134,18 +136,18 @@ class _Program:
         told("tracing", 0, None)
         self.traced = self.trace()
 
-    def trace(self) -> ExportedProgram:
-        raise NotImplementedError
+    @abstractmethod
+    def trace(self) -> ExportedProgram: ...
 
-    def write(self, path: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, path: Path) -> None: ...
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, path: Path) -> Run: ...
 
-    def check(self, **options: Any) -> float:
-        """The largest difference to the model with the weights that it has now."""
-        raise NotImplementedError
+    @abstractmethod
+    def current(self) -> Run:
+        """The program with the weights that the model has now."""
 
     def eager(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
         return outputs_by_name(self.config, self.model(**call))
@@ -174,21 +176,21 @@ class _Pt2(_Program):
         if file.error is not None:
             raise file.error
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def read(self, path: Path) -> Run:
         with path.open("rb") as file:
             program = torch.export.load(file)
         mine, theirs = self.model.state_dict(), program.state_dict
         wrong = [name for name, x in mine.items() if name in theirs and not torch.equal(x, theirs[name])]
         if wrong:
             raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
+        return self._called(program)
+
+    def current(self) -> Run:
+        return self._called(self.traced)
+
+    def _called(self, program: ExportedProgram) -> Run:
         run = program.module()
         return lambda call: outputs_by_name(self.config, run(**call))
-
-    def check(self, **options: Any) -> float:
-        run = self.traced.module()
-        return output_difference(
-            self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options
-        )
 
 
 class _Whole(io.FileIO):
@@ -236,15 +238,15 @@ class _Onnx(_Program):
         else:
             made.save(path)
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def read(self, path: Path) -> Run:
         return self._session(str(path / GRAPH if path.is_dir() else path))
 
-    def check(self, **options: Any) -> float:
+    def current(self) -> Run:
         buffer = io.BytesIO()
         self.convert().save(buffer)
-        return output_difference(self.eager, self._session(buffer.getvalue()), self.config, **options)
+        return self._session(buffer.getvalue())
 
-    def _session(self, model: str | bytes) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def _session(self, model: str | bytes) -> Run:
         import onnxruntime
 
         quiet = onnxruntime.SessionOptions()
@@ -255,10 +257,7 @@ class _Onnx(_Program):
         def run(call: Mapping[str, Any]) -> dict[str, Tensor]:
             given = {name: x.numpy(force=True) for name, x in self.signature.flatten(call).items() if name in taken}
             found = session.run(self.signature.outputs, given)
-            return {
-                name.removesuffix("_out"): torch.from_numpy(x)
-                for name, x in zip(self.signature.outputs, found, strict=True)
-            }
+            return dict(zip(super(_Onnx, self).outputs, map(torch.from_numpy, found), strict=True))
 
         return run
 
