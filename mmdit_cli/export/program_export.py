@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch.export import ExportedProgram
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.saved_model import own_metadata
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_room, weights_file
+from mmdit_cli.export.preconditions import Export, Progress, check_room
 from mmdit_cli.export.program import (
     TRACED,
     Flat,
@@ -33,7 +33,7 @@ from mmdit_cli.export.program import (
     trace,
     traceable,
 )
-from mmdit_cli.export.weights_export import ExportResult, Progress, fresh_or_read
+from mmdit_cli.export.weights_export import ExportResult, fresh_or_read
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.inputs import outputs_by_name
 from mmdit_cli.request.targets import check_target, writing
@@ -45,20 +45,7 @@ GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 EXTRA = "mmdit.json"  # within a pt2 file
 
 
-def export_program(
-    config: ToolConfig,
-    *,
-    format: str,
-    out: Path,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-    force: bool = False,
-    weights: Path | None = None,
-    raw: bool = False,
-    on_progress: Progress = lambda stage, done, total: None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> ExportResult:
+def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportResult:
     """Write a model as a program that runs without this package, for any batch and any number of tokens.
 
     A pt2 file (`torch.export.load(path).module()`) is called as the model is. An ONNX file takes the tensors one by
@@ -66,24 +53,23 @@ def export_program(
     for the modalities that the config's `run.mask` names.
 
     Args:
+        asked: its `out` is a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the
+            graph and its weights apart, as more than 2 GB must be.
         format: `pt2` or `onnx`.
-        out: a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the graph and its
-            weights apart, as more than 2 GB must be.
-        the rest: see `mmdit_cli.export.weights_export.export_model`.
 
     Raises:
         UserError: an extra is missing, the file can't be written, or torch can't export the model.
         CheckFailed: the program's outputs differ by more than the dtype allows; no file is left, an old one is as it
             was.
     """
-    device = device or torch.device("cpu")
+    out, force, seed, device, dtype = asked.out, asked.force, asked.seed, asked.device, asked.dtype or torch.float32
     folder = format == "onnx" and out.suffix != ".onnx"
     if format == "onnx":
         _check_onnx(dtype, device)
     check_target(out, "--out", force=force, example=f"model.{format}", folder=folder, other=not_a_program)
-    file = weights_file(weights, raw, on_message)
+    file = asked.weights_file()
     check_room(config, out, dtype=dtype, device=device, file=file)
-    on_progress("building" if file is None else "reading", 0, None)
+    asked.on_progress("building" if file is None else "reading", 0, None)
     model = traceable(fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device))
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if format == "onnx" and not folder and size > ONE_FILE:
@@ -91,20 +77,19 @@ def export_program(
             f"--out {out}: an ONNX file holds 2 GB at most, and the weights take {bytes_(size)}; name a folder, "
             f"which gets {GRAPH} and {WEIGHTS}"
         )
-    source = f"seed {seed}" if file is None else str(file)
-    kept = own_metadata(config.model) | {"config_name": config.name, "source": source}
+    about = asked.about(config, file)
     call = example_call(config, TRACED, device=device, dtype=dtype, seed=seed)
     make = _Pt2 if format == "pt2" else _Onnx
-    program = make(model, config, call, kept, on_progress)
+    program = make(model, config, call, own_metadata(config.model) | about, asked.on_progress)
     target = replacing_folder(out, force=force, other=not_a_program) if folder else replacing(out, force=force)
     options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
     with writing("--out", out):
         with awake(model) as asleep:
             differences = [output_difference(program.eager, program.current(), config, **options)] if asleep else []
         with target as temporary:
-            on_progress("writing", 0, None)
+            asked.on_progress("writing", 0, None)
             program.write(temporary)
-            on_progress("comparing", 0, None)
+            asked.on_progress("comparing", 0, None)
             differences.append(output_difference(program.eager, program.read(temporary), config, **options))
             names = [GRAPH, WEIGHTS] if folder else []
             written = sum(path.stat().st_size for path in ([temporary / n for n in names] or [temporary]))
@@ -112,7 +97,7 @@ def export_program(
         config=config.name,
         format=format,
         files=[str(out / name) for name in names] or [str(out)],
-        source=source,
+        source=about["source"],
         tensors=len(model.state_dict()),
         parameters=sum(p.numel() for p in model.parameters()),
         bytes=written,

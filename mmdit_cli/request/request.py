@@ -120,7 +120,8 @@ def make_request(
     """Check what can be checked without torch, and where the report will go, before any work is done.
 
     Raises:
-        UserError: the seed is none of torch's, standard input is to be read twice, or the report can't be written or would replace a config.
+        UserError: the seed is none of torch's, standard input is to be read twice, or the report can't be written or
+            would replace a config.
     """
     if not -(1 << 63) <= seed < 1 << 64:
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
