@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -52,6 +53,16 @@ class Export:
     max_shard_size: str | None = None
     on_progress: Progress = lambda stage, done, total: None
     on_message: Callable[[str], None] = lambda message: None
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Of a model that is built."""
+        return self.dtype or torch.float32
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """How `example_inputs` draws what is compared."""
+        return {"device": self.device, "dtype": self.weights_dtype, "seed": self.seed}
 
     def prepared(self) -> tuple[Path | None, int | None]:
         """The file to read (`weights_file`), and the most bytes of a shard.

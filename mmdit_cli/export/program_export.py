@@ -62,7 +62,7 @@ def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportR
         CheckFailed: the program's outputs differ by more than the dtype allows; no file is left, an old one is as it
             was.
     """
-    out, force, seed, device, dtype = asked.out, asked.force, asked.seed, asked.device, asked.dtype or torch.float32
+    out, force, device, dtype = asked.out, asked.force, asked.device, asked.weights_dtype
     folder = format == "onnx" and out.suffix != ".onnx"
     if format == "onnx":
         _check_onnx(dtype, device)
@@ -70,7 +70,7 @@ def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportR
     file = asked.weights_file()
     check_room(config, out, dtype=dtype, device=device, file=file)
     asked.on_progress("building" if file is None else "reading", 0, None)
-    model = traceable(fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device))
+    model = traceable(fresh_or_read(config.model, file, asked))
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if format == "onnx" and not folder and size > ONE_FILE:
         raise UserError(
@@ -78,19 +78,18 @@ def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportR
             f"which gets {GRAPH} and {WEIGHTS}"
         )
     about = asked.about(config, file)
-    call = example_call(config, TRACED, device=device, dtype=dtype, seed=seed)
+    call = example_call(config, TRACED, **asked.drawn)
     make = _Pt2 if format == "pt2" else _Onnx
     program = make(model, config, call, own_metadata(config.model) | about, asked.on_progress)
     target = replacing_folder(out, force=force, other=not_a_program) if folder else replacing(out, force=force)
-    options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
     with writing("--out", out):
         with awake(model) as asleep:
-            differences = [output_difference(program.eager, program.current(), config, **options)] if asleep else []
+            differences = [program.difference(program.current(), asked)] if asleep else []
         with target as temporary:
             asked.on_progress("writing", 0, None)
             program.write(temporary)
             asked.on_progress("comparing", 0, None)
-            differences.append(output_difference(program.eager, program.read(temporary), config, **options))
+            differences.append(program.difference(program.read(temporary), asked))
             names = [GRAPH, WEIGHTS] if folder else []
             written = sum(path.stat().st_size for path in ([temporary / n for n in names] or [temporary]))
     return ExportResult(
@@ -134,8 +133,13 @@ class _Program(ABC):
     def current(self) -> Run:
         """The program with the weights that the model has now."""
 
-    def eager(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
-        return outputs_by_name(self.config, self.model(**call))
+    def difference(self, run: Run, asked: Export) -> float:
+        """The largest one to the model's outputs."""
+
+        def eager(call: Mapping[str, Any]) -> dict[str, Tensor]:
+            return outputs_by_name(self.config, self.model(**call))
+
+        return output_difference(eager, run, self.config, **asked.drawn)
 
     @property
     def inputs(self) -> dict[str, list[str]]:

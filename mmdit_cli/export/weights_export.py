@@ -70,11 +70,10 @@ def export_model(config: ToolConfig, asked: Export) -> ExportResult:
         mmdit.weights.saved_model.CheckpointError: the weights are damaged or do not fit the config.
         CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
     """
-    dtype, device = asked.dtype or torch.float32, asked.device
     file, shards = asked.prepared()
-    check_room(config, asked.out, dtype=dtype, device=device, file=file)
+    check_room(config, asked.out, dtype=asked.weights_dtype, device=asked.device, file=file)
     asked.on_progress("building" if file is None else "reading", 0, None)
-    model = fresh_or_read(config.model, file, seed=asked.seed, dtype=dtype, device=device)
+    model = fresh_or_read(config.model, file, asked)
     parameters = sum(p.numel() for p in model.parameters())
     target: AbstractContextManager[Path] = (
         replacing(asked.out, force=asked.force)
@@ -91,7 +90,7 @@ def export_model(config: ToolConfig, asked: Export) -> ExportResult:
             on_tensor=lambda *done: asked.on_progress("writing", *done),
         )
         asked.on_progress("comparing", 0, None)
-        difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=asked.seed)
+        difference = verify(model, temporary, written, config, asked)
     assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,
@@ -107,9 +106,7 @@ def export_model(config: ToolConfig, asked: Export) -> ExportResult:
     )
 
 
-def fresh_or_read(
-    config: ModelOptions, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
+def fresh_or_read(config: ModelOptions, file: Path | None, asked: Export) -> nn.Module:
     """The model with the weights of a file, or with fresh ones."""
     if file is not None:
         with WeightFiles(file) as files:
@@ -117,22 +114,13 @@ def fresh_or_read(
             other = nearest_layout(files, config)
         if other not in (None, "mmdit"):
             raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
-        return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
-    torch.manual_seed(seed)
-    with torch.device(device):
-        return build(config).to(dtype).eval()
+        return load_weights(file, config, device=asked.device, dtype=asked.weights_dtype, verify=hashed)
+    torch.manual_seed(asked.seed)
+    with asked.device:
+        return build(config).to(asked.weights_dtype).eval()
 
 
-def verify(
-    model: nn.Module,
-    path: Path,
-    written: Written,
-    config: ToolConfig,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-) -> float:
+def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, asked: Export) -> float:
     """Read the file back and compare: tensors to the bit, then outputs, whose largest difference it returns.
 
     Fresh gates are zero and hide most weights from the outputs, so the outputs alone would prove little. The model
@@ -141,28 +129,26 @@ def verify(
     Raises:
         CheckFailed: they differ.
     """
-    outputs = _outputs(model, config, device=device, dtype=dtype, seed=seed)
+    outputs = _outputs(model, config, asked)
     model.to("meta")
-    copy = mmdit.load(path, device=device)
+    copy = mmdit.load(path, device=asked.device)
     theirs = {name: digest(tensor) for name, tensor in copy.state_dict().items()}
     wrong = sorted(name for name, mine in written.digests.items() if theirs.get(name) != mine)
     if wrong:
         raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
-    copied = _outputs(copy, config, device=device, dtype=dtype, seed=seed)
+    copied = _outputs(copy, config, asked)
     largest = max(_difference(outputs[name], copied[name]) for name in outputs)
     scale = max(x.abs().nan_to_num(0, 0).max().item() for x in outputs.values())
-    if largest > TOLERANCE[dtype] * max(scale, 1):
+    if largest > TOLERANCE[asked.weights_dtype] * max(scale, 1):
         raise CheckFailed(f"verification failed: outputs of the copy differ by up to {largest:g}")
     return largest
 
 
-def _outputs(
-    model: nn.Module, config: ToolConfig, *, device: torch.device, dtype: torch.dtype, seed: int
-) -> dict[str, torch.Tensor]:
+def _outputs(model: nn.Module, config: ToolConfig, asked: Export) -> dict[str, torch.Tensor]:
     """What a model makes of a few random tokens."""
     small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
     config = replace(config, run=replace(config.run, tokens=small))
-    inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=1)
+    inputs = example_inputs(config, batch_size=1, **asked.drawn)
     with torch.inference_mode():
         return outputs_by_name(config, model.eval()(**inputs.kwargs))
 
