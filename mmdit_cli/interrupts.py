@@ -61,13 +61,11 @@ def interruptible() -> Iterator[None]:
         else:
             hook(args)
 
-    before = [(number, signal.signal(number, _raise)) for number in SIGNALS]
     sys.unraisablehook = unraisable
     try:
-        yield
+        with _handled_by(_raise):
+            yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
         sys.unraisablehook = hook
 
 
@@ -87,12 +85,18 @@ def held_interrupt() -> Iterator[Callable[[], bool]]:
         else:
             waiting = _note(number)
 
-    before = [(number, signal.signal(number, note)) for number in SIGNALS]
-    try:
+    with _handled_by(note):
         yield lambda: waiting
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    before = [(number, signal.signal(number, handler)) for number in SIGNALS]
+    try:
+        yield
     finally:
-        for number, handler in before:
-            signal.signal(number, handler)
+        for number, old in before:
+            signal.signal(number, old)
 
 
 def let_die() -> None:

@@ -35,11 +35,6 @@ BESIDE = {  # what only some documents have: a class, and whether it is a list o
 }
 
 
-def result_type(command: str) -> Any:
-    """The class of a command's results, or the union of several."""
-    return functools.reduce(operator.or_, map(_class, RESULTS[command]))
-
-
 def _class(name: str) -> Any:
     return resolve_name(f"mmdit_cli.{name}")
 
@@ -53,7 +48,7 @@ def document_schema(command: str) -> dict[str, Any]:
         defs.update(made.pop("$defs", {}))
         return made
 
-    result = schema_of(result_type(command))
+    result = schema_of(functools.reduce(operator.or_, map(_class, RESULTS[command])))
     beside = {
         key: schema_of(list[_class(name)] if several else _class(name))  # type: ignore[misc]
         for key, (name, several) in BESIDE.get(command, {}).items()

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from mmdit.options import ModelOptions, Options
 from mmdit.options.fields import alternatives, as_data, described, fields_of, types_of
+from mmdit_cli.output.renderings import table
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
 BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of": "a multiple of {}"}
@@ -17,7 +18,7 @@ BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of
 def key_table(schema: type[Options]) -> str:
     """Every key of a config file: its dotted path, what it may be, its default and its sentence."""
     rows = [[f"`{path}`", values, default, text] for path, values, default, text in _keys(schema, "")]
-    return _table(["key", "values", "default", "what it is"], rows)
+    return table(["key", "values", "default", "what it is"], rows) + "\n"
 
 
 def keyword_table(options: type[Options] = ModelOptions) -> str:
@@ -30,7 +31,7 @@ def keyword_table(options: type[Options] = ModelOptions) -> str:
         if own:
             defaults = ", ".join(f"`{default!r}`" for default in own.values() if default is not MISSING)
             rows.append([", ".join(f"`{name}`" for name in own), defaults, text])
-    return _table(["keyword", "default", "what it is"], rows)
+    return table(["keyword", "default", "what it is"], rows) + "\n"
 
 
 def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -70,8 +71,3 @@ def _default(each: Field[Any], inner: Sequence[Any]) -> str:
         return "as below"
     value = as_data(each.default)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)

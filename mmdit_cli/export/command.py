@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -68,6 +68,7 @@ def command(
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
 
     from mmdit_cli.export.layout_change import convert_weights
+    from mmdit_cli.export.preconditions import Export
     from mmdit_cli.export.program_export import export_program
     from mmdit_cli.export.tables import export_tables
     from mmdit_cli.export.weights_export import export_model
@@ -78,22 +79,22 @@ def command(
     check_apart({"weights": weights}, report=request.report)  # which --out may replace, with --force
     (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     with stage_progress() as on_progress:
-        shared: dict[str, Any] = dict(
+        asked = Export(
             out=out,
             weights=weights,
             raw=raw,
             seed=request.seed,
+            dtype=None if dtype is None else torch_dtype,
+            device=torch_device,
             force=force,
+            max_shard_size=max_shard_size,
             on_progress=on_progress,
             on_message=message,
         )
         if format != "safetensors":
-            result = export_program(loaded, format=format, dtype=torch_dtype, device=torch_device, **shared)
+            result = export_program(loaded, asked, format=format)
         elif from_ or to:
-            kept = None if dtype is None else torch_dtype
-            shared["max_shard_size"] = max_shard_size
-            result = convert_weights(loaded, source=from_ or "mmdit", target=to or "mmdit", dtype=kept, **shared)
+            result = convert_weights(loaded, asked, source=from_ or "mmdit", target=to or "mmdit")
         else:
-            shared["max_shard_size"] = max_shard_size
-            result = export_model(loaded, dtype=torch_dtype, device=torch_device, **shared)
+            result = export_model(loaded, asked)
     request.show([result], lambda _: export_tables(result))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import prod
-from pathlib import Path
 
 import torch
 
@@ -15,52 +13,30 @@ from mmdit.layouts.layout_files import LayoutFiles, Weights, nearest_layout
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
-from mmdit_cli.export.preconditions import check_disk, check_out, check_room, weights_file
-from mmdit_cli.export.weights_export import ExportResult, Progress
-from mmdit_cli.request.numbers import read_size
+from mmdit_cli.export.preconditions import Export, check_disk, check_room
+from mmdit_cli.export.weights_export import ExportResult
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.weights_layout import find_layout
 
 SHOWN = 3
 
 
-def convert_weights(
-    config: ToolConfig,
-    *,
-    out: Path,
-    weights: Path | None,
-    source: str,
-    target: str,
-    seed: int = 0,
-    dtype: torch.dtype | None = None,
-    force: bool = False,
-    raw: bool = False,
-    max_shard_size: str | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> ExportResult:
+def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: str) -> ExportResult:
     """Write weights of the layout `source` in the layout `target`, and compare what comes back with the source.
-
-    Args:
-        weights: a safetensors file, a folder of shards, or (in our layout) a train-toy run; None: fresh ones by seed.
-        dtype: the floating-point type to write; None: that of the source.
-        the rest: see `export_model`.
 
     Raises:
         UserError: a layout has no place for the model, or the file can't be written.
         mmdit.weights.saved_model.CheckpointError: the weights are damaged or do not fit the config; no file is left.
     """
-    model = config.model
+    model, out, dtype = config.model, asked.out, asked.dtype
     layouts = find_layout("--from", source, model), find_layout("--to", target, model)
-    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
-    check_out(out, force=force, folder=shards is not None)
-    file = weights_file(weights, raw, on_message)
-    aside: list[str] = []
+    file, shards = asked.prepared()
+    about, aside = asked.about(config, file), list[str]()
     if file is None:
         if source != "mmdit":
             raise UserError(f"--from {source}: names the layout of --weights, which is missing")
         check_room(config, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=None)
-        torch.manual_seed(seed)
+        torch.manual_seed(asked.seed)
         state = build(model).state_dict()
         given = Weights(specs_of(state), state.__getitem__)
     else:
@@ -73,18 +49,18 @@ def convert_weights(
         check_disk(sum(dtype.itemsize * prod(s.shape) if dtype else s.nbytes for s in given.specs.values()), out)
     if aside:
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
-        on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
+        asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     try:
         done = convert(
             given,
             out,
             source_layout=layouts[0],
             target_layout=layouts[1],
-            metadata={"config_name": config.name, "source": str(file or f"seed {seed}")} | own_metadata(model),
+            metadata=about | own_metadata(model),
             dtype=dtype,
             max_shard_size=shards,
-            force=force,
-            on_stage=on_progress,
+            force=asked.force,
+            on_stage=asked.on_progress,
         )
     except LayoutError as error:
         hint = ", as with --dtype bfloat16" if "several dtypes" in str(error) else ""
@@ -94,8 +70,8 @@ def convert_weights(
     return ExportResult(
         config=config.name,
         format="safetensors",
-        files=[str(out if shards is None else out / part.name) for part in done.written.files],
-        source=str(file or f"seed {seed}"),
+        files=asked.names(done.written.files),
+        source=about["source"],
         tensors=len(layouts[1].theirs),
         parameters=parameters,
         bytes=done.written.bytes,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -15,32 +17,91 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
 from mmdit_cli.request.newest_checkpoint import EMA, WEIGHTS, newest_checkpoint
+from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig
 
-
-def check_out(out: Path, *, force: bool, folder: bool) -> None:
-    """Raises UserError where the weights' file, or the folder of shards, could not be written."""
-    check_target(out, "--out", force=force, example=SINGLE, folder=folder, other=not_an_export)
+CPU = torch.device("cpu")
+Progress = Callable[[str, int, int | None], None]
 
 
-def weights_file(weights: Path | None, raw: bool, on_message: Callable[[str], None]) -> Path | None:
-    """The file or the folder of shards itself, or the weights of a run's newest checkpoint.
+@dataclass(frozen=True, kw_only=True)
+class Export:
+    """What is to be written, from what and how; what `mmdit export` is asked beside the config.
 
-    Raises:
-        UserError: a folder holds neither; `raw` is said of something else than a run.
+    Args:
+        out: the file to write, or the folder.
+        weights: a safetensors file, a folder of shards, or a train-toy run, of which the newest whole checkpoint's
+            averaged weights are taken; None: fresh ones by seed.
+        raw: take a run's weights as they were trained, not their average.
+        dtype: of the weights in the file; None: float32, or where they are converted that of the source.
+        device: where the model and its copy are compared.
+        force: replace an existing file or folder.
+        max_shard_size: such as `5GB`; then `out` is a folder of files that hold at most so many bytes of tensors.
+        on_progress: told the stage, what is done and the total (None where it is not known).
+        on_message: told what a user should know, such as a damaged checkpoint that was passed over.
     """
-    if weights is not None and weights.is_dir() and not _holds_weights(weights):
-        checkpoint, problems = newest_checkpoint(weights)
-        if checkpoint is None:
-            raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
-        for problem in problems:
-            on_message(problem)
-        return checkpoint.path / (WEIGHTS if raw else EMA)
-    if raw:
-        raise UserError("--raw takes a train-toy run's weights before averaging; --weights must name the run's folder")
-    return weights
+
+    out: Path
+    weights: Path | None = None
+    raw: bool = False
+    seed: int = 0
+    dtype: torch.dtype | None = None
+    device: torch.device = CPU
+    force: bool = False
+    max_shard_size: str | None = None
+    on_progress: Progress = lambda stage, done, total: None
+    on_message: Callable[[str], None] = lambda message: None
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """Of a model that is built."""
+        return self.dtype or torch.float32
+
+    @property
+    def drawn(self) -> dict[str, Any]:
+        """How `example_inputs` draws what is compared."""
+        return {"device": self.device, "dtype": self.weights_dtype, "seed": self.seed}
+
+    def prepared(self) -> tuple[Path | None, int | None]:
+        """The file to read (`weights_file`), and the most bytes of a shard.
+
+        Raises:
+            UserError: the weights' file, or the folder of shards, could not be written.
+        """
+        shards = None if self.max_shard_size is None else read_size(self.max_shard_size, "--max-shard-size")
+        folder = shards is not None
+        check_target(self.out, "--out", force=self.force, example=SINGLE, folder=folder, other=not_an_export)
+        return self.weights_file(), shards
+
+    def weights_file(self) -> Path | None:
+        """The file or the folder of shards itself, or the weights of a run's newest checkpoint.
+
+        Raises:
+            UserError: a folder holds neither; `raw` is said of something else than a run.
+        """
+        weights = self.weights
+        if weights is not None and weights.is_dir() and not _holds_weights(weights):
+            checkpoint, problems = newest_checkpoint(weights)
+            if checkpoint is None:
+                raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
+            for problem in problems:
+                self.on_message(problem)
+            return checkpoint.path / (WEIGHTS if self.raw else EMA)
+        if self.raw:
+            raise UserError(
+                "--raw takes a train-toy run's weights before averaging; --weights must name the run's folder"
+            )
+        return weights
+
+    def about(self, config: ToolConfig, file: Path | None) -> dict[str, str]:
+        """What the file says of where it came from."""
+        return {"config_name": config.name, "source": f"seed {self.seed}" if file is None else str(file)}
+
+    def names(self, parts: Sequence[Path]) -> list[str]:
+        """The paths of what was written: the file's, or those of the shards."""
+        return [str(self.out if self.max_shard_size is None else self.out / part.name) for part in parts]
 
 
 def _holds_weights(folder: Path) -> bool:

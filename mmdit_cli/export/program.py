@@ -31,11 +31,7 @@ Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's argum
 
 FREE = 3  # least bound of a size that may vary: torch takes 0 and 1 apart, so that two sizes leave no choice
 MOST_BATCH, MOST_TOKENS, MOST_PATCHES = 1 << 16, 1 << 20, 1 << 12  # bounds of sizes that nothing else bounds
-TRACED = (
-    2,
-    7,
-    (4, 6),
-)  # batch, tokens of a sequence, rows and columns of patches, where sizes 0 and 1 would be special
+TRACED = (2, 7, (4, 6))  # batch, tokens of a sequence, rows and columns of patches; 0 and 1 would be special sizes
 TRIED = ((1, 5, (3, 2)), (3, 12, (2, 5)), (2, 3, (5, 4)))  # other ones, in which program and model are compared
 
 # Kernels of a program may add up in another order than the model's. Shares of the largest output.
@@ -97,21 +93,19 @@ class Signature:
         if modality is None:
             return {}
         end = self.config.model.modalities[modality].input
-        if not isinstance(end, PatchInput):
-            most = end.max_length if isinstance(end, TokenInput) else MOST_TOKENS
-            key = f"{modality}_tokens"
-            if most < FREE:
-                return {}
-            return {1: made.setdefault(key, Dim(key, min=1, max=most))}
-        if is_mask:
+        if isinstance(end, PatchInput) and is_mask:
             return {1: Dim.AUTO}  # rows x columns
-        most = end.max_size if end.positions != "none" else MOST_PATCHES
-        if most < FREE:
+        if _most(end) < FREE:
             return {}
-        rows, columns = (
-            made.setdefault(key, Dim(key, min=1, max=most)) for key in (f"{modality}_rows", f"{modality}_columns")
-        )
-        return {2: end.patch * rows if end.patch > 1 else rows, 3: end.patch * columns if end.patch > 1 else columns}
+
+        def dim(of: str, times: int = 1) -> Any:
+            name = f"{modality}_{of}"
+            free = made.setdefault(name, Dim(name, min=1, max=_most(end)))
+            return free if times == 1 else times * free
+
+        if isinstance(end, PatchInput):
+            return {2: dim("rows", end.patch), 3: dim("columns", end.patch)}
+        return {1: dim("tokens")}
 
 
 class Flat(nn.Module):
@@ -228,14 +222,20 @@ def output_difference(
     return largest
 
 
+def _most(end: Any) -> int:
+    """Tokens of a sequence, or rows and columns of an image, that an input takes at most."""
+    if isinstance(end, TokenInput):
+        return end.max_length
+    if isinstance(end, PatchInput):
+        return end.max_size if end.positions != "none" else MOST_PATCHES
+    return MOST_TOKENS
+
+
 def _tokens(model: ModelOptions, name: str, length: int, grid: tuple[int, int]) -> int:
     end = model.modalities[name].input
-    if isinstance(end, TokenInput):
-        return min(length, end.max_length)
     if isinstance(end, PatchInput):
-        most = end.max_size if end.positions != "none" else MOST_PATCHES
-        return min(grid[0], most) * min(grid[1], most)
-    return length
+        return min(grid[0], _most(end)) * min(grid[1], _most(end))
+    return min(length, _most(end))
 
 
 def _modality(path: Path_, names: Sequence[str]) -> tuple[str | None, bool]:

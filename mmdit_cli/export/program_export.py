@@ -6,7 +6,8 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +20,11 @@ from torch.export import ExportedProgram
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.saved_model import own_metadata
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_room, weights_file
+from mmdit_cli.export.preconditions import Export, Progress, check_room
 from mmdit_cli.export.program import (
     TRACED,
     Flat,
+    Run,
     Signature,
     awake,
     example_call,
@@ -31,7 +33,7 @@ from mmdit_cli.export.program import (
     trace,
     traceable,
 )
-from mmdit_cli.export.weights_export import ExportResult, Progress, fresh_or_read
+from mmdit_cli.export.weights_export import ExportResult, fresh_or_read
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.inputs import outputs_by_name
 from mmdit_cli.request.targets import check_target, writing
@@ -43,20 +45,7 @@ GRAPH, WEIGHTS = "model.onnx", "model.onnx.data"
 EXTRA = "mmdit.json"  # within a pt2 file
 
 
-def export_program(
-    config: ToolConfig,
-    *,
-    format: str,
-    out: Path,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-    force: bool = False,
-    weights: Path | None = None,
-    raw: bool = False,
-    on_progress: Progress = lambda stage, done, total: None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> ExportResult:
+def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportResult:
     """Write a model as a program that runs without this package, for any batch and any number of tokens.
 
     A pt2 file (`torch.export.load(path).module()`) is called as the model is. An ONNX file takes the tensors one by
@@ -64,53 +53,50 @@ def export_program(
     for the modalities that the config's `run.mask` names.
 
     Args:
+        asked: its `out` is a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the
+            graph and its weights apart, as more than 2 GB must be.
         format: `pt2` or `onnx`.
-        out: a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the graph and its
-            weights apart, as more than 2 GB must be.
-        the rest: see `mmdit_cli.export.weights_export.export_model`.
 
     Raises:
         UserError: an extra is missing, the file can't be written, or torch can't export the model.
         CheckFailed: the program's outputs differ by more than the dtype allows; no file is left, an old one is as it
             was.
     """
-    device = device or torch.device("cpu")
+    out, force, device, dtype = asked.out, asked.force, asked.device, asked.weights_dtype
     folder = format == "onnx" and out.suffix != ".onnx"
     if format == "onnx":
         _check_onnx(dtype, device)
     check_target(out, "--out", force=force, example=f"model.{format}", folder=folder, other=not_a_program)
-    file = weights_file(weights, raw, on_message)
+    file = asked.weights_file()
     check_room(config, out, dtype=dtype, device=device, file=file)
-    on_progress("building" if file is None else "reading", 0, None)
-    model = traceable(fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device))
+    asked.on_progress("building" if file is None else "reading", 0, None)
+    model = traceable(fresh_or_read(config.model, file, asked))
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if format == "onnx" and not folder and size > ONE_FILE:
         raise UserError(
             f"--out {out}: an ONNX file holds 2 GB at most, and the weights take {bytes_(size)}; name a folder, "
             f"which gets {GRAPH} and {WEIGHTS}"
         )
-    source = f"seed {seed}" if file is None else str(file)
-    kept = own_metadata(config.model) | {"config_name": config.name, "source": source}
-    call = example_call(config, TRACED, device=device, dtype=dtype, seed=seed)
+    about = asked.about(config, file)
+    call = example_call(config, TRACED, **asked.drawn)
     make = _Pt2 if format == "pt2" else _Onnx
-    program = make(model, config, call, kept, on_progress)
+    program = make(model, config, call, own_metadata(config.model) | about, asked.on_progress)
     target = replacing_folder(out, force=force, other=not_a_program) if folder else replacing(out, force=force)
-    options: dict[str, Any] = dict(dtype=dtype, device=device, seed=seed)
     with writing("--out", out):
         with awake(model) as asleep:
-            differences = [program.check(**options)] if asleep else []
+            differences = [program.difference(program.current(), asked)] if asleep else []
         with target as temporary:
-            on_progress("writing", 0, None)
+            asked.on_progress("writing", 0, None)
             program.write(temporary)
-            on_progress("comparing", 0, None)
-            differences.append(output_difference(program.eager, program.read(temporary), config, **options))
+            asked.on_progress("comparing", 0, None)
+            differences.append(program.difference(program.read(temporary), asked))
             names = [GRAPH, WEIGHTS] if folder else []
             written = sum(path.stat().st_size for path in ([temporary / n for n in names] or [temporary]))
     return ExportResult(
         config=config.name,
         format=format,
         files=[str(out / name) for name in names] or [str(out)],
-        source=source,
+        source=about["source"],
         tensors=len(model.state_dict()),
         parameters=sum(p.numel() for p in model.parameters()),
         bytes=written,
@@ -122,7 +108,7 @@ def export_program(
     )
 
 
-class _Program:
+class _Program(ABC):
     """A traced model: how it is written, read again and called."""
 
     def __init__(
@@ -134,21 +120,26 @@ class _Program:
         told("tracing", 0, None)
         self.traced = self.trace()
 
-    def trace(self) -> ExportedProgram:
-        raise NotImplementedError
+    @abstractmethod
+    def trace(self) -> ExportedProgram: ...
 
-    def write(self, path: Path) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def write(self, path: Path) -> None: ...
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, path: Path) -> Run: ...
 
-    def check(self, **options: Any) -> float:
-        """The largest difference to the model with the weights that it has now."""
-        raise NotImplementedError
+    @abstractmethod
+    def current(self) -> Run:
+        """The program with the weights that the model has now."""
 
-    def eager(self, call: Mapping[str, Any]) -> dict[str, Tensor]:
-        return outputs_by_name(self.config, self.model(**call))
+    def difference(self, run: Run, asked: Export) -> float:
+        """The largest one to the model's outputs."""
+
+        def eager(call: Mapping[str, Any]) -> dict[str, Tensor]:
+            return outputs_by_name(self.config, self.model(**call))
+
+        return output_difference(eager, run, self.config, **asked.drawn)
 
     @property
     def inputs(self) -> dict[str, list[str]]:
@@ -174,21 +165,21 @@ class _Pt2(_Program):
         if file.error is not None:
             raise file.error
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def read(self, path: Path) -> Run:
         with path.open("rb") as file:
             program = torch.export.load(file)
         mine, theirs = self.model.state_dict(), program.state_dict
         wrong = [name for name, x in mine.items() if name in theirs and not torch.equal(x, theirs[name])]
         if wrong:
             raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
+        return self._called(program)
+
+    def current(self) -> Run:
+        return self._called(self.traced)
+
+    def _called(self, program: ExportedProgram) -> Run:
         run = program.module()
         return lambda call: outputs_by_name(self.config, run(**call))
-
-    def check(self, **options: Any) -> float:
-        run = self.traced.module()
-        return output_difference(
-            self.eager, lambda call: outputs_by_name(self.config, run(**call)), self.config, **options
-        )
 
 
 class _Whole(io.FileIO):
@@ -236,15 +227,15 @@ class _Onnx(_Program):
         else:
             made.save(path)
 
-    def read(self, path: Path) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def read(self, path: Path) -> Run:
         return self._session(str(path / GRAPH if path.is_dir() else path))
 
-    def check(self, **options: Any) -> float:
+    def current(self) -> Run:
         buffer = io.BytesIO()
         self.convert().save(buffer)
-        return output_difference(self.eager, self._session(buffer.getvalue()), self.config, **options)
+        return self._session(buffer.getvalue())
 
-    def _session(self, model: str | bytes) -> Callable[[Mapping[str, Any]], dict[str, Tensor]]:
+    def _session(self, model: str | bytes) -> Run:
         import onnxruntime
 
         quiet = onnxruntime.SessionOptions()
@@ -255,10 +246,7 @@ class _Onnx(_Program):
         def run(call: Mapping[str, Any]) -> dict[str, Tensor]:
             given = {name: x.numpy(force=True) for name, x in self.signature.flatten(call).items() if name in taken}
             found = session.run(self.signature.outputs, given)
-            return {
-                name.removesuffix("_out"): torch.from_numpy(x)
-                for name, x in zip(self.signature.outputs, found, strict=True)
-            }
+            return dict(zip(super(_Onnx, self).outputs, map(torch.from_numpy, found), strict=True))
 
         return run
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,17 +19,14 @@ from mmdit.weights.saved_model import load_weights
 from mmdit.weights.shards import not_an_export
 from mmdit.weights.writer import Written, digest
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.export.preconditions import check_out, check_room, weights_file
+from mmdit_cli.export.preconditions import Export, check_room
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
-from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.targets import writing
 from mmdit_cli.request.tool_config import ToolConfig
 
 TOKENS = 64  # of a modality at most, in the outputs that are compared
 # The tensors are the same to the bit; kernels may still add up in another order. Shares of the largest output.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -66,65 +62,41 @@ class ExportResult:
     outputs: tuple[str, ...] = ()
 
 
-def export_model(
-    config: ToolConfig,
-    *,
-    out: Path,
-    seed: int = 0,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | None = None,
-    force: bool = False,
-    weights: Path | None = None,
-    raw: bool = False,
-    max_shard_size: str | None = None,
-    on_progress: Progress = lambda stage, done, total: None,
-    on_message: Callable[[str], None] = lambda message: None,
-) -> ExportResult:
+def export_model(config: ToolConfig, asked: Export) -> ExportResult:
     """Write a config's model: fresh weights by seed, or those of a safetensors file, of shards, or of a train-toy run.
-
-    Args:
-        dtype: of the weights in the file.
-        device: where the model and its copy are compared.
-        weights: a safetensors file, a folder of shards, or a train-toy run, of which the newest whole checkpoint's
-            averaged weights are taken.
-        raw: take a run's weights as they were trained, not their average.
-        max_shard_size: such as `5GB`; then `out` is a folder of files that hold at most so many bytes of tensors.
-        on_progress: told the stage, what is done and the total (None where it is not known).
-        on_message: told what a user should know, such as a damaged checkpoint that was passed over.
 
     Raises:
         UserError: the file can't be written, or the model is larger than the free memory or disk.
         mmdit.weights.saved_model.CheckpointError: the weights are damaged or do not fit the config.
         CheckFailed: what was read back is not what was written; no file is left, and an old one is as it was.
     """
-    device = device or torch.device("cpu")
-    shards = None if max_shard_size is None else read_size(max_shard_size, "--max-shard-size")
-    check_out(out, force=force, folder=shards is not None)
-    file = weights_file(weights, raw, on_message)
-    source = f"seed {seed}" if file is None else str(file)
-    check_room(config, out, dtype=dtype, device=device, file=file)
-    on_progress("building" if file is None else "reading", 0, None)
-    model = fresh_or_read(config.model, file, seed=seed, dtype=dtype, device=device)
+    file, shards = asked.prepared()
+    check_room(config, asked.out, dtype=asked.weights_dtype, device=asked.device, file=file)
+    asked.on_progress("building" if file is None else "reading", 0, None)
+    model = fresh_or_read(config.model, file, asked)
     parameters = sum(p.numel() for p in model.parameters())
     target: AbstractContextManager[Path] = (
-        replacing(out, force=force) if shards is None else replacing_folder(out, force=force, other=not_an_export)
+        replacing(asked.out, force=asked.force)
+        if shards is None
+        else replacing_folder(asked.out, force=asked.force, other=not_an_export)
     )
-    with writing("--out", out), target as temporary:
+    about = asked.about(config, file)
+    with writing("--out", asked.out), target as temporary:
         written = mmdit.save(
             model,
             temporary,
-            metadata={"config_name": config.name, "source": source},
+            metadata=about,
             max_shard_size=shards,
-            on_tensor=lambda *done: on_progress("writing", *done),
+            on_tensor=lambda *done: asked.on_progress("writing", *done),
         )
-        on_progress("comparing", 0, None)
-        difference = verify(model, temporary, written, config, device=device, dtype=dtype, seed=seed)
+        asked.on_progress("comparing", 0, None)
+        difference = verify(model, temporary, written, config, asked)
     assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,
         format="safetensors",
-        files=[str(out if shards is None else out / file.name) for file in written.files],
-        source=source,
+        files=asked.names(written.files),
+        source=about["source"],
         tensors=len(written.digests),
         parameters=parameters,
         bytes=written.bytes,
@@ -134,9 +106,7 @@ def export_model(
     )
 
 
-def fresh_or_read(
-    config: ModelOptions, file: Path | None, *, seed: int, dtype: torch.dtype, device: torch.device
-) -> nn.Module:
+def fresh_or_read(config: ModelOptions, file: Path | None, asked: Export) -> nn.Module:
     """The model with the weights of a file, or with fresh ones."""
     if file is not None:
         with WeightFiles(file) as files:
@@ -144,22 +114,13 @@ def fresh_or_read(
             other = nearest_layout(files, config)
         if other not in (None, "mmdit"):
             raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
-        return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
-    torch.manual_seed(seed)
-    with torch.device(device):
-        return build(config).to(dtype).eval()
+        return load_weights(file, config, device=asked.device, dtype=asked.weights_dtype, verify=hashed)
+    torch.manual_seed(asked.seed)
+    with asked.device:
+        return build(config).to(asked.weights_dtype).eval()
 
 
-def verify(
-    model: nn.Module,
-    path: Path,
-    written: Written,
-    config: ToolConfig,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    seed: int,
-) -> float:
+def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, asked: Export) -> float:
     """Read the file back and compare: tensors to the bit, then outputs, whose largest difference it returns.
 
     Fresh gates are zero and hide most weights from the outputs, so the outputs alone would prove little. The model
@@ -168,28 +129,26 @@ def verify(
     Raises:
         CheckFailed: they differ.
     """
-    outputs = _outputs(model, config, device=device, dtype=dtype, seed=seed)
+    outputs = _outputs(model, config, asked)
     model.to("meta")
-    copy = mmdit.load(path, device=device)
+    copy = mmdit.load(path, device=asked.device)
     theirs = {name: digest(tensor) for name, tensor in copy.state_dict().items()}
     wrong = sorted(name for name, mine in written.digests.items() if theirs.get(name) != mine)
     if wrong:
         raise CheckFailed(f"verification failed: {len(wrong)} tensors came back changed, {wrong[0]} first")
-    copied = _outputs(copy, config, device=device, dtype=dtype, seed=seed)
+    copied = _outputs(copy, config, asked)
     largest = max(_difference(outputs[name], copied[name]) for name in outputs)
     scale = max(x.abs().nan_to_num(0, 0).max().item() for x in outputs.values())
-    if largest > TOLERANCE[dtype] * max(scale, 1):
+    if largest > TOLERANCE[asked.weights_dtype] * max(scale, 1):
         raise CheckFailed(f"verification failed: outputs of the copy differ by up to {largest:g}")
     return largest
 
 
-def _outputs(
-    model: nn.Module, config: ToolConfig, *, device: torch.device, dtype: torch.dtype, seed: int
-) -> dict[str, torch.Tensor]:
+def _outputs(model: nn.Module, config: ToolConfig, asked: Export) -> dict[str, torch.Tensor]:
     """What a model makes of a few random tokens."""
     small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
     config = replace(config, run=replace(config.run, tokens=small))
-    inputs = example_inputs(config, device=device, dtype=dtype, seed=seed, batch_size=1)
+    inputs = example_inputs(config, batch_size=1, **asked.drawn)
     with torch.inference_mode():
         return outputs_by_name(config, model.eval()(**inputs.kwargs))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 SUFFIXES = (".json", ".csv", ".md")
@@ -28,7 +28,7 @@ def to_json(document: Document, *, ascii: bool = False) -> str:
 
 def to_csv(document: Document) -> str:
     about = {key: value for key, value in document.items() if key != "results"}
-    rows = [dict(_flat(about)) | dict(_flat(result)) for result in document["results"]]
+    rows = [dict(flat(about)) | dict(flat(result)) for result in document["results"]]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
@@ -42,38 +42,38 @@ def to_markdown(document: Document) -> str:
     beside = {key: value for key, value in document.items() if key not in ("command", "results")}
     about = (f"{key}: {_cell(value)}" for key, value in beside.items() if not isinstance(value, (Mapping, list)))
     parts = [f"# mmdit {document['command']}", ", ".join(about)]
-    plain = [{key: value for key, value in _flat(result, records=False)} for result in results]
+    plain = [dict(flat(result, records=False)) for result in results]
     keys = [key for key in dict.fromkeys(key for row in plain for key in row) if key != "config"]
-    head = ["", *(str(result["config"]) for result in results)]
-    parts.append(_table(head, [[key, *(_cell(row.get(key)) for row in plain)] for key in keys]))
-    for result in results:
-        for key, value in result.items():
-            if _is_records(value):
-                columns = list(dict.fromkeys(column for record in value for column in record))
-                parts.append(f"## {result['config']}: {key}")
-                parts.append(_table(columns, [[_cell(record.get(column)) for column in columns] for record in value]))
-    for key, value in beside.items():
-        parts += _sections(key, value)
+    head = ["", *(result["config"] for result in results)]
+    parts.append(table(head, [[key, *(row.get(key) for row in plain)] for key in keys]))
+    records = {f"{r['config']}: {key}": value for r in results for key, value in r.items() if _is_records(value)}
+    for title, value in (*records.items(), *beside.items()):
+        parts += _sections(title, value)
     return "\n\n".join(parts) + "\n"
 
 
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """A Markdown table; whatever is in a cell stays in it."""
+    lines = [map(_cell, head), ["---"] * len(head), *(map(_cell, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def _sections(title: str, value: Any) -> list[str]:
-    """What a document holds beside its results: a table of its figures, and one for each list of records in it."""
-    if _is_records(value):
-        rows = [dict(_flat(record, records=False)) for record in value]
+    """A table of a mapping's figures, or of records with a row for each; and of the lists of records inside."""
+    if isinstance(value, Mapping):
+        parts, inner = [table(["", "value"], flat(value, records=False))], [(title, value)]
+    elif _is_records(value):
+        rows = [dict(flat(record, records=False)) for record in value]
         columns = list(dict.fromkeys(column for row in rows for column in row))
-        parts = [f"## {title}", _table(columns, [[_cell(row.get(column)) for column in columns] for row in rows])]
-        names = (record.get("config", record.get("name", index)) for index, record in enumerate(value))
-        nested = ((f"{title}: {name}: {key}", v) for name, r in zip(names, value, strict=True) for key, v in r.items())
-        return parts + [text for name, each in nested if _is_records(each) for text in _sections(name, each)]
-    if not isinstance(value, Mapping):
+        parts = [table(columns, [[row.get(column) for column in columns] for row in rows])]
+        inner = [(f"{title}: {r.get('config', r.get('name', index))}", r) for index, r in enumerate(value)]
+    else:
         return []
-    plain = [[key, _cell(each)] for key, each in _flat(value, records=False)]
-    inner = [text for key, each in value.items() if _is_records(each) for text in _sections(f"{title}: {key}", each)]
-    return [f"## {title}", _table(["", "value"], plain), *inner]
+    nested = ((f"{name}: {key}", each) for name, record in inner for key, each in record.items() if _is_records(each))
+    return [f"## {title}", *parts, *(part for name, each in nested for part in _sections(name, each))]
 
 
-def _flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[str, Any]]:
+def flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[str, Any]]:
     """Leaves under dotted keys. A record of a list is called by its name; other lists are leaves."""
     if _is_records(value):
         if not records:
@@ -81,17 +81,12 @@ def _flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[s
         value = {str(record.get("name", index)): record for index, record in enumerate(value)}
     if isinstance(value, Mapping):
         dot = f"{prefix}." if prefix else ""
-        return [leaf for key, item in value.items() for leaf in _flat(item, f"{dot}{key}", records=records)]
+        return [leaf for key, item in value.items() for leaf in flat(item, f"{dot}{key}", records=records)]
     return [(prefix, json.dumps(value) if isinstance(value, list) else value)]
 
 
 def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _cell(value: Any) -> str:

@@ -23,7 +23,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "name": {"overflow": "fold", "min_width": 8},
     "word": {"no_wrap": True},
     "number": {"justify": "right", "no_wrap": True},
-    "figure": {"justify": "right"},  # that may wrap
+    "figure": {"justify": "right", "overflow": "fold"},  # that may wrap
     "bar": {"no_wrap": True, "min_width": BAR},
 }
 
@@ -48,14 +48,13 @@ class Column(NamedTuple):
 
 def side_by_side(title: str, results: Sequence[Any], rows: Iterable[Row]) -> Table:
     """A column for each result, under the name of its config."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("", overflow="fold")
-    for result in results:
-        table.add_column(result.config, justify="right", overflow="fold")
-    for row in rows:
-        if row.when:
-            table.add_row(row.label, *map(row.cell, results), style="bold" if row.bold else None)
-    return table
+
+    def column(result: Any) -> Column:
+        return Column(result.config, lambda row: row.cell(result), kind="figure")
+
+    columns = [Column("", lambda row: row.label, kind="text"), *map(column, results)]
+    shown = (row for row in rows if row.when)
+    return listing(title, shown, columns, style=lambda row: "bold" if row.bold else None, tight=False)
 
 
 def listing(
@@ -66,10 +65,12 @@ def listing(
     *,
     style: Callable[[Any], str | None] = lambda record: None,
     tight: bool = True,
+    headed: bool = True,
 ) -> Table:
     """A row for each record, on a screen of `width` columns (without: as many as there are)."""
     shown = [column for column in columns if column.width <= width and column.width != NEVER]
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=tight)
+    table.show_header = headed
     for column in shown:
         table.add_column(column.heading, **KINDS[column.kind])
     for record in records:
@@ -79,12 +80,9 @@ def listing(
 
 def pairs(title: str, rows: Iterable[tuple[str, str]], *, bold: Sequence[str] = ()) -> Table:
     """Names and values; those whose names begin as one of `bold` stand out."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=False)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, value in rows:
-        table.add_row(name, value, style="bold" if name.startswith(tuple(bold)) else None)
-    return table
+    columns = [Column("", lambda row: row[0], kind="text"), Column("", lambda row: row[1], kind="text")]
+    style = lambda row: "bold" if row[0].startswith(tuple(bold)) else None  # noqa: E731
+    return listing(title, rows, columns, style=style, tight=False, headed=False)
 
 
 def header(document: dict[str, Any]) -> RenderableType:

@@ -30,13 +30,16 @@ def number(value: float | None) -> str:
     return f"{value:,.{decimals}f}"
 
 
-def _scaled(value: float, units: tuple[str, ...], base: float = 1000.0) -> tuple[str, str]:
-    """`value` and the unit in which it has one to three digits before the point."""
+def _scaled(value: float | None, units: tuple[str, ...], unit: str = "") -> str:
+    """`value` in the first of the units in which it has one to three digits before the point."""
+    if value is None:
+        return MISSING
     exponent = 0
-    while exponent + 1 < len(units) and round(abs(value), 2 - _whole_digits(value)) >= base:
-        value /= base
-        exponent += 1
-    return number(value), units[exponent]
+    if math.isfinite(value):
+        while exponent + 1 < len(units) and round(abs(value), 2 - _whole_digits(value)) >= 1000:
+            value /= 1000
+            exponent += 1
+    return f"{number(value)} {units[exponent]}{unit}".rstrip()
 
 
 def _whole_digits(value: float) -> int:
@@ -45,22 +48,12 @@ def _whole_digits(value: float) -> int:
 
 def quantity(value: float | None, unit: str) -> str:
     """A value in SI steps of 1000: `quantity(2.5e9, "B")` is `2.50 GB`."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return f"{value} {unit}"
-    text, prefix = _scaled(value, _SI)
-    return f"{text} {prefix}{unit}"
+    return _scaled(value, _SI, unit)
 
 
 def count(value: float | None) -> str:
     """Parameters, tokens, tensors: `768`, `12.6 M`, `2.03 B`."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return str(value)
-    text, unit = _scaled(value, _COUNT)
-    return f"{text} {unit}".rstrip()
+    return _scaled(value, _COUNT)
 
 
 def bytes_(value: float | None) -> str:
@@ -80,28 +73,21 @@ def rate(value: float | None, unit: str) -> str:
 
 def seconds(value: float | None) -> str:
     """A duration: `12 µs`, `3.21 ms`, `4.56 s`, `2 min 05 s`, `1 h 02 min`."""
-    if value is None:
-        return MISSING
-    if not math.isfinite(value):
-        return f"{value} s"
-    if value == 0:
-        return "0 s"
+    if not value or not math.isfinite(value):
+        return _scaled(value, ("s",))
     if abs(value) >= 59.95:
         minutes, rest = divmod(round(value), 60)
         hours, minutes = divmod(minutes, 60)
         return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
-        if abs(value) >= scale * 0.9995 or unit == "ns":
-            return f"{number(value / scale)} {unit}"
-    raise AssertionError("unreachable")
+    scales = {"s": 1.0, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}
+    unit = next((unit for unit, scale in scales.items() if abs(value) >= scale * 0.9995), "ns")
+    return f"{number(value / scales[unit])} {unit}"
 
 
 def percent(share: float | None) -> str:
     """A share of one: `0.4%`, `12.3%`, `100%`."""
-    if share is None:
-        return MISSING
-    if not math.isfinite(share):
-        return str(share)
+    if share is None or not math.isfinite(share):
+        return number(share)
     text = f"{100 * share:.1f}"
     return ("100" if text == "100.0" else text) + "%"
 

@@ -28,15 +28,7 @@ class ModelInputs:
     kwargs: dict[str, Any]
     batch_size: int
     tokens: dict[str, int]  # of one sample, by modality
-
-    @property
-    def by_modality(self) -> dict[str, Tensor]:
-        """The modalities' own tensors."""
-        if "inputs" in self.kwargs:
-            return dict(self.kwargs["inputs"])
-        if "modality_tokens" in self.kwargs:
-            return dict(zip(self.tokens, self.kwargs["modality_tokens"], strict=True))
-        return {name: self.kwargs[f"{name}_tokens"] for name in self.tokens}
+    by_modality: dict[str, Tensor]  # their own tensors
 
 
 def example_inputs(
@@ -76,7 +68,7 @@ def example_inputs(
                 name: [_input(config.model.modalities[name], tokens[name], batch, draw) for _ in range(count)]
                 for name, count in config.run.references.items()
             }
-        return ModelInputs(kwargs, batch, config.all_tokens())
+        return ModelInputs(kwargs, batch, config.all_tokens(), data)
     if config.model.variant == "two_modality":
         kwargs = {f"{name}_tokens": x for name, x in data.items()}
         kwargs |= {"masks": packing} if packing else {f"{name}_mask": m for name, m in masks.items()}
@@ -85,7 +77,7 @@ def example_inputs(
         kwargs["modality_masks"] = packing or (tuple(masks.get(name) for name in names) if masks else None)
     if config.model.dim_cond is not None:
         kwargs["time_cond"] = draw.normal(batch, config.model.dim_cond)
-    return ModelInputs(kwargs, batch, config.all_tokens())
+    return ModelInputs(kwargs, batch, config.all_tokens(), data)
 
 
 def outputs_by_name(config: ToolConfig, output: Any) -> dict[str, Tensor]:

@@ -40,13 +40,7 @@ class Request:
         """Raises ConfigError where a config is wrong."""
         from mmdit_cli.request.tool_config import load_tool_config
 
-        self.check_standard_input()
         return [load_tool_config(path, self.overrides) for path in self.configs]
-
-    def check_standard_input(self) -> None:
-        """Raises UserError where two configs are to be read from it."""
-        if self.configs.count("-") > 1:
-            raise UserError("--config -: standard input can be read once")
 
     @property
     def torch_device(self) -> torch.device:
@@ -126,10 +120,13 @@ def make_request(
     """Check what can be checked without torch, and where the report will go, before any work is done.
 
     Raises:
-        UserError: the seed is none of torch's, or the report can't be written or would replace a config.
+        UserError: the seed is none of torch's, standard input is to be read twice, or the report can't be written or
+            would replace a config.
     """
     if not -(1 << 63) <= seed < 1 << 64:
         raise UserError(f"--seed {seed if abs(seed) < 1 << 70 else 'of many digits'}: expected a number of 64 bits")
+    if configs.count("-") > 1:
+        raise UserError("--config -: standard input can be read once")
     if report is not None:
         check_target(report, "--report", suffixes=SUFFIXES)
         check_apart({"config": configs}, report=report)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmdit.options import as_data
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.renderings import flat
 
 if TYPE_CHECKING:
     from mmdit_cli.request.tool_config import ToolConfig
@@ -37,14 +38,7 @@ def is_overflow(error: Exception) -> bool:
 
 def too_large(config: ToolConfig) -> UserError:
     """The refusal, with the sizes to look at."""
-    sizes = sorted(_sizes(as_data({"model": config.model, "run": config.run})), reverse=True)[:NAMED]
-    named = ", ".join(f"{key}={size:.15g}" for size, key in sizes)
+    leaves = flat(as_data({"model": config.model, "run": config.run}))
+    sizes = sorted(((x, key) for key, x in leaves if isinstance(x, (int, float)) and x is not True), reverse=True)
+    named = ", ".join(f"{key}={size:.15g}" for size, key in sizes[:NAMED])
     return UserError(f"{config.name}: is larger than any machine; its largest sizes are {named}")
-
-
-def _sizes(value: Any, key: str = "") -> Iterator[tuple[float, str]]:
-    if isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _sizes(item, f"{key}.{name}" if key else str(name))
-    elif isinstance(value, (int, float)) and not isinstance(value, bool):
-        yield value, key

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mmdit_cli.errors import UserError
@@ -50,7 +49,6 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
     from mmdit.config.file import load_points
     from mmdit_cli.request.tool_config import ToolConfig
 
-    request.check_standard_input()
     axes = parse_sweeps(sweeps or ())
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
     points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
@@ -97,12 +95,8 @@ def point_columns(results: Sequence[Any]) -> list[Column]:
     """What tells results at points of a grid apart: the config where there are several, and each swept value."""
     columns = [Column("config", lambda r: r.config)] if len({result.config for result in results}) > 1 else []
     names = short_names([result.point for result in results])
-    columns += [Column(name, partial(_point_value, key)) for key, name in names.items()]
+    columns += [Column(name, lambda r, key=key: value_text(r.point[key])) for key, name in names.items()]  # type: ignore
     return [columns[0]._replace(kind="text"), *columns[1:]]
-
-
-def _point_value(key: str, result: Any) -> str:
-    return value_text(result.point[key])
 
 
 def value_text(value: Any) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -53,25 +56,24 @@ def check_shapes(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> S
         UserError: the model or its inputs are larger than any machine.
     """
     with possible(config):
-        return check_model(meta_model(config).to(dtype), config, dtype=dtype)
+        return check_model(meta_model(config, dtype), config, dtype=dtype)
 
 
 def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:
     """The same for a model on the meta device that was built from the config."""
     inputs = example_inputs(config, device="meta", dtype=dtype)
-    recorder = _Recorder(model)
     outputs: dict[str, Tensor] = {}
     problems, notes = [], []
-    try:
-        with recorder:
+    with _recorded(model) as (layers, running):
+        try:
             outputs = outputs_by_name(config, model(**inputs.kwargs))
-    except (ValueError, RuntimeError) as error:
-        if is_overflow(error):
-            raise too_large(config) from error
-        problems.append(f"{recorder.current or 'model'}: {_first_line(error)}")
-    else:
-        problems = _compare(config, inputs, outputs)
-        notes = _unused_parameters(model, outputs)
+        except (ValueError, RuntimeError) as error:
+            if is_overflow(error):
+                raise too_large(config) from error
+            problems.append(f"{running[-1] if running else 'model'}: {_first_line(error)}")
+        else:
+            problems = _compare(config, inputs, outputs)
+            notes = _unused_parameters(model, outputs)
     return ShapesResult(
         config=config.name,
         ok=not problems,
@@ -79,7 +81,7 @@ def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = to
         weight_bytes=total_bytes(model.parameters()),
         inputs={name: list(x.shape) for name, x in inputs.by_modality.items()},
         outputs={name: list(x.shape) for name, x in outputs.items()},
-        layers=recorder.layers,
+        layers=layers,
         problems=problems,
         notes=notes,
     )
@@ -124,40 +126,29 @@ def _unused_parameters(model: nn.Module, outputs: dict[str, Tensor]) -> list[str
     return [f"no gradient reaches {name}" for name, parameter in model.named_parameters() if id(parameter) not in used]
 
 
-class _Recorder:
-    """Notes the shapes of every module's call while it is active, and which module was running when one failed."""
+@contextmanager
+def _recorded(model: nn.Module) -> Iterator[tuple[list[LayerShapes], list[str]]]:
+    """The shapes of every module's call that ends in here, and the modules that run, the innermost one last."""
+    layers: list[LayerShapes] = []
+    running: list[str] = []
+    handles: list[Any] = []
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.layers: list[LayerShapes] = []
-        self.running: list[str] = []
-        self.handles: list[Any] = []
+    def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        running.pop()
+        parameters = sum(p.numel() for p in module.parameters())
+        layers.append(LayerShapes(name, type(module).__name__, _shapes([args, kwargs]), _shapes(output), parameters))
 
-    @property
-    def current(self) -> str:
-        return self.running[-1] if self.running else ""
-
-    def __enter__(self) -> _Recorder:
-        for name, module in self.model.named_modules():
-            if name:
-                self.handles += [
-                    module.register_forward_pre_hook(lambda m, a, name=name: self.running.append(name)),
-                    module.register_forward_hook(self._leave(name), with_kwargs=True),
-                ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
+    for name, module in model.named_modules():
+        if name:
+            handles += [
+                module.register_forward_pre_hook(lambda m, a, name=name: running.append(name)),
+                module.register_forward_hook(partial(leave, name), with_kwargs=True),
+            ]
+    try:
+        yield layers, running
+    finally:
+        for handle in handles:
             handle.remove()
-
-    def _leave(self, name: str) -> Any:
-        def hook(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            self.running.pop()
-            parameters = sum(p.numel() for p in module.parameters())
-            inputs = _shapes([args, kwargs])
-            self.layers.append(LayerShapes(name, type(module).__name__, inputs, _shapes(output), parameters))
-
-        return hook
 
 
 def _shapes(value: Any) -> list[Shape]:

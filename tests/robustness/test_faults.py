@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.program_export import export_program
 from mmdit_cli.profile.kernels import write_trace
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
@@ -130,7 +131,7 @@ def test_a_program_that_does_not_fit_is_one_error_and_leaves_the_old_file(tmp_pa
     config, out = small(tmp_path), tmp_path / "out.pt2"
     out.write_bytes(b"old")
     with files_of(20_000), pytest.raises(UserError, match=r"out.pt2: File too large"):
-        export_program(config, format="pt2", out=out, force=True)
+        export_program(config, Export(out=out, force=True), format="pt2")
     assert out.read_bytes() == b"old" and not list(tmp_path.glob(".*"))
 
 

@@ -13,6 +13,7 @@ import torch
 import mmdit
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import program_export as programs
+from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.program import awake
 from mmdit_cli.export.program_export import GRAPH, WEIGHTS, export_program
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
@@ -128,7 +129,7 @@ def run_onnx(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
 def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, name, tmp_path):
     given, net, weights = saved(name, tmp_path)
     out = tmp_path / f"program.{format}"
-    result = export_program(given, format=format, out=out, weights=weights)
+    result = export_program(given, Export(out=out, weights=weights), format=format)
     assert result.verified and result.max_abs_diff < 1e-4 and result.bytes == out.stat().st_size
     run = run_pt2 if format == "pt2" else run_onnx
     for batch, lengths in ((1, (9, 3, 5)), (4, (3, 6, 2)), (2, (17, 4, 8))):
@@ -159,12 +160,12 @@ def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
             "run": {"tokens": {"image": 4}},
         }
     )
-    result = export_program(small, format="pt2", out=tmp_path / "small.pt2")
+    result = export_program(small, Export(out=tmp_path / "small.pt2"), format="pt2")
     assert result.verified and result.inputs["image"] == ["batch", "3", "4", "4"]
 
 
 def test_what_a_program_takes_and_gives_is_named(tmp_path):
-    result = export_program(config("whole"), format="pt2", out=tmp_path / "p.pt2")
+    result = export_program(config("whole"), Export(out=tmp_path / "p.pt2"), format="pt2")
     assert result.inputs == {
         "text": ["batch", "text_tokens"],
         "image": ["batch", "3", "2*image_rows", "2*image_columns"],
@@ -176,7 +177,7 @@ def test_what_a_program_takes_and_gives_is_named(tmp_path):
 
 
 def test_a_pt2_file_holds_the_config_it_was_made_from(tmp_path):
-    export_program(config("standard"), format="pt2", out=tmp_path / "p.pt2", seed=3)
+    export_program(config("standard"), Export(out=tmp_path / "p.pt2", seed=3), format="pt2")
     extra = {programs.EXTRA: ""}
     torch.export.load(tmp_path / "p.pt2", extra_files=extra)
     kept = json.loads(extra[programs.EXTRA])
@@ -188,19 +189,19 @@ def test_an_onnx_folder_has_graph_and_weights_and_is_replaced_whole(tmp_path):
     import onnx
 
     given, out = config("standard"), tmp_path / "folder"
-    result = export_program(given, format="onnx", out=out)
+    result = export_program(given, Export(out=out), format="onnx")
     assert [Path(name).name for name in result.files] == [GRAPH, WEIGHTS]
     model = onnx.load(out / GRAPH, load_external_data=False)
     assert model.opset_import[0].version == programs.OPSET
     assert {each.key for each in model.metadata_props} >= {"mmdit_config", "mmdit_version", "source"}
     before = (out / WEIGHTS).read_bytes()
     with pytest.raises(UserError, match="exists; --force replaces it"):
-        export_program(given, format="onnx", out=out)
-    export_program(given, format="onnx", out=out, force=True, seed=1)
+        export_program(given, Export(out=out), format="onnx")
+    export_program(given, Export(out=out, force=True, seed=1), format="onnx")
     assert (out / WEIGHTS).read_bytes() != before
     (out / "notes.txt").touch()
     with pytest.raises(UserError, match=r"holds 'notes\.txt'"):
-        export_program(given, format="onnx", out=out, force=True)
+        export_program(given, Export(out=out, force=True), format="onnx")
 
 
 @pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
@@ -217,7 +218,7 @@ def test_a_program_that_computes_something_else_is_no_file(format, tmp_path, mon
 
     monkeypatch.setattr(programs, "trace", of_another)
     with pytest.raises(CheckFailed, match="verification failed"):
-        export_program(config("standard"), format=format, out=out, force=True)
+        export_program(config("standard"), Export(out=out, force=True), format=format)
     assert out.read_bytes() == b"old" and list(tmp_path.iterdir()) == [out]
 
 
@@ -232,28 +233,30 @@ def test_closed_gates_are_opened_for_the_comparison_and_closed_again():
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("format", "options", "message"),
     [
-        (dict(format="onnx", dtype=torch.bfloat16, out="p.onnx"), "no bf16"),
-        (dict(format="onnx", device=torch.device("cuda"), out="p.onnx"), "compared on the CPU"),
-        (dict(format="pt2", out="no/p.pt2"), "there is no folder no"),
-        (dict(format="onnx", out="no/p.onnx"), "there is no folder no"),
+        ("onnx", dict(dtype=torch.bfloat16, out="p.onnx"), "no bf16"),
+        ("onnx", dict(device=torch.device("cuda"), out="p.onnx"), "compared on the CPU"),
+        ("pt2", dict(out="no/p.pt2"), "there is no folder no"),
+        ("onnx", dict(out="no/p.onnx"), "there is no folder no"),
     ],
 )
-def test_a_program_that_can_not_be_made_is_refused_before_anything_is_built(options, message, tmp_path, monkeypatch):
+def test_a_program_that_can_not_be_made_is_refused_before_anything_is_built(
+    format, options, message, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(programs, "fresh_or_read", None)
     with pytest.raises(UserError, match=message):
-        export_program(config("standard"), **options | {"out": Path(options["out"])})
+        export_program(config("standard"), Export(**options | {"out": Path(options["out"])}), format=format)
 
 
 def test_a_missing_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "find_spec", lambda name: None if name == "onnxruntime" else object())
     with pytest.raises(UserError, match=r"needs onnxruntime: pip install 'mmdit-cli\[onnx\]'"):
-        export_program(config("standard"), format="onnx", out=tmp_path / "p.onnx")
+        export_program(config("standard"), Export(out=tmp_path / "p.onnx"), format="onnx")
 
 
 def test_a_graph_too_large_for_one_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(programs, "ONE_FILE", 1000)
     with pytest.raises(UserError, match=r"holds 2 GB at most.*name a folder"):
-        export_program(config("standard"), format="onnx", out=tmp_path / "p.onnx")
+        export_program(config("standard"), Export(out=tmp_path / "p.onnx"), format="onnx")

@@ -12,6 +12,7 @@ import mmdit
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
 from mmdit_cli.export import weights_export as export
+from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.weights_export import export_model
 from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
@@ -33,7 +34,7 @@ def config(**run) -> ToolConfig:
 
 def test_what_is_exported_is_read_back_and_compared(tmp_path):
     out = tmp_path / "m.safetensors"
-    result = export_model(config(), out=out, seed=3, dtype=torch.bfloat16)
+    result = export_model(config(), Export(out=out, seed=3, dtype=torch.bfloat16))
     assert result.verified and result.max_abs_diff == 0
     assert result.bytes == out.stat().st_size and result.files == [str(out)]
     net = mmdit.load(out)
@@ -44,15 +45,15 @@ def test_what_is_exported_is_read_back_and_compared(tmp_path):
 
 def test_the_seed_decides_fresh_weights(tmp_path):
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        export_model(config(), out=tmp_path / name, seed=seed)
+        export_model(config(), Export(out=tmp_path / name, seed=seed))
     states = [mmdit.load(tmp_path / name).state_dict() for name in "abc"]
     key = "blocks.0.joint_attn.to_qkv.0.linear.weight"
     assert torch.equal(states[0][key], states[1][key]) and not torch.equal(states[0][key], states[2][key])
 
 
 def test_weights_of_a_file_go_into_the_new_one(tmp_path):
-    export_model(config(), out=tmp_path / "a", seed=1)
-    export_model(config(), out=tmp_path / "b", weights=tmp_path / "a")
+    export_model(config(), Export(out=tmp_path / "a", seed=1))
+    export_model(config(), Export(out=tmp_path / "b", weights=tmp_path / "a"))
     a, b = (mmdit.load(tmp_path / name).state_dict() for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
@@ -72,7 +73,7 @@ def test_a_copy_that_differs_fails_and_leaves_no_file(damage, tmp_path, monkeypa
 
     monkeypatch.setattr(export.mmdit, "load", damaged)
     with pytest.raises(CheckFailed, match="came back changed" if damage == "weight" else "differ by up to 0.001"):
-        export_model(config(), out=tmp_path / "m.safetensors")
+        export_model(config(), Export(out=tmp_path / "m.safetensors"))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -80,9 +81,9 @@ def test_an_existing_file_needs_force(tmp_path):
     out = tmp_path / "m.safetensors"
     out.write_bytes(b"mine")
     with pytest.raises(UserError, match="exists; --force replaces it"):
-        export_model(config(), out=out)
+        export_model(config(), Export(out=out))
     assert out.read_bytes() == b"mine"
-    export_model(config(), out=out, force=True)
+    export_model(config(), Export(out=out, force=True))
     assert isinstance(mmdit.load(out), mmdit.MMDiT)
 
 
@@ -91,63 +92,63 @@ def test_an_existing_file_needs_force(tmp_path):
 )
 def test_a_path_that_can_not_be_written_is_refused(name, message, tmp_path):
     with pytest.raises(UserError, match=message):
-        export_model(config(), out=tmp_path / name)
+        export_model(config(), Export(out=tmp_path / name))
 
 
 def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
     with pytest.raises(UserError, match=r"^tiny: the model needs .* kB of memory and 1 kB are free; fewer blocks"):
-        export_model(config(), out=tmp_path / "m")
+        export_model(config(), Export(out=tmp_path / "m"))
 
 
 def test_shards_are_exported_verified_and_exported_again(tmp_path):
-    single = export_model(config(), out=tmp_path / "m.safetensors", seed=3)
-    result = export_model(config(), out=tmp_path / "out", seed=3, max_shard_size="1KB")
+    single = export_model(config(), Export(out=tmp_path / "m.safetensors", seed=3))
+    result = export_model(config(), Export(out=tmp_path / "out", seed=3, max_shard_size="1KB"))
     assert result.verified and result.max_abs_diff == 0
     assert sorted(result.files) == sorted(str(tmp_path / "out" / name) for name in os.listdir(tmp_path / "out"))
     assert len(result.files) > 4 and result.bytes == sum(os.path.getsize(path) for path in result.files)
     assert (result.tensors, result.parameters, result.sha256) == (single.tensors, single.parameters, single.sha256)
-    again = export_model(config(), out=tmp_path / "b", weights=tmp_path / "out")
+    again = export_model(config(), Export(out=tmp_path / "b", weights=tmp_path / "out"))
     assert again.sha256 == single.sha256 and again.source == str(tmp_path / "out")
 
 
 def test_old_shards_are_replaced_by_force_and_nothing_else_is(tmp_path):
-    export_model(config(), out=tmp_path / "out", max_shard_size="1KB")
+    export_model(config(), Export(out=tmp_path / "out", max_shard_size="1KB"))
     with pytest.raises(UserError, match="out: exists; --force replaces it"):
-        export_model(config(), out=tmp_path / "out", max_shard_size="5GB")
-    export_model(config(), out=tmp_path / "out", max_shard_size="5GB", force=True)
+        export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB"))
+    export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB", force=True))
     assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(UserError, match="out: holds 'thesis.tex', which would be lost"):
-        export_model(config(), out=tmp_path / "out", max_shard_size="5GB", force=True)
+        export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB", force=True))
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: is no folder; shards go into one of their own"):
-        export_model(config(), out=tmp_path / "file", max_shard_size="5GB", force=True)
+        export_model(config(), Export(out=tmp_path / "file", max_shard_size="5GB", force=True))
     assert sorted(os.listdir(tmp_path)) == ["file", "out"]
 
 
 def test_a_copy_of_shards_that_differs_leaves_the_old_ones(tmp_path, monkeypatch):
-    export_model(config(), out=tmp_path / "out", seed=1, max_shard_size="1KB")
+    export_model(config(), Export(out=tmp_path / "out", seed=1, max_shard_size="1KB"))
     before = {name: (tmp_path / "out" / name).read_bytes() for name in os.listdir(tmp_path / "out")}
     monkeypatch.setattr(export, "digest", lambda tensor: "")
     with pytest.raises(CheckFailed, match="tensors came back changed"):
-        export_model(config(), out=tmp_path / "out", seed=2, max_shard_size="1KB", force=True)
+        export_model(config(), Export(out=tmp_path / "out", seed=2, max_shard_size="1KB", force=True))
     assert {name: (tmp_path / "out" / name).read_bytes() for name in os.listdir(tmp_path / "out")} == before
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_size_that_is_none_is_refused_before_anything_is_built(tmp_path):
     with pytest.raises(UserError, match="--max-shard-size: a size is a number of bytes or a text such as 5GB"):
-        export_model(config(), out=tmp_path / "out", max_shard_size="5 apples")
+        export_model(config(), Export(out=tmp_path / "out", max_shard_size="5 apples"))
 
 
 def test_weights_that_changed_on_the_disk_are_not_exported(tmp_path):
-    export_model(config(), out=tmp_path / "a")
+    export_model(config(), Export(out=tmp_path / "a"))
     content = bytearray((tmp_path / "a").read_bytes())
     content[-1] ^= 1
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match="a: its tensors are not those that were written: their hash differs"):
-        export_model(config(), out=tmp_path / "b", weights=tmp_path / "a")
+        export_model(config(), Export(out=tmp_path / "b", weights=tmp_path / "a"))
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -157,21 +158,21 @@ def test_a_run_gives_its_averaged_weights_or_the_raw_ones(tmp_path):
     newest, _ = newest_checkpoint(tmp_path / "run")
     tensors = {}
     for raw, name in ((False, "ema.safetensors"), (True, "weights.safetensors")):
-        export_model(settings, out=tmp_path / name, weights=tmp_path / "run", raw=raw)
+        export_model(settings, Export(out=tmp_path / name, weights=tmp_path / "run", raw=raw))
         tensors[raw], held = load_file(tmp_path / name), load_file(newest.path / name)
         assert all(torch.equal(held[key], tensor) for key, tensor in tensors[raw].items())
     assert any(not torch.equal(tensors[True][key], tensor) for key, tensor in tensors[False].items())
     messages = []
     (newest.path / "weights.safetensors").write_bytes(b"torn")
-    result = export_model(settings, out=tmp_path / "b", weights=tmp_path / "run", on_message=messages.append)
+    result = export_model(settings, Export(out=tmp_path / "b", weights=tmp_path / "run", on_message=messages.append))
     assert len(messages) == 1 and "is damaged" in messages[0] and str(newest.path) not in result.source
 
 
 @pytest.mark.parametrize("weights", [None, "file"])
 def test_raw_weights_are_those_of_a_run(weights, tmp_path):
-    export_model(config(), out=tmp_path / "file")
+    export_model(config(), Export(out=tmp_path / "file"))
     with pytest.raises(UserError, match="--weights must name the run's folder"):
-        export_model(config(), out=tmp_path / "m", weights=weights and tmp_path / weights, raw=True)
+        export_model(config(), Export(out=tmp_path / "m", weights=weights and tmp_path / weights, raw=True))
 
 
 MEASURED = """
@@ -184,7 +185,7 @@ def export(dim, out, **options):
     modalities = {"text": {"dim": dim}, "image": {"dim": dim}}
     model = {"variant": "two_modality", "depth": 7, "modalities": modalities, "heads": 8, "dim_head": 64}
     run = {"tokens": {"text": 4, "image": 4}}
-    return export_model(as_tool_config({"name": "x", "model": model, "run": run}), out=out, **options)
+    return export_model(as_tool_config({"name": "x", "model": model, "run": run}), Export(out=out, **options))
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

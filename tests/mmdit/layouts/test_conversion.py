@@ -24,6 +24,7 @@ from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import TensorSpec, layout_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.layout_change import convert_weights
+from mmdit_cli.export.preconditions import Export
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.shape_check.weights import check_weights
 from tests.support.configs import as_written
@@ -31,6 +32,10 @@ from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 
 PREFIX = "model.diffusion_model."
+
+
+def written(config, *, source, target, **asked):
+    return convert_weights(config, Export(**asked), source=source, target=target)
 
 
 def tool_config(family) -> ToolConfig:
@@ -68,9 +73,9 @@ def official(family, path: Path, layout: str, prefix: str = PREFIX) -> Path:
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_file_of_diffusers_becomes_ours_and_comes_back_byte_for_byte(family, tmp_path):
     config, theirs = tool_config(family), save_theirs(family, tmp_path / "theirs")
-    result = convert_weights(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")
+    result = written(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")
     assert result.verified and result.max_abs_diff == 0 and result.changed == ()
-    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
+    written(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
     assert (tmp_path / "back").read_bytes() == theirs.read_bytes()
     arguments = random_call(family)
     with torch.no_grad():
@@ -96,14 +101,12 @@ def test_an_official_file_is_checked_converted_and_brought_back(name, layout, pr
     check = check_weights(config.model, file, layout)
     assert check.problems == [] and check.prefix == prefix and check.left_aside == (2 if prefix else 0)
     said: list[str] = []
-    result = convert_weights(
-        config, out=tmp_path / "ours", weights=file, source=layout, target="mmdit", on_message=said.append
-    )
+    result = written(config, out=tmp_path / "ours", weights=file, source=layout, target="mmdit", on_message=said.append)
     assert result.left_aside == (2 if prefix else 0)
     assert bool(said) == bool(prefix) and all("first_stage_model.decoder.conv_in.bias" in line for line in said)
     net = mmdit.load(tmp_path / "ours")
     assert {p.dtype for p in net.parameters()} == {torch.bfloat16}  # as it was
-    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target=layout)
+    written(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target=layout)
     back, was = load_file(tmp_path / "back"), load_file(file)
     assert {key: x.dtype for key, x in back.items()} == {
         key: x.dtype for key, x in was.items() if not key.startswith("first_stage")
@@ -157,18 +160,16 @@ def test_shards_are_converted_and_written(tmp_path):
     family = BY_NAME["sd3-medium"]
     config, file = tool_config(family), save_theirs(family, tmp_path / "theirs")
     kwargs = dict(source="diffusers", target="mmdit", max_shard_size="1MB")
-    result = convert_weights(config, out=tmp_path / "ours", weights=file, **kwargs)
+    result = written(config, out=tmp_path / "ours", weights=file, **kwargs)
     assert len(result.files) > 2 and mmdit.load(tmp_path / "ours", config=config.model, verify=True)
-    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
+    written(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
     assert load_file(tmp_path / "back").keys() == load_file(file).keys()
 
 
 def test_a_dtype_converts_the_weights_that_are_written(tmp_path):
     family = BY_NAME["qwen-image"]
     config, file = tool_config(family), save_theirs(family, tmp_path / "theirs")
-    convert_weights(
-        config, out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit", dtype=torch.bfloat16
-    )
+    written(config, out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit", dtype=torch.bfloat16)
     wanted = ours_of(random_theirs(family), family).bfloat16().state_dict()
     assert all(torch.equal(x, wanted[name]) for name, x in load_file(tmp_path / "ours").items())
 
@@ -178,9 +179,9 @@ def test_files_of_half_precision_come_back_byte_for_byte(name, dtype, tmp_path):
     family = BY_NAME[name]
     config, theirs = tool_config(family), tmp_path / "theirs"
     save_file({key: x.to(dtype) for key, x in random_theirs(family).state_dict().items()}, theirs)
-    result = convert_weights(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")
+    result = written(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")
     assert set(result.changed) <= {"pos_embed.pos_embed"}  # the table is computed anew, and rounded as theirs
-    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
+    written(config, out=tmp_path / "back", weights=tmp_path / "ours", source="mmdit", target="diffusers")
     back, was = load_file(tmp_path / "back"), load_file(theirs)
     assert all(torch.equal(x, was[key]) and x.dtype == dtype for key, x in back.items()) and back.keys() == was.keys()
 
@@ -191,7 +192,7 @@ def test_eight_bit_weights_are_refused_by_name(tmp_path):
     state["proj_out.weight"] = state["proj_out.weight"].to(torch.float8_e4m3fn)
     save_file(dict(state), tmp_path / "theirs")
     with pytest.raises(CheckpointError, match="proj_out.weight has the dtype F8_E4M3, wanted one of"):
-        convert_weights(
+        written(
             tool_config(family), out=tmp_path / "ours", weights=tmp_path / "theirs", source="diffusers", target="mmdit"
         )
 
@@ -204,8 +205,8 @@ def test_tensors_of_several_dtypes_that_become_one_need_a_dtype(tmp_path):
     save_file(state, tmp_path / "theirs")
     kwargs = dict(out=tmp_path / "ours", weights=tmp_path / "theirs", source="diffusers", target="mmdit")
     with pytest.raises(UserError, match=r"several dtypes \(bfloat16, float32\).*--dtype"):
-        convert_weights(config, **kwargs)
-    assert convert_weights(config, **kwargs, dtype=torch.float32).verified
+        written(config, **kwargs)
+    assert written(config, **kwargs, dtype=torch.float32).verified
 
 
 @pytest.mark.parametrize(
@@ -223,11 +224,11 @@ def test_tensors_of_several_dtypes_that_become_one_need_a_dtype(tmp_path):
 def test_what_a_file_says_of_its_origin_is_not_trusted(origin, tmp_path):
     family = BY_NAME["sd3-medium"]
     config = tool_config(family)
-    convert_weights(config, out=tmp_path / "ours", weights=None, source="mmdit", target="mmdit")
+    written(config, out=tmp_path / "ours", weights=None, source="mmdit", target="mmdit")
     with safe_open(tmp_path / "ours", "pt") as opened:
         metadata = opened.metadata() | {"mmdit_converted_from": origin}
     save_file(load_file(tmp_path / "ours"), tmp_path / "hostile", metadata=metadata)
-    convert_weights(config, out=tmp_path / "back", weights=tmp_path / "hostile", source="mmdit", target="diffusers")
+    written(config, out=tmp_path / "back", weights=tmp_path / "hostile", source="mmdit", target="diffusers")
     with safe_open(tmp_path / "back", "pt") as opened:
         assert opened.metadata() == {"format": "pt"}
 
@@ -244,7 +245,7 @@ def test_a_dtype_that_was_written_wrong_is_noticed(tmp_path, monkeypatch):
     monkeypatch.setattr(WeightFiles, "copy", damaged)
     kwargs = dict(out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit", dtype=torch.bfloat16)
     with pytest.raises(CheckpointError, match="came back changed"):
-        convert_weights(tool_config(family), **kwargs)
+        written(tool_config(family), **kwargs)
 
 
 def test_memory_is_no_matter_but_the_disk_is(tmp_path, monkeypatch):
@@ -255,17 +256,15 @@ def test_memory_is_no_matter_but_the_disk_is(tmp_path, monkeypatch):
     file = save_theirs(family, tmp_path / "theirs")
     monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
     kwargs = dict(weights=file, source="diffusers", target="mmdit")
-    assert convert_weights(tool_config(family), out=tmp_path / "ours", **kwargs).verified
+    assert written(tool_config(family), out=tmp_path / "ours", **kwargs).verified
     monkeypatch.setattr(export_checks.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(UserError, match=r"needs .* on the disk and 1 kB are free"):
-        convert_weights(tool_config(family), out=tmp_path / "more", **kwargs)
+        written(tool_config(family), out=tmp_path / "more", **kwargs)
 
 
 def test_fresh_weights_are_written_in_another_layout(tmp_path):
     family = BY_NAME["flux.2-dev"]
-    convert_weights(
-        tool_config(family), out=tmp_path / "fresh", weights=None, source="mmdit", target="diffusers", seed=3
-    )
+    written(tool_config(family), out=tmp_path / "fresh", weights=None, source="mmdit", target="diffusers", seed=3)
     theirs = random_theirs(family)
     theirs.load_state_dict(load_file(tmp_path / "fresh"))
     torch.manual_seed(3)
@@ -282,7 +281,7 @@ def test_a_table_of_positions_of_another_config_is_refused(tmp_path):
     config = as_tool_config({"model": model, "run": {"tokens": {"image": 16}}})
     file = save_theirs(family, tmp_path / "theirs")
     with pytest.raises(UserError, match="pos_embed.pos_embed is not the sine-cosine table of this config.*base_size"):
-        convert_weights(config, out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
+        written(config, out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
     assert not (tmp_path / "ours").exists()
 
 
@@ -297,7 +296,7 @@ def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch)
 
     monkeypatch.setattr(WeightFiles, "copy", damaged)
     with pytest.raises(CheckpointError, match=r"net.0.proj.bias came back changed by 1"):
-        convert_weights(tool_config(family), out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
+        written(tool_config(family), out=tmp_path / "ours", weights=file, source="diffusers", target="mmdit")
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"]
 
 
