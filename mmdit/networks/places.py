@@ -35,7 +35,8 @@ class RotaryPlaces(nn.Module):
             after = None if modality.rotary is None else own.get(modality.rotary.after or "")
             if after is not None:
                 other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
-                own[name] = self._place(name, inputs[name], after[:, list(other.axes)].amax((0, 1)) + 1)  # type: ignore[union-attr]
+                last = torch.stack([after[:, axis] for axis in other.axes]).amax()  # type: ignore[union-attr]
+                own[name] = self._place(name, inputs[name], last + 1)
         return list(own.values())
 
     def _place(self, name: str, x: Tensor, start: float | Tensor) -> Tensor | None:
@@ -85,5 +86,6 @@ def sequence_coordinates(
     """The place of each token of a sequence: `n count`, `start + scale * index` on each of `axes`, 0 elsewhere."""
     coordinates = torch.zeros(length, count, dtype=torch.float64, device=device)
     places = start + scale * torch.arange(length, dtype=torch.float64, device=device)
-    coordinates[:, list(axes)] = places[:, None].expand(-1, len(axes))
+    for axis in axes:  # one at a time: a list of indexes is copied to the device
+        coordinates[:, axis] = places
     return coordinates
