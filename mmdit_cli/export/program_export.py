@@ -59,9 +59,9 @@ def export_program(
 ) -> ExportResult:
     """Write a model as a program that runs without this package, for any batch and any number of tokens.
 
-    A pt2 file (`torch.export.load(path).module()`) is called as the model is. An ONNX file takes the tensors one by
-    one, named after their modalities (`text`, `text_mask`, ..., `timestep`), and gives `image_out`. Masks are inputs
-    for the modalities that the config's `run.mask` names.
+    A pt2 file (`torch.export.load(path).module()`) is called as the model is, on the device that it was made on. An
+    ONNX file takes the tensors one by one, named after their modalities (`text`, `text_mask`, ..., `timestep`), and
+    gives `image_out`. Masks are inputs for the modalities that the config's `run.mask` names.
 
     Args:
         format: `pt2` or `onnx`.
@@ -91,6 +91,9 @@ def export_program(
         )
     source = f"seed {seed}" if file is None else str(file)
     kept = own_metadata(config.model) | {"config_name": config.name, "source": source}
+    if format == "pt2":  # whose graph makes its own tensors, and names the device
+        kept["device"] = str(device)
+        on_message(f"{out} is a program for {device}; for another device export it there, by --device")
     call = example_call(config, TRACED, device=device, dtype=dtype, seed=seed)
     make = _Pt2 if format == "pt2" else _Onnx
     program = make(model, config, call, kept, on_progress)
