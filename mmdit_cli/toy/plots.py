@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
 
-from mmdit_cli.output.figures import FAINT, INK, SERIES, style_axes
+from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
 
 if TYPE_CHECKING:
     from mmdit_cli.toy.evaluation import Samples
@@ -70,12 +70,14 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     for colour, name in zip(SERIES, names, strict=False):
         values = [record["losses"][name] for record in losses]
         panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=name)
+        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=plain(name))
     panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
     if scores:
         for colour, name in zip(SERIES, scores[0]["accuracy"], strict=False):
             shares = [record["accuracy"][name] for record in scores]
-            panels[1].plot([r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=name)
+            panels[1].plot(
+                [r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=plain(name)
+            )
         panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
     for axes in panels:
         style_axes(axes)
@@ -182,7 +184,9 @@ def _draw_curves(
         whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
         shared = [step for step in whole[0] if all(step in values for values in whole)]
         mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
-        axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
+        axes.plot(
+            [s * cost for s in shared], mean, linewidth=1.8, label=plain(label), marker=marker, markersize=3, **style
+        )
 
 
 def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
