@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ from benchmarks.speed.goals import Line
 from benchmarks.speed.sides import Size, block_inputs, block_products, block_runs, our_block, step, timed
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.profile.ceilings import measure_ceilings
-from mmdit_cli.profile.statistics import compare, quantile
+from mmdit_cli.profile.statistics import compare
 from mmdit_cli.profile.timing import run_rounds
 
 BF16 = torch.bfloat16
@@ -71,13 +72,13 @@ def dense(name: str, size: Size, mode: str, ceiling: float, device: str) -> Iter
     times = rounds(calls, device)
     work = flops_of(size) * (1 if mode == "forward" else 3)
     for ours, others in (("ours", ("diffusers", "products")), ("ours, compiled", ("diffusers, compiled", "products"))):
-        median = quantile(sorted(times[ours]), 0.5)
-        share = work / median / ceiling
+        seconds = median(times[ours])
+        share = work / seconds / ceiling
         goal = {"forward": 0.7, "train": 0.6}[mode] if name == LARGE and ours != "ours" else 0.0
         wanted = f"≥ {goal:.0%}" if goal else ""
         yield Line(
             f"{name}, {size}, {mode}, {ours}",
-            f"{median * 1e3:.3f} ms, {share:.1%} of the ceiling",
+            f"{seconds * 1e3:.3f} ms, {share:.1%} of the ceiling",
             wanted,
             share >= goal,
         )
@@ -120,7 +121,7 @@ def kernels(name: str, size: Size, device: str) -> Iterator[Line]:
         qkv = [torch.randn(shape, device=device, dtype=BF16) for _ in range(3)]
         calls["torch's choice"] = step(partial(chosen_by_torch, qkv), mode, qkv)
         for kernel_name, taken in rounds(calls, device).items():
-            yield Line(f"attention, {name}, {mode}", f"{kernel_name}: {quantile(sorted(taken), 0.5) * 1e3:.3f} ms")
+            yield Line(f"attention, {name}, {mode}", f"{kernel_name}: {median(taken) * 1e3:.3f} ms")
 
 
 def padding_free(size: Size, device: str) -> Iterator[Line]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import median
 from typing import Any
 
 from benchmarks.speed.goals import Goal, Line, Row, is_met, shown
 from benchmarks.speed.startup import comparisons
-from mmdit_cli.profile.statistics import compare, quantile
+from mmdit_cli.profile.statistics import compare
 from mmdit_cli.profile.timing import run_rounds
 
 MOST_SECONDS = 90.0  # of a row, beyond which fewer rounds than six must do
@@ -32,7 +33,7 @@ def measure(row: Row) -> Iterator[Line]:
         if build == row.builds - 1 and row.peaks is not None:
             peaks = row.peaks()
         row.close()
-    medians = {name: quantile(sorted(each), 0.5) * 1e3 for name, each in times.items()}
+    medians = {name: median(each) * 1e3 for name, each in times.items()}
     goal_of = {goal.of: goal for goal in row.goals}
     for name in (name for name in times if name != "ours"):
         ratio = compare(times["ours"], times[name], to=name)
@@ -57,6 +58,6 @@ def _itself(side: Any) -> float:
 def start_up() -> Iterator[Line]:
     for name, other, ours, theirs, most, note in comparisons():
         ratio = compare(ours, theirs, to=other)
-        figure, goal = shown(Goal(other, most), ratio, {"ours": quantile(sorted(ours), 0.5) * 1e3})
+        figure, goal = shown(Goal(other, most), ratio, {"ours": median(ours) * 1e3})
         known = most < math.inf
         yield Line(name, f"{figure}{note and f', {note}'}", goal if known else "", is_met(ratio, most), "start-up")

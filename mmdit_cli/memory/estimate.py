@@ -8,24 +8,24 @@ the whole model. Where those two blocks do not differ by the same amount through
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.memory.fake_tensors import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
 from mmdit_cli.memory.measured import Phase, highest
 from mmdit_cli.model_parts.components import OTHER, Component
-from mmdit_cli.model_parts.flop_count import outputs_sum
+from mmdit_cli.model_parts.flop_count import meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER, Follower
 from mmdit_cli.model_parts.like_blocks import keep_blocks, like_blocks
 from mmdit_cli.model_parts.tensor_bytes import model_bytes, total_bytes
 from mmdit_cli.model_parts.timed_call import Mode
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.tool_config import ToolConfig
 
 KEPT = 4  # of a run of like blocks: the first, two between, the last
@@ -77,15 +77,15 @@ def estimate(
     """
     if checkpoint is None:
         checkpoint = config.model.checkpoint_activations
-    with torch.device("meta"):
-        model = build(replace(config.model, checkpoint_activations=checkpoint)).to(dtype)
+    kernels = "cuda" if device.type == "cuda" and torch.cuda.is_available() else "cpu"
+    fake = torch.device(device if kernels == "cuda" else "cpu")
+    with possible(config):
+        inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
+        model = meta_model(config, dtype, checkpoint=checkpoint)
     model.train(mode == "train").requires_grad_(mode == "train")
     weights, parameters = model_bytes(model), sum(p.numel() for p in model.parameters())
     runs = [] if whole else _shorten(model)
-    kernels = "cuda" if device.type == "cuda" and torch.cuda.is_available() else "cpu"
-    inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
-    with FakeTensorMode():
-        fake = torch.device(device if kernels == "cuda" else "cpu")
+    with possible(config), FakeTensorMode():
         fake_parameters(model, fake)
         tracker, after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake))
     added = [_added(tracker, run) for run in runs]

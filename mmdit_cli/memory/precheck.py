@@ -28,7 +28,8 @@ def check_fits(
     Raises:
         UserError: it says what is needed, what there is, and which changes would make it fit, each one tried.
     """
-    from mmdit_cli.memory.verdict import estimated, largest
+    from mmdit_cli.memory.estimate import estimate
+    from mmdit_cli.memory.verdict import largest
 
     free = free_memory(device)
     if free is None:
@@ -37,7 +38,7 @@ def check_fits(
 
     def needed(config: ToolConfig = config, mode: Mode = mode, dtype: torch.dtype = dtype, batch: int = batch) -> int:
         # drawn in float32 whatever the dtype; train-toy keeps float32 weights, and an average of them
-        use = estimated(config, mode, torch.float32 if what == "train-toy" else dtype, device, batch)
+        use = estimate(config, mode, torch.float32 if what == "train-toy" else dtype, device, batch)
         return max(4 * use.parameters, use.peak + (use.weights if what == "train-toy" else 0))
 
     total = needed()

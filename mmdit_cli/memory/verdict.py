@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from mmdit_cli.memory.estimate import MemoryEstimate, Mode, estimate
-from mmdit_cli.request.size_limits import too_large
 from mmdit_cli.request.tool_config import ToolConfig
 
 
@@ -45,25 +44,6 @@ class MemoryVerdict:
     point: dict[str, Any] = field(default_factory=dict)
 
 
-def estimated(
-    config: ToolConfig,
-    mode: Mode,
-    dtype: torch.dtype,
-    device: torch.device,
-    batch_size: int | None = None,
-    checkpoint: bool | None = None,
-) -> MemoryEstimate:
-    """`estimate`, with what a user can be told of sizes that no tensor can have.
-
-    Raises:
-        UserError: the model's sizes are beyond any machine.
-    """
-    try:
-        return estimate(config, mode, dtype, device, batch_size, checkpoint)
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes beyond 63 bits
-        raise too_large(config) from error
-
-
 def judge_memory(
     config: ToolConfig,
     mode: Mode,
@@ -79,9 +59,9 @@ def judge_memory(
     """
 
     def peak(dtype: torch.dtype = dtype, batch: int | None = None, checkpoint: bool | None = None) -> int:
-        return estimated(config, mode, dtype, device, batch, checkpoint).peak
+        return estimate(config, mode, dtype, device, batch, checkpoint).peak
 
-    use = estimated(config, mode, dtype, device)
+    use = estimate(config, mode, dtype, device)
     changed = {
         text: peak(kind, None, checkpoint) for text, (kind, checkpoint) in _settings(config, mode, dtype).items()
     }

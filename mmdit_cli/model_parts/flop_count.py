@@ -122,11 +122,10 @@ class FlopsResult:
     point: dict[str, Any] = field(default_factory=dict)
 
 
-def meta_model(config: ToolConfig) -> nn.Module:
-    """The model without memory. Nothing is recomputed in it, so that its FLOPs are the model's own."""
-    model_config = replace(config.model, checkpoint_activations=False)
+def meta_model(config: ToolConfig, dtype: torch.dtype = torch.float32, *, checkpoint: bool = False) -> nn.Module:
+    """The model without memory. Nothing is recomputed in it, unless it checkpoints, so that its FLOPs are its own."""
     with torch.device("meta"):
-        return build(model_config)
+        return build(replace(config.model, checkpoint_activations=checkpoint)).to(dtype)
 
 
 def count_flops(
@@ -147,7 +146,7 @@ def count_flops(
         UncountedOperator: the model runs an operator that multiplies matrices, and torch's counter has no formula.
         ValueError: the budget does not reach for one step.
     """
-    model = meta_model(config).to(dtype)
+    model = meta_model(config, dtype)
     components = find_components(model)
     parameters, weight_bytes = sum(p.numel() for p in model.parameters()), total_bytes(model.parameters())
     is_fused = any(isinstance(module, FusedAttention) for module in model.modules())
@@ -257,9 +256,7 @@ def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
     """FLOPs that checkpointed activations cost again in the backward pass, counted with checkpointing on."""
     if not config.model.checkpoint_activations:
         return 0
-    with torch.device("meta"):
-        model = build(config.model).to(dtype)
-    inputs = example_inputs(config, device="meta", dtype=dtype)
+    inputs, model = example_inputs(config, device="meta", dtype=dtype), meta_model(config, dtype, checkpoint=True)
     return count_model(model, config, inputs, by_component=False).backward - backward
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -80,37 +79,23 @@ def variable_of(key: str) -> str:
 def _fit(config: str, figure: str, variables: dict[str, list[float]], values: Sequence[float]) -> list[Growth]:
     if not variables or min(values) <= 0:
         return []
-    design = np.vstack([np.log(list(variables.values())), np.ones(len(values))]).T
-    y = np.log(values)
-    solution, _, rank, _ = np.linalg.lstsq(design, y, rcond=None)
-    if rank < design.shape[1]:
+    x, y = np.vstack([np.log(list(variables.values())), np.ones(len(values))]), np.log(values)
+    solution, _, rank, _ = np.linalg.lstsq(x.T, y, rcond=None)
+    if rank < len(x):
         return []
-    worst = math.exp(np.abs(design @ solution - y).max())
+    worst = math.exp(np.abs(solution @ x - y).max())
+
+    def between(index: int, levels: Sequence[float]) -> float:
+        """The exponent over the points where a variable has one of these values; the grid has all of them."""
+        among = np.isin(list(variables.values())[index], levels)
+        return float(np.linalg.lstsq(x[:, among].T, y[among], rcond=None)[0][index])
+
     rows = []
-    for (name, column), exponent in zip(variables.items(), solution.tolist(), strict=False):
-        first, last = _ends(variables, name, values)
-        rows.append(Growth(config, figure, name, min(column), max(column), exponent, first, last, worst))
+    for index, (name, column) in enumerate(variables.items()):
+        levels = sorted(set(column))
+        first, last = (between(index, ends) if len(levels) > 2 else None for ends in (levels[:2], levels[-2:]))
+        rows.append(Growth(config, figure, name, levels[0], levels[-1], float(solution[index]), first, last, worst))
     return rows
-
-
-def _ends(variables: dict[str, list[float]], name: str, values: Sequence[float]) -> tuple[float | None, float | None]:
-    """The exponents between the two smallest and the two largest values of a variable, each the mean over the points
-    that differ in it alone."""
-    levels = sorted(set(variables[name]))
-    if len(levels) < 3:
-        return None, None
-    others = list(zip(*(v for key, v in variables.items() if key != name), strict=True)) or [()] * len(values)
-    at = {(x, other): y for x, other, y in zip(variables[name], others, values, strict=True)}
-
-    def between(low: float, high: float) -> float | None:
-        slopes = [
-            math.log(at[high, other] / at[low, other]) / math.log(high / low)
-            for other in dict.fromkeys(others)
-            if (low, other) in at and (high, other) in at
-        ]
-        return statistics.fmean(slopes) if slopes else None
-
-    return between(*levels[:2]), between(*levels[-2:])
 
 
 def _is_number(value: Any) -> bool:

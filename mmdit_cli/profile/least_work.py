@@ -10,11 +10,8 @@ from collections import Counter
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.func import functional_call
 
-from mmdit_cli.memory.fake_tensors import fake_inputs
+from mmdit_cli.memory.fake_tensors import FakeTensorMode, fake_inputs, fake_parameters
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops, meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
@@ -57,7 +54,7 @@ def count_work(
     whole are weights, inputs and outputs once; in training the weights a second time for the backward pass, their
     gradients once, and AdamW's 7 passes over them. What checkpointing recomputes is not counted.
     """
-    model = meta_model(config).to(dtype).requires_grad_(train)
+    model = meta_model(config, dtype).requires_grad_(train)
     components = find_components(model)
     rows = count_flops(config, dtype=dtype).components
     flops: Parts = {(FORWARD, row.name): row.flops for row in rows if row.flops}
@@ -65,19 +62,17 @@ def count_work(
         flops |= {(BACKWARD, row.name): row.backward_flops for row in rows if row.backward_flops}
     inputs = example_inputs(config, device="meta", dtype=dtype)  # there `varlen` knows its lengths
     with FakeTensorMode(), torch.device(device):
-        weights = {name: _twin(p, device).requires_grad_(train) for name, p in model.named_parameters()}
-        buffers = {name: _twin(b, device) for name, b in model.named_buffers()}
-        arguments = fake_inputs(inputs.kwargs, device)
-        with TrafficCounter(list(weights.values()), components) as counter:
-            result = functional_call(model, weights | buffers, kwargs=arguments)
-            outputs = outputs_by_name(config, result)
+        fake_parameters(model, device)
+        weights, arguments = list(model.parameters()), fake_inputs(inputs.kwargs, device)
+        with TrafficCounter(weights, components) as counter:
+            outputs = outputs_by_name(config, model(**arguments))
             if train:
                 loss = outputs_sum(outputs)
                 counter.follower.start(BACKWARD)
                 loss.backward()
-        gradients = [p.grad for p in weights.values() if p.grad is not None]
+        gradients = [p.grad for p in weights if p.grad is not None]
         traffic = counter.finish(list(outputs.values()), gradients)
-        weight_bytes = total_bytes(weights.values())
+        weight_bytes = total_bytes(weights)
         ends = total_bytes((*inputs.by_modality.values(), *outputs.values()))
     if train:
         traffic["optimizer"] = Traffic(Counter({(ADAMW_PASSES * weight_bytes, 0): 1}))
@@ -92,7 +87,3 @@ def count_work(
         whole=Traffic(Counter({(passes * weight_bytes, ends): 1})),
         gemms=[gemm for gemm, _ in counter.gemms.most_common(3)],
     )
-
-
-def _twin(x: Tensor, device: torch.device) -> Tensor:
-    return torch.empty(x.shape, dtype=x.dtype, device=device)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
+
+import numpy as np
 
 from mmdit_cli.model_parts.intervals import median_interval
 
@@ -43,16 +46,10 @@ def summarize(seconds: Sequence[float]) -> Latency:
     """
     if not seconds:
         raise ValueError("at least one measured time is needed, got none")
-    ordered = sorted(t * 1e3 for t in seconds)
-    low, high = median_interval(ordered) or (None, None)
-    return Latency(
-        median=quantile(ordered, 0.5),
-        p10=quantile(ordered, 0.1),
-        p90=quantile(ordered, 0.9),
-        runs=len(ordered),
-        ci_low=low,
-        ci_high=high,
-    )
+    times = [t * 1e3 for t in seconds]
+    p10, middle, p90 = np.quantile(times, (0.1, 0.5, 0.9)).tolist()
+    low, high = median_interval(times) or (None, None)
+    return Latency(middle, p10, p90, len(times), low, high)
 
 
 def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) -> Ratio:
@@ -67,7 +64,7 @@ def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) ->
     low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
     return Ratio(
         to=to,
-        ratio=math.exp(quantile(sorted(logs), 0.5)),
+        ratio=math.exp(median(logs)),
         low=low,
         high=high,
         rounds=len(logs),
@@ -78,11 +75,4 @@ def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) ->
 def is_known(seconds: Sequence[float], tolerance: float) -> bool:
     """Whether the median's 95 % interval is within `tolerance` of it to either side, on average."""
     interval = median_interval(seconds)
-    return interval is not None and (interval[1] - interval[0]) / 2 <= tolerance * quantile(sorted(seconds), 0.5)
-
-
-def quantile(ordered: Sequence[float], q: float) -> float:
-    """The value at the share `q` of an ordered sequence, between its two neighbours where it falls between them."""
-    place = q * (len(ordered) - 1)
-    low, high = math.floor(place), math.ceil(place)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+    return interval is not None and (interval[1] - interval[0]) / 2 <= tolerance * median(seconds)

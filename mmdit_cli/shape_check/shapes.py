@@ -56,7 +56,7 @@ def check_shapes(config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> S
         UserError: the model or its inputs are larger than any machine.
     """
     with possible(config):
-        return check_model(meta_model(config).to(dtype), config, dtype=dtype)
+        return check_model(meta_model(config, dtype), config, dtype=dtype)
 
 
 def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = torch.float32) -> ShapesResult:

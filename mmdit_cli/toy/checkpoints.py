@@ -6,21 +6,22 @@ whole or not at all.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 import mmdit
+from mmdit.weights.atomic import replacing_folder
+from mmdit.weights.matching import listed, misfits
+from mmdit.weights.writer import specs_of, write_tensors
 from mmdit_cli.request.newest_checkpoint import (
     EMA,
     OPTIMIZER,
@@ -47,38 +48,16 @@ def save_checkpoint(
         OSError: it can't be written; the ones before are as they were.
     """
     target = run_dir / f"{PREFIX}{step:08d}"
-    temporary = run_dir / f".{target.name}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    try:
-        mmdit.save(model, temporary / WEIGHTS)
-        mmdit.save(average, temporary / EMA)
-        _save_file(optimizer, temporary / OPTIMIZER)
-        names = (WEIGHTS, EMA, OPTIMIZER)
-        state |= {
-            "step": step,
-            "sha256": {name: file_digest(temporary / name) for name in names},
-        }
+    with replacing_folder(target) as folder:
+        mmdit.save(model, folder / WEIGHTS)
+        mmdit.save(average, folder / EMA)
+        write_tensors(folder / OPTIMIZER, specs_of(optimizer), optimizer.__getitem__)
+        state |= {"step": step, "sha256": {name: file_digest(folder / name) for name in (WEIGHTS, EMA, OPTIMIZER)}}
         state["sha256"][STATE] = state_digest(state)
-        (temporary / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        for name in (*names, STATE):
-            _sync(temporary / name)
-        if target.exists():
-            shutil.rmtree(target)
-        os.rename(temporary, target)
-        _sync(run_dir)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+        (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
     for old in checkpoint_folders(run_dir)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
-
-
-def remove_unfinished(run_dir: Path) -> None:
-    """Remove what a killed run left half written."""
-    for folder in run_dir.glob(f".{PREFIX}*.tmp"):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
@@ -87,17 +66,18 @@ def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, op
     Raises:
         ValueError: they are not those of the model, which is as it was.
     """
-    modules = ((model, WEIGHTS), (average.module, EMA))
+    held = []
+    for module, name in ((model, WEIGHTS), (average.module, EMA)):
+        state, tensors = module.state_dict(), _tensors(checkpoint, name)
+        _check(tensors, {key: tuple(x.shape) for key, x in state.items()}, name)
+        held.append((state, tensors))
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = _tensors(checkpoint.path / OPTIMIZER)
-    held = [(module.state_dict(), _tensors(checkpoint.path / name), name) for module, name in modules]
-    for state, tensors, name in held:
-        for key in dict.fromkeys([*tensors, *state]):
-            there, wanted = (tuple(x[key].shape) if key in x else None for x in (tensors, state))
-            if there != wanted:
-                raise ValueError(f"{key} is {_shape(there)} in {name}, and {_shape(wanted)} in the model")
-    _check_moments(moments, parameters)
-    for state, tensors, _ in held:
+    moments = _tensors(checkpoint, OPTIMIZER)
+    known = {key.partition(".")[0] for key in moments}  # some parameters may have none
+    shapes = {str(i): tuple(p.shape) for i, p in enumerate(parameters) if str(i) in known}
+    wanted = {f"{i}.{name}": shape for i, shape in shapes.items() for name in MOMENTS}
+    _check(moments, wanted | {f"{i}.{SCALAR}": () for i in shapes}, OPTIMIZER)
+    for state, tensors in held:
         for key, tensor in state.items():
             put(tensor, tensors[key])
     average.n_averaged.fill_(checkpoint.state["averaged"])
@@ -115,46 +95,15 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return {f"{i}.{name}": whole(tensor).contiguous() for i, values in state.items() for name, tensor in values.items()}
 
 
-def _check_moments(tensors: dict[str, Tensor], parameters: list[nn.Parameter]) -> None:
-    """Raises ValueError where the optimizer's state is not one of these parameters; some may have none."""
-    held = {key.partition(".")[0] for key in tensors}
-    wanted = {f"{i}.{name}" for i in range(len(parameters)) if str(i) in held for name in (SCALAR, *MOMENTS)}
-    for key in tensors.keys() - wanted:
-        raise ValueError(f"{key} is of no parameter in {OPTIMIZER}")
-    for key in wanted - tensors.keys():
-        raise ValueError(f"{key} is missing in {OPTIMIZER}")
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        shape = () if name == SCALAR else tuple(parameters[int(index)].shape)
-        if tuple(tensor.shape) != shape:
-            raise ValueError(f"{key} is {_shape(tuple(tensor.shape))} in {OPTIMIZER}, not {_shape(shape)}")
+def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], name: str) -> None:
+    """Raises ValueError where the tensors of a file are not those that are wanted."""
+    if problems := misfits(wanted, {key: tuple(x.shape) for key, x in tensors.items()}):
+        raise ValueError(f"{name}: {listed(problems)}")
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def _tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     """Raises ValueError where the file is none of safetensors'."""
     try:
-        return load_file(path)
+        return load_file(checkpoint.path / name)
     except SafetensorError as error:
-        raise ValueError(f"{path.name}: {error}") from None
-
-
-def _save_file(tensors: dict[str, Tensor], path: Path) -> None:
-    """Raises OSError where it can't be written; safetensors has an exception of its own for it."""
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found.group(1)) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(path)) from None
-
-
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "missing" if shape is None else " x ".join(map(str, shape)) or "a scalar"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        raise ValueError(f"{name}: {error}") from None

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from mmdit.options import PatchInput, as_data
 from mmdit_cli.request.tool_config import ToolConfig
@@ -65,16 +64,6 @@ def same_loss(first: ToolConfig, other: ToolConfig) -> bool:
 
 def _unlike(first: ToolConfig, other: ToolConfig, keys: Sequence[str]) -> list[str]:
     """The settings under `keys`, and the modalities, in which two configs differ."""
-    saved, wanted = ({"modalities": sorted(c.model.modalities), "train": _picked(c, keys)} for c in (first, other))
-    return differences(saved, wanted)
-
-
-def _picked(config: ToolConfig, keys: Sequence[str]) -> dict[str, Any]:
-    settings: Any = as_data(config.train)
-    picked = {}
-    for key in keys:
-        value = settings
-        for part in key.split("."):
-            value = value[part]
-        picked[key] = value
-    return picked
+    saved, wanted = ({"modalities": sorted(c.model.modalities), "train": as_data(c.train)} for c in (first, other))
+    kept = ("modalities ", *(f"train.{key}{end}" for key in keys for end in (" ", ".")))
+    return [text for text in differences(saved, wanted) if text.startswith(kept)]

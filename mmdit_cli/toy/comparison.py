@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from mmdit.weights.atomic import write_atomic
-from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.output.renderings import render
 from mmdit_cli.request.tool_config import ToolConfig
@@ -144,8 +144,25 @@ def compare_designs(
             raise Interrupted(f"{title}, run {number} of {len(turns)} in {folder}: {stop}") from None
         if result is not None:  # as in a process of a group that does not write
             done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
-    comparison = comparison_of(configs, done, failures, seeds=seeds, target=target, folder=folder)
-    return [run.result for runs in done.values() for run in runs.values()], comparison
+    flops = {config.name: count_flops(as_trained(config)) for config in configs}
+    designs = [
+        Design(
+            config=config.name,
+            parameters=flops[config.name].parameters,
+            step_flops=flops[config.name].step_flops,
+            seeds=list(runs := done[config.name]),
+            loss=spread([run.result.loss["last"] for run in runs.values()]) if runs else None,
+            accuracy=_by_modality(runs, "accuracy"),
+            held_out=_by_modality(runs, "held_out"),
+            to_target=_to_target(runs, target, flops[config.name].step_flops),
+            differences=_differences(config, configs[0], done, flops, target),
+        )
+        for config in configs
+    ]
+    notes = [note for config in configs[1:] for note in unlike(configs[0], config)]
+    return [run.result for runs in done.values() for run in runs.values()], Comparison(
+        configs[0].name, list(seeds), target, CONFIDENCE, designs, failures, notes, str(folder)
+    )
 
 
 def save_comparison(
@@ -170,11 +187,16 @@ def save_comparison(
         OSError: a file can't be written.
         Interrupted: Ctrl-C, as in `compare_designs`.
     """
-    for each in configs:
-        world_of(each)  # before a folder is made
+    from mmdit_cli.output.figures import save_figure
+    from mmdit_cli.toy.plots import comparison_plot
+
+    for config in configs:
+        world_of(config)  # before a folder is made
     with new_folder(folder):
         results, comparison = compare_designs(configs, seeds, folder=folder, train=train, target=target)
-        save_comparison_plot(comparison, results, plot or folder / "comparison.png")
+        costs = {design.config: design.step_flops for design in comparison.designs}
+        picture = comparison_plot(_curves(comparison, results), costs, target=target)
+        save_figure(picture, plot or folder / "comparison.png")
         text = render(document(results, comparison), ".json")
         write_atomic(folder / "comparison.json", text.encode())
     return results, comparison
@@ -187,72 +209,29 @@ def failed_runs(comparison: Comparison) -> str:
     return f"{len(failed)} of {runs} runs failed: {'; '.join(failed)}" if failed else ""
 
 
-def save_comparison_plot(comparison: Comparison, results: Sequence[TrainResult], path: Path) -> None:
-    """Write a picture of all runs' curves, those that failed included.
-
-    Raises:
-        OSError: it can't be written.
-    """
-    from mmdit_cli.output.figures import save_figure
-    from mmdit_cli.toy.plots import comparison_plot
-
-    folders = [(r.config, Path(r.run_dir)) for r in results] + [
-        (x.config, Path(x.run_dir)) for x in comparison.failures
-    ]
+def _curves(comparison: Comparison, results: Sequence[TrainResult]) -> dict[str, list[Records]]:
+    """All runs' metrics by design, those that failed included."""
     curves: dict[str, list[Records]] = {design.config: [] for design in comparison.designs}
-    for name, folder in folders:
-        if (folder / METRICS).exists():
-            curves[name].append(read_metrics(folder / METRICS))
-    costs = {design.config: design.step_flops for design in comparison.designs}
-    save_figure(comparison_plot(curves, costs, target=comparison.target), path)
-
-
-def comparison_of(
-    configs: Sequence[ToolConfig],
-    done: Mapping[str, Mapping[int, Run]],
-    failures: Sequence[Failure],
-    *,
-    seeds: Sequence[int],
-    target: float,
-    folder: Path,
-) -> Comparison:
-    """What the finished runs, by config and seed, say of the designs."""
-    first, flops = configs[0], {}
-    designs = []
-    for config in configs:
-        runs = done[config.name]
-        counted = count_flops(as_trained(config))
-        flops[config.name] = counted.step_flops
-        results = [run.result for run in runs.values()]
-        designs.append(
-            Design(
-                config=config.name,
-                parameters=counted.parameters,
-                step_flops=counted.step_flops,
-                seeds=list(runs),
-                loss=spread([r.loss["last"] for r in results]) if results else None,
-                accuracy=_by_modality(results, lambda r: r.accuracy),
-                held_out=_by_modality(results, lambda r: r.held_out),
-                to_target=_to_target(runs, target, counted.step_flops),
-                differences=_differences(config, first, done, flops, target) if config is not first else [],
-            )
-        )
-    notes = [note for config in configs[1:] for note in unlike(first, config)]
-    return Comparison(first.name, list(seeds), target, CONFIDENCE, designs, list(failures), notes, str(folder))
+    for name, run_dir in [(run.config, run.run_dir) for each in (results, comparison.failures) for run in each]:
+        if (path := Path(run_dir) / METRICS).exists():
+            curves[name].append(read_metrics(path))
+    return curves
 
 
 def _differences(
     config: ToolConfig,
     first: ToolConfig,
     done: Mapping[str, Mapping[int, Run]],
-    flops: Mapping[str, int],
+    flops: Mapping[str, FlopsResult],
     target: float,
 ) -> list[Difference]:
     """Each figure that both have against the first design's, on the seeds that both finished."""
     seeds = [seed for seed in done[config.name] if seed in done[first.name]]
-    if not seeds:
+    if config is first or not seeds:
         return []
-    mine, theirs = (_figures([done[c.name][seed] for seed in seeds], c, flops[c.name], target) for c in (config, first))
+    mine, theirs = (
+        _figures([done[c.name][seed] for seed in seeds], c, flops[c.name].step_flops, target) for c in (config, first)
+    )
     return [
         paired_difference(
             name,
@@ -276,10 +255,9 @@ def _figures(
     """
     figures = {"loss": ([run.result.loss["last"] for run in runs], 0.0)}
     share = 1 / config.train.evaluation_samples
-    for name in runs[0].result.accuracy:
-        figures[f"accuracy, {name}"] = [run.result.accuracy[name] for run in runs], share
-    for name in runs[0].result.held_out:
-        figures[f"held-out accuracy, {name}"] = [run.result.held_out[name] for run in runs], share
+    for label, key in (("accuracy", "accuracy"), ("held-out accuracy", "held_out")):
+        for name in getattr(runs[0].result, key):
+            figures[f"{label}, {name}"] = [getattr(run.result, key)[name] for run in runs], share
     reached = [found for run in runs if (found := run.to_target(target)) is not None]
     if len(reached) == len(runs):
         every = config.train.evaluate_every or config.train.steps
@@ -298,11 +276,10 @@ def _to_target(runs: Mapping[int, Run], target: float, step_flops: int) -> ToTar
     return ToTarget(len(reached), len(runs), steps, seconds, steps * step_flops)
 
 
-def _by_modality(
-    results: Sequence[TrainResult], shares: Callable[[TrainResult], Mapping[str, float]]
-) -> dict[str, Spread]:
-    names = shares(results[0]) if results else {}
-    return {name: spread([shares(result)[name] for result in results]) for name in names}
+def _by_modality(runs: Mapping[int, Run], key: str) -> dict[str, Spread]:
+    """The spread of a figure of `TrainResult` that it has for each modality."""
+    found: list[dict[str, float]] = [getattr(run.result, key) for run in runs.values()]
+    return {name: spread([each[name] for each in found]) for name in (found[0] if found else ())}
 
 
 def _last_step(folder: Path) -> int:

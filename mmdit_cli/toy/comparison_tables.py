@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
@@ -47,11 +46,7 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
         Row("loss", lambda d: _spread(d.loss), True),
     ]
     for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
-        rows += [
-            Row(f"accuracy, {name}", partial(_accuracy, name), True),
-            Row("  lowest seed", partial(_lowest, name)),
-            Row("  held-out captions", partial(_held_out, name)),
-        ]
+        rows += _accuracies(name)
     rows += [
         Row(f"reached {f.percent(comparison.target)}", lambda d: f"{d.to_target.reached} of {d.to_target.runs}"),
         Row("  steps", lambda d: _whole(d.to_target.steps), when=reached),
@@ -59,6 +54,14 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
         Row("  FLOPs", lambda d: f.flops(d.to_target.flops), when=reached),
     ]
     return side_by_side("designs", designs, rows)
+
+
+def _accuracies(modality: str) -> list[Row]:
+    return [
+        Row(f"accuracy, {modality}", lambda d: _share(d.accuracy.get(modality)), True),
+        Row("  lowest seed", lambda d: f.percent(d.accuracy[modality].min if modality in d.accuracy else None)),
+        Row("  held-out captions", lambda d: _share(d.held_out.get(modality))),
+    ]
 
 
 def _differences(comparison: Comparison, design: Design, width: int) -> Table:
@@ -108,19 +111,6 @@ def _share(figure: Spread | None) -> str:
     if figure is None:
         return f.MISSING
     return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {f.percent(figure.sd)}")
-
-
-def _accuracy(modality: str, design: Design) -> str:
-    return _share(design.accuracy.get(modality))
-
-
-def _held_out(modality: str, design: Design) -> str:
-    return _share(design.held_out.get(modality))
-
-
-def _lowest(modality: str, design: Design) -> str:
-    figure = design.accuracy.get(modality)
-    return f.MISSING if figure is None else f.percent(figure.min)
 
 
 def _whole(value: float | None) -> str:

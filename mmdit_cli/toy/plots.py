@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
 
@@ -60,24 +61,17 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     Args:
         records: a run's metrics: `step` with `loss` and `losses` by modality, or with `accuracy` by modality.
     """
-    losses = [record for record in records if "loss" in record]
-    scores = [record for record in records if "accuracy" in record]
-    figure = Figure(figsize=(6.4, 5.6 if scores else 3.8), facecolor="white", layout="constrained")
-    ratios = [3, 2] if scores else [1]
+    losses, accuracies = (_names(records, key) for key in ("losses", "accuracy"))
+    figure = Figure(figsize=(6.4, 5.6 if accuracies else 3.8), facecolor="white", layout="constrained")
+    ratios = [3, 2] if accuracies else [1]
     panels: list[Axes] = list(figure.subplots(len(ratios), 1, squeeze=False, sharex=True, height_ratios=ratios)[:, 0])
-    names = list(losses[0]["losses"]) if losses else []
-    steps = [record["step"] for record in losses]
-    for colour, name in zip(SERIES, names, strict=False):
-        values = [record["losses"][name] for record in losses]
+    for colour, name in zip(SERIES, losses, strict=False):
+        steps, values = _points(records, "losses", name)
         panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=plain(name))
     panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
-    if scores:
-        for colour, name in zip(SERIES, scores[0]["accuracy"], strict=False):
-            shares = [record["accuracy"][name] for record in scores]
-            panels[1].plot(
-                [r["step"] for r in scores], shares, color=colour, marker="o", markersize=3, label=plain(name)
-            )
+    for colour, name in zip(SERIES, accuracies, strict=False):
+        panels[1].plot(*_points(records, "accuracy", name), color=colour, marker="o", markersize=3, label=plain(name))
         panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
     for axes in panels:
         style_axes(axes)
@@ -120,11 +114,11 @@ def _wrapped(caption: str) -> list[str]:
 
 def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
     """The mean over a window of 2 % of the curve to either side, cut at its ends."""
-    total = torch.tensor([0.0, *values], dtype=torch.float64).cumsum(0)
-    reach, count = round(share * len(values)), len(values)
-    at = torch.arange(count)
-    low, high = (at - reach).clamp(min=0), (at + reach + 1).clamp(max=count)
-    smooth: list[float] = ((total[high] - total[low]) / (high - low)).tolist()
+    if not values:
+        return []
+    reach = round(share * len(values))
+    line = torch.tensor([values], dtype=torch.float64)
+    smooth: list[float] = avg_pool1d(line, 2 * reach + 1, 1, reach, count_include_pad=False)[0].tolist()
     return smooth
 
 
@@ -138,8 +132,7 @@ def comparison_plot(
         designs: by name, each run's metrics.
         step_flops: by name, model FLOPs of a training step.
     """
-    runs = [run for each in designs.values() for run in each]
-    modalities = list(dict.fromkeys(name for run in runs for record in run for name in record.get("accuracy", ())))
+    modalities = _names([record for each in designs.values() for run in each for record in run], "accuracy")
     figure = Figure(figsize=(9.6, 3.4 + 1.9 * len(modalities)), facecolor="white", layout="constrained")
     heights = [3.0] + [2.0] * len(modalities)
     panels = figure.subplots(len(heights), 2, squeeze=False, sharex="col", sharey="row", height_ratios=heights)
@@ -192,6 +185,11 @@ def _draw_curves(
 def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
     losses = [(record["step"], record["loss"]) for record in run if "loss" in record]
     return [step for step, _ in losses], _smooth([loss for _, loss in losses])
+
+
+def _names(records: Sequence[Mapping[str, Any]], key: str) -> list[str]:
+    """The modalities that records tell of under a key."""
+    return list(dict.fromkeys(name for record in records for name in record.get(key, ())))
 
 
 def _points(run: Sequence[Mapping[str, Any]], key: str, name: str) -> tuple[list[int], list[float]]:

@@ -11,7 +11,6 @@ from mmdit.weights.atomic import remove_leftovers
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.newest_checkpoint import Checkpoint, checkpoint_to_resume
 from mmdit_cli.request.tool_config import as_tool_config
-from mmdit_cli.toy.checkpoints import remove_unfinished
 from mmdit_cli.toy.run_folder import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 
@@ -31,7 +30,6 @@ def go_on(
             on with this one: other weights, or fewer steps than it has done.
     """
     if trainer.group.main:
-        remove_unfinished(folder)
         for place in (folder, folder / "progress"):
             remove_leftovers(place)
     trainer.group.wait()

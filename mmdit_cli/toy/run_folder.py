@@ -197,17 +197,6 @@ def check_tensorboard() -> None:
         raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'")
 
 
-def event_writer(folder: Path, completed: int) -> Any:
-    """A writer of TensorBoard's event files.
-
-    Args:
-        completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
-    """
-    from torch.utils.tensorboard import SummaryWriter
-
-    return SummaryWriter(str(folder), purge_step=completed + 1 if completed else None)
-
-
 class Metrics:
     """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
 
@@ -219,9 +208,15 @@ class Metrics:
         self.events: Any = None
         self._file = self.path.open("a", encoding="utf-8")
 
-    def mirror(self, events: Any) -> None:
-        """Give every number from now on to TensorBoard's writer as well, and close it at the end."""
-        self.events = events
+    def mirror(self, completed: int) -> None:
+        """Write every number from now on to TensorBoard's event files as well.
+
+        Args:
+            completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
+        """
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.events = SummaryWriter(str(self.path.parent), purge_step=completed + 1 if completed else None)
 
     def append(self, record: dict[str, Any]) -> None:
         self._file.write(json.dumps(record) + "\n")

@@ -47,7 +47,8 @@ def spread(values: Sequence[float]) -> Spread:
     """
     if not values:
         raise ValueError("at least one value is needed, got none")
-    return Spread(statistics.fmean(values), _deviation(values), min(values), max(values), len(values))
+    deviation = statistics.stdev(values) if len(values) > 1 else None
+    return Spread(statistics.fmean(values), deviation, min(values), max(values), len(values))
 
 
 def paired_difference(
@@ -72,15 +73,9 @@ def paired_difference(
         ValueError: there are no pairs, or the lengths differ.
     """
     differences = [a - b for a, b in zip(values, reference, strict=True)]
-    if not differences:
-        raise ValueError("at least one pair is needed, got none")
-    mean, interval = statistics.fmean(differences), mean_interval(differences, resolution)
+    each, interval = spread(differences), mean_interval(differences, resolution)
     verdict: Verdict = "can't be told apart"
     if interval is not None and not interval[0] <= 0 <= interval[1]:
-        verdict = "better" if (mean < 0) == lower_is_better else "worse"
+        verdict = "better" if (each.mean < 0) == lower_is_better else "worse"
     low, high = interval or (None, None)
-    return Difference(figure, to, len(differences), mean, _deviation(differences), low, high, verdict)
-
-
-def _deviation(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
+    return Difference(figure, to, each.n, each.mean, each.sd, low, high, verdict)

@@ -28,7 +28,6 @@ from mmdit_cli.toy.run_folder import (
     NoMetrics,
     check_tensorboard,
     describe,
-    event_writer,
     open_run,
     resume_command,
 )
@@ -130,7 +129,7 @@ def train(
         try:
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
-                metrics.mirror(event_writer(folder, trainer.completed))
+                metrics.mirror(trainer.completed)
             if group.main:
                 about = trainer.identity()
                 describe(folder, about, device=device, command_line=command_line, changes=changes)
@@ -191,8 +190,7 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
         samples = _draw_shown(model, trainer)
         count = min(ON_THE_WAY, trainer.settings.evaluation_samples)
         batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
-        scores = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).scores
-        accuracy = {name: score.accuracy for name, score in scores.items()}
+        accuracy = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).accuracy
         metrics.append({"step": trainer.completed, "accuracy": accuracy})
         _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
     trainer.group.wait()
@@ -210,12 +208,10 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
     checkpoint, _ = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step != trainer.completed:
         raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
-    settings, names = trainer.settings, trainer.world.modalities
-    scores = evaluate(model, trainer.world, settings, seed=trainer.seed, device=trainer.device)
-    seen, held_out = scores.seen.scores, scores.held_out.scores
-    accuracy = {name: seen[name].accuracy for name in names}
-    unseen = {name: held_out[name].accuracy for name in names}
-    metrics.append({"step": trainer.completed, "final": True, "accuracy": accuracy, "held_out": unseen})
+    settings = trainer.settings
+    shares = evaluate(model, trainer.world, settings, seed=trainer.seed, device=trainer.device)
+    final = {key: shares[key] for key in ("accuracy", "held_out")}
+    metrics.append({"step": trainer.completed, "final": True, **final})
     records = metrics.read()
     losses = [record["loss"] for record in records if "loss" in record]
     files = {
@@ -231,13 +227,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         steps=trainer.completed,
         parameters=trainer.parameters,
         loss={"first": _mean(losses[:AVERAGED]), "last": _mean(losses[-AVERAGED:])},
-        accuracy=accuracy,
-        held_out=unseen,
-        chance=scores.chance,
-        agreement=scores.seen.agreement,
-        per_attribute={name: seen[name].per_attribute for name in names},
-        oracle_real=scores.oracle_real,
-        oracle_noise=scores.oracle_noise,
+        **shares,
         samples=settings.evaluation_samples,
         steps_per_s=rate,
         run_dir=str(folder),

@@ -65,6 +65,13 @@ COLOURS = {
 }
 CYCLES = {"low": 4, "middle": 8, "high": 16, "shrill": 32}
 AMPLITUDE = {"soft": 0.4, "loud": 1.0}
+# Word to id; 0 pads. The same with tones and without, so that a model knows both.
+VOCABULARY = word_ids(
+    [*PICTURE_WORDINGS, *SOUND_WORDINGS],
+    [w for table in TABLES.values() for v in table.values() for words in v.values() for w in words],
+)
+VOCABULARY_SIZE = len(VOCABULARY) + 1
+MAX_WORDS = 24  # more than the longest caption of both has
 # These combinations never appear in training: those whose value indexes, weighted, are a multiple of the last number.
 # They are 26 of 192 pictures and 4 of 24 tones, spread evenly over the values of every attribute.
 HELD_OUT = {"image": ((1, 3, 5, 2), 8), "audio": ((1, 3, 2), 6)}
@@ -96,7 +103,7 @@ class World:
         return self.batch(size, seed=seed, stream=stream, index=index)
 
     def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
-        return encode(captions, length)
+        return encode_words(captions, VOCABULARY, length)
 
     def attributes(self, modality: str) -> tuple[str, ...]:
         return tuple(TABLES[modality])
@@ -129,26 +136,6 @@ class World:
                     words[attribute] = wordings[next(draw) % len(wordings)]
             captions.append(wording.format(**words))
         return captions
-
-
-# ----------------------------------------------------------------------------------------------------------- captions
-
-
-@cache
-def vocabulary() -> dict[str, int]:
-    """Word to id; 0 pads. The same for both worlds, so that a model knows both."""
-    wordings = [*PICTURE_WORDINGS, *SOUND_WORDINGS]
-    values = [w for table in TABLES.values() for v in table.values() for words in v.values() for w in words]
-    return word_ids(wordings, values)
-
-
-VOCABULARY_SIZE = len(vocabulary()) + 1
-MAX_WORDS = 24  # more than the longest caption of both worlds has
-
-
-def encode(captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
-    """Word ids `b n`, padded with 0 to `length` or to the longest caption, and the mask of real words."""
-    return encode_words(captions, vocabulary(), length)
 
 
 # ---------------------------------------------------------------------------------------------------------- rendering

@@ -40,10 +40,6 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
             ["torch._dynamo", "torch._inductor"],
             marks=pytest.mark.slow,
         ),
-        (
-            ["flops", "-c", str(CONFIGS / "two-modality.yaml"), "--set", "model.checkpoint_activations=true"],
-            ["torch._dynamo", "torch._inductor"],
-        ),
     ],
 )
 def test_a_command_imports_nothing_heavy_that_it_does_not_need(arguments, absent):

@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from mmdit.config.file import validate_mapping
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.data import Batch, ToyData
+from mmdit_cli.toy.evaluation import Samples
 from mmdit_cli.toy.training import TrainResult
 
 CPU = torch.device("cpu")
@@ -52,3 +54,7 @@ def weights(result: TrainResult) -> dict[str, torch.Tensor]:
 
 def same_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def judged(judge: ToyData, modality: str, data: torch.Tensor, attributes: torch.Tensor) -> Samples:
+    return Samples(Batch([], {}, {modality: attributes}, judge), {modality: data})

@@ -18,10 +18,9 @@ from mmdit_cli.toy import digits
 from mmdit_cli.toy.data import NULL
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.digits import DIGITS, HELD_OUT_WORDINGS, MAX_WORDS, VOCABULARY, VOCABULARY_SIZE, WORDINGS, Digits
-from mmdit_cli.toy.oracle import hits, score
 from mmdit_cli.toy.training import train
 from tests.support.paths import CONFIGS
-from tests.support.toy import CPU
+from tests.support.toy import CPU, judged
 
 CONFIG = CONFIGS / "toy-digits.yaml"
 PLACE: dict[str, int] = {"seed": 3, "stream": 1, "index": 7}
@@ -126,7 +125,7 @@ def test_the_judge_reads_real_digits_that_it_never_saw(data: Digits) -> None:
     pictures, labels = digits.load()
     for part in ("training", "testing"):
         rows = data.parts[part]
-        assert score(data, "image", pictures[rows], labels[rows][:, None]).accuracy > 0.95
+        assert judged(data, "image", pictures[rows], labels[rows][:, None]).accuracy["image"] > 0.95
 
 
 def test_the_judge_is_fitted_on_pictures_of_its_own_part_alone(data: Digits) -> None:
@@ -137,7 +136,8 @@ def test_the_judge_is_fitted_on_pictures_of_its_own_part_alone(data: Digits) -> 
 
 def test_the_judge_reads_noise_at_chance(data: Digits) -> None:
     batch = data.batch(8000, **PLACE)
-    accuracy = score(data, "image", torch.randn_like(batch.data["image"]), batch.attributes["image"]).accuracy
+    noise = torch.randn_like(batch.data["image"])
+    accuracy = judged(data, "image", noise, batch.attributes["image"]).accuracy["image"]
     assert abs(accuracy - data.chance("image")) < 5 * (data.chance("image") / 8000) ** 0.5
 
 
@@ -145,7 +145,9 @@ def test_a_picture_that_is_not_finite_has_nothing_right(data: Digits) -> None:
     batch = data.real(50, **PLACE)
     pictures = batch.data["image"].clone()
     pictures[3, 0, 0, 0] = torch.nan
-    before, after = (hits(data, "image", x, batch.attributes["image"])[:, 0] for x in (batch.data["image"], pictures))
+    before, after = (
+        judged(data, "image", x, batch.attributes["image"]).right["image"] for x in (batch.data["image"], pictures)
+    )
     assert before[3] and not after[3]
     assert torch.equal(before[4:], after[4:])
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmdit_cli.toy.oracle import hits, score
 from mmdit_cli.toy.world import TABLES, World, combinations, renderings
+from tests.support.toy import judged
 
 MODALITIES = ["image", "audio"]
 WORLD = World(sound=True)
@@ -21,13 +21,15 @@ def test_every_rendering_is_read_back_as_its_combination(modality: str) -> None:
 @pytest.mark.parametrize("noise", [0.1, 0.3])
 def test_a_little_noise_changes_nothing(modality: str, noise: float) -> None:
     data = renderings(modality)
-    assert score(WORLD, modality, data + noise * torch.randn_like(data), combinations(modality)).accuracy == 1
+    found = judged(WORLD, modality, data + noise * torch.randn_like(data), combinations(modality))
+    assert found.accuracy == {modality: 1}
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
 def test_noise_scores_at_chance(modality: str) -> None:
     batch = WORLD.batch(8000, seed=0, stream=0, index=0)
-    accuracy = score(WORLD, modality, torch.randn_like(batch.data[modality]), batch.attributes[modality]).accuracy
+    noise = torch.randn_like(batch.data[modality])
+    accuracy = judged(WORLD, modality, noise, batch.attributes[modality]).accuracy[modality]
     spread = (WORLD.chance(modality) / 8000) ** 0.5
     assert abs(accuracy - WORLD.chance(modality)) < 5 * spread
 
@@ -36,16 +38,16 @@ def test_noise_scores_at_chance(modality: str) -> None:
 def test_one_wrong_attribute_makes_a_sample_wrong_and_the_others_stay_right(modality: str) -> None:
     data, wanted = renderings(modality), combinations(modality).clone()
     wanted[:, 0] = (wanted[:, 0] + 1) % len(next(iter(TABLES[modality].values())))
-    result = score(WORLD, modality, data, wanted)
-    assert result.accuracy == 0
-    assert list(result.per_attribute.values()) == [0] + [1] * (wanted.shape[1] - 1)
+    result = judged(WORLD, modality, data, wanted)
+    assert result.accuracy == {modality: 0}
+    assert list(result.per_attribute[modality].values()) == [0] + [1] * (wanted.shape[1] - 1)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 def test_a_sample_that_is_not_finite_has_nothing_right(bad: float) -> None:
     data = renderings("image").clone()
     data[3, 0, 0, 0] = bad
-    right = hits(WORLD, "image", data, combinations("image"))
+    right = judged(WORLD, "image", data, combinations("image")).hits["image"]
     assert not right[3].any()
     assert right.all(dim=1).sum() == len(data) - 1
 

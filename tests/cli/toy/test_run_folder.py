@@ -181,7 +181,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, tmp_p
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     folder = tmp_path / "run"
-    (folder / ".checkpoint-00000002.tmp").mkdir(parents=True)
+    (folder / ".mmdit-0123456789ab.tmp").mkdir(parents=True)
     (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 3.0, "losses": {"image": 3.0}}\n{"step": 2, "lo')
     resumed = train(tiny(), device=CPU, run_dir=folder, resume=True)
     assert same_bits(weights(resumed), weights(whole))

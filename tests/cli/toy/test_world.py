@@ -13,7 +13,6 @@ from mmdit_cli.toy.world import (
     World,
     combination_index,
     combinations,
-    encode,
     renderings,
     split,
 )
@@ -116,15 +115,15 @@ def test_a_pitch_repeats_at_its_own_number_of_cycles() -> None:
 
 
 def test_a_pad_is_masked_and_a_word_is_not() -> None:
-    ids, mask = encode(["red disc , small , top left", NULL])
+    ids, mask = World(sound=True).encode(["red disc , small , top left", NULL])
     assert mask.sum(dim=1).tolist() == [7, 1]
     assert torch.equal(mask, ids != 0)
 
 
 def test_a_given_length_only_adds_pads() -> None:
     captions = World(sound=True).batch(8, seed=0, stream=0, index=0).captions
-    ids, _ = encode(captions)
-    longer, mask = encode(captions, length=MAX_WORDS + 3)
+    ids, _ = World(sound=True).encode(captions)
+    longer, mask = World(sound=True).encode(captions, length=MAX_WORDS + 3)
     assert torch.equal(longer[:, : ids.shape[1]], ids)
     assert not mask[:, ids.shape[1] :].any()
 
@@ -132,6 +131,6 @@ def test_a_given_length_only_adds_pads() -> None:
 @pytest.mark.parametrize("sound", [False, True])
 def test_captions_fit_the_vocabulary_and_the_longest_length(sound: bool) -> None:
     captions = World(sound=sound).batch(3000, seed=0, stream=0, index=0).captions
-    ids, _ = encode(captions)
+    ids, _ = World(sound=True).encode(captions)
     assert ids.max() < VOCABULARY_SIZE
     assert ids.shape[1] <= MAX_WORDS
