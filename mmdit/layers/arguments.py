@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 
-def check_count(tokens: Sequence[Tensor], names: Sequence[str], argument: str) -> None:
+def check_tokens(
+    tokens: Sequence[Tensor], widths: Sequence[int], names: Sequence[str], argument: str, *, dims: int = 3
+) -> None:
+    """One for each modality, `b n d` (or `b n s d` for `dims=4`) of its width, all of one batch size."""
     if isinstance(tokens, Tensor) or len(tokens) != len(names):
         got = f"one tensor of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"{len(tokens)} tensors"
         raise ValueError(f"{argument} must be a sequence of {len(names)} tensors ({', '.join(names)}), got {got}")
 
-
-def check_tokens(tokens: Sequence[Tensor], widths: Sequence[int], names: Sequence[str], *, dims: int = 3) -> None:
-    """Each is `b n d` (or `b n s d` for `dims=4`) of its width, all of one batch size."""
     for x, width, name in zip(tokens, widths, names, strict=True):
         if x.ndim != dims or x.shape[-1] != width:
             streams = "streams, " if dims == 4 else ""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_masks, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_masks, check_tokens
 from mmdit.layers.attention import join_masks, make_attention
 from mmdit.layers.norms import make_head_norm
 from mmdit.layers.projections import make_projections
@@ -93,8 +93,7 @@ class JointAttention(nn.Module):
         Raises:
             ValueError: a count, width, batch, mask shape or mask dtype is wrong; it names the input, got and wanted.
         """
-        check_count(inputs, self.names, "inputs")
-        check_tokens(inputs, self.dim_inputs, self.names)
+        check_tokens(inputs, self.dim_inputs, self.names, "inputs")
         masks = check_masks(masks, inputs, self.names)
         if packing is not None:
             packing.check_packed(inputs, masks, self.names)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from mmdit.options import BlockOptions
 from mmdit.packing import Packing
@@ -32,10 +32,6 @@ class BlockModulation(NamedTuple):
     dual_shift: Tensor | None = None
     dual_scale: Tensor | None = None
     dual_gate: Tensor | None = None
-
-    def rows(self, start: int, stop: int) -> BlockModulation:
-        """That of some samples of the batch."""
-        return BlockModulation(*(None if part is None else part[start:stop] for part in self))
 
     def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
         """For packed tokens, every one of them its own row: `1 T d`."""
@@ -85,8 +81,7 @@ def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[i
     return BlockModulation(*parts)
 
 
-@dataclass(frozen=True)
-class StackModulation:
+class StackModulation(NamedTuple):
     """What one conditioning decides in every block of a stack: by block, for each modality (or for all as one).
 
     What all blocks share is there once; what is not there, a block makes itself.
@@ -95,17 +90,8 @@ class StackModulation:
     blocks: tuple[tuple[BlockModulation, ...], ...]
     single_blocks: tuple[tuple[BlockModulation, ...], ...] = ()
 
-    def rows(self, start: int, stop: int) -> StackModulation:
-        """That of some samples of the batch; views."""
-        joint, single = (
-            tuple(tuple(mod.rows(start, stop) for mod in block) for block in blocks)
-            for blocks in (self.blocks, self.single_blocks)
-        )
-        return StackModulation(joint, single)
 
-
-@dataclass(frozen=True)
-class NetworkModulation:
+class NetworkModulation(NamedTuple):
     """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
 
     `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each; `heads` the
@@ -118,11 +104,8 @@ class NetworkModulation:
 
     def rows(self, start: int, stop: int) -> NetworkModulation:
         """That of some samples of the batch; views."""
-        return NetworkModulation(
-            tuple(cond[start:stop] for cond in self.conds),
-            self.stack.rows(start, stop),
-            {name: (shift[start:stop], scale[start:stop]) for name, (shift, scale) in self.heads.items()},
-        )
+        chosen: NetworkModulation = tree_map_only(Tensor, lambda x: x[start:stop], self)
+        return chosen
 
 
 class NoModulation(nn.Module):

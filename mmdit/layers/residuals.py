@@ -7,6 +7,8 @@ branch's input from the residual, the *depth* connection writes the branch's out
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import reduce, repeat
@@ -183,21 +185,11 @@ class DepthConnection(nn.Module):
 
 
 class HyperConnection(nn.Module):
-    """A residual of `streams` parallel streams; `manifold` constrains how they mix."""
+    """A residual of several parallel streams; `manifold` constrains how they mix; the rest: `WidthConnection`."""
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        streams: int,
-        layer_index: int = 0,
-        dynamic: bool = True,
-        writes: bool = True,
-        manifold: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, *, manifold: bool = False, **options: Any) -> None:
         super().__init__()
-        width = ManifoldWidthConnection if manifold else WidthConnection
-        self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
+        self.width = (ManifoldWidthConnection if manifold else WidthConnection)(dim, **options)
         self.depth = DepthConnection()
 
 

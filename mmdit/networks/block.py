@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import (
@@ -131,8 +131,7 @@ class MMDiTBlock(nn.Module):
             ValueError: a shape, a mask's dtype, the conditioning or an index is wrong; it names the modality, got and
                 wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, dims=self.token_dims)
+        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens", dims=self.token_dims)
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
@@ -155,8 +154,13 @@ class MMDiTBlock(nn.Module):
         for i in self.updated:
             out, gate = attended[i], mod[i].attn_gate
             if i in self.dual:
-                second = self._second_attention(i, reads[i][0], mod[i], modality_masks, conds, rotary, packing)
-                out, gate = self._add_second(mod[i], out, second), None
+                # SD3.5-medium's second attention reads the same tokens with a modulation of its own
+                normed_again = [self.attn_norms[i](reads[i][0], mod[i].dual_shift, mod[i].dual_scale)]
+                masks, turns = (None if given is None else [given[i]] for given in (modality_masks, rotary))
+                own = None if packing is None else packing.only(i)
+                gating = conds[i : i + 1] if self.dual_attns[i].dim_cond else None
+                (second,) = self.dual_attns[i](normed_again, masks, gating, turns, own)
+                out, gate = _added(mod[i], out, second), None
             tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
@@ -173,30 +177,9 @@ class MMDiTBlock(nn.Module):
         """The block's own modulation of each modality, from its conditioning `b dim_cond`."""
         return [modulation(cond) for modulation, cond in zip(self.modulations, conds, strict=True)]
 
-    def _second_attention(
-        self,
-        i: int,
-        x: Tensor,
-        mod: BlockModulation,
-        masks: Sequence[Tensor | None] | None,
-        conds: Sequence[Tensor | None],
-        rotary: Sequence[Tensor | None] | None,
-        packing: Packing | None,
-    ) -> Tensor:
-        """SD3.5-medium's second attention reads the same tokens with a modulation of its own."""
-        attention = self.dual_attns[i]
-        normed = self.attn_norms[i](x, mod.dual_shift, mod.dual_scale)
-        (second,) = attention(
-            [normed],
-            None if masks is None else [masks[i]],
-            conds[i] if attention.dim_cond else None,
-            None if rotary is None else [rotary[i]],
-            None if packing is None else packing.only(i),
-        )
-        return second
 
-    def _add_second(self, mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
-        """Both, each with its gate."""
-        if mod.attn_gate is None or mod.dual_gate is None:
-            return first + second
-        return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)
+def _added(mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
+    """Both attentions' outputs, each with its gate."""
+    if mod.attn_gate is None or mod.dual_gate is None:
+        return first + second
+    return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)

@@ -15,12 +15,12 @@ from mmdit.options import LinearInput, ModalityOptions, PatchInput, TimestepOpti
 class SequenceEmbed(nn.Module):
     """`b n dim_in -> b n d`: an RMS norm and sine-cosine positions if asked for, around a linear."""
 
-    def __init__(self, dim_in: int, dim: int, *, normed: bool, positions: bool, bias: bool, eps: float) -> None:
+    def __init__(self, options: LinearInput, dim: int, *, eps: float) -> None:
         super().__init__()
-        self.dim_in = dim_in
-        self.norm = RMSNorm(dim_in, eps=eps) if normed else nn.Identity()
-        self.linear = nn.Linear(dim_in, dim, bias=bias)
-        self.positions = SinCos1D() if positions else nn.Identity()
+        self.dim_in = options.dim
+        self.norm = RMSNorm(options.dim, eps=eps) if options.norm == "rms" else nn.Identity()
+        self.linear = nn.Linear(options.dim, dim, bias=options.bias)
+        self.positions = SinCos1D() if options.positions == "sincos" else nn.Identity()
 
     def forward(self, x: Tensor, name: str) -> Tensor:
         if x.ndim != 3 or x.shape[-1] != self.dim_in:
@@ -31,25 +31,15 @@ class SequenceEmbed(nn.Module):
 class PatchEmbed(nn.Module):
     """`b c (h p) (w p) -> b (h w) d`: a linear on each p x p patch, and a table of positions if asked for."""
 
-    def __init__(
-        self,
-        channels: int,
-        patch: int,
-        dim: int,
-        *,
-        positions: str = "none",
-        max_size: int = 192,
-        base_size: int | None = None,
-        bias: bool = True,
-    ) -> None:
+    def __init__(self, options: PatchInput, dim: int) -> None:
         super().__init__()
-        self.channels, self.patch = channels, patch
-        self.linear = nn.Linear(channels * patch * patch, dim, bias=bias)
+        self.channels, self.patch = options.channels, options.patch
+        self.linear = nn.Linear(options.channels * options.patch**2, dim, bias=options.bias)
         self.positions: nn.Module = nn.Identity()
-        if positions == "sincos":
-            self.positions = SinCos2D(dim, max_size=max_size, base_size=base_size)
-        elif positions == "learned":
-            self.positions = Learned2D(dim, max_size=max_size)
+        if options.positions == "sincos":
+            self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)
+        elif options.positions == "learned":
+            self.positions = Learned2D(dim, max_size=options.max_size)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
         p = self.patch
@@ -66,11 +56,11 @@ class PatchEmbed(nn.Module):
 class TokenEmbed(nn.Module):
     """`b n` integer ids `-> b n d`: an embedding, and learned positions."""
 
-    def __init__(self, vocabulary: int, max_length: int, dim: int) -> None:
+    def __init__(self, options: TokenInput, dim: int) -> None:
         super().__init__()
-        self.max_length = max_length
-        self.embedding = nn.Embedding(vocabulary, dim)
-        self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
+        self.max_length = options.max_length
+        self.embedding = nn.Embedding(options.vocabulary, dim)
+        self.positions = nn.Parameter(torch.randn(options.max_length, dim) * 0.02)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.max_length:
@@ -103,9 +93,9 @@ class VectorEmbed(nn.Module):
 class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
-    def __init__(self, frequencies: int, dim: int, *, scale: float = 1.0, bias: bool = True) -> None:
-        super().__init__(frequencies, dim, bias=bias)
-        self.frequencies, self.scale = frequencies, scale
+    def __init__(self, options: TimestepOptions, dim: int) -> None:
+        super().__init__(options.frequencies, dim, bias=options.bias)
+        self.frequencies, self.scale = options.frequencies, options.scale
 
     def forward(self, timestep: Tensor) -> Tensor:
         """`timestep`: b -> b dim."""
@@ -116,26 +106,15 @@ class TimestepEmbed(VectorEmbed):
 
 def make_embed(config: ModalityOptions, *, eps: float) -> nn.Module:
     match config.input:
-        case LinearInput() as end:
-            positions, normed = end.positions == "sincos", end.norm == "rms"
-            return SequenceEmbed(end.dim, config.dim, normed=normed, positions=positions, bias=end.bias, eps=eps)
-        case PatchInput() as end:
-            return PatchEmbed(
-                end.channels,
-                end.patch,
-                config.dim,
-                positions=end.positions,
-                max_size=end.max_size,
-                base_size=end.base_size,
-                bias=end.bias,
-            )
-        case TokenInput(vocabulary=vocabulary, max_length=max_length):
-            return TokenEmbed(vocabulary, max_length, config.dim)
+        case LinearInput() as options:
+            return SequenceEmbed(options, config.dim, eps=eps)
+        case PatchInput() as options:
+            return PatchEmbed(options, config.dim)
+        case TokenInput() as options:
+            return TokenEmbed(options, config.dim)
         case _:
             return NoEmbed()
 
 
 def make_timestep_embed(options: TimestepOptions | None, dim_cond: int | None) -> TimestepEmbed | None:
-    if options is None or dim_cond is None:
-        return None
-    return TimestepEmbed(options.frequencies, dim_cond, scale=options.scale, bias=options.bias)
+    return None if options is None or dim_cond is None else TimestepEmbed(options, dim_cond)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -17,29 +15,16 @@ ShiftScale = tuple[Tensor | None, Tensor | None]
 class SequenceHead(nn.Module):
     """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder").
 
-    Args:
-        normed: False modulates the tokens as they are.
-        zero: start the projection at zero; the modulation always is.
-        bias, modulation_bias: whether the projection and the modulation have one.
+    The modulation starts at zero, with `adaln="zero"` the projection too.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        *,
-        dim_cond: int | None,
-        eps: float,
-        zero: bool,
-        normed: bool = True,
-        bias: bool = True,
-        modulation_bias: bool = True,
-    ) -> None:
+    def __init__(self, dim: int, dim_out: int, options: LinearOutput | PatchOutput, network: ModelOptions) -> None:
         super().__init__()
-        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim, bias=modulation_bias)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps, normed=normed)
-        self.linear = nn.Linear(dim, dim_out, bias=bias)
-        for linear in (self.modulation, self.linear if zero else None):
+        cond, conditioned = network.dim_cond, network.dim_cond is not None
+        self.modulation = None if cond is None else nn.Linear(cond, 2 * dim, bias=network.modulation.bias)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=conditioned, eps=network.norm_eps, normed=options.norm)
+        self.linear = nn.Linear(dim, dim_out, bias=options.bias)
+        for linear in (self.modulation, self.linear if network.adaln == "zero" else None):
             for parameter in () if linear is None else linear.parameters():
                 nn.init.zeros_(parameter)
 
@@ -59,8 +44,8 @@ class SequenceHead(nn.Module):
 class PatchHead(SequenceHead):
     """The same for an image: `b (h w) d -> b c (h p) (w p)`."""
 
-    def __init__(self, dim: int, channels: int, patch: int, **options: Any) -> None:
-        super().__init__(dim, channels * patch * patch, **options)
+    def __init__(self, dim: int, patch: int, options: PatchOutput, network: ModelOptions) -> None:
+        super().__init__(dim, options.channels * patch**2, options, network)
         self.patch = patch
 
     def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
@@ -72,16 +57,10 @@ class PatchHead(SequenceHead):
 
 def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:
     """A modality's output head; None where its tokens go out as they are."""
-    options: dict[str, Any] = dict(
-        dim_cond=network.dim_cond,
-        eps=network.norm_eps,
-        zero=network.adaln == "zero",
-        modulation_bias=network.modulation.bias,
-    )
     match modality.output, modality.input:
         case LinearOutput() as out, _:
-            return SequenceHead(modality.dim, out.dim, normed=out.norm, bias=out.bias, **options)
+            return SequenceHead(modality.dim, out.dim, out, network)
         case PatchOutput() as out, PatchInput(patch=patch):
-            return PatchHead(modality.dim, out.channels, patch, normed=out.norm, bias=out.bias, **options)
+            return PatchHead(modality.dim, patch, out, network)
         case _:
             return None

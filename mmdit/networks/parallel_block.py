@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, make_modulation
@@ -72,8 +72,7 @@ class ParallelBlock(nn.Module):
         Raises:
             ValueError: a shape, a mask's dtype or the conditioning is wrong; it names got and wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, [self.dim], self.modality_names, dims=self.token_dims)
+        check_tokens(modality_tokens, [self.dim], self.modality_names, "modality_tokens", dims=self.token_dims)
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         if modulations is None and self.shares_modulation:

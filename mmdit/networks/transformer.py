@@ -11,7 +11,6 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdit.layers.arguments import (
     check_conditioning,
-    check_count,
     check_masks,
     check_positions,
     check_tokens,
@@ -126,8 +125,7 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: a shape, a mask's dtype or the conditioning is wrong; it names the modality, got and wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, self.dim_modalities, self.modality_names)
+        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens")
         batch = modality_tokens[0].shape[0]
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         self._check_positions(modality_positions, modality_tokens)

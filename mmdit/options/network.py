@@ -292,16 +292,12 @@ class ModelOptions(BlockOptions):
 
     def _check_names(self) -> None:
         known = ", ".join(self.names)
-        for key in ("discard", "skip_last_feedforward"):
-            for index, name in enumerate(getattr(self, key) or ()):
-                if name not in self.names:
-                    message = f"{name!r} is no modality; the modalities are {known}"
-                    raise OptionError((key, index), message)
-        for key in ("register_tokens", "final_norm"):
+        for key in ("discard", "skip_last_feedforward", "register_tokens", "final_norm"):
             value = getattr(self, key)
-            for name in value if isinstance(value, dict) else ():
+            for place, name in enumerate(value if isinstance(value, (dict, tuple)) else ()):
                 if name not in self.names:
-                    raise OptionError((key, name), f"{name!r} is no modality; they are {known}")
+                    at = (key, name if isinstance(value, dict) else place)
+                    raise OptionError(at, f"{name!r} is no modality; the modalities are {known}")
         if self.variant == "two_modality":
             if isinstance(self.register_tokens, dict) and self.register_tokens.get("text"):
                 message = "two_modality has register tokens before the image alone"

@@ -14,10 +14,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def config_schema() -> dict[str, Any]:
     """What an editor needs to check and complete a config file."""
-    from mmdit.config.file import adapter
     from mmdit_cli.request.tool_config import ToolConfig
 
-    schema = adapter(ToolConfig).json_schema()
+    schema = TypeAdapter(ToolConfig).json_schema()
     return {"$schema": DIALECT, **schema, "title": "mmdit config"}
 
 
