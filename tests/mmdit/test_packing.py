@@ -59,10 +59,12 @@ def check_same(net, xs, masks, **arguments):
             )
 
 
-@pytest.mark.parametrize("checkpointed", slow_but([False, True], False), ids=["kept", "recomputed"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_packed_run_is_the_padded_one_at_valid_positions(variant, checkpointed):
-    options = VARIANTS[variant]
+KEPT, RECOMPUTED = ([(variant, how) for variant in VARIANTS] for how in ("kept", "recomputed"))
+
+
+@pytest.mark.parametrize("case", slow_but(KEPT + RECOMPUTED, *KEPT, ("qk-norm", "recomputed")), ids=", ".join)
+def test_a_packed_run_is_the_padded_one_at_valid_positions(case):
+    options, checkpointed = VARIANTS[case[0]], case[1] == "recomputed"
     net = MMDiT(
         depth=2,
         **SIZES,

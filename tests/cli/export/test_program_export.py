@@ -62,7 +62,7 @@ MODELS = {
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
     "padding-free": PAIR | {"varlen": True},
 }
-QUICK = {("pt2", "adaptive by token"), ("onnx", "standard")}
+QUICK = {("pt2", "whole"), ("onnx", "standard")}  # with inputs and outputs of its own, and bare
 CASES = [
     pytest.param(format, name, marks=() if (format, name) in QUICK else pytest.mark.slow)
     for format in ("pt2", "onnx")
