@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,12 +116,12 @@ class JointAttention(nn.Module):
         kept = [index for index in range(len(inputs)) if index not in self.discard]
         if packing is None:
             lengths = [x.shape[1] for x in inputs]
-            q, k, v = (_join(parts) for parts in (queries, keys, values))
+            q, k, v = (_join(parts, torch.cat) for parts in (queries, keys, values))
             attended = self.attend(q, k, v, join_masks(list(masks), lengths, q)).transpose(1, 2)
             pieces = attended.split([lengths[index] for index in kept], dim=1)
         else:
-            q = packing.join(_heads_first(queries), kept, dim=2)
-            k, v = (packing.join(_heads_first(parts), dim=2) for parts in (keys, values))
+            q = _join(queries, partial(packing.join, modalities=kept))
+            k, v = (_join(parts, packing.join) for parts in (keys, values))
             attended = self.attend(q, k, v, segments=packing.segments(kept, q.device))
             pieces = packing.split(attended.transpose(1, 2), kept)
 
@@ -139,11 +140,14 @@ class JointAttention(nn.Module):
         return packing.by_sample(projection, x, gate, index)
 
 
-def _join(parts: list[Tensor]) -> Tensor:
-    """`b n_i h d` each -> `b h N d`, heads first in memory too: attention reads a head's rows 4 to 11 % faster so."""
-    turned = _heads_first(parts)
-    return turned[0] if len(turned) == 1 else torch.cat(turned, dim=2)
+def _join(parts: list[Tensor], join: Callable[..., Tensor]) -> Tensor:
+    """`b n_i h d` each -> `b h N d`.
 
-
-def _heads_first(parts: list[Tensor]) -> list[Tensor]:
-    return [x.transpose(1, 2) for x in parts]  # b n h d -> b h n d
+    On the CPU heads are first in memory too: attention reads a head's rows 4 to 11 % faster so. A GPU's kernels give
+    their result the layout of the queries, so that tokens stay first in memory and the out projection needs no copy.
+    """
+    if len(parts) == 1:
+        return parts[0].transpose(1, 2)
+    if parts[0].device.type == "cpu":
+        return join([x.transpose(1, 2) for x in parts], dim=2)
+    return join(parts, dim=1).transpose(1, 2)

@@ -41,7 +41,7 @@ class RotaryPlaces(nn.Module):
             if place is None or rotary is None or rotary.after is None:
                 continue
             other = self.modalities[rotary.after].rotary
-            last = torch.stack([places[rotary.after][:, axis].amax() for axis in other.axes]).amax()  # type: ignore[index,union-attr]
+            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes]).amax()  # type: ignore[index,union-attr]
             for axis in rotary.axes:
                 place[:, axis] += last + 1
         return list(places.values())

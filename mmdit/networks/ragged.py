@@ -60,7 +60,7 @@ def mask_of(lengths: tuple[int, ...] | None, longest: int, device: torch.device)
     """`b n`, True where a sample has a token."""
     if lengths is None:
         return None
-    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.stack([torch.arange(longest, device=device) < length for length in lengths])  # no copy to the device
 
 
 def sample(inputs: Mapping[str, Given], i: int) -> dict[str, Tensor]:

@@ -19,7 +19,7 @@ BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of
 def key_table(schema: type[Options]) -> str:
     """Every key of a config file: its dotted path, what it may be, its default and its sentence."""
     rows = [[f"`{path}`", values, default, text] for path, values, default, text in _keys(schema, "")]
-    return table(["key", "values", "default", "what it is"], rows) + "\n"
+    return table(["key", "values", "default", "what it is"], rows, _cell) + "\n"
 
 
 def keyword_table(options: type[Options] = ModelOptions) -> str:
@@ -32,7 +32,7 @@ def keyword_table(options: type[Options] = ModelOptions) -> str:
         if own:
             defaults = ", ".join(f"`{default!r}`" for default in own.values() if default is not MISSING)
             rows.append([", ".join(f"`{name}`" for name in own), defaults, text])
-    return table(["keyword", "default", "what it is"], rows) + "\n"
+    return table(["keyword", "default", "what it is"], rows, _cell) + "\n"
 
 
 def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
@@ -72,3 +72,7 @@ def _default(each: Field[Any], inner: Sequence[Any]) -> str:
         return "as below"
     value = as_data(each.default)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cell(markdown: str) -> str:
+    return markdown.replace("|", "\\|")

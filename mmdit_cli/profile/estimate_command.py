@@ -28,8 +28,9 @@ def estimate_command(request: Request, grid: Sequence[PointConfig], *, mode: Mod
         UserError: the size or the device's name is none, or a model's sizes are beyond any machine.
     """
     limit = None if memory is None else read_size(memory, "--memory")
-    away = request.device == "cuda" and not torch.cuda.is_available()
-    device, dtype = torch.device("cuda") if away else request.torch_device, request.torch_dtype
+    device, dtype = request.named_device, request.torch_dtype
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        device = torch.device("cuda")  # it is not here: any other, or none
     results = []
     with stage_progress() as on_progress:
         for point in grid:

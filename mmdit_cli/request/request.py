@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mmdit_cli.request.tool_config import ToolConfig
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MOST_DEVICES = 128  # torch wraps greater numbers
 
 
 @dataclass(frozen=True)
@@ -43,21 +44,29 @@ class Request:
         return [load_tool_config(path, self.overrides) for path in self.configs]
 
     @property
+    def named_device(self) -> torch.device:
+        """The device, which need not be there. Raises UserError where the name is none."""
+        import torch
+
+        kind, colon, index = self.device.partition(":")
+        numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 4
+        if kind not in ("cpu", "cuda") or (colon and not (numbered and int(index) < MOST_DEVICES)):
+            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
+        return torch.device(kind, int(index)) if index else torch.device(kind)
+
+    @property
     def torch_device(self) -> torch.device:
         """Raises UserError where there is no such device."""
         import torch
 
-        kind, colon, index = self.device.partition(":")
-        numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 10
-        if kind not in ("cpu", "cuda") or (colon and not numbered):
-            raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
-        if kind == "cuda":
+        device = self.named_device
+        if device.type == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if not count:
                 raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use cpu")
-            if int(index or 0) >= count:
+            if (device.index or 0) >= count:
                 raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
-        return torch.device(self.device)
+        return device
 
     @property
     def torch_dtype(self) -> torch.dtype:

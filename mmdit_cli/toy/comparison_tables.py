@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side
+from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side, styled
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from mmdit_cli.toy.comparison import Comparison, Design
     from mmdit_cli.toy.seed_statistics import Difference, Spread
@@ -32,8 +32,8 @@ def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
     parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
-        parts.append(Text(where, style="red"))
-    parts += [Text(text, style="yellow") for text in comparison.notes]
+        parts.append(styled(where, "red"))
+    parts += [styled(text, "yellow") for text in comparison.notes]
     return [*parts, *map(note, _notes(comparison))]
 
 
@@ -79,9 +79,9 @@ def _interval(each: Difference) -> str:
     return "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
 
 
-def _verdict(verdict: str, *, short: bool) -> str:
+def _verdict(verdict: str, *, short: bool) -> str | Text:
     if verdict in STYLES:
-        return f"[{STYLES[verdict]}]{verdict}[/]"
+        return styled(verdict, STYLES[verdict])
     return "can't tell" if short else verdict
 
 

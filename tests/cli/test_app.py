@@ -185,6 +185,26 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_where(mmdit, monkeypatc
     assert "Traceback" in mmdit("flops", "-c", "tiny.yaml", "--debug")[2]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory",
+    ],
+)
+def test_a_device_without_memory_for_it_is_exit_2_whoever_says_so(text, mmdit, monkeypatch):
+    from mmdit_cli.model_parts import flop_count as flops
+
+    def fails(*_, **__):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(flops, "count_flops", fails)
+    code, _, err = mmdit("flops", "-c", "tiny.yaml")
+    assert code == 2 and err.startswith("error: not enough memory for this")
+
+
 def test_a_reader_who_leaves_early_is_no_error():
     command = f"{sys.executable} -m mmdit_cli flops -c configs/sd3-medium.yaml | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)

@@ -60,10 +60,14 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     assert "no, " in more.out
 
 
-def test_an_estimate_needs_no_device(run):
-    done = run("--estimate", "--device", "cuda", "--dtype", "bf16")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99"])
+def test_an_estimate_needs_no_device(device, run):
+    done = run("--estimate", "--device", device, "--dtype", "bf16", "--json")
     assert done.code == 0, done.err
-    assert "peak" in done.out
+    document = json.loads(done.out)
+    assert document["device"] == device and document["results"][0]["memory_bytes"]["peak"] > 0
+    wrong = run("--estimate", "--device", "cuda:128")  # of which torch would make cuda:-128
+    assert wrong.code == 2 and "--device cuda:128: expected cpu, cuda or cuda:N" in wrong.err
 
 
 def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
