@@ -191,6 +191,8 @@ class Packing:
 
     def behind(self, registers: Sequence[int]) -> Packing:
         """That of the sequences with register tokens in front, packed already."""
+        if not any(registers):
+            return self
         longer = (tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True))
         return self._keep(("behind", *registers), lambda: Packing(tuple(longer)))
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from mmdit.layers.modulation import Conditioning, ConditioningRuns
+
 
 def check_tokens(
     tokens: Sequence[Tensor], widths: Sequence[int], names: Sequence[str], argument: str, *, dims: int = 3
@@ -52,14 +54,16 @@ def check_masks(
 
 
 def check_conditioning(
-    cond: Tensor | Sequence[Tensor] | None,
+    cond: Conditioning | Sequence[Conditioning] | None,
     dim_cond: int | None,
     batch: int,
     names: Sequence[str],
     *,
+    lengths: Sequence[int] | None = None,
     argument: str = "time_cond",
-) -> Sequence[Tensor | None]:
-    """One `b dim_cond` vector for each modality, or None for each where the module takes no conditioning."""
+) -> Sequence[Conditioning | None]:
+    """One `b dim_cond` vector for each modality, or None for each where the module takes no conditioning; where the
+    `lengths` of the modalities are told, it may be `b n dim_cond`, or runs of tokens."""
     if dim_cond is None:
         if cond is not None:
             raise ValueError(
@@ -70,14 +74,17 @@ def check_conditioning(
         raise ValueError(
             f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})"
         )
-    conds = (cond,) * len(names) if isinstance(cond, Tensor) else tuple(cond)
+    conds = (cond,) * len(names) if isinstance(cond, (Tensor, ConditioningRuns)) else tuple(cond)
     if len(conds) != len(names):
         raise ValueError(f"{argument} must be one tensor or one for each of {', '.join(names)}, got {len(conds)}")
-    for c, name in zip(conds, names, strict=True):
-        if c.ndim != 2 or c.shape[0] != batch or c.shape[1] != dim_cond:
+    for i, (c, name) in enumerate(zip(conds, names, strict=True)):
+        shape = tuple((c.vectors if isinstance(c, ConditioningRuns) else c).shape)
+        tokens = sum(c.lengths) if isinstance(c, ConditioningRuns) else shape[1]
+        fits = len(shape) == 2 or (lengths is not None and len(shape) == 3 and tokens == lengths[i])
+        if not fits or shape[0] != batch or shape[-1] != dim_cond:
+            each = "" if lengths is None else f", or ({batch}, {lengths[i]}, {dim_cond}), one for each token"
             raise ValueError(
-                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond), "
-                f"got {tuple(c.shape)}"
+                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond){each}, got {shape}"
             )
     return conds
 

@@ -20,8 +20,22 @@ FEEDFORWARD_PARTS = ("ff_shift", "ff_scale", "ff_gate")
 DUAL_PARTS = ("dual_shift", "dual_scale", "dual_gate")
 
 
+class ConditioningRuns(NamedTuple):
+    """The conditioning of a modality whose tokens are of several kinds, one kind behind the other.
+
+    `vectors`: b k d; `lengths`: how many tokens each of the k is for. What follows from a vector is computed once.
+    """
+
+    vectors: Tensor
+    lengths: tuple[int, ...]
+
+
+Conditioning = Tensor | ConditioningRuns  # of one modality: b d, b n d (a vector for each token), or runs of them
+
+
 class BlockModulation(NamedTuple):
-    """What a block needs of one modality's modulation: `b 1 d` each, or None where the block does not use it."""
+    """What a block needs of one modality's modulation: `b 1 d` each, `b n d` where tokens differ, or None where the
+    block does not use it."""
 
     attn_shift: Tensor | None = None
     attn_scale: Tensor | None = None
@@ -37,7 +51,15 @@ class BlockModulation(NamedTuple):
         """For packed tokens, every one of them its own row: `1 T d`."""
         if packing is None:
             return self
-        return BlockModulation(*(None if part is None else packing.spread(part, modality) for part in self))
+        rows = {False: packing.spread, True: packing.pack}
+        return BlockModulation(*(None if x is None else rows[x.shape[1] > 1](x, modality) for x in self))
+
+    def along(self, lengths: Sequence[int]) -> BlockModulation:
+        """`b k d` -> `b n d`: each of the k rows for so many tokens."""
+        parts = (
+            None if x is None else [x[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(lengths)] for x in self
+        )
+        return BlockModulation(*(None if runs is None else torch.cat(runs, dim=1) for runs in parts))
 
 
 class Modulation(nn.Module):
@@ -64,9 +86,12 @@ class Modulation(nn.Module):
         for part, bias in zip(self.parts, self.linear.bias.chunk(len(self.parts)), strict=True):
             bias.fill_(self.gate_init if part.endswith("gate") else 0.0)
 
-    def forward(self, cond: Tensor) -> BlockModulation:
-        """`cond`: b dim_cond."""
-        chunks = self.linear(F.silu(cond)).unsqueeze(1).chunk(len(self.parts), dim=-1)
+    def forward(self, cond: Conditioning) -> BlockModulation:
+        """`cond`: b dim_cond, b n dim_cond, or runs."""
+        if isinstance(cond, ConditioningRuns):
+            return self(cond.vectors).along(cond.lengths)
+        made = self.linear(F.silu(cond))
+        chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
         return BlockModulation(**dict(zip(self.parts, chunks, strict=True)))
 
 
@@ -94,8 +119,9 @@ class StackModulation(NamedTuple):
 class NetworkModulation(NamedTuple):
     """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
 
-    `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each; `heads` the
-    shift and scale of each output head, `b 1 d`. A batch of 1 serves any batch.
+    `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each (`b 2
+    dim_cond` where references have their own); `heads` the shift and scale of each output head, `b 1 d`. A batch of 1
+    serves any batch.
     """
 
     conds: tuple[Tensor, ...]
@@ -111,7 +137,7 @@ class NetworkModulation(NamedTuple):
 class NoModulation(nn.Module):
     """Without conditioning: plain norms with their own weights, and no gates."""
 
-    def forward(self, cond: Tensor | None) -> BlockModulation:
+    def forward(self, cond: Conditioning | None) -> BlockModulation:
         return BlockModulation()
 
 

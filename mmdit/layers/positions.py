@@ -21,13 +21,13 @@ def sinusoid(positions: Tensor, dim: int) -> Tensor:
 
 
 def timestep_sinusoid(timestep: Tensor, dim: int) -> Tensor:
-    """`b -> b dim`: the same of timesteps, cosines first, as SD3, FLUX and Qwen-Image have it.
+    """`b -> b dim`, `b n -> b n dim`: the same of timesteps, cosines first, as SD3, FLUX and Qwen-Image have it.
 
     In float32, in the order of operations of their code: at a timestep of 1000 the angles are rounded by 3e-5, and the
     checkpoints were trained with that rounding.
     """
     exponents = -math.log(MAX_PERIOD) * torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) / (dim // 2)
-    angles = timestep.float()[:, None] * exponents.exp()
+    angles = timestep.float()[..., None] * exponents.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 

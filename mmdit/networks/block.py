@@ -16,6 +16,7 @@ from mmdit.layers.modulation import (
     DUAL_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    Conditioning,
     make_modulation,
 )
 from mmdit.layers.norms import AdaptiveLayerNorm
@@ -107,7 +108,7 @@ class MMDiTBlock(nn.Module):
         *,
         modality_tokens: Sequence[Tensor],
         modality_masks: Sequence[Tensor | None] | None = None,
-        time_cond: Tensor | Sequence[Tensor] | None = None,
+        time_cond: Conditioning | Sequence[Conditioning] | None = None,
         modulations: Sequence[BlockModulation] | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         skip_feedforward: Collection[int] = (),
@@ -118,7 +119,8 @@ class MMDiTBlock(nn.Module):
         Args:
             modality_tokens: N tensors `b n_i d_i` (`b n_i s d_i` with s residual streams).
             modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none.
-            time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
+            time_cond: conditioning `b dim_cond`, or one for each modality, which may be `b n_i dim_cond` (a vector for
+                each token) or `ConditioningRuns`.
             modulations: one for each modality, where they are not the block's own (with `packing`, spread already).
             rotary: the places of each modality's tokens, `n_i d/2 2` from a `RotaryTable`, or None.
             skip_feedforward: modalities whose feedforward is left out of this call.
@@ -133,7 +135,8 @@ class MMDiTBlock(nn.Module):
         """
         check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens", dims=self.token_dims)
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
-        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
         tokens: list[Tensor | None] = list(modality_tokens)
 
@@ -173,8 +176,8 @@ class MMDiTBlock(nn.Module):
 
         return tuple(x if i in self.updated else None for i, x in enumerate(tokens))
 
-    def modulate(self, conds: Sequence[Tensor | None]) -> list[BlockModulation]:
-        """The block's own modulation of each modality, from its conditioning `b dim_cond`."""
+    def modulate(self, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
+        """The block's own modulation of each modality, from its conditioning."""
         return [modulation(cond) for modulation, cond in zip(self.modulations, conds, strict=True)]
 
 

@@ -98,7 +98,7 @@ class TimestepEmbed(VectorEmbed):
         self.frequencies, self.scale = options.frequencies, options.scale
 
     def forward(self, timestep: Tensor) -> Tensor:
-        """`timestep`: b -> b dim."""
+        """`timestep`: b -> b dim, b n -> b n dim."""
         # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
         waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
         return super().forward(waves.to(self.linear_in.weight.dtype))

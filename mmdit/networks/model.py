@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmdit.layers.modulation import NetworkModulation
+from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
 from mmdit.networks.output_heads import make_head
@@ -35,6 +35,7 @@ class MMDiTModel(nn.Module):
         self.inputs = nn.ModuleDict(
             {name: make_embed(modality, eps=eps) for name, modality in config.modalities.items()}
         )
+        self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
@@ -59,7 +60,8 @@ class MMDiTModel(nn.Module):
         Args:
             inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
                 without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
-            timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
+            timestep: `b`, or for each modality (each may be noised by its own amount) `b` or `b n`, one for each of its
+                tokens, its references' included: those of a first frame that is given may be 0.
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
                 Or a `Packing` of them.
@@ -79,7 +81,8 @@ class MMDiTModel(nn.Module):
         ordered = [inputs[name] for name in self.modality_names]
         batch = ragged.batch_of(inputs)
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch)
+            clean = self.clean.intersection(name for name, images in (references or {}).items() if images)
+            conds = self._conditioning(timestep, pooled, guidance, batch, clean)
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
@@ -99,10 +102,18 @@ class MMDiTModel(nn.Module):
                     m if m is None else F.pad(m, (0, x.shape[1] - n), value=True)
                     for m, x, n in zip(valid, tokens, own, strict=True)
                 ]
+        of_tokens: list[Conditioning | None] = [*conds]
+        for i, (name, cond, n, x) in enumerate(zip(self.modality_names, conds, own, tokens, strict=True)):
+            if cond is None or cond.ndim == 2:
+                continue
+            if name in self.clean:  # that of the image, and that of its references
+                of_tokens[i], conds[i] = ConditioningRuns(cond, (n, x.shape[1] - n)), cond[:, 0]
+            else:
+                conds[i] = cond[:, :n]
         outs = self.transformer(
             modality_tokens=tokens,
             modality_masks=valid,
-            time_cond=None if conds[0] is None else conds,
+            time_cond=None if conds[0] is None else of_tokens,
             modality_positions=None if self.places is None else self.places(inputs, references),
             modulation=None if modulation is None else modulation.stack,
         )
@@ -147,10 +158,13 @@ class MMDiTModel(nn.Module):
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
             for x in (pooled, guidance)
         ]
-        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
-        assert cond is not None
-        heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
-        whole = NetworkModulation((cond,), self.transformer.modulate(cond), heads)
+        conds: Any = self._conditioning(
+            timesteps.repeat_interleave(batch), every[0], every[1], steps * batch, self.clean
+        )
+        plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
+        heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
+        kept = conds if self.clean else conds[:1]
+        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
     def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
@@ -158,7 +172,7 @@ class MMDiTModel(nn.Module):
         cond = modulation.conds[0]
         if len(cond) not in (1, batch):
             raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
-        conds = [each.expand(batch, -1) for each in modulation.conds]
+        conds = [each.expand(batch, *each.shape[1:]) for each in modulation.conds]
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
     def _embed_references(
@@ -214,8 +228,10 @@ class MMDiTModel(nn.Module):
         pooled: Tensor | None,
         guidance: Tensor | None,
         batch: int,
+        clean: Collection[str],
     ) -> list[Tensor | None]:
-        """One `b dim_cond` vector for each modality."""
+        """For each modality a vector, `b dim_cond`; `b n dim_cond` where each token has a timestep; `b 2 dim_cond`, its
+        own and that of the timestep 0, where its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -229,15 +245,27 @@ class MMDiTModel(nn.Module):
             raise ValueError(
                 f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
             )
+        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
+
+        def embedded(t: Tensor, each_token: bool, name: str) -> Tensor:
+            if t.shape[:1] != (batch,) or t.ndim > 1 + each_token:
+                also = f" or ({batch}, tokens)" if each_token else ""
+                raise ValueError(
+                    f"timestep{name} must have the shape (batch,) = ({batch},){also}, got {tuple(t.shape)}"
+                )
+            made = self.time_embed(t)  # type: ignore[misc]
+            return made + (extra[:, None] if t.ndim == 2 and isinstance(extra, Tensor) else extra)
+
         if isinstance(timestep, Mapping):
             self._check_names(timestep, "timestep", complete=True)
-        for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
-            if t.shape != (batch,):
-                raise ValueError(f"timestep must have the shape (batch,) = ({batch},), got {tuple(t.shape)}")
-        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
-        if isinstance(timestep, Mapping):
-            return [self.time_embed(timestep[name]) + extra for name in self.modality_names]
-        return [self.time_embed(timestep) + extra] * len(self.modality_names)
+            conds = [embedded(timestep[n], n not in clean, f" for {n}") for n in self.modality_names]
+        else:
+            conds = [embedded(timestep, False, "")] * len(self.modality_names)
+        for i, name in enumerate(self.modality_names):
+            if name in clean:
+                given = timestep[name] if isinstance(timestep, Mapping) else timestep
+                conds[i] = torch.stack([conds[i], embedded(torch.zeros_like(given), False, "")], dim=1)
+        return [*conds]
 
     def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
         if (guidance is None) != (self.guidance_embed is None):

@@ -19,6 +19,8 @@ from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    Conditioning,
+    ConditioningRuns,
     StackModulation,
     make_modulation,
 )
@@ -102,7 +104,7 @@ class MMDiT(nn.Module):
         *,
         modality_tokens: Sequence[Tensor],
         modality_masks: Sequence[Tensor | None] | Packing | None = None,
-        time_cond: Tensor | Sequence[Tensor] | None = None,
+        time_cond: Conditioning | Sequence[Conditioning] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
         modulation: StackModulation | None = None,
@@ -113,7 +115,8 @@ class MMDiT(nn.Module):
             modality_tokens: N tensors `b n_i d_i`.
             modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none. Or a
                 `Packing` of them, which is used whether or not `varlen` is set.
-            time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
+            time_cond: conditioning `b dim_cond`, or one for each modality, which may be `b n_i dim_cond` (a vector for
+                each token) or `ConditioningRuns`.
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
                 `b n_i a`), or None for one whose tokens don't turn. Register tokens stand at 0.
             skip_last_feedforward: modalities whose feedforward in the last block is left out of this call.
@@ -127,7 +130,9 @@ class MMDiT(nn.Module):
         """
         check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens")
         batch = modality_tokens[0].shape[0]
-        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        lengths = [x.shape[1] for x in modality_tokens]
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
+        self._check_per_token(conds)
         self._check_positions(modality_positions, modality_tokens)
         sequences = self._sequences(modality_masks, modality_tokens)
 
@@ -137,7 +142,7 @@ class MMDiT(nn.Module):
         mods: Sequence[BlockModulation] | None = None  # a block makes its own
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
-                mods = sequences.spread(known.blocks[index])
+                mods = sequences.spread(_along(known.blocks[index], conds))
             tokens = self._run(
                 block,
                 modality_tokens=tokens,
@@ -157,7 +162,8 @@ class MMDiT(nn.Module):
         )
 
     def modulate(self, time_cond: Tensor | Sequence[Tensor]) -> StackModulation:
-        """What the conditioning, `b dim_cond` or one for each modality, decides in every block: `b 1 d` each.
+        """What the conditioning, `b dim_cond` or one for each modality, decides in every block: `b 1 d` each. Of the
+        `k` vectors of runs, `b k dim_cond`: `b k d`.
 
         It depends on the conditioning alone, so that of all steps of a sampler can be computed in one call.
 
@@ -165,7 +171,9 @@ class MMDiT(nn.Module):
             ValueError: the conditioning is wrong, or the model was built without.
         """
         first = time_cond if isinstance(time_cond, Tensor) else time_cond[0]
-        conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names)
+        given = [time_cond] * len(self.modality_names) if isinstance(time_cond, Tensor) else time_cond
+        vectors = [x.shape[1] if x.ndim == 3 else 1 for x in given]
+        conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names, lengths=vectors)
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
         distinct, shared = _distinct(conds), self._shared(conds)
@@ -185,8 +193,9 @@ class MMDiT(nn.Module):
             raise ValueError(f"modulation is for a batch of {max(rows)}, got tokens with one of {batch}")
         return modulation
 
-    def _shared(self, conds: Sequence[Tensor | None]) -> StackModulation:
+    def _shared(self, conds: Sequence[Conditioning | None]) -> StackModulation:
         """What all joint blocks share, and all single-stream blocks."""
+        conds = [cond.vectors if isinstance(cond, ConditioningRuns) else cond for cond in conds]
         joint = tuple(make(cond) for make, cond in zip(self.shared_modulations, conds, strict=False))
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
@@ -202,7 +211,7 @@ class MMDiT(nn.Module):
         self,
         tokens: Sequence[Tensor],
         sequences: Padded | Packed,
-        conds: Sequence[Tensor | None],
+        conds: Sequence[Conditioning | None],
         tables: Sequence[Tensor | None] | None,
         known: StackModulation,
     ) -> Sequence[Tensor]:
@@ -215,14 +224,14 @@ class MMDiT(nn.Module):
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
         for index, block in enumerate(self.single_blocks):
             if index < len(known.single_blocks):  # one that is shared is there for the first
-                mods = sequences.join_modulations(known.single_blocks[index], stream)
+                mods = sequences.join_modulations(_along(known.single_blocks[index], conds), stream)
             elif not known.single_blocks:
                 mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct], stream)
             (x,) = self._run(
                 block,
                 modality_tokens=[x],
                 modality_masks=stream.masks,
-                time_cond=conds[0],
+                time_cond=_vector(conds[0]),
                 modulations=[mods],
                 rotary=[stream.table],
                 packing=stream.packing,
@@ -242,6 +251,14 @@ class MMDiT(nn.Module):
         packing = Packing.from_masks(checked, lengths, batch)
         return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)
 
+    def _check_per_token(self, conds: Sequence[Conditioning | None]) -> None:
+        for i, (cond, name) in enumerate(zip(conds, self.modality_names, strict=True)):
+            if cond is None or (isinstance(cond, Tensor) and cond.ndim == 2):
+                continue
+            if self.registers[i].count or self.sample_gated:
+                other = "register tokens, which have none" if self.registers[i].count else "gating 'sample'"
+                raise ValueError(f"time_cond for {name}: a vector for each token does not go with {other}")
+
     def _check_positions(self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]) -> None:
         if (positions is None) != (self.rotary is None):
             wanted = "was built without rotary_axes" if self.rotary is None else "has rotary_axes and needs them"
@@ -260,6 +277,20 @@ class MMDiT(nn.Module):
         return [None if place is None else self.rotary(place) for place in places]
 
 
-def _distinct(conds: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+def _distinct(conds: Sequence[Conditioning | None]) -> Sequence[Conditioning | None]:
     """One vector for all modalities is the rule."""
     return conds[:1] if all(cond is conds[0] for cond in conds) else conds
+
+
+def _along(mods: Sequence[BlockModulation], conds: Sequence[Conditioning | None]) -> Sequence[BlockModulation]:
+    """Those made of the vectors of runs before, for every token."""
+    return [
+        mod.along(cond.lengths) if isinstance(cond, ConditioningRuns) else mod
+        for mod, cond in zip(mods, conds, strict=False)
+    ]
+
+
+def _vector(cond: Conditioning | None) -> Tensor | None:
+    """One for a whole stream, whose modulation is known."""
+    x = cond.vectors if isinstance(cond, ConditioningRuns) else cond
+    return x[:, 0] if x is not None and x.ndim == 3 else x

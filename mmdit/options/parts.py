@@ -252,6 +252,7 @@ class ReferenceOptions(Options):
     axis: Count = option(0, "The rotary axis on which they stand apart.")
     start: Number = option(1, "Where the first stands on it, from the image's own place.")
     step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
+    clean: Flag = option(False, "Their timestep is 0, whatever that of the image (Qwen-Image-Edit-2511).")
 
 
 @dataclass(frozen=True, kw_only=True)
