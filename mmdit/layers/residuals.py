@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from einops import reduce, repeat
 from torch import Tensor, nn
-from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from mmdit.layers.norms import RMSNorm
+from mmdit.layers.plain import is_plain
 from mmdit.layers.residual_kernels import (
     is_traced,
     read_streams,
@@ -78,19 +78,6 @@ class ShiftLinear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype))
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module does what its class says and nothing else, so that its weight may be read past its call: no
-    adapter, no quantized or sharded weight, no hook that brings the weight or watches the call."""
-    hooks: tuple[Any, ...] = (
-        module._forward_pre_hooks,
-        module._forward_hooks,
-        module._backward_pre_hooks,
-        module._backward_hooks,
-    )
-    own = type(module) in (ShiftLinear, RMSNorm) and "forward" not in vars(module)
-    return own and not is_traceable_wrapper_subclass(module.weight) and not any(hooks)
-
-
 class WidthConnection(nn.Module):
     """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
 
@@ -140,6 +127,10 @@ class WidthConnection(nn.Module):
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
         return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
 
+    def may_be_read(self) -> bool:
+        """Whether the weights of norm and linear may be read past their calls."""
+        return not self.dynamic or (is_plain(self.norm, RMSNorm) and is_plain(self.to_shift, ShiftLinear))
+
     def weighing(self, x: Tensor) -> list[Tensor]:
         """The parameters that `weigh` takes, in float32 at least."""
         names = (*self.names, "scales") if self.dynamic else self.names
@@ -159,7 +150,7 @@ class WidthConnection(nn.Module):
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
         with without_autocast(x):
-            if is_traced(x) or (self.dynamic and not (is_plain(self.norm) and is_plain(self.to_shift))):
+            if is_traced(x) or not self.may_be_read():
                 pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
                 branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
             else:

@@ -22,7 +22,7 @@ WIDTH, DIM_HEAD = 32, 16
 def small(name: str, *overrides: str) -> ToolConfig:
     """A shipped config with two blocks of each kind and narrow streams."""
     model = load_config(name, ToolConfig).model
-    changes = {"run.batch_size": 2, "model.depth": 2, "model.heads": 2, "model.dim_head": DIM_HEAD}
+    changes: dict[str, Any] = {"run.batch_size": 2, "model.depth": 2, "model.heads": 2, "model.dim_head": DIM_HEAD}
     changes["model.dim_joint_attn"] = changes["model.feedforward.dim"] = "null"
     if model.attention.dual:
         changes["model.attention.dual"] = "[0]"

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mmdit.layers.projections import DenseQKV
 from mmdit.layers.residuals import HyperConnection
 from mmdit.mmdit_generalized_pytorch import MMDiT
 from tests.support.draws import drawn
@@ -57,6 +58,17 @@ def test_hooks_do_not_change_what_hyper_connections_compute() -> None:
     plain = net(x)
     net.to_shift.register_forward_hook(lambda module, args, out: None)
     for got, wanted in zip((net(x)[0], *net(x)[1]), (plain[0], *plain[1]), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_hooks_do_not_change_what_a_projection_with_unused_rows_computes(bias: bool) -> None:
+    net = drawn(DenseQKV(6, heads=2, dim_head=4, parts=2, stored_parts=3, bias=bias))
+    x = torch.randn(2, 5, 6, dtype=torch.float64)
+    plain = net(x)
+    assert [part.shape for part in plain] == [(2, 5, 2, 4)] * 2
+    net.linear.register_forward_hook(lambda module, args, out: None)
+    for got, wanted in zip(net(x), plain, strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 
