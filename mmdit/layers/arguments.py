@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def described(given: object) -> str:
+    """What was given in place of something else: a tensor by its shape, and otherwise its type."""
+    return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
+
+
+def as_vector(given: object, argument: str, batch: int, device: torch.device) -> Tensor:
+    """`b` numbers, from a tensor of them or from one number for all.
+
+    Raises:
+        ValueError: it is something else, or of another length.
+    """
+    if isinstance(given, (int, float)):
+        return torch.full((batch,), float(given), device=device)
+    if not isinstance(given, Tensor) or given.shape != (batch,):
+        raise ValueError(f"{argument} must have the shape (batch,) = ({batch},), got {described(given)}")
+    return given
 
 
 def check_tokens(
@@ -17,11 +36,9 @@ def check_tokens(
         raise ValueError(f"{argument} must be a sequence of {len(names)} tensors ({', '.join(names)}), got {got}")
 
     for x, width, name in zip(tokens, widths, names, strict=True):
-        if x.ndim != dims or x.shape[-1] != width:
+        if not isinstance(x, Tensor) or x.ndim != dims or x.shape[-1] != width:
             streams = "streams, " if dims == 4 else ""
-            raise ValueError(
-                f"{name} tokens must have the shape (batch, length, {streams}{width}), got {tuple(x.shape)}"
-            )
+            raise ValueError(f"{name} tokens must have the shape (batch, length, {streams}{width}), got {described(x)}")
         if x.shape[0] != tokens[0].shape[0]:
             raise ValueError(
                 f"{name} tokens have a batch of {x.shape[0]}, but {names[0]} tokens have one of {tokens[0].shape[0]}"
@@ -42,8 +59,9 @@ def check_masks(
     for mask, x, name in zip(masks, tokens, names, strict=True):
         if mask is None:
             continue
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {mask.dtype}")
+        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+            got = str(mask.dtype) if isinstance(mask, Tensor) else described(mask)
+            raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {got}")
         if mask.shape != x.shape[:2]:
             raise ValueError(
                 f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}"
@@ -70,14 +88,13 @@ def check_conditioning(
         raise ValueError(
             f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})"
         )
-    conds = (cond,) * len(names) if isinstance(cond, Tensor) else tuple(cond)
+    conds: tuple[Any, ...] = tuple(cond) if isinstance(cond, (tuple, list)) else (cond,) * len(names)
     if len(conds) != len(names):
         raise ValueError(f"{argument} must be one tensor or one for each of {', '.join(names)}, got {len(conds)}")
     for c, name in zip(conds, names, strict=True):
-        if c.ndim != 2 or c.shape[0] != batch or c.shape[1] != dim_cond:
+        if not isinstance(c, Tensor) or c.shape != (batch, dim_cond):
             raise ValueError(
-                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond), "
-                f"got {tuple(c.shape)}"
+                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond), got {described(c)}"
             )
     return conds
 

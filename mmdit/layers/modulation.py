@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,6 +38,11 @@ class BlockModulation(NamedTuple):
         if packing is None:
             return self
         return BlockModulation(*(None if part is None else packing.spread(part, modality) for part in self))
+
+
+# a block's own modulation of conditioning vectors `b dim_cond`, and what makes of it that of the tokens
+Modulate = Callable[[Sequence[Tensor | None]], list[BlockModulation]]
+OwnModulation = Callable[[Modulate], list[BlockModulation]]
 
 
 class Modulation(nn.Module):

@@ -15,6 +15,7 @@ from einops import reduce, repeat
 from torch import Tensor, nn
 
 from mmdit.layers.norms import RMSNorm
+from mmdit.layers.plain import is_plain
 from mmdit.layers.residual_kernels import (
     is_traced,
     read_streams,
@@ -70,6 +71,13 @@ class NestedResidual(nn.Module):
 # ------------------------------------------------------------------------------------------------- hyper-connections
 
 
+class ShiftLinear(nn.Linear):
+    """A linear in the dtype of its input, which under autocast is that of the streams."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class WidthConnection(nn.Module):
     """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
 
@@ -97,7 +105,7 @@ class WidthConnection(nn.Module):
         self.dynamic = dynamic
         if dynamic:
             self.norm = RMSNorm(dim)
-            self.to_shift = nn.Linear(dim, sum(self.widths), bias=False)
+            self.to_shift = ShiftLinear(dim, sum(self.widths), bias=False)
             self.scales = nn.Parameter(torch.empty(len({*self.scale_of[: len(self.names)]})))
         self.reset_parameters()
 
@@ -117,8 +125,11 @@ class WidthConnection(nn.Module):
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
-        product = F.linear(self.norm(x), self.to_shift.weight.to(x.dtype)) if self.dynamic else None
-        return self.weigh(product, *self.weighing(x))
+        return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
+
+    def may_be_read(self) -> bool:
+        """Whether the weights of norm and linear may be read past their calls."""
+        return not self.dynamic or (is_plain(self.norm, RMSNorm) and is_plain(self.to_shift, ShiftLinear))
 
     def weighing(self, x: Tensor) -> list[Tensor]:
         """The parameters that `weigh` takes, in float32 at least."""
@@ -139,7 +150,7 @@ class WidthConnection(nn.Module):
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
         with without_autocast(x):
-            if is_traced(x):
+            if is_traced(x) or not self.may_be_read():
                 pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
                 branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
             else:

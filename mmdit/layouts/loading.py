@@ -15,6 +15,7 @@ from mmdit.layouts.layout_files import LayoutFiles, our_weights
 from mmdit.options import ModelOptions
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.saved_model import check_dtype, filled, load_weights
+from mmdit.weights.writer import common_dtype
 
 __all__ = ["load"]
 
@@ -36,7 +37,8 @@ def load(
     Args:
         path: a safetensors file, an index of shards (`*.index.json`), or a folder with either.
         device: where the tensors go.
-        dtype: the floating-point type they are converted to; None: as in the file.
+        dtype: the floating-point type they are converted to; None: as in the file or, where it has several, the
+            narrowest that holds them all, for a network computes in one.
         verify: read everything and compare it with the hash in the metadata.
         config: of the model, where the file holds none.
         layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
@@ -55,7 +57,10 @@ def load(
         raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
     wanted = as_config(config).model
     names = Layout(layout, wanted)
-    weights = our_weights(LayoutFiles(path, names).weights(), names)
+    theirs = LayoutFiles(path, names).weights()
+    if len({spec.dtype for spec in theirs.specs.values()}) > 1:  # tensors of several types can't be joined
+        theirs = theirs.cast(dtype or common_dtype(theirs.specs.values()))
+    weights = our_weights(theirs, names)
     with torch.device("meta"):
         model = build(wanted)
     tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}

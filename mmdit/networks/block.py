@@ -16,6 +16,7 @@ from mmdit.layers.modulation import (
     DUAL_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    OwnModulation,
     make_modulation,
 )
 from mmdit.layers.norms import AdaptiveLayerNorm
@@ -108,7 +109,7 @@ class MMDiTBlock(nn.Module):
         modality_tokens: Sequence[Tensor],
         modality_masks: Sequence[Tensor | None] | None = None,
         time_cond: Tensor | Sequence[Tensor] | None = None,
-        modulations: Sequence[BlockModulation] | None = None,
+        modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         skip_feedforward: Collection[int] = (),
         packing: Packing | None = None,
@@ -119,7 +120,8 @@ class MMDiTBlock(nn.Module):
             modality_tokens: N tensors `b n_i d_i` (`b n_i s d_i` with s residual streams).
             modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none.
             time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
-            modulations: one for each modality, where they are not the block's own (with `packing`, spread already).
+            modulations: one for each modality, where they are not the block's own (with `packing`, spread already); or
+                what makes them by the block's own `modulate`, whose weights are then read within this call.
             rotary: the places of each modality's tokens, `n_i d/2 2` from a `RotaryTable`, or None.
             skip_feedforward: modalities whose feedforward is left out of this call.
             packing: the tokens are packed, `1 T_i d_i` without padding (see `Packing`), and there are no masks.
@@ -140,9 +142,9 @@ class MMDiTBlock(nn.Module):
         # conditioning vector -> shift, scale and gate of every modality
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = modulations
-        if mod is None:
-            mod = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
+        if modulations is None:
+            modulations = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
+        mod = modulations(self.modulate) if callable(modulations) else modulations
 
         # norm and modulate, each for itself; ONE attention over all tokens; gate and residual
         reads = [residual.width(x) for residual, x in zip(self.attn_residuals, modality_tokens, strict=True)]

@@ -11,6 +11,8 @@ from mmdit.layers.norms import RMSNorm
 from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
 from mmdit.options import LinearInput, ModalityOptions, PatchInput, TimestepOptions, TokenInput
 
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
+
 
 class SequenceEmbed(nn.Module):
     """`b n dim_in -> b n d`: an RMS norm and sine-cosine positions if asked for, around a linear."""
@@ -83,6 +85,7 @@ class VectorEmbed(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
         super().__init__()
+        self.dim_in = dim_in
         self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -97,11 +100,17 @@ class TimestepEmbed(VectorEmbed):
         super().__init__(options.frequencies, dim, bias=options.bias)
         self.frequencies, self.scale = options.frequencies, options.scale
 
-    def forward(self, timestep: Tensor) -> Tensor:
-        """`timestep`: b -> b dim."""
+    def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`timestep`: b -> b dim, computed in `dtype`; None: see `own_dtype`."""
         # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
         waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
-        return super().forward(waves.to(self.linear_in.weight.dtype))
+        return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
+
+
+def own_dtype(module: nn.Module) -> torch.dtype:
+    """What a module computes in where no activation tells: the type of its first parameter that is not stored as
+    something else (float8, say), or else torch's default."""
+    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), torch.get_default_dtype())
 
 
 def make_embed(config: ModalityOptions, *, eps: float) -> nn.Module:

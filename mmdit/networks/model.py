@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from mmdit.layers.arguments import as_vector, described
 from mmdit.layers.modulation import NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
+from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
@@ -45,10 +47,10 @@ class MMDiTModel(nn.Module):
     def forward(
         self,
         inputs: Mapping[str, Given],
-        timestep: Tensor | Mapping[str, Tensor] | None = None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None = None,
         pooled: Tensor | None = None,
         masks: Mapping[str, Tensor] | Packing | None = None,
-        guidance: Tensor | None = None,
+        guidance: Tensor | float | None = None,
         modulation: NetworkModulation | None = None,
     ) -> dict[str, Any]:
         """Run the network.
@@ -56,11 +58,12 @@ class MMDiTModel(nn.Module):
         Args:
             inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
                 without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
-            timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
+            timestep: `b` or a number for all samples, or one such for each modality (each may be noised by its own
+                amount).
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
                 Or a `Packing` of them.
-            guidance: `b`, the guidance scale, where the config has `guidance`.
+            guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
 
         Returns:
@@ -73,15 +76,15 @@ class MMDiTModel(nn.Module):
         self._check_names(inputs, "inputs", complete=True)
         ordered = [inputs[name] for name in self.modality_names]
         batch = ragged.batch_of(inputs)
+        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
+        tokens, lengths = zip(*embedded, strict=True)
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch)
+            conds = self._conditioning(timestep, pooled, guidance, batch, tokens[0])
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
             conds = self._known(modulation, batch)
 
-        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
-        tokens, lengths = zip(*embedded, strict=True)
         outs = self.transformer(
             modality_tokens=tokens,
             modality_masks=self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True))),
@@ -98,7 +101,12 @@ class MMDiTModel(nn.Module):
         return result
 
     def precompute_modulation(
-        self, timesteps: Tensor, pooled: Tensor | None = None, guidance: Tensor | None = None
+        self,
+        timesteps: Tensor,
+        pooled: Tensor | None = None,
+        guidance: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
         """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
 
@@ -110,6 +118,8 @@ class MMDiTModel(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
                 the result serves any batch.
+            dtype: what the network computes in; None: that of `pooled`, or else of its first weight that is not stored
+                as something else (float8, say).
 
         Returns:
             One for each timestep: `net(inputs, modulation=them[i])`.
@@ -117,11 +127,11 @@ class MMDiTModel(nn.Module):
         Raises:
             ValueError: a shape is wrong, or the network has no timestep.
         """
-        if self.time_embed is None or timesteps.ndim != 1:
+        if self.time_embed is None or not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
             wanted = (
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
-            raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
+            raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
         steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
@@ -130,7 +140,10 @@ class MMDiTModel(nn.Module):
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
             for x in (pooled, guidance)
         ]
-        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
+        if dtype is None:
+            dtype = own_dtype(self) if pooled is None else pooled.dtype
+        like = timesteps.new_empty(0, dtype=dtype)
+        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch, like)[0]
         assert cond is not None
         heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
         whole = NetworkModulation((cond,), self.transformer.modulate(cond), heads)
@@ -155,12 +168,12 @@ class MMDiTModel(nn.Module):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
-        if any(lengths.values()) and self.transformer.varlen and not masks:
+        given = {} if masks is None else masks
+        self._check_names(given, "masks", complete=False)
+        if any(lengths.values()) and self.transformer.varlen and not given:
             return Packing.from_lengths(
                 list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
             )
-        given = masks or {}
-        self._check_names(given, "masks", complete=False)
         made = {
             name: ragged.mask_of(own, x.shape[1], x.device)
             for x, (name, own) in zip(tokens, lengths.items(), strict=True)
@@ -173,12 +186,13 @@ class MMDiTModel(nn.Module):
 
     def _conditioning(
         self,
-        timestep: Tensor | Mapping[str, Tensor] | None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None,
         pooled: Tensor | None,
-        guidance: Tensor | None,
+        guidance: Tensor | float | None,
         batch: int,
+        like: Tensor,
     ) -> list[Tensor | None]:
-        """One `b dim_cond` vector for each modality."""
+        """One `b dim_cond` vector for each modality, in the dtype and on the device of `like`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -187,40 +201,36 @@ class MMDiTModel(nn.Module):
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        if (pooled is None) != (self.pooled_embed is None):
-            wanted = "needs" if self.pooled_embed else "was built without"
-            raise ValueError(
-                f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
-            )
-        if isinstance(timestep, Mapping):
-            self._check_names(timestep, "timestep", complete=True)
-        for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
-            if t.shape != (batch,):
-                raise ValueError(f"timestep must have the shape (batch,) = ({batch},), got {tuple(t.shape)}")
-        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
-        if isinstance(timestep, Mapping):
-            return [self.time_embed(timestep[name]) + extra for name in self.modality_names]
-        return [self.time_embed(timestep) + extra] * len(self.modality_names)
+        parts: tuple[tuple[str, Any, nn.Module | None], ...] = (
+            ("guidance", guidance, self.guidance_embed),
+            ("a pooled vector", pooled, self.pooled_embed),
+        )
+        for what, given, embed in parts:
+            if (given is None) != (embed is None):
+                wanted = "was built without" if embed is None else "needs"
+                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
 
-    def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
-        if (guidance is None) != (self.guidance_embed is None):
-            wanted = "needs" if self.guidance_embed else "was built without"
-            raise ValueError(f"this model {wanted} guidance, got {'none' if guidance is None else 'one'}")
-        if guidance is None or self.guidance_embed is None:
-            return 0
-        if guidance.shape != (batch,):
-            raise ValueError(f"guidance must have the shape (batch,) = ({batch},), got {tuple(guidance.shape)}")
-        return self.guidance_embed(guidance)
+        def of_number(embed: nn.Module, given: object, argument: str) -> Tensor:
+            vector: Tensor = embed(as_vector(given, argument, batch, like.device), like.dtype)
+            return vector
 
-    def _pooled(self, pooled: Tensor | None, batch: int) -> Tensor | int:
-        if pooled is None or self.pooled_embed is None:
-            return 0
-        wanted = (batch, self.pooled_embed.linear_in.in_features)
-        if pooled.shape != wanted:
-            raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {tuple(pooled.shape)}")
-        return self.pooled_embed(pooled)
+        extra: Tensor | int = 0
+        if self.guidance_embed is not None:
+            extra = of_number(self.guidance_embed, guidance, "guidance")
+        if self.pooled_embed is not None:
+            shape = (batch, self.pooled_embed.dim_in)
+            if not isinstance(pooled, Tensor) or pooled.shape != shape:
+                raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
+            extra = extra + self.pooled_embed(pooled.to(like.dtype))
+        if not isinstance(timestep, Mapping):
+            return [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
+        self._check_names(timestep, "timestep", complete=True)
+        times = {name: f"timestep of {name}" for name in self.modality_names}
+        return [of_number(self.time_embed, timestep[name], said) + extra for name, said in times.items()]
 
     def _check_names(self, given: Mapping[str, Any], argument: str, *, complete: bool) -> None:
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{argument} must be a mapping by modality, got {described(given)}")
         unknown = [name for name in given if name not in self.modality_names]
         missing = [name for name in self.modality_names if name not in given] if complete else []
         if unknown or missing:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
-from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, make_modulation
+from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, OwnModulation, make_modulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
@@ -63,7 +63,7 @@ class ParallelBlock(nn.Module):
         modality_tokens: Sequence[Tensor],
         modality_masks: Sequence[Tensor | None] | None = None,
         time_cond: Tensor | Sequence[Tensor] | None = None,
-        modulations: Sequence[BlockModulation] | None = None,
+        modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         packing: Packing | None = None,
     ) -> tuple[Tensor]:
@@ -77,7 +77,9 @@ class ParallelBlock(nn.Module):
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = self.modulate(conds)[0].spread(packing, 0) if modulations is None else modulations[0]
+        if modulations is None:
+            modulations = [self.modulate(conds)[0].spread(packing, 0)]
+        (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
         x, state = self.residual.width(modality_tokens[0])
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)

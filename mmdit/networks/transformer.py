@@ -19,6 +19,8 @@ from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    Modulate,
+    OwnModulation,
     StackModulation,
     make_modulation,
 )
@@ -140,7 +142,7 @@ class MMDiT(nn.Module):
                 mods = sequences.spread(known.blocks[index])
             tokens = self._run(
                 block,
-                modality_tokens=tokens,
+                tokens,
                 modality_masks=sequences.masks,
                 time_cond=time_cond,
                 modulations=mods,
@@ -193,10 +195,15 @@ class MMDiT(nn.Module):
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
-    def _run(self, block: nn.Module, **arguments: Any) -> Any:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, use_reentrant=False, **arguments)
-        return block(**arguments)
+    def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:
+        if not self.checkpoint_activations or not torch.is_grad_enabled():
+            return block(modality_tokens=tokens, **arguments)
+
+        def run(*tokens: Tensor) -> Any:
+            return block(modality_tokens=tokens, **arguments)
+
+        # the random state that dropout draws from again is kept for the devices of what is passed by position
+        return checkpoint(run, *tokens, use_reentrant=False)
 
     def _single_stream(
         self,
@@ -213,17 +220,20 @@ class MMDiT(nn.Module):
         distinct = _distinct(conds)
         if len(distinct) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
+
+        def own(modulate: Modulate) -> list[BlockModulation]:
+            return [sequences.join_modulations([modulate([cond])[0] for cond in distinct], stream)]
+
+        mods: Sequence[BlockModulation] | OwnModulation = own
         for index, block in enumerate(self.single_blocks):
             if index < len(known.single_blocks):  # one that is shared is there for the first
-                mods = sequences.join_modulations(known.single_blocks[index], stream)
-            elif not known.single_blocks:
-                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct], stream)
+                mods = [sequences.join_modulations(known.single_blocks[index], stream)]
             (x,) = self._run(
                 block,
-                modality_tokens=[x],
+                [x],
                 modality_masks=stream.masks,
                 time_cond=conds[0],
-                modulations=[mods],
+                modulations=mods,
                 rotary=[stream.table],
                 packing=stream.packing,
             )

@@ -161,6 +161,28 @@ def test_recomputing_activations_changes_no_gradient(variant):
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
 
 
+def test_dropout_is_the_same_again_where_activations_are_recomputed(monkeypatch):
+    seen = []
+    keep = torch.utils.checkpoint.get_device_states
+    monkeypatch.setattr(torch.utils.checkpoint, "get_device_states", lambda *args: seen.append(args) or keep(*args))
+    monkeypatch.setattr(torch.utils.checkpoint, "_infer_device_type", lambda *args: seen.append(args) or "cpu")
+    single = dict(single_stream="parallel", single_stream_depth=1, dim_modalities=(8, 8, 8), heads=2, dim_head=4)
+    net = drawn(MMDiT(depth=2, dim_cond=COND, ff_kwargs=dict(dropout=0.5), **single))
+    xs, cond, grads = [x[..., :1].expand(-1, -1, 8) for x in tokens()], randn(2, COND), []
+    for recompute in (False, True):
+        net.checkpoint_activations = recompute
+        net.zero_grad()
+        torch.manual_seed(0)
+        outs = net(modality_tokens=xs, time_cond=cond)
+        torch.manual_seed(1)  # the backward pass goes back to the forward's
+        sum(o.square().sum() for o in outs).backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    # torch keeps the random state of the devices that it finds here, and of no other
+    assert [len(args) for args in seen if args] == [3, 3, 1]
+    assert all(isinstance(x, torch.Tensor) for args in seen for x in args)
+
+
 def test_each_modality_can_have_a_conditioning_of_its_own():
     net, xs, conds = drawn(MMDiT(depth=1, **SIZES, dim_cond=COND)), tokens(), [randn(2, COND) for _ in DIMS]
     same = net(modality_tokens=xs, time_cond=[conds[0]] * 3)
