@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 
@@ -26,29 +25,6 @@ def check_tokens(tokens: Sequence[Tensor], widths: Sequence[int], names: Sequenc
             raise ValueError(
                 f"{name} tokens have a batch of {x.shape[0]}, but {names[0]} tokens have one of {tokens[0].shape[0]}"
             )
-
-
-def check_masks(
-    masks: Sequence[Tensor | None] | None, tokens: Sequence[Tensor], names: Sequence[str]
-) -> Sequence[Tensor | None]:
-    """One `b n` bool mask or None for each modality."""
-    if masks is None:
-        return (None,) * len(tokens)
-    if isinstance(masks, Tensor) or len(masks) != len(tokens):
-        got = "one tensor" if isinstance(masks, Tensor) else f"{len(masks)}"
-        raise ValueError(
-            f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}"
-        )
-    for mask, x, name in zip(masks, tokens, names, strict=True):
-        if mask is None:
-            continue
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {mask.dtype}")
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}"
-            )
-    return masks
 
 
 def check_conditioning(

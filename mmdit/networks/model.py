@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mmdit.layers.masks import Masks
 from mmdit.layers.modulation import NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
@@ -59,7 +60,7 @@ class MMDiTModel(nn.Module):
             timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
-                Or a `Packing` of them.
+                What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of them.
             guidance: `b`, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
 
@@ -80,7 +81,10 @@ class MMDiTModel(nn.Module):
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
             conds = self._known(modulation, batch)
 
-        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
+        valid = self._given_masks(masks)
+        embedded = [
+            ragged.embed(self.inputs[name], inputs[name], name, valid.get(name)) for name in self.modality_names
+        ]
         tokens, lengths = zip(*embedded, strict=True)
         outs = self.transformer(
             modality_tokens=tokens,
@@ -144,12 +148,19 @@ class MMDiTModel(nn.Module):
         conds = [each.expand(batch, -1) for each in modulation.conds]
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
+    def _given_masks(self, masks: Mapping[str, Tensor] | Packing | None) -> dict[str, Tensor | None]:
+        """Those of the inputs, by name."""
+        if isinstance(masks, Packing):
+            return {name: masks.mask(i) for i, name in enumerate(self.modality_names)}
+        self._check_names(masks or {}, "masks", complete=False)
+        return {**(masks or {})}
+
     def _masks(
         self,
         masks: Mapping[str, Tensor] | Packing | None,
         tokens: Sequence[Tensor],
         lengths: Mapping[str, tuple[int, ...] | None],
-    ) -> Packing | list[Tensor | None] | None:
+    ) -> Packing | Masks | None:
         """Those given, and those of modalities whose samples have lengths of their own."""
         if isinstance(masks, Packing):
             if any(lengths.values()):
@@ -160,7 +171,6 @@ class MMDiTModel(nn.Module):
                 list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
             )
         given = masks or {}
-        self._check_names(given, "masks", complete=False)
         made = {
             name: ragged.mask_of(own, x.shape[1], x.device)
             for x, (name, own) in zip(tokens, lengths.items(), strict=True)
@@ -168,8 +178,7 @@ class MMDiTModel(nn.Module):
         for name, own in lengths.items():
             if own is not None and name in given:
                 raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        every = [given.get(name, made[name]) for name in self.modality_names]
-        return None if all(mask is None for mask in every) else every
+        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), zeroed=True)
 
     def _conditioning(
         self,
