@@ -1,4 +1,4 @@
-"""Masks, and what stands where they are False: it is replaced by zeros before anything reads it.
+"""Masks, and what stands where they are False: it is replaced before anything reads it.
 
 Keeping it out of the attention is not enough. With nan or inf there, 0 * nan = nan in the attention's sum of values and
 in the gradients of weights, and one bad number at the end of a caption makes its whole sample nan.
@@ -14,14 +14,14 @@ from torch import Tensor
 
 
 class Masks(NamedTuple):
-    """One `b n` bool mask, or None, for each modality. `zeroed`: nothing of the caller's stands at masked places."""
+    """One `b n` bool mask, or None, for each modality. `filled`: nothing of the caller's stands at masked places."""
 
     by_modality: tuple[Tensor | None, ...]
-    zeroed: bool = False
+    filled: bool = False
 
     def only(self, index: int) -> Masks:
         """That of one modality."""
-        return Masks((self.by_modality[index],), self.zeroed)
+        return Masks((self.by_modality[index],), self.filled)
 
 
 def check_mask(mask: Tensor, x: Tensor, name: str, shape: Sequence[int] | None = None) -> None:
@@ -52,23 +52,32 @@ def check_masks(masks: Sequence[Tensor | None] | Masks | None, tokens: Sequence[
     return Masks(tuple(masks))
 
 
-def zero_masked(x: Tensor, mask: Tensor | None) -> Tensor:
-    """`x`: b n ...; `mask`: b n or None -> the same with zeros where it is False, through which no gradient flows."""
+def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x`: b n ...; `mask`: b n or None -> the same with 1, -1, 1, ... where it is False (0 in integers), through which
+    no gradient flows.
+
+    Not with zeros: what is constant has no size, so norms would divide it by their eps, and by nothing where that is 0.
+    """
     if mask is None:
         return x
-    return x.masked_fill(~mask.view(mask.shape + (1,) * (x.ndim - mask.ndim)), 0)
+    mask = mask.view(mask.shape + (1,) * (x.ndim - mask.ndim))
+    if not x.is_floating_point():
+        return x.masked_fill(~mask, 0)
+    filler = x.new_ones(x.shape[-1])
+    filler[1::2] = -1
+    return torch.where(mask, x, filler)
 
 
 def enter_masked(
     tokens: Sequence[Tensor], masks: Sequence[Tensor | None] | Masks | None, names: Sequence[str]
 ) -> tuple[Sequence[Tensor], Masks]:
-    """Tokens `b n_i ...` with zeros at masked places, and their masks, checked: once, where tokens enter.
+    """Tokens `b n_i ...` with masked places filled, and their masks, checked: once, where tokens enter.
 
     Raises:
         ValueError: a count, a mask's dtype or its shape is wrong.
     """
     checked = check_masks(masks, tokens, names)
-    if checked.zeroed:
+    if checked.filled:
         return tokens, checked
-    entered = [zero_masked(x, mask) for x, mask in zip(tokens, checked.by_modality, strict=True)]
-    return entered, Masks(checked.by_modality, zeroed=True)
+    entered = [fill_masked(x, mask) for x, mask in zip(tokens, checked.by_modality, strict=True)]
+    return entered, Masks(checked.by_modality, filled=True)

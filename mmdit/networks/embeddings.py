@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from mmdit.layers.masks import check_mask, zero_masked
+from mmdit.layers.masks import check_mask, fill_masked
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
 from mmdit.options import LinearInput, ModalityOptions, PatchInput, TimestepOptions, TokenInput
@@ -66,7 +66,7 @@ class PatchEmbed(nn.Module):
         patches = rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
         if mask is not None:
             check_mask(mask, x, name, (x.shape[0], patches.shape[1] * patches.shape[2]))
-            patches = zero_masked(patches, mask.view(patches.shape[:3]))
+            patches = fill_masked(patches, mask.view(patches.shape[:3]))
         return rearrange(self.positions(self.linear(patches)), "b h w d -> b (h w) d")
 
 
@@ -122,10 +122,10 @@ class TimestepEmbed(VectorEmbed):
 
 
 def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
-    """`x`: b n ... with zeros at masked places."""
+    """`x`: b n ... with masked places filled."""
     if mask is not None:
         check_mask(mask, x, name)
-    return zero_masked(x, mask)
+    return fill_masked(x, mask)
 
 
 def make_embed(config: ModalityOptions, *, eps: float) -> nn.Module:

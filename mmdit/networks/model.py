@@ -178,7 +178,7 @@ class MMDiTModel(nn.Module):
         for name, own in lengths.items():
             if own is not None and name in given:
                 raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), zeroed=True)
+        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), filled=True)
 
     def _conditioning(
         self,

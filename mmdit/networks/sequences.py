@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdit.layers.attention import join_masks
-from mmdit.layers.masks import Masks, zero_masked
+from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import BlockModulation, join_modulations
 from mmdit.layers.registers import NoRegisterTokens, RegisterTokens
 from mmdit.layers.rotary import fill_tables
@@ -35,18 +35,18 @@ class Padded:
     packing = None
 
     def __init__(self, masks: Masks, registers: Sequence[Registers]) -> None:
-        self.to_zero = (None,) * len(registers) if masks.zeroed else masks.by_modality  # where zeros have yet to be put
+        self.to_fill = (None,) * len(registers) if masks.filled else masks.by_modality  # where that has yet to be done
         # registers are valid everywhere
         with_registers = (
             None if mask is None else F.pad(mask, (r.count, 0), value=True)
             for r, mask in zip(registers, masks.by_modality, strict=True)
         )
-        self.masks = Masks(tuple(with_registers), zeroed=True)
+        self.masks = Masks(tuple(with_registers), filled=True)
         self.registers = registers
 
     def enter(self, x: Tensor, i: int) -> Tensor:
         """`x`: b n d -> b (r n) d."""
-        return self.registers[i](zero_masked(x, self.to_zero[i]))
+        return self.registers[i](fill_masked(x, self.to_fill[i]))
 
     def leave(self, x: Tensor, i: int) -> Tensor:
         """The reverse of `enter`."""
@@ -56,10 +56,10 @@ class Padded:
         """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
         if place is None:
             return None
-        mask = self.to_zero[i]
+        mask = self.to_fill[i]
         if mask is not None and place.ndim == 2:  # of all samples
             mask = mask.any(dim=0)
-        return F.pad(zero_masked(place, mask), (0, 0, self.registers[i].count, 0))
+        return F.pad(fill_masked(place, mask), (0, 0, self.registers[i].count, 0))
 
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
         """By modality: `b 1 d`, as it is."""
@@ -71,7 +71,7 @@ class Padded:
         mask = join_masks(list(self.masks.by_modality), lengths, tokens[0])
         filled = None if tables is None else fill_tables(tables, lengths)
         table = None if filled is None else torch.cat(filled, dim=-3)
-        return OneStream(torch.cat(list(tokens), dim=1), table, Masks((mask,), zeroed=True), None, lengths)
+        return OneStream(torch.cat(list(tokens), dim=1), table, Masks((mask,), filled=True), None, lengths)
 
     def split(self, x: Tensor, stream: OneStream) -> Sequence[Tensor]:
         """The reverse of `join`."""

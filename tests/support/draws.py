@@ -24,10 +24,13 @@ def randn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
 
 
-def zeroed(xs: Sequence[Tensor], masks: Sequence[Tensor | None] | None) -> list[Tensor]:
-    """Tokens `b n d` with zeros at masked places, which is what networks read there whatever is given."""
+def as_read(xs: Sequence[Tensor], masks: Sequence[Tensor | None] | None) -> list[Tensor]:
+    """Tokens `b n d` with 1, -1, 1, ... at masked places, which is what networks read there whatever is given."""
     every = [None] * len(xs) if masks is None else masks
-    return [x if mask is None else x * mask[..., None] for x, mask in zip(xs, every, strict=True)]
+    return [
+        x if mask is None else torch.where(mask[..., None], x, (-1.0) ** torch.arange(x.shape[-1]).to(x.dtype))
+        for x, mask in zip(xs, every, strict=True)
+    ]
 
 
 def padded_mask(length: int, *valid: int) -> torch.Tensor:

@@ -14,7 +14,7 @@ from tests.support.marks import slow_but
 
 
 def valid(outs, masks):
-    """What stands at valid places: elsewhere outputs mean nothing, and zeros make rounding large."""
+    """What stands at valid places: elsewhere outputs mean nothing."""
     return [x if mask is None else x[mask] for x, mask in zip(outs, masks, strict=True) if x is not None]
 
 

@@ -16,6 +16,7 @@ from mmdit import JointAttention
 from mmdit.adaptive_attention import AdaptiveAttention
 from mmdit.networks.block import MMDiTBlock
 from mmdit.networks.parallel_block import ParallelBlock
+from mmdit.networks.transformer import MMDiT
 from mmdit.packing import Packing
 from tests.support.draws import drawn, padded_mask, randn
 from tests.support.marks import slow_but
@@ -180,6 +181,15 @@ def test_in_inputs_of_every_kind(how: str) -> None:
         return valid, [inputs[name] for name in ("image", "sound", "bare")]
 
     check(net, run)
+
+
+@pytest.mark.parametrize("options", [{}, dict(num_residual_streams=2, dynamic_residual=True)], ids=["plain", "streams"])
+def test_it_divides_nothing_by_nothing_where_norms_add_nothing(options: dict[str, Any]) -> None:
+    net = drawn(MMDiT(depth=2, dim_modalities=(6, 8), norm_eps=0.0, qk_rmsnorm=True, **SIZES, **options))
+    for attention in (module for module in net.modules() if hasattr(module, "eps")):
+        attention.eps = 0.0
+    outs = net(modality_tokens=[torch.zeros(3, 4, 6).double(), randn(3, 5, 8)], modality_masks=[MASKS[0] & False, None])
+    assert all(x.isfinite().all() for x in outs)
 
 
 def test_a_list_of_equal_sizes_may_be_masked_too() -> None:
