@@ -45,30 +45,6 @@ def check_tokens(
             )
 
 
-def check_masks(
-    masks: Sequence[Tensor | None] | None, tokens: Sequence[Tensor], names: Sequence[str]
-) -> Sequence[Tensor | None]:
-    """One `b n` bool mask or None for each modality."""
-    if masks is None:
-        return (None,) * len(tokens)
-    if isinstance(masks, Tensor) or len(masks) != len(tokens):
-        got = "one tensor" if isinstance(masks, Tensor) else f"{len(masks)}"
-        raise ValueError(
-            f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}"
-        )
-    for mask, x, name in zip(masks, tokens, names, strict=True):
-        if mask is None:
-            continue
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
-            got = str(mask.dtype) if isinstance(mask, Tensor) else described(mask)
-            raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {got}")
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}"
-            )
-    return masks
-
-
 def check_conditioning(
     cond: Tensor | Sequence[Tensor] | None,
     dim_cond: int | None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdit.layers.arguments import as_vector, described
+from mmdit.layers.masks import Masks
 from mmdit.layers.modulation import NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
@@ -62,7 +63,7 @@ class MMDiTModel(nn.Module):
                 amount).
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
-                Or a `Packing` of them.
+                What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of them.
             guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
 
@@ -76,7 +77,10 @@ class MMDiTModel(nn.Module):
         self._check_names(inputs, "inputs", complete=True)
         ordered = [inputs[name] for name in self.modality_names]
         batch = ragged.batch_of(inputs)
-        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
+        valid = self._given_masks(masks)
+        embedded = [
+            ragged.embed(self.inputs[name], inputs[name], name, valid.get(name)) for name in self.modality_names
+        ]
         tokens, lengths = zip(*embedded, strict=True)
         if modulation is None:
             conds = self._conditioning(timestep, pooled, guidance, batch, tokens[0])
@@ -157,12 +161,19 @@ class MMDiTModel(nn.Module):
         conds = [each.expand(batch, -1) for each in modulation.conds]
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
+    def _given_masks(self, masks: Mapping[str, Tensor] | Packing | None) -> dict[str, Tensor | None]:
+        """Those of the inputs, by name."""
+        if isinstance(masks, Packing):
+            return {name: masks.mask(i) for i, name in enumerate(self.modality_names)}
+        self._check_names(masks or {}, "masks", complete=False)
+        return {**(masks or {})}
+
     def _masks(
         self,
         masks: Mapping[str, Tensor] | Packing | None,
         tokens: Sequence[Tensor],
         lengths: Mapping[str, tuple[int, ...] | None],
-    ) -> Packing | list[Tensor | None] | None:
+    ) -> Packing | Masks | None:
         """Those given, and those of modalities whose samples have lengths of their own."""
         if isinstance(masks, Packing):
             if any(lengths.values()):
@@ -181,8 +192,7 @@ class MMDiTModel(nn.Module):
         for name, own in lengths.items():
             if own is not None and name in given:
                 raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        every = [given.get(name, made[name]) for name in self.modality_names]
-        return None if all(mask is None for mask in every) else every
+        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), filled=True)
 
     def _conditioning(
         self,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
+from mmdit.layers.masks import Masks, enter_masked
 from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, OwnModulation, make_modulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
@@ -61,7 +62,7 @@ class ParallelBlock(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | None = None,
         time_cond: Tensor | Sequence[Tensor] | None = None,
         modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
@@ -81,7 +82,8 @@ class ParallelBlock(nn.Module):
             modulations = [self.modulate(conds)[0].spread(packing, 0)]
         (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
-        x, state = self.residual.width(modality_tokens[0])
+        (tokens,), masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
+        x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
-        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary, packing)
+        (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)
         return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)

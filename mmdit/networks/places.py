@@ -35,7 +35,7 @@ class RotaryPlaces(nn.Module):
             after = None if modality.rotary is None else own.get(modality.rotary.after or "")
             if after is not None:
                 other = self.modalities[modality.rotary.after].rotary  # type: ignore[index,union-attr]
-                last = torch.stack([after[:, axis] for axis in other.axes]).amax()  # type: ignore[union-attr]
+                last = torch.stack([after[:, axis] for axis in other.axes]).amax((0, 1))  # type: ignore[union-attr]
                 own[name] = self._place(name, inputs[name], last + 1)
         return list(own.values())
 

@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdit.layers.arguments import (
     check_conditioning,
-    check_masks,
     check_positions,
     check_tokens,
 )
+from mmdit.layers.masks import Masks, check_masks
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
@@ -103,7 +103,7 @@ class MMDiT(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | Packing | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | Packing | None = None,
         time_cond: Tensor | Sequence[Tensor] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
@@ -113,8 +113,8 @@ class MMDiT(nn.Module):
 
         Args:
             modality_tokens: N tensors `b n_i d_i`.
-            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none. Or a
-                `Packing` of them, which is used whether or not `varlen` is set.
+            modality_masks: N masks `b n_i`, bool, True = valid, or None. What stands at masked positions, nan and
+                inf included, changes nothing. Or a `Packing` of them, which is used whether or not `varlen` is set.
             time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
                 `b n_i a`), or None for one whose tokens don't turn. Register tokens stand at 0.
@@ -239,7 +239,9 @@ class MMDiT(nn.Module):
             )
         return sequences.split(x, stream)
 
-    def _sequences(self, masks: Sequence[Tensor | None] | Packing | None, tokens: Sequence[Tensor]) -> Padded | Packed:
+    def _sequences(
+        self, masks: Sequence[Tensor | None] | Masks | Packing | None, tokens: Sequence[Tensor]
+    ) -> Padded | Packed:
         """Packed where that is asked for and saves anything."""
         lengths, batch = [x.shape[1] for x in tokens], tokens[0].shape[0]
         registers: Any = self.registers
@@ -247,10 +249,10 @@ class MMDiT(nn.Module):
             masks.check(tokens)
             return Packed(masks, registers)
         checked = check_masks(masks, tokens, self.modality_names)
-        if not self.varlen or not batch or all(mask is None for mask in checked):
+        if not self.varlen or not batch or all(mask is None for mask in checked.by_modality):
             return Padded(checked, registers)
-        packing = Packing.from_masks(checked, lengths, batch)
-        return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)
+        packing = Packing.from_masks(checked.by_modality, lengths, batch)
+        return Packed(packing, registers) if packing.has_padding else Padded(Masks((None,) * len(lengths)), registers)
 
     def _check_positions(self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]) -> None:
         if (positions is None) != (self.rotary is None):
