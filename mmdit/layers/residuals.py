@@ -142,7 +142,7 @@ class WidthConnection(nn.Module):
             return list(parameters)
         *static, scales = parameters
         shifts = self.bounded(product.to(scales.dtype)).split(self.widths, dim=-1)
-        return [b + scales[i] * s for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
+        return [torch.addcmul(b, scales[i], s) for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
 
     def bounded(self, product: Tensor) -> Tensor:
         return product.tanh()
