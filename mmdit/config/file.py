@@ -6,7 +6,7 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -46,9 +46,15 @@ def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[s
 
 
 def load_points(
-    path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = (), points: Sequence[Sequence[str]] = ((),)
+    path: str | Path,
+    schema: type[Schema],
+    *,
+    overrides: Sequence[str] = (),
+    points: Sequence[Sequence[str]] = ((),),
+    on_document: Callable[[Document], None] = lambda document: None,
 ) -> list[Schema]:
-    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides.
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. `on_document` is given what
+    each is made of, with the place of every key.
 
     Raises:
         ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
@@ -68,6 +74,7 @@ def load_points(
         for override in point:
             _override(document, override, "--sweep")
         configs.append(_validate(document, schema))
+        on_document(document)
     return configs
 
 

@@ -28,11 +28,12 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 class OptionError(ValueError):
-    """An option is wrong; `at` is its path below the part that raises this."""
+    """An option is wrong; `at` is its path below the part that raises this. `all`: what else is wrong there, too."""
 
     def __init__(self, at: At, message: str) -> None:
         super().__init__(f"{'.'.join(map(str, at))}: {message}" if at else message)
         self.at, self.message = at, message
+        self.all: tuple[OptionError, ...] = (self,)
 
     def __reduce__(self) -> Any:
         return type(self), (self.at, self.message)
@@ -110,7 +111,7 @@ class Reading:
         try:
             return part(**values)
         except OptionError as error:
-            self.problems.append(Problem((*at, *error.at), error.message))
+            self.problems += [Problem((*at, *each.at), each.message) for each in error.all]
 
     def _part_by_kind(self, given: Mapping[str, Any], parts: Sequence[Any], at: At) -> Any:
         """Options of the part among several that the key `kind` names."""

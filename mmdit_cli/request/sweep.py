@@ -46,18 +46,12 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
         UserError: a sweep is malformed; the message names the key and the value.
         ConfigError: a config is wrong, or becomes so at a point; the message names `--sweep KEY=VALUE`.
     """
-    from mmdit.config.file import load_points
-    from mmdit_cli.request.tool_config import ToolConfig
-
     axes = parse_sweeps(sweeps or ())
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
     points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
     texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
-    grid = []
-    for path in request.configs:
-        configs = load_points(path, ToolConfig, overrides=request.overrides, points=texts)
-        grid += [PointConfig(config, point) for config, point in zip(configs, points, strict=True)]
-    return grid
+    loaded = request.load_points(texts)
+    return [PointConfig(config, point) for each in loaded for config, point in zip(each, points, strict=True)]
 
 
 def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
