@@ -15,6 +15,8 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mmdit.options.numbers import as_number
+
 At = tuple[str | int, ...]  # a path of keys
 
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
@@ -65,6 +67,9 @@ class Reading:
     def read(self, value: Any, hint: Any, bounds: Mapping[str, Any], at: At = ()) -> Any:
         """A value of an annotated type within its bounds, as Python's own numbers and tuples."""
         origin, of, given = get_origin(hint), get_args(hint), value
+        if self.plain and hint in (int, float) and isinstance(value, str) and (value[-1:].isalpha() or "/" in value):
+            number = as_number(value)  # "4" stays a text
+            value = value if number is None else number
         if origin is Annotated:
             marks = {name: getattr(mark, name) for mark in of[1:] for name in _BOUNDS if hasattr(mark, name)}
             return self.read(value, of[0], marks | dict(bounds), at)

@@ -180,6 +180,7 @@ def make_request(
     if report is not None:
         check_target(report, "--report", suffixes=SUFFIXES)
         check_apart({"config": configs}, report=report)
+    dtype = {torch_name: name for name, torch_name in DTYPES.items()}.get(dtype.removeprefix("torch."), dtype)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 
