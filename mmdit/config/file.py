@@ -88,7 +88,7 @@ def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source
 
 
 def _validate(document: Document, schema: type[Schema]) -> Schema:
-    reading = Reading(short, plain=True)
+    reading = Reading(short, plain=True, root=schema)
     config: Schema = reading.read(document.data, schema, {})
     if not reading.problems:
         return config

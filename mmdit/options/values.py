@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from mmdit.options.numbers import as_number
 
 At = tuple[str | int, ...]  # a path of keys
+MOST = 20  # unknown keys for which another is looked for
 
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("a number > {:.15g}", lambda value, bound: value > bound),
@@ -58,10 +59,11 @@ class Reading:
     Args:
         quote: how a value is quoted.
         plain: what is given is plain data.
+        root: the dataclass of the whole, in which the place of an unknown key is looked for.
     """
 
-    def __init__(self, quote: Callable[[Any], str], *, plain: bool) -> None:
-        self.quote, self.plain = quote, plain
+    def __init__(self, quote: Callable[[Any], str], *, plain: bool, root: Any = None) -> None:
+        self.quote, self.plain, self.root = quote, plain, root
         self.problems: list[Problem] = []
 
     def read(self, value: Any, hint: Any, bounds: Mapping[str, Any], at: At = ()) -> Any:
@@ -109,7 +111,11 @@ class Reading:
                 self.problems.append(Problem((*at, each.name), "missing, and it has no default", key=True))
         names = [each.name for each in fields_of(part)]
         for key in [key for key in given if key not in hints]:
-            message = f"unknown key{_near(key, names) or '.'} Valid keys are {', '.join(names)}"
+            from mmdit.options.suggestions import meant  # which reads fields as this does
+
+            told = len(self.problems) < MOST and self.root is not None
+            near = meant(self.root, (*at, key), given[key]) if told else ""
+            message = f"unknown key{near or '.'} Valid keys are {', '.join(names)}"
             self.problems.append(Problem((*at, key), message, key=True))
         if len(self.problems) > already:
             return None
@@ -133,7 +139,7 @@ class Reading:
         """A value of one of several types; what is wrong is said of the one that it came furthest in, or of all."""
         tried = []
         for member in members:
-            reading = Reading(self.quote, plain=self.plain)
+            reading = Reading(self.quote, plain=self.plain, root=self.root)
             result = reading.read(value, member, {} if member is NoneType else bounds, at)
             if not reading.problems:
                 return result
