@@ -7,6 +7,7 @@ import itertools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from mmdit.config.yaml_document import (
     parse,
     short,
 )
+from mmdit.options.suggestions import meant
 from mmdit.options.values import Reading
 
 __all__ = ["ConfigError", "load_config", "validate_mapping"]
@@ -88,7 +90,7 @@ def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source
 
 
 def _validate(document: Document, schema: type[Schema]) -> Schema:
-    reading = Reading(short, plain=True, root=schema)
+    reading = Reading(short, plain=True, meant=partial(meant, schema))
     config: Schema = reading.read(document.data, schema, {})
     if not reading.problems:
         return config

@@ -59,11 +59,13 @@ class Reading:
     Args:
         quote: how a value is quoted.
         plain: what is given is plain data.
-        root: the dataclass of the whole, in which the place of an unknown key is looked for.
+        meant: `; did you mean this?` of an unknown key, by its path and its value.
     """
 
-    def __init__(self, quote: Callable[[Any], str], *, plain: bool, root: Any = None) -> None:
-        self.quote, self.plain, self.root = quote, plain, root
+    def __init__(
+        self, quote: Callable[[Any], str], *, plain: bool, meant: Callable[[At, Any], str] = lambda at, value: ""
+    ) -> None:
+        self.quote, self.plain, self.meant = quote, plain, meant
         self.problems: list[Problem] = []
 
     def read(self, value: Any, hint: Any, bounds: Mapping[str, Any], at: At = ()) -> Any:
@@ -111,10 +113,7 @@ class Reading:
                 self.problems.append(Problem((*at, each.name), "missing, and it has no default", key=True))
         names = [each.name for each in fields_of(part)]
         for key in [key for key in given if key not in hints]:
-            from mmdit.options.suggestions import meant  # which reads fields as this does
-
-            told = len(self.problems) < MOST and self.root is not None
-            near = meant(self.root, (*at, key), given[key]) if told else ""
+            near = self.meant((*at, key), given[key]) if len(self.problems) < MOST else ""
             message = f"unknown key{near or '.'} Valid keys are {', '.join(names)}"
             self.problems.append(Problem((*at, key), message, key=True))
         if len(self.problems) > already:
@@ -139,7 +138,7 @@ class Reading:
         """A value of one of several types; what is wrong is said of the one that it came furthest in, or of all."""
         tried = []
         for member in members:
-            reading = Reading(self.quote, plain=self.plain, root=self.root)
+            reading = Reading(self.quote, plain=self.plain, meant=self.meant)
             result = reading.read(value, member, {} if member is NoneType else bounds, at)
             if not reading.problems:
                 return result
