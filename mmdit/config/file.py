@@ -54,16 +54,19 @@ def load_points(
     overrides: Sequence[str] = (),
     points: Sequence[Sequence[str]] = ((),),
     on_document: Callable[[Document], None] = lambda document: None,
+    text: bytes | None = None,
 ) -> list[Schema]:
     """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. `on_document` is given what
-    each is made of, with the place of every key.
+    each is made of, with the place of every key; `text` is the config, where the file holds more than that.
 
     Raises:
         ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
     """
     path = find_shipped(path) or path
+    if os.path.isfile(own := os.path.join(path, "config.yaml")):  # of a training run
+        path = own
     source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
-    text = _read(path, source)  # once, for standard input can't be read again
+    text = _read(path, source) if text is None else text  # once, for standard input can't be read again
     configs = []
     for point in points:
         document = parse(text, source)

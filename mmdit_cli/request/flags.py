@@ -22,11 +22,15 @@ SweepOption = Annotated[
 ]
 OneConfig = Annotated[
     str,
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or - (stdin)."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or - (stdin)."
+    ),
 ]
 SeveralConfigs = Annotated[
     list[str],
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or -. Repeatable."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or -. Repeatable."
+    ),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default
     "set_": (

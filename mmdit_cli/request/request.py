@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from json import dumps as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 SECTIONS = ("run", "train")
+NAMED = 4  # settings in a message
 READS = {  # by command: what it uses of a config's `run` and `train`, sections or keys
     "profile": ("run",),
     "flops": ("run",),
@@ -66,8 +68,11 @@ class Request:
         schema = FedConfig if "run" in READS[self.command] else ToolConfig
         loaded = []
         for path in self.configs:
-            note = partial(self._note_unused, is_shipped(path))
-            loaded.append(load_points(path, schema, overrides=self.overrides, points=points, on_document=note))
+            note = partial(self._note_unused, is_shipped(path) or os.path.isdir(path))  # a run's is the tool's own
+            text = _config_within(path)
+            loaded.append(
+                load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
+            )
         return loaded
 
     def _note_unused(self, shipped: bool, document: Document) -> None:
@@ -83,7 +88,8 @@ class Request:
     def say_unused(self) -> None:
         """Name the settings that are not used, once."""
         if self.unused and is_main():
-            message(f"not used by {self.command}: {', '.join(self.unused.values())}")
+            more = f", and {len(self.unused) - NAMED} more" if len(self.unused) > NAMED else ""
+            message(f"not used by {self.command}: {', '.join([*self.unused.values()][:NAMED])}{more}")
         self.unused.clear()
 
     @property
@@ -190,3 +196,21 @@ def _as_utf8(text: str) -> str:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
         return text
+
+
+def _config_within(path: str) -> bytes | None:
+    """The config that weights hold, which `mmdit.save` wrote; None where the path is no weights'.
+
+    Raises:
+        mmdit.weights.saved_model.CheckpointError: they can't be read, or hold none.
+    """
+    shards = os.path.isdir(path) and os.path.isfile(os.path.join(path, "config.json"))
+    if not (shards or (path.endswith(".safetensors") and os.path.isfile(path))):
+        return None
+    from mmdit.options import as_data
+    from mmdit.weights.reader import WeightFiles
+    from mmdit.weights.saved_model import read_config
+
+    with WeightFiles(path) as files:
+        name = files.metadata.get("config_name") or Path(path).stem
+        return json_text({"name": name, "model": as_data(read_config(files).model)}).encode()

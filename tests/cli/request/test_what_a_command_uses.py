@@ -5,7 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+import mmdit
 from mmdit.config import ConfigError
 from mmdit_cli.request.request import READS, Request, make_request
 from mmdit_cli.request.tool_config import as_tool_config, tokens_by_default
@@ -117,3 +120,22 @@ def test_rotary_and_sine_cosine_positions_are_not_both_on_unless_asked(image, wa
     modalities = {"text": text, "image": {"dim": 16, "input": PATCHES} | image}
     config = as_tool_config({"model": ROTARY | {"timestep": {}, "modalities": modalities}})
     assert config.model.modalities["image"].input.positions == wanted
+
+
+def test_a_run_and_a_file_of_weights_are_configs_and_a_run_can_be_loaded(tmp_path):
+    (config,) = asked("flops", tmp_path, SMALL, "train.steps=3").load_configs()
+    net, run = mmdit.build(config.model), tmp_path / "run"
+    mmdit.save(net, tmp_path / "m.safetensors", metadata={"config_name": "small"})
+    mmdit.save(net, tmp_path / "shards", max_shard_size="1KB")
+    for step, scale in ((8, 1), (12, 3)):
+        (run / f"checkpoint-{step:08}").mkdir(parents=True)
+        state = {name: x * scale for name, x in net.state_dict().items()}
+        save_file(state, run / f"checkpoint-{step:08}" / "ema.safetensors")
+    (run / "config.yaml").write_text(SMALL)
+    for path in (run, tmp_path / "m.safetensors", tmp_path / "shards"):
+        request = make_request("flops", [str(path)], ["run.batch_size=3"], "cpu", "fp32", 0, False, None)
+        (found,) = request.load_configs()
+        assert found.model == config.model and found.run.batch_size == 3
+        assert found.name == ("shards" if path.name == "shards" else "small")
+    loaded = mmdit.load(run).state_dict()
+    assert all(torch.equal(loaded[name], 3 * x) for name, x in net.state_dict().items())
