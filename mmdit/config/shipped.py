@@ -32,6 +32,5 @@ def find_shipped(name: str | Path) -> Path | None:
 
 def is_shipped(name: str | Path) -> bool:
     """Whether this is a shipped config, by its name or by its path."""
-    return find_shipped(name) is not None or Path(name).resolve() in {
-        path.resolve() for path in shipped_configs().values()
-    }
+    known = {os.path.realpath(path) for path in shipped_configs().values()}
+    return find_shipped(name) is not None or os.path.realpath(name) in known
