@@ -42,7 +42,7 @@ class PatchEmbed(nn.Module):
         self.channels, self.patch = options.channels, options.patch
         self.linear = nn.Linear(options.channels * options.patch**2, dim, bias=options.bias)
         self.positions: nn.Module = nn.Identity()
-        if options.positions == "sincos":
+        if options.positions in ("sincos", None):
             self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)
         elif options.positions == "learned":
             self.positions = Learned2D(dim, max_size=options.max_size)

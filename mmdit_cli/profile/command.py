@@ -115,6 +115,7 @@ def command(
     more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
     if sweep:
         more["growth"] = growth
+    more["configs"] = [point.config for point in grid]
     request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
     if worse := worse_figures(changes):
         raise CheckFailed(worse)

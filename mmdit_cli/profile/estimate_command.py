@@ -36,4 +36,4 @@ def estimate_command(request: Request, grid: Sequence[PointConfig], *, mode: Mod
         for point in grid:
             on_progress(f"{point.config.name}: estimating", 0, None)
             results.append(judge_memory(point.config, mode, dtype, device, limit, point.point))
-    request.show(results, lambda width: estimate_tables(results, width))
+    request.show(results, lambda width: estimate_tables(results, width), configs=[point.config for point in grid])

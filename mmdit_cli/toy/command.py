@@ -93,6 +93,7 @@ def command(
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
+    request.say_unused()
 
     def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
         with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:

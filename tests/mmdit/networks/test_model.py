@@ -243,7 +243,7 @@ def test_the_tokens_say_what_the_conditioning_is_computed_in():
     ("change", "message"),
     [
         ({"discard": ["text", "audio"]}, "'audio' is discarded, so it can have no output head"),
-        ({"timestep": None, "pooled": None}, "makes its conditioning from the timestep"),
+        ({"timestep": None, "pooled": None}, "makes its conditioning vector of the timestep"),
         ({"dim_cond": None}, "dim_cond, which is null"),
         ({"variant": "two_modality"}, "two_modality needs exactly text, image in this order, got text, image, audio"),
         ({"attention": {"dual": [2]}}, "block 2 does not exist; depth is 2"),

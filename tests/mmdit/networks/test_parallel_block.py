@@ -212,7 +212,10 @@ WHOLE = {
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"rotary": {"axes": [2, 4]}}, "rotary.axes: the axes share dim_head = 4 features, got a sum of 6"),
+        (
+            {"rotary": {"axes": [2, 4]}},
+            "rotary.axes: the axes share the dim_head = 4 features of a head, got a sum of 6",
+        ),
         ({"rotary": None}, "modalities.image.rotary: the model has no rotary axes"),
         ({"modalities": {"image": IMAGE | {"rotary": {"axes": [0]}}}}, "rotary.axes: an image needs two axes"),
         ({"modalities": {"image": IMAGE | {"rotary": {"axes": [0, 2]}}}}, r"rotary.axes\[1\]: axis 2 does not exist"),

@@ -49,6 +49,8 @@ def edit(path: Path, change) -> None:
         ("1B", 1),
         (7, 7),
         ("2TB", 2 * 10**12),
+        ("24G", 24 * 10**9),
+        ("24Gi", 24 << 30),
     ],
 )
 def test_sizes_are_read(text, size):
