@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
 from mmdit.sampling import sample
 from mmdit_cli.model_parts.flop_count import count_flops
-from mmdit_cli.profile.statistics import compare, quantile
+from mmdit_cli.profile.statistics import compare
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 
@@ -53,9 +54,9 @@ def network(name: str, mode: str, flops: float, device: str, rounds: Rounds) -> 
     times |= rounds({"compiled blocks": step(run, mode, leaves)}, device)
     work = count_flops(config).forward_flops * (1 if mode == "forward" else 3)
     for kind, taken in times.items():
-        median = quantile(sorted(taken), 0.5)
+        middle = median(taken)
         yield Line(
-            f"the network {name}, {mode}, {kind}", f"{median * 1e3:.2f} ms, {work / median / flops:.1%} of the ceiling"
+            f"the network {name}, {mode}, {kind}", f"{middle * 1e3:.2f} ms, {work / middle / flops:.1%} of the ceiling"
         )
 
 
@@ -78,9 +79,9 @@ def sampling(name: str, device: str, rounds: Rounds) -> Iterator[Line]:
 
     times = rounds({"forward": step(forward, "forward", []), "sample": step(run, "forward", [])}, device)
     ratio = compare([seconds * STEPS for seconds in times["forward"]], times["sample"], to="forward")
-    median = quantile(sorted(times["sample"]), 0.5) * 1e3
+    sampled = median(times["sample"]) * 1e3
     yield Line(
-        f"sampling by {name}, {STEPS} steps", f"{median:.2f} ms; its forward passes alone: {ratio.ratio:.3f} of that"
+        f"sampling by {name}, {STEPS} steps", f"{sampled:.2f} ms; its forward passes alone: {ratio.ratio:.3f} of that"
     )
 
 
