@@ -125,7 +125,7 @@ def train(
         trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
         metrics = Metrics(folder) if group.main else NoMetrics(folder)
         until_the_end.callback(metrics.close)
-        command = resume_command(folder, trainer.identity(), device)
+        command = resume_command(folder, device)
         try:
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
@@ -142,7 +142,7 @@ def train(
             raise Interrupted(f"interrupted at step {trainer.completed}; go on with\n{command}") from None
         except OSError as problem:
             where, why = problem.filename or folder, problem.strerror or problem
-            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with\n{command}") from None
+            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with: {command}") from None
         except RuntimeError as problem:
             if not group.broken_by(problem):
                 raise
