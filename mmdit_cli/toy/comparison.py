@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,7 @@ def compare_designs(
     failures: list[Failure] = []
     turns = [(config, seed) for seed in seeds for config in configs]
     for number, (config, seed) in enumerate(turns, start=1):
+        gc.collect()  # of the run before: torch's schedule and its optimizer hold each other, and the weights
         title, place = f"{config.name}, seed {seed}", folder / f"{safe_name(config.name)}-seed{seed}"
         try:
             result = train(config, seed, place, f"{title} ({number}/{len(turns)})")

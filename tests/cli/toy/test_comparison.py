@@ -25,6 +25,7 @@ from mmdit_cli.toy.run_folder import Metrics
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
 from tests.support.configs import as_written
+from tests.support.leftovers import models_left
 from tests.support.marks import slow_but
 from tests.support.toy import CPU, tiny
 
@@ -145,6 +146,18 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (loss.figure, loss.n, loss.mean) == ("loss", 2, pytest.approx(0.0, abs=1e-12))
     (failed,) = found.failures
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
+
+
+def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> None:
+        trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=seed)
+        trainer.step()
+        if config.name == "b":
+            raise Diverged("the loss is nan")
+
+    with models_left(monkeypatch, trainer_module) as left:
+        compare_designs([named("a"), named("b", depth=2)], [0, 1], folder=tmp_path, train=run)
+    assert left == [0, 0, 0, 0]
 
 
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
