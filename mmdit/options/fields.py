@@ -293,15 +293,15 @@ def _inside(value: Any, hint: Any, at: str | int) -> Any:
 
 def _one_of(value: Any, members: Sequence[Any], bounds: Mapping[str, Any]) -> Any:
     """A value of one of several types; the error is of the member that it came furthest in, or of them all."""
-    errors = []
+    problems = []  # in words: an error that is kept holds every caller's models through its traceback
     for member in members:
         try:
             return checked(value, member, {} if member is NoneType else bounds)
         except OptionError as error:
-            errors.append(error)
-    if inner := [error for error in errors if error.at]:
-        raise inner[0]
-    words = [error.message.removeprefix("expected ").rpartition(", got ")[0] for error in errors]
+            problems.append((error.at, error.message))
+    if inner := [(at, message) for at, message in problems if at]:
+        raise OptionError(*inner[0])
+    words = [message.removeprefix("expected ").rpartition(", got ")[0] for _, message in problems]
     raise OptionError((), f"expected {' or '.join(dict.fromkeys(words))}, got {value!r:.60}")
 
 
