@@ -15,6 +15,7 @@ from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
     from mmdit_cli.request.tool_config import ToolConfig
+    from mmdit_cli.toy.trainer import Precision
 
 NAME = "train-toy"
 
@@ -97,6 +98,7 @@ def command(
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     first = request.seed
+    precision: Precision = "pure" if request.dtype == "fp32" else "mixed"
     if tensorboard:
         check_tensorboard()
     share = read_share("90%" if target is None else target, "--target")
@@ -135,7 +137,7 @@ def command(
     if not several:
         result = run(configs[0], first, run_dir, configs[0].name)
         if result is not None:
-            request.show([result], lambda _: train_tables([result]))
+            request.show([result], lambda _: train_tables([result]), precision=precision)
         return
 
     from mmdit_cli.toy.comparability import distinct
@@ -151,8 +153,8 @@ def command(
         train=run,
         target=share,
         plot=plot,
-        document=lambda results, comparison: request.document(results, comparison=comparison),
+        document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
     )
-    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison)
+    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison, precision=precision)
     if failed := failed_runs(comparison):
         raise CheckFailed(failed)

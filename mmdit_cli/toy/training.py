@@ -45,8 +45,8 @@ class TrainResult:
     """A finished run, scored with the averaged weights.
 
     Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
-    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. Losses:
-    means over 20 steps.
+    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. `loss`:
+    the means over the `first` and over the `last` `loss_steps` steps.
     """
 
     config: str
@@ -66,6 +66,7 @@ class TrainResult:
     files: dict[str, str]
     seed: int = 0
     any_to_any: dict[str, float] = field(default_factory=dict)
+    loss_steps: int = AVERAGED
 
 
 class Interrupted(KeyboardInterrupt):
@@ -233,6 +234,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         run_dir=str(folder),
         files={key: str(path) for key, path in files.items()},
         seed=trainer.seed,
+        loss_steps=min(AVERAGED, len(losses)),
         any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
     )
 

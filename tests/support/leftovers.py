@@ -15,7 +15,8 @@ import pytest
 def models_left(monkeypatch: pytest.MonkeyPatch, module: Any) -> Iterator[list[int]]:
     """For each call of `module.build`, how many of the models that it made before are alive. The garbage collector runs
     where it is told to, and not by chance."""
-    build, made, left = module.build, [], []
+    build, left = module.build, []
+    made: list[weakref.ref[Any]] = []
 
     def watched(config: Any) -> Any:
         left.append(sum(model() is not None for model in made))
