@@ -202,8 +202,8 @@ def replayed(name: str, size: Size, mode: str, device: str) -> Iterator[Line]:
     calls = {name: step(partial(run, net), mode, leaves) for name, net in (("eager", block), ("fast", fast))}
     times = rounds(calls, device)
     ratio = compare(times["eager"], times["fast"], to="eager")
-    fast = median(times["fast"]) * 1e3
-    yield Line(f"{name}, {mode}, reduce-overhead", f"{fast:.3f} ms; eager takes {ratio.ratio:.2f} times as long")
+    fast_ms = median(times["fast"]) * 1e3
+    yield Line(f"{name}, {mode}, reduce-overhead", f"{fast_ms:.3f} ms; eager takes {ratio.ratio:.2f} times as long")
 
 
 def sections(device: str, flops: float) -> Iterator[Section]:

@@ -74,7 +74,7 @@ def common_options(name: str, *, config: Any = SeveralConfigs, only: Sequence[st
 
         @functools.wraps(function)
         def command(**values: Any) -> None:
-            configs = values.get("config", [])
+            configs = values.get("config") or []
             asked = {key: default if values.get(key) is None else values[key] for key, (_, default) in COMMON.items()}
             del asked["debug"]  # of errors alone
             overrides = asked.pop("set_")
