@@ -147,7 +147,7 @@ def fresh_or_read(
         return load_weights(file, config, device=device, dtype=dtype, verify=hashed)
     torch.manual_seed(seed)
     with torch.device(device):
-        return build(config).to(dtype).eval()
+        return build(config, dtype=dtype).eval()
 
 
 def verify(
