@@ -65,7 +65,7 @@ def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     from mmdit_cli.profile import measurement as profile
 
     built = []
-    monkeypatch.setattr(profile, "build", lambda model: built.append(model) or build(model))
+    monkeypatch.setattr(profile, "build", lambda model, **kind: built.append(model) or build(model, **kind))
     longer = config({"tokens": {"text": 3, "image": 4}})
     profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
     assert [model.depth for model in built] == [2, 1]
