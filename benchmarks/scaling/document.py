@@ -47,7 +47,7 @@ def says(plan: Plan) -> str:
 def section(model: Model, machine: Machine) -> list[str]:
     text = [f"## {model.name}", ""]
     count, shapes = (f"mmdit {command} -c {model.name}" for command in ("flops", "shape-check"))
-    held = f"mmdit profile -c {model.name} --mode train --dtype bf16 --estimate"
+    fits = f"mmdit profile -c {model.name} --mode train --dtype bf16 --estimate"
     recomputing = "--set model.checkpoint_activations=true"
     text += table(
         ["figure", "value", "command"],
@@ -59,8 +59,8 @@ def section(model: Model, machine: Machine) -> list[str]:
             ["width", f"{model.width}", f"`{shapes}`"],
             ["executed FLOPs of a step", flops(model.step_flops), f"`{count}`"],
             ["the same, blocks recomputed", flops(model.recomputed_flops), f"`{count} {recomputing}`"],
-            ["activations of a sample, bf16", bytes_(model.activations), f"`{held}`"],
-            ["the same, blocks recomputed", bytes_(model.activations_recomputed), f"`{held} {recomputing}`"],
+            ["activations of a sample, bf16", bytes_(model.activations), f"`{fits}`"],
+            ["the same, blocks recomputed", bytes_(model.activations_recomputed), f"`{fits} {recomputing}`"],
         ],
     )
     rows = []
