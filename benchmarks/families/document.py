@@ -34,8 +34,8 @@ SIZES = """
 ## Sizes
 
 Forward FLOPs of one picture of 1024 x 1024 and the text tokens of the config's `run` section (2 FLOPs a multiply-add;
-matrix products and attention). `mmdit flops -c NAME` shows them by component; AuraFlow's row, with its parameters, is that of
-`mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
+matrix products and attention). `mmdit flops -c NAME` shows them by component; AuraFlow's row, with its parameters, is
+that of `mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
 """
 MISSING = """
 ## What is not exact

@@ -23,6 +23,7 @@ class SequenceEmbed(nn.Module):
         self.positions = SinCos1D() if positions else nn.Identity()
 
     def forward(self, x: Tensor, name: str) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
         if x.ndim != 3 or x.shape[-1] != self.dim_in:
             raise ValueError(f"{name} must have the shape (batch, length, {self.dim_in}), got {tuple(x.shape)}")
         return self.positions(self.linear(self.norm(x)))
@@ -52,6 +53,7 @@ class PatchEmbed(nn.Module):
             self.positions = Learned2D(dim, max_size=max_size)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
+        """`x`: b c h w -> b n d, a token a patch. Raises ValueError, with `name`, where it has another shape."""
         p = self.patch
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
@@ -73,6 +75,7 @@ class TokenEmbed(nn.Module):
         self.positions = nn.Parameter(torch.randn(max_length, dim) * 0.02)
 
     def forward(self, x: Tensor, name: str) -> Tensor:
+        """`x`: ids b n -> b n d. Raises ValueError, with `name`, where they are no integers or too many."""
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.max_length:
             raise ValueError(
                 f"{name} must be integer ids of shape (batch, length up to {self.max_length}), "
@@ -85,6 +88,7 @@ class NoEmbed(nn.Module):
     """Tokens that come at the stream's width already."""
 
     def forward(self, x: Tensor, name: str) -> Tensor:
+        """`x`: b n d -> the same."""
         return x
 
 
