@@ -33,6 +33,7 @@ class PlainWidth(nn.Module):
     """The branch reads the residual itself."""
 
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x`: b n d -> the branch's input and what it is added to, both `x`."""
         return x, x
 
 
@@ -40,6 +41,7 @@ class NestedWidth(nn.Module):
     """The branch reads the residual, and is added to what `entered` the block."""
 
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x`, `entered`: b n d -> the branch's input `x`, and what its output is added to: what entered the block."""
         return x, x if entered is None else entered
 
 
@@ -239,6 +241,7 @@ class ExpandStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n d -> b n s d; with one stream b n d."""
         return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams).contiguous()
 
 
@@ -250,4 +253,5 @@ class ReduceStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n s d (with one stream b n d) -> b n d."""
         return x if self.streams == 1 else reduce(x, "b n s d -> b n d", "sum")

@@ -29,6 +29,7 @@ class SequenceEmbed(nn.Module):
         self.positions = SinCos1D() if options.positions == "sincos" else nn.Identity()
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
         if x.ndim != 3 or x.shape[-1] != self.dim_in:
             raise ValueError(f"{name} must have the shape (batch, length, {self.dim_in}), got {tuple(x.shape)}")
         return self.positions(self.linear(self.norm(_entered(x, name, mask))))
@@ -48,6 +49,7 @@ class PatchEmbed(nn.Module):
             self.positions = Learned2D(dim, max_size=options.max_size)
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b c h w -> b n d, a token a patch. Raises ValueError, with `name`, where it has another shape."""
         p = self.patch
         if x.ndim != 4 or x.shape[1] != self.channels:
             raise ValueError(
@@ -72,6 +74,7 @@ class TokenEmbed(nn.Module):
         self.positions = nn.Parameter(torch.randn(options.max_length, dim) * 0.02)
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: ids b n -> b n d. Raises ValueError, with `name`, where they are no integers or too many."""
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.max_length:
             raise ValueError(
                 f"{name} must be integer ids of shape (batch, length up to {self.max_length}), "
@@ -85,6 +88,7 @@ class NoEmbed(nn.Module):
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
         return _entered(x, name, mask)
+        """`x`: b n d -> the same."""
 
 
 class VectorEmbed(nn.Module):

@@ -21,7 +21,9 @@ CONFIG = "config.json"
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{prefix}{unit}": 1000**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
 _UNITS |= {f"{prefix}I{unit}": 1024**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
-_WRITTEN = re.compile(r"config\.json|model(-\d{5,}-of-\d{5,}\.safetensors|\.safetensors(\.index\.json)?)", re.ASCII)
+_WRITTEN = re.compile(
+    r"config\.json|(diffusion_pytorch_)?model(-\d{5,}-of-\d{5,}\.safetensors|\.safetensors(\.index\.json)?)", re.ASCII
+)
 
 
 def parse_size(size: str | int) -> int:
