@@ -125,6 +125,19 @@ class Packing:
             if x.shape[:2] != (1, sum(counts)):
                 raise ValueError(f"{name} tokens must be packed, (1, {sum(counts)}, ...), got {tuple(x.shape)}")
 
+    def mask(self, modality: int) -> Tensor | None:
+        """`b n` bool, True = valid; None where all are."""
+        index, shape = self.index[modality], (self.batch, self.padded[modality])
+        if index is None:
+            return None
+
+        def made() -> Tensor:
+            nowhere = torch.zeros(shape, dtype=torch.bool, device=index.device)
+            return nowhere.flatten().index_fill(0, index, True).view(shape)
+
+        kept: Tensor = self._keep(("mask", modality), made)
+        return kept
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Packing:
         """The same with other tensors: on another device, say."""
         return Packing(self.lengths, self.padded, tuple(None if i is None else change(i) for i in self.index))

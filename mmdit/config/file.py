@@ -6,7 +6,8 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,6 +24,7 @@ from mmdit.config.yaml_document import (
     parse,
     short,
 )
+from mmdit.options.suggestions import meant
 from mmdit.options.values import Reading
 
 __all__ = ["ConfigError", "load_config", "validate_mapping"]
@@ -46,16 +48,25 @@ def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[s
 
 
 def load_points(
-    path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = (), points: Sequence[Sequence[str]] = ((),)
+    path: str | Path,
+    schema: type[Schema],
+    *,
+    overrides: Sequence[str] = (),
+    points: Sequence[Sequence[str]] = ((),),
+    on_document: Callable[[Document], None] = lambda document: None,
+    text: bytes | None = None,
 ) -> list[Schema]:
-    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides.
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. `on_document` is given what
+    each is made of, with the place of every key; `text` is the config, where the file holds more than that.
 
     Raises:
         ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
     """
     path = find_shipped(path) or path
+    if os.path.isfile(own := os.path.join(path, "config.yaml")):  # of a training run
+        path = own
     source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
-    text = _read(path, source)  # once, for standard input can't be read again
+    text = _read(path, source) if text is None else text  # once, for standard input can't be read again
     configs = []
     for point in points:
         document = parse(text, source)
@@ -68,6 +79,7 @@ def load_points(
         for override in point:
             _override(document, override, "--sweep")
         configs.append(_validate(document, schema))
+        on_document(document)
     return configs
 
 
@@ -81,7 +93,7 @@ def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source
 
 
 def _validate(document: Document, schema: type[Schema]) -> Schema:
-    reading = Reading(short, plain=True)
+    reading = Reading(short, plain=True, meant=partial(meant, schema))
     config: Schema = reading.read(document.data, schema, {})
     if not reading.problems:
         return config

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_masks, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.attention import join_masks, make_attention
+from mmdit.layers.masks import Masks, enter_masked
 from mmdit.layers.norms import make_head_norm
 from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
@@ -73,7 +74,7 @@ class JointAttention(nn.Module):
     def forward(
         self,
         inputs: Sequence[Tensor],
-        masks: Sequence[Tensor | None] | None = None,
+        masks: Sequence[Tensor | None] | Masks | None = None,
         cond: Tensor | Sequence[Tensor] | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         packing: Packing | None = None,
@@ -82,8 +83,9 @@ class JointAttention(nn.Module):
 
         Args:
             inputs: N tensors `b n_i d_i`.
-            masks: N masks `b n_i`, bool, True = valid, None = all valid. Outputs at masked positions are finite and
-                mean nothing. A sample with no valid token in any input gives zeros (with `bias`, that of `to_out`).
+            masks: N masks `b n_i`, bool, True = valid, None = all valid. What stands at masked positions, nan and inf
+                included, changes nothing; outputs there are finite and mean nothing. A sample with no valid token in
+                any input gives zeros (with `bias`, that of `to_out`).
             cond: `b dim_cond`, or one for each input; for `gating="sample"` alone.
             rotary: N tables `n_i d/2 2` of a `RotaryTable`, None where nothing turns.
             packing: the inputs are packed, `1 T_i d_i` without padding; masks may not be given as well.
@@ -95,9 +97,9 @@ class JointAttention(nn.Module):
             ValueError: a count, width, batch, mask shape or mask dtype is wrong; it names the input, got and wanted.
         """
         check_tokens(inputs, self.dim_inputs, self.names, "inputs")
-        masks = check_masks(masks, inputs, self.names)
+        inputs, entered = enter_masked(inputs, masks, self.names)
         if packing is not None:
-            packing.check_packed(inputs, masks, self.names)
+            packing.check_packed(inputs, entered.by_modality, self.names)
         batch = inputs[0].shape[0] if packing is None else packing.batch
         conds = check_conditioning(cond, self.dim_cond, batch, self.names, argument="cond")
 
@@ -117,7 +119,7 @@ class JointAttention(nn.Module):
         if packing is None:
             lengths = [x.shape[1] for x in inputs]
             q, k, v = (_join(parts, torch.cat) for parts in (queries, keys, values))
-            attended = self.attend(q, k, v, join_masks(list(masks), lengths, q)).transpose(1, 2)
+            attended = self.attend(q, k, v, join_masks(list(entered.by_modality), lengths, q)).transpose(1, 2)
             pieces = attended.split([lengths[index] for index in kept], dim=1)
         else:
             q = _join(queries, partial(packing.join, modalities=kept))

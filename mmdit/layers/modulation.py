@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -51,8 +51,13 @@ class BlockModulation(NamedTuple):
         """For packed tokens, every one of them its own row: `1 T d`."""
         if packing is None:
             return self
-        rows = {False: packing.spread, True: packing.pack}
-        return BlockModulation(*(None if x is None else rows[x.shape[1] > 1](x, modality) for x in self))
+
+        def rows(x: Tensor) -> Tensor:
+            if x.shape[1] == 1:
+                return packing.spread(x, modality)
+            return packing.pack(x.expand(packing.batch, -1, -1), modality)
+
+        return BlockModulation(*(None if x is None else rows(x) for x in self))
 
     def along(self, lengths: Sequence[int]) -> BlockModulation:
         """`b k d` -> `b n d`: each of the k rows for so many tokens."""
@@ -60,6 +65,11 @@ class BlockModulation(NamedTuple):
             None if x is None else [x[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(lengths)] for x in self
         )
         return BlockModulation(*(None if runs is None else torch.cat(runs, dim=1) for runs in parts))
+
+
+# a block's own modulation of conditioning vectors `b dim_cond`, and what makes of it that of the tokens
+Modulate = Callable[[Sequence[Conditioning | None]], list[BlockModulation]]
+OwnModulation = Callable[[Modulate], list[BlockModulation]]
 
 
 class Modulation(nn.Module):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmdit.layers.plain import is_plain
 from mmdit.options import JointAttentionOptions
 
 # ------------------------------------------------------------------------------------------------------------ gates
@@ -60,24 +61,26 @@ class SampleGate(nn.Module):
 class DenseQKV(nn.Module):
     """One weight for queries, keys and values together (rows in this order), or for keys and values alone.
 
-    `stored_parts` may exceed `parts`: a published checkpoint can hold a query weight whose result nothing reads.
+    `stored_parts` may exceed `parts`: a published checkpoint can hold a query weight whose result nothing reads. It is
+    left out of the product, but where the linear must be called as a whole, for an adapter or a quantized weight, say.
     """
 
     def __init__(self, dim: int, *, heads: int, dim_head: int, parts: int, stored_parts: int, bias: bool) -> None:
         super().__init__()
-        self.heads, self.parts = heads, parts
+        self.heads, self.dim_head, self.parts = heads, dim_head, parts
         dim_inner = heads * dim_head
         self.linear = nn.Linear(dim, dim_inner * stored_parts, bias=bias)
-        self.first_row = dim_inner * (stored_parts - parts)
+        self.stored_parts = stored_parts
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> tuple[Tensor, ...]:
         """`x`: b n d -> `parts` of b n h d."""
-        if self.first_row:
-            bias = self.linear.bias
-            x = F.linear(x, self.linear.weight[self.first_row :], None if bias is None else bias[self.first_row :])
+        unused = self.stored_parts - self.parts
+        if unused and is_plain(self.linear, nn.Linear):
+            rows = slice(unused * self.linear.out_features // self.stored_parts, None)
+            x = F.linear(x, self.linear.weight[rows], None if self.linear.bias is None else self.linear.bias[rows])
         else:
             x = self.linear(x)
-        return x.unflatten(-1, (self.parts, self.heads, -1)).unbind(2)  # (p h d) -> p of h d
+        return x.unflatten(-1, (-1, self.heads, self.dim_head)).unbind(2)[-self.parts :]  # (p h d) -> p of h d
 
 
 class DenseOut(nn.Module):

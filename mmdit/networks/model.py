@@ -6,12 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.arguments import as_vector, described
+from mmdit.layers.masks import Masks
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
+from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
@@ -48,10 +49,10 @@ class MMDiTModel(nn.Module):
     def forward(
         self,
         inputs: Mapping[str, Given],
-        timestep: Tensor | Mapping[str, Tensor] | None = None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None = None,
         pooled: Tensor | None = None,
         masks: Mapping[str, Tensor] | Packing | None = None,
-        guidance: Tensor | None = None,
+        guidance: Tensor | float | None = None,
         modulation: NetworkModulation | None = None,
         references: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> dict[str, Any]:
@@ -60,12 +61,12 @@ class MMDiTModel(nn.Module):
         Args:
             inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
                 without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
-            timestep: `b`, or for each modality (each may be noised by its own amount) `b` or `b n`, one for each of its
-                tokens, its references' included: those of a first frame that is given may be 0.
+            timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
+                a one, or `b n`, one for each of its tokens, its references' included: 0 for a frame that is given.
             pooled: `b dim`, where the config has `pooled`.
             masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
-                Or a `Packing` of them.
-            guidance: `b`, the guidance scale, where the config has `guidance`.
+                What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of them.
+            guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
             references: by modality, where its config has `references`, further images `b c h' w'`, each of its own
                 size: all of their tokens are valid, none is returned, and a `Packing` of the masks counts them.
@@ -80,39 +81,29 @@ class MMDiTModel(nn.Module):
         self._check_names(inputs, "inputs", complete=True)
         ordered = [inputs[name] for name in self.modality_names]
         batch = ragged.batch_of(inputs)
+        behind = self._embed_references(references or {}, inputs, batch)
+        valid = self._given_masks(masks, behind)
+        embedded = [
+            ragged.embed(self.inputs[name], inputs[name], name, valid.get(name)) for name in self.modality_names
+        ]
+        tokens, lengths = zip(*embedded, strict=True)
         if modulation is None:
-            clean = self.clean.intersection(name for name, images in (references or {}).items() if images)
-            conds = self._conditioning(timestep, pooled, guidance, batch, clean)
+            conds = self._conditioning(timestep, pooled, guidance, batch, tokens[0], self.clean.intersection(behind))
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
             conds = self._known(modulation, batch)
 
-        embedded = [ragged.embed(self.inputs[name], inputs[name], name) for name in self.modality_names]
-        tokens, lengths = ([*each] for each in zip(*embedded, strict=True))
-        valid = self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True)))
+        places = self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True)))
         own = [x.shape[1] for x in tokens]
-        if references:
-            behind = self._embed_references(references, inputs, batch)
-            tokens = [
-                torch.cat([x, *behind.get(name, ())], 1) for name, x in zip(self.modality_names, tokens, strict=True)
-            ]
-            if isinstance(valid, list):  # references are valid everywhere
-                valid = [
-                    m if m is None else F.pad(m, (0, x.shape[1] - n), value=True)
-                    for m, x, n in zip(valid, tokens, own, strict=True)
-                ]
-        of_tokens: list[Conditioning | None] = [*conds]
-        for i, (name, cond, n, x) in enumerate(zip(self.modality_names, conds, own, tokens, strict=True)):
-            if cond is None or cond.ndim == 2:
-                continue
-            if name in self.clean:  # that of the image, and that of its references
-                of_tokens[i], conds[i] = ConditioningRuns(cond, (n, x.shape[1] - n)), cond[:, 0]
-            else:
-                conds[i] = cond[:, :n]
+        named = zip(self.modality_names, tokens, strict=True)
+        whole = [torch.cat([x, behind[name]], dim=1) if name in behind else x for name, x in named]
+        if behind and isinstance(places, Masks):
+            places = places.behind([x.shape[1] - n for n, x in zip(own, whole, strict=True)])
+        of_tokens, conds = self._for_each_token(conds, own, [x.shape[1] for x in whole])
         outs = self.transformer(
-            modality_tokens=tokens,
-            modality_masks=valid,
+            modality_tokens=whole,
+            modality_masks=places,
             time_cond=None if conds[0] is None else of_tokens,
             modality_positions=None if self.places is None else self.places(inputs, references),
             modulation=None if modulation is None else modulation.stack,
@@ -126,7 +117,12 @@ class MMDiTModel(nn.Module):
         return result
 
     def precompute_modulation(
-        self, timesteps: Tensor, pooled: Tensor | None = None, guidance: Tensor | None = None
+        self,
+        timesteps: Tensor,
+        pooled: Tensor | None = None,
+        guidance: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
         """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
 
@@ -138,6 +134,8 @@ class MMDiTModel(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
                 the result serves any batch.
+            dtype: what the network computes in; None: that of `pooled`, or else of its first weight that is not stored
+                as something else (float8, say).
 
         Returns:
             One for each timestep: `net(inputs, modulation=them[i])`.
@@ -145,11 +143,11 @@ class MMDiTModel(nn.Module):
         Raises:
             ValueError: a shape is wrong, or the network has no timestep.
         """
-        if self.time_embed is None or timesteps.ndim != 1:
+        if self.time_embed is None or not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
             wanted = (
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
-            raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
+            raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
         steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
@@ -158,9 +156,11 @@ class MMDiTModel(nn.Module):
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
             for x in (pooled, guidance)
         ]
-        conds: Any = self._conditioning(
-            timesteps.repeat_interleave(batch), every[0], every[1], steps * batch, self.clean
-        )
+        if dtype is None:
+            dtype = own_dtype(self) if pooled is None else pooled.dtype
+        like = timesteps.new_empty(0, dtype=dtype)
+        t = timesteps.repeat_interleave(batch)
+        conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
         kept = conds if self.clean else conds[:1]
@@ -177,41 +177,68 @@ class MMDiTModel(nn.Module):
 
     def _embed_references(
         self, references: Mapping[str, Sequence[Tensor]], inputs: Mapping[str, Given], batch: int
-    ) -> dict[str, list[Tensor]]:
-        """Tokens `b n d` of each image, by modality."""
+    ) -> dict[str, Tensor]:
+        """Tokens `b n d` of all images of a modality, by its name."""
         self._check_names(references, "references", complete=False)
-        if not all(isinstance(x, Tensor) for x in inputs.values()):
+        if references and not all(isinstance(x, Tensor) for x in inputs.values()):
             raise ValueError("references go with inputs that are tensors, not lists of samples of their own sizes")
-        embedded: dict[str, list[Tensor]] = {}
+        embedded = {}
         for name, images in references.items():
             if self.config.modalities[name].references is None:
                 raise ValueError(f"references: {name} takes none; set model.modalities.{name}.references in the config")
-            for index, image in enumerate(images):
-                tokens = self.inputs[name](image, f"references: {name}[{index}]")
+            each = [self.inputs[name](image, f"references: {name}[{index}]") for index, image in enumerate(images)]
+            for index, tokens in enumerate(each):
                 if len(tokens) != batch:
                     raise ValueError(
                         f"references: {name}[{index}] has a batch of {len(tokens)}, but the inputs have one of {batch}"
                     )
-                embedded.setdefault(name, []).append(tokens)
+            if each:
+                embedded[name] = torch.cat(each, dim=1)
         return embedded
+
+    def _for_each_token(
+        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[int]
+    ) -> tuple[list[Conditioning | None], list[Tensor | None]]:
+        """The conditioning of each modality's tokens, of which those from `own` on are references, and of its head."""
+        of_tokens: list[Conditioning | None] = [*conds]
+        of_heads = [*conds]
+        for i, (name, cond) in enumerate(zip(self.modality_names, conds, strict=True)):
+            if cond is None or cond.ndim == 2:
+                continue
+            if name in self.clean:  # that of the image, and that of its references
+                of_tokens[i], of_heads[i] = ConditioningRuns(cond, (own[i], whole[i] - own[i])), cond[:, 0]
+            else:
+                of_heads[i] = cond[:, : own[i]]
+        return of_tokens, of_heads
+
+    def _given_masks(
+        self, masks: Mapping[str, Tensor] | Packing | None, behind: Mapping[str, Tensor]
+    ) -> dict[str, Tensor | None]:
+        """Those of the inputs, by name, without the references `behind` them."""
+        if isinstance(masks, Packing):
+            every = {name: masks.mask(i) for i, name in enumerate(self.modality_names)}
+            return {n: m if m is None or n not in behind else m[:, : -behind[n].shape[1]] for n, m in every.items()}
+        given = {} if masks is None else masks
+        self._check_names(given, "masks", complete=False)
+        return {**given}
 
     def _masks(
         self,
         masks: Mapping[str, Tensor] | Packing | None,
         tokens: Sequence[Tensor],
         lengths: Mapping[str, tuple[int, ...] | None],
-    ) -> Packing | list[Tensor | None] | None:
+    ) -> Packing | Masks | None:
         """Those given, and those of modalities whose samples have lengths of their own."""
         if isinstance(masks, Packing):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
-        if any(lengths.values()) and self.transformer.varlen and not masks:
+        given = {} if masks is None else masks
+        self._check_names(given, "masks", complete=False)
+        if any(lengths.values()) and self.transformer.varlen and not given:
             return Packing.from_lengths(
                 list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
             )
-        given = masks or {}
-        self._check_names(given, "masks", complete=False)
         made = {
             name: ragged.mask_of(own, x.shape[1], x.device)
             for x, (name, own) in zip(tokens, lengths.items(), strict=True)
@@ -219,19 +246,19 @@ class MMDiTModel(nn.Module):
         for name, own in lengths.items():
             if own is not None and name in given:
                 raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        every = [given.get(name, made[name]) for name in self.modality_names]
-        return None if all(mask is None for mask in every) else every
+        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), filled=True)
 
     def _conditioning(
         self,
-        timestep: Tensor | Mapping[str, Tensor] | None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None,
         pooled: Tensor | None,
-        guidance: Tensor | None,
+        guidance: Tensor | float | None,
         batch: int,
+        like: Tensor,
         clean: Collection[str],
     ) -> list[Tensor | None]:
-        """For each modality a vector, `b dim_cond`; `b n dim_cond` where each token has a timestep; `b 2 dim_cond`, its
-        own and that of the timestep 0, where its references are `clean`."""
+        """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
+        token has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -240,52 +267,44 @@ class MMDiTModel(nn.Module):
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        if (pooled is None) != (self.pooled_embed is None):
-            wanted = "needs" if self.pooled_embed else "was built without"
-            raise ValueError(
-                f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
-            )
-        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
+        parts: tuple[tuple[str, Any, nn.Module | None], ...] = (
+            ("guidance", guidance, self.guidance_embed),
+            ("a pooled vector", pooled, self.pooled_embed),
+        )
+        for what, given, embed in parts:
+            if (given is None) != (embed is None):
+                wanted = "was built without" if embed is None else "needs"
+                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
 
-        def embedded(t: Tensor, each_token: bool, name: str) -> Tensor:
-            if t.shape[:1] != (batch,) or t.ndim > 1 + each_token:
-                also = f" or ({batch}, tokens)" if each_token else ""
-                raise ValueError(
-                    f"timestep{name} must have the shape (batch,) = ({batch},){also}, got {tuple(t.shape)}"
-                )
-            made = self.time_embed(t)  # type: ignore[misc]
-            return made + (extra[:, None] if t.ndim == 2 and isinstance(extra, Tensor) else extra)
+        def of_number(embed: nn.Module, given: object, argument: str, each_token: bool = False) -> Tensor:
+            numbers = as_vector(given, argument, batch, like.device, each_token=each_token)
+            vector: Tensor = embed(numbers, like.dtype)
+            return vector
 
+        extra: Tensor | int = 0
+        if self.guidance_embed is not None:
+            extra = of_number(self.guidance_embed, guidance, "guidance")
+        if self.pooled_embed is not None:
+            shape = (batch, self.pooled_embed.dim_in)
+            if not isinstance(pooled, Tensor) or pooled.shape != shape:
+                raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
+            extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):
             self._check_names(timestep, "timestep", complete=True)
-            conds = [embedded(timestep[n], n not in clean, f" for {n}") for n in self.modality_names]
+            conds = []
+            for name in self.modality_names:
+                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", name not in clean)
+                conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
-            conds = [embedded(timestep, False, "")] * len(self.modality_names)
+            conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
         for i, name in enumerate(self.modality_names):
             if name in clean:
-                given = timestep[name] if isinstance(timestep, Mapping) else timestep
-                conds[i] = torch.stack([conds[i], embedded(torch.zeros_like(given), False, "")], dim=1)
+                conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
         return [*conds]
 
-    def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
-        if (guidance is None) != (self.guidance_embed is None):
-            wanted = "needs" if self.guidance_embed else "was built without"
-            raise ValueError(f"this model {wanted} guidance, got {'none' if guidance is None else 'one'}")
-        if guidance is None or self.guidance_embed is None:
-            return 0
-        if guidance.shape != (batch,):
-            raise ValueError(f"guidance must have the shape (batch,) = ({batch},), got {tuple(guidance.shape)}")
-        return self.guidance_embed(guidance)
-
-    def _pooled(self, pooled: Tensor | None, batch: int) -> Tensor | int:
-        if pooled is None or self.pooled_embed is None:
-            return 0
-        wanted = (batch, self.pooled_embed.linear_in.in_features)
-        if pooled.shape != wanted:
-            raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {tuple(pooled.shape)}")
-        return self.pooled_embed(pooled)
-
     def _check_names(self, given: Mapping[str, Any], argument: str, *, complete: bool) -> None:
+        if not isinstance(given, Mapping):
+            raise ValueError(f"{argument} must be a mapping by modality, got {described(given)}")
         unknown = [name for name in given if name not in self.modality_names]
         missing = [name for name in self.modality_names if name not in given] if complete else []
         if unknown or missing:

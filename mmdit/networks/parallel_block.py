@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
-from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioning, make_modulation
+from mmdit.layers.masks import Masks, enter_masked
+from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioning, OwnModulation, make_modulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
@@ -61,9 +62,9 @@ class ParallelBlock(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | None = None,
         time_cond: Conditioning | Sequence[Conditioning] | None = None,
-        modulations: Sequence[BlockModulation] | None = None,
+        modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         packing: Packing | None = None,
     ) -> tuple[Tensor]:
@@ -78,9 +79,12 @@ class ParallelBlock(nn.Module):
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = self.modulate(conds)[0].spread(packing, 0) if modulations is None else modulations[0]
+        if modulations is None:
+            modulations = [self.modulate(conds)[0].spread(packing, 0)]
+        (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
-        x, state = self.residual.width(modality_tokens[0])
+        (tokens,), masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
+        x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
-        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary, packing)
+        (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)
         return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)

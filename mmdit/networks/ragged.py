@@ -26,11 +26,18 @@ def batch_of(inputs: Mapping[str, Given]) -> int:
     return batch
 
 
-def embed(module: nn.Module, x: Given, name: str) -> tuple[Tensor, tuple[int, ...] | None]:
-    """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end."""
+def embed(module: nn.Module, x: Given, name: str, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end.
+
+    What stands where a mask, `b n`, is False is not read. Samples of different sizes have none.
+    """
     if isinstance(x, Tensor):
-        return module(x, name), None
-    pieces = [module(each.unsqueeze(0), f"{name}[{i}] (with a batch of 1)").squeeze(0) for i, each in enumerate(x)]
+        return module(x, name, mask), None
+    mask = mask if len({each.shape for each in x}) == 1 else None
+    pieces = [
+        module(each[None], f"{name}[{i}] (with a batch of 1)", None if mask is None else mask[i : i + 1]).squeeze(0)
+        for i, each in enumerate(x)
+    ]
     lengths = tuple(len(piece) for piece in pieces)
     return pad_sequence(pieces, batch_first=True), None if len({*lengths}) == 1 else lengths
 

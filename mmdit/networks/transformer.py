@@ -11,16 +11,18 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdit.layers.arguments import (
     check_conditioning,
-    check_masks,
     check_positions,
     check_tokens,
 )
+from mmdit.layers.masks import Masks, check_masks
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
     Conditioning,
     ConditioningRuns,
+    Modulate,
+    OwnModulation,
     StackModulation,
     make_modulation,
 )
@@ -103,7 +105,7 @@ class MMDiT(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | Packing | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | Packing | None = None,
         time_cond: Conditioning | Sequence[Conditioning] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
@@ -113,8 +115,8 @@ class MMDiT(nn.Module):
 
         Args:
             modality_tokens: N tensors `b n_i d_i`.
-            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none. Or a
-                `Packing` of them, which is used whether or not `varlen` is set.
+            modality_masks: N masks `b n_i`, bool, True = valid, or None. What stands at masked positions, nan and
+                inf included, changes nothing. Or a `Packing` of them, which is used whether or not `varlen` is set.
             time_cond: conditioning `b dim_cond`, or one for each modality, which may be `b n_i dim_cond` (a vector for
                 each token) or `ConditioningRuns`.
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
@@ -145,7 +147,7 @@ class MMDiT(nn.Module):
                 mods = sequences.spread(_along(known.blocks[index], conds))
             tokens = self._run(
                 block,
-                modality_tokens=tokens,
+                tokens,
                 modality_masks=sequences.masks,
                 time_cond=time_cond,
                 modulations=mods,
@@ -202,10 +204,15 @@ class MMDiT(nn.Module):
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
-    def _run(self, block: nn.Module, **arguments: Any) -> Any:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, use_reentrant=False, **arguments)
-        return block(**arguments)
+    def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:
+        if not self.checkpoint_activations or not torch.is_grad_enabled():
+            return block(modality_tokens=tokens, **arguments)
+
+        def run(*tokens: Tensor) -> Any:
+            return block(modality_tokens=tokens, **arguments)
+
+        # the random state that dropout draws from again is kept for the devices of what is passed by position
+        return checkpoint(run, *tokens, use_reentrant=False)
 
     def _single_stream(
         self,
@@ -222,23 +229,28 @@ class MMDiT(nn.Module):
         distinct = _distinct(conds)
         if len(distinct) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
+
+        def own(modulate: Modulate) -> list[BlockModulation]:
+            return [sequences.join_modulations([modulate([cond])[0] for cond in distinct], stream)]
+
+        mods: Sequence[BlockModulation] | OwnModulation = own
         for index, block in enumerate(self.single_blocks):
             if index < len(known.single_blocks):  # one that is shared is there for the first
-                mods = sequences.join_modulations(_along(known.single_blocks[index], conds), stream)
-            elif not known.single_blocks:
-                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct], stream)
+                mods = [sequences.join_modulations(_along(known.single_blocks[index], conds), stream)]
             (x,) = self._run(
                 block,
-                modality_tokens=[x],
+                [x],
                 modality_masks=stream.masks,
                 time_cond=_vector(conds[0]),
-                modulations=[mods],
+                modulations=mods,
                 rotary=[stream.table],
                 packing=stream.packing,
             )
         return sequences.split(x, stream)
 
-    def _sequences(self, masks: Sequence[Tensor | None] | Packing | None, tokens: Sequence[Tensor]) -> Padded | Packed:
+    def _sequences(
+        self, masks: Sequence[Tensor | None] | Masks | Packing | None, tokens: Sequence[Tensor]
+    ) -> Padded | Packed:
         """Packed where that is asked for and saves anything."""
         lengths, batch = [x.shape[1] for x in tokens], tokens[0].shape[0]
         registers: Any = self.registers
@@ -246,10 +258,10 @@ class MMDiT(nn.Module):
             masks.check(tokens)
             return Packed(masks, registers)
         checked = check_masks(masks, tokens, self.modality_names)
-        if not self.varlen or not batch or all(mask is None for mask in checked):
+        if not self.varlen or not batch or all(mask is None for mask in checked.by_modality):
             return Padded(checked, registers)
-        packing = Packing.from_masks(checked, lengths, batch)
-        return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)
+        packing = Packing.from_masks(checked.by_modality, lengths, batch)
+        return Packed(packing, registers) if packing.has_padding else Padded(Masks((None,) * len(lengths)), registers)
 
     def _check_per_token(self, conds: Sequence[Conditioning | None]) -> None:
         for i, (cond, name) in enumerate(zip(conds, self.modality_names, strict=True)):

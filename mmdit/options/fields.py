@@ -75,10 +75,13 @@ class Options:
             if reading.problems:
                 raise OptionError(reading.problems[0].at, reading.problems[0].message)
             object.__setattr__(self, each.name, value)
-        self.check()
+        if broken := tuple(self.check()):
+            broken[0].all = broken
+            raise broken[0]
 
-    def check(self) -> None:
-        """The rules between options. Raises OptionError."""
+    def check(self) -> Iterator[OptionError]:
+        """The rules between options: an error for each that is broken."""
+        yield from ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, which other libraries ask a model's `config` for (peft, accelerate)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MultipleOf
@@ -56,17 +56,17 @@ class AttentionOptions(Options):
     )
     qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
 
-    def check(self) -> None:
+    def check(self) -> Iterator[OptionError]:
         if self.kind == "adaptive" and self.num_adaptive_weights < 2:
             message = "kind 'adaptive' mixes at least 2 weights; set num_adaptive_weights >= 2"
-            raise OptionError(("num_adaptive_weights",), message)
+            yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.num_adaptive_weights != 1:
             message = "kind 'standard' has 1 weight; set kind: adaptive to mix several"
-            raise OptionError(("num_adaptive_weights",), message)
+            yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
-            raise OptionError(("gating",), "gating is a setting of kind 'adaptive'")
+            yield OptionError(("gating",), "gating is a setting of kind 'adaptive'")
         if self.flash_attn and self.softclamp is not None:
-            raise OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
+            yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +97,12 @@ class ResidualOptions(Options):
         True, "Whether the mixing of the streams depends on the tokens.", keywords="dynamic_residual"
     )
 
-    def check(self) -> None:
+    def check(self) -> Iterator[OptionError]:
         if self.kind in PLAIN and self.streams != 1:
             message = f"kind {self.kind!r} has 1 stream, got {self.streams}; set kind: hyper_connections"
-            raise OptionError(("streams",), message)
+            yield OptionError(("streams",), message)
         if self.kind not in PLAIN and self.streams < 2:
-            raise OptionError(("streams",), f"kind {self.kind!r} needs at least 2 streams, got {self.streams}")
+            yield OptionError(("streams",), f"kind {self.kind!r} needs at least 2 streams, got {self.streams}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,7 +192,9 @@ class PatchInput(Options):
     channels: Whole = option(sentence="Channels of the image.", gt=0)
     patch: Whole = option(sentence="Pixels a side of a patch.", gt=0)
     bias: Flag = option(True, "Whether the projection has a bias.")
-    positions: Literal["none", "sincos", "learned"] = option("sincos", "What is added to tell the place.")
+    positions: Literal["none", "sincos", "learned"] | None = option(
+        None, "What is added to tell the place; null: sincos, or none where the modality turns by its rotary place."
+    )
     max_size: Whole = option(192, "Patches a side of the position table.", gt=0)
     base_size: Whole | None = option(
         None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
@@ -271,25 +273,31 @@ class ModalityOptions(Options):
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
+        if isinstance(self.input, PatchInput) and self.input.positions is None:
+            positions: Literal["none", "sincos"] = "sincos" if self.rotary is None else "none"
+            object.__setattr__(self, "input", replace(self.input, positions=positions))
+        super().__post_init__()
+
+    def check(self) -> Iterator[OptionError]:
         image = isinstance(self.input, PatchInput)
         if isinstance(self.output, PatchOutput) and not image:
             message = "output 'patches' puts an image together, so it needs input kind 'patches'"
-            raise OptionError(("output", "kind"), message)
+            yield OptionError(("output", "kind"), message)
         multiple = 4 if image else 2
         if getattr(self.input, "positions", None) == "sincos" and self.dim % multiple:
             message = f"sine-cosine positions need a dim that is a multiple of {multiple}, got {self.dim}"
-            raise OptionError(("dim",), message)
+            yield OptionError(("dim",), message)
         if self.references is not None and (not image or self.rotary is None):
             message = (
                 "references are further images of one with rotary positions; it needs input kind 'patches', and rotary"
             )
-            raise OptionError(("references",), message)
+            yield OptionError(("references",), message)
         if (place := self.rotary) is None:
             return
         if len(set(place.axes)) != len(place.axes) or not place.axes:
             message = f"its axes must be one or more, all different, got {list(place.axes)}"
-            raise OptionError(("rotary", "axes"), message)
+            yield OptionError(("rotary", "axes"), message)
         for key, wrong, message in (
             (
                 "axes",
@@ -299,7 +307,7 @@ class ModalityOptions(Options):
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
         ):
             if wrong:
-                raise OptionError(("rotary", key), message)
+                yield OptionError(("rotary", key), message)
 
 
 # ------------------------------------------------------------------------------------------------------ conditioning

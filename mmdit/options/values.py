@@ -15,7 +15,10 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from mmdit.options.numbers import as_number
+
 At = tuple[str | int, ...]  # a path of keys
+MOST = 20  # unknown keys for which another is looked for
 
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("a number > {:.15g}", lambda value, bound: value > bound),
@@ -28,11 +31,12 @@ _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
 
 
 class OptionError(ValueError):
-    """An option is wrong; `at` is its path below the part that raises this."""
+    """An option is wrong; `at` is its path below the part that raises this. `all`: what else is wrong there, too."""
 
     def __init__(self, at: At, message: str) -> None:
         super().__init__(f"{'.'.join(map(str, at))}: {message}" if at else message)
         self.at, self.message = at, message
+        self.all: tuple[OptionError, ...] = (self,)
 
     def __reduce__(self) -> Any:
         return type(self), (self.at, self.message)
@@ -55,15 +59,21 @@ class Reading:
     Args:
         quote: how a value is quoted.
         plain: what is given is plain data.
+        meant: `; did you mean this?` of an unknown key, by its path and its value.
     """
 
-    def __init__(self, quote: Callable[[Any], str], *, plain: bool) -> None:
-        self.quote, self.plain = quote, plain
+    def __init__(
+        self, quote: Callable[[Any], str], *, plain: bool, meant: Callable[[At, Any], str] = lambda at, value: ""
+    ) -> None:
+        self.quote, self.plain, self.meant = quote, plain, meant
         self.problems: list[Problem] = []
 
     def read(self, value: Any, hint: Any, bounds: Mapping[str, Any], at: At = ()) -> Any:
         """A value of an annotated type within its bounds, as Python's own numbers and tuples."""
         origin, of, given = get_origin(hint), get_args(hint), value
+        if self.plain and hint in (int, float) and isinstance(value, str) and (value[-1:].isalpha() or "/" in value):
+            number = as_number(value)  # "4" stays a text
+            value = value if number is None else number
         if origin is Annotated:
             marks = {name: getattr(mark, name) for mark in of[1:] for name in _BOUNDS if hasattr(mark, name)}
             return self.read(value, of[0], marks | dict(bounds), at)
@@ -103,14 +113,15 @@ class Reading:
                 self.problems.append(Problem((*at, each.name), "missing, and it has no default", key=True))
         names = [each.name for each in fields_of(part)]
         for key in [key for key in given if key not in hints]:
-            message = f"unknown key{_near(key, names) or '.'} Valid keys are {', '.join(names)}"
+            near = self.meant((*at, key), given[key]) if len(self.problems) < MOST else ""
+            message = f"unknown key{near or '.'} Valid keys are {', '.join(names)}"
             self.problems.append(Problem((*at, key), message, key=True))
         if len(self.problems) > already:
             return None
         try:
             return part(**values)
         except OptionError as error:
-            self.problems.append(Problem((*at, *error.at), error.message))
+            self.problems += [Problem((*at, *each.at), each.message) for each in error.all]
 
     def _part_by_kind(self, given: Mapping[str, Any], parts: Sequence[Any], at: At) -> Any:
         """Options of the part among several that the key `kind` names."""
@@ -127,7 +138,7 @@ class Reading:
         """A value of one of several types; what is wrong is said of the one that it came furthest in, or of all."""
         tried = []
         for member in members:
-            reading = Reading(self.quote, plain=self.plain)
+            reading = Reading(self.quote, plain=self.plain, meant=self.meant)
             result = reading.read(value, member, {} if member is NoneType else bounds, at)
             if not reading.problems:
                 return result

@@ -28,9 +28,9 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig",),
 }
-BESIDE = {  # what only some documents have: a class, and whether it is a list of them
+BESIDE = {  # what only some documents have: a type, and whether it is a list of them
     "profile": {"baseline": ("profile.baseline:BaselineChange", True), "growth": ("profile.growth:Growth", True)},
-    "train-toy": {"comparison": ("toy.comparison:Comparison", False)},
+    "train-toy": {"comparison": ("toy.comparison:Comparison", False), "precision": ("toy.trainer:Precision", False)},
 }
 
 

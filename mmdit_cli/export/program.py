@@ -21,10 +21,10 @@ from torch.utils._pytree import (
 )
 
 from mmdit.config.yaml_document import one_line
-from mmdit.options import ModelOptions, PatchInput, TokenInput
+from mmdit.options import ModelOptions, PatchInput
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig, reach
 
 Path_ = tuple[str | int, ...]  # where a tensor stands in the arguments of a call
 Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's arguments to outputs by modality
@@ -224,11 +224,7 @@ def output_difference(
 
 def _most(end: Any) -> int:
     """Tokens of a sequence, or rows and columns of an image, that an input takes at most."""
-    if isinstance(end, TokenInput):
-        return end.max_length
-    if isinstance(end, PatchInput):
-        return end.max_size if end.positions != "none" else MOST_PATCHES
-    return MOST_TOKENS
+    return reach(end) or (MOST_PATCHES if isinstance(end, PatchInput) else MOST_TOKENS)
 
 
 def _tokens(model: ModelOptions, name: str, length: int, grid: tuple[int, int]) -> int:

@@ -117,7 +117,7 @@ def fresh_or_read(config: ModelOptions, file: Path | None, asked: Export) -> nn.
         return load_weights(file, config, device=asked.device, dtype=asked.weights_dtype, verify=hashed)
     torch.manual_seed(asked.seed)
     with asked.device:
-        return build(config).to(asked.weights_dtype).eval()
+        return build(config, dtype=asked.weights_dtype).eval()
 
 
 def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, asked: Export) -> float:

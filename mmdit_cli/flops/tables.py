@@ -135,7 +135,7 @@ def _training(results: Sequence[FlopsResult]) -> Table:
         row("utilization, model", lambda p: f.percent(p.utilization), timed),
         row("  executed", lambda p: f.percent(p.executed_utilization), timed),
         row("time", lambda p: _hours(p.hours), timed),
-        row("  in days", lambda p: f.number(p.hours and p.hours / 24), timed),
+        row("  in days", lambda p: _days(p.hours), timed),
         row("card hours", lambda p: f.number(p.card_hours), timed),
     )
     return _labelled("training budget", results, rows)
@@ -200,3 +200,7 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return f.MISSING
     return f"{f.number(hours)} h" if hours >= 1 else f.seconds(hours * 3600)
+
+
+def _days(hours: float | None) -> str:
+    return "under 0.01" if hours is not None and hours < 0.24 else f.number(hours and hours / 24)

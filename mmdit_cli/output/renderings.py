@@ -61,6 +61,7 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = text.lower() if isinstance(value, bool) else text
     return _MARKUP.sub(r"\\\g<0>", printable(text.replace("\n", " "), keep=""))
 
 
@@ -94,7 +95,7 @@ def flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[st
     if isinstance(value, Mapping):
         dot = f"{prefix}." if prefix else ""
         return [leaf for key, item in value.items() for leaf in flat(item, f"{dot}{key}", records=records)]
-    return [(prefix, json.dumps(value) if isinstance(value, list) else value)]
+    return [(prefix, json.dumps(value, ensure_ascii=False) if isinstance(value, (list, bool)) else value)]
 
 
 def _is_records(value: Any) -> bool:

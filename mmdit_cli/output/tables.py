@@ -87,9 +87,10 @@ def pairs(title: str, rows: Iterable[tuple[str, str]], *, bold: Sequence[str] = 
 
 def header(document: dict[str, Any]) -> RenderableType:
     """What the figures were made with."""
+    mixed = document.get("precision") == "mixed"
     parts = [
         f"{document['device_name']} ({document['device']}, {document['threads']} threads)",
-        document["dtype"],
+        f"mixed precision: fp32 weights, {document['dtype']} autocast" if mixed else document["dtype"],
         f"torch {document['torch_version']}",
         f"mmdit {document['mmdit_version']}",
         f"seed {document['seed']}",

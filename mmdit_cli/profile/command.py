@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,6 +39,20 @@ def command(
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="--estimate, and does it fit in, say, 80GB?")
     ] = None,
+    precision: Annotated[
+        Literal["pure", "mixed"] | None,
+        typer.Option("--precision", help="--estimate: weights in --dtype, or float32 under autocast. Default: mixed."),
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "sgd"] | None, typer.Option("--optimizer", help="--estimate: what trains. Default: adamw.")
+    ] = None,
+    ema: Annotated[
+        bool | None, typer.Option("--ema/--no-ema", help="--estimate: an average of the weights. Default: with it.")
+    ] = None,
+    trainable: Annotated[
+        str | None,
+        typer.Option("--trainable", metavar="NAMES", help="--estimate: weights that are trained: '*.to_qkv.*'."),
+    ] = None,
     sweep: SweepOption = None,
     plot: Annotated[
         Path | None,
@@ -72,12 +87,19 @@ def command(
     if (estimate or memory is not None) and given:
         raise UserError(f"--estimate measures nothing; leave out {', '.join(given)}")
 
+    kept: dict[str, Any] = {"precision": precision, "optimizer": optimizer, "ema": ema, "trainable": trainable}
+    kept = {option: value for option, value in kept.items() if value is not None}
+    if kept and not (mode == "train" and (estimate or memory is not None)):
+        raise UserError(f"--{next(iter(kept))} is for --estimate with --mode train")
+
     from mmdit_cli.request.sweep import load_grid
 
     if estimate or memory is not None:
+        from mmdit_cli.memory.training import TRAINED
         from mmdit_cli.profile.estimate_command import estimate_command
 
-        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
+        training = replace(TRAINED, **kept)
+        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory, training=training)
 
     from mmdit_cli.output.console import stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
@@ -115,6 +137,7 @@ def command(
     more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
     if sweep:
         more["growth"] = growth
+    more["configs"] = [point.config for point in grid]
     request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
     if worse := worse_figures(changes):
         raise CheckFailed(worse)

@@ -190,7 +190,7 @@ def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
         if (twin := built.get(key)) is None:
             torch.manual_seed(settings.seed)
             with torch.device(settings.device):
-                model = build(config.model).to(settings.dtype)
+                model = build(config.model, dtype=settings.dtype)
         inputs = example_inputs(config, device=settings.device, dtype=settings.dtype, seed=settings.seed)
         call = Call(
             model if twin is None else twin.model,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from mmdit_cli.profile.statistics import Ratio
 
 ALIKE = "can't be told apart"
+SHOWN: dict[str, Callable[[float], str]] = {  # figures of a baseline
+    "latency": lambda ms: f.seconds(ms / 1e3),
+    "peak memory": f.bytes_,
+    "parameters": f.count,
+    "FLOPs": f.flops,
+}
 STYLES = {"worse": "bold red", "better": "green"}
 
 
@@ -44,13 +50,13 @@ def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
     columns = (
         Column("config", lambda c: c.config, kind="text"),
         Column("figure", lambda c: c.figure, kind="text"),
-        Column("before", lambda c: f.number(c.before), kind="figure"),
-        Column("now", lambda c: f.number(c.now), kind="figure"),
+        Column("before", lambda c: SHOWN[c.figure](c.before), kind="figure"),
+        Column("now", lambda c: SHOWN[c.figure](c.now), kind="figure"),
         Column("ratio", lambda c: f"{c.ratio:.3f}", kind="figure"),
         Column("", lambda c: c.verdict, kind="text"),
     )
     table = listing("against the baseline", changes, columns, style=lambda c: STYLES.get(c.verdict), tight=False)
-    return [table, note("Latency in ms. noise: worse, but the intervals of both medians share a value.")]
+    return [table, note("noise: worse, but the intervals of both medians share a value.")]
 
 
 # ------------------------------------------------------------------------------------------------------- side by side

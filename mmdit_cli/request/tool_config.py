@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,7 +24,8 @@ class RunConfig(Options):
 
     batch_size: Whole = option(1, "Samples of a call.", gt=0)
     tokens: dict[Text, Annotated[Whole, Gt(0)]] = option(
-        {}, f"Tokens of a sample, by modality; {DEFAULT_TOKENS} where it says nothing."
+        {},
+        f"Tokens of a sample, by modality; by default {DEFAULT_TOKENS}, or as many as its input can place.",
     )
     mask: dict[Text, Annotated[Number, Ge(0), Le(1)]] = option({}, "Share of valid tokens, by masked modality.")
     references: dict[Text, Count] = option(
@@ -39,32 +40,63 @@ class ToolConfig(Config):
     run: RunConfig = option(RunConfig(), "What profile, flops and shape-check feed the model.")
     train: TrainConfig = option(TrainConfig(), "How train-toy trains it.")
 
-    def check(self) -> None:
-        super().check()
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
         for key in ("tokens", "mask", "references"):
             for name in getattr(self.run, key):
                 if name not in self.model.modalities:
                     message = f"{name!r} is no modality of the model; they are {', '.join(self.model.modalities)}"
-                    raise OptionError(("run", key, name), message)
+                    yield OptionError(("run", key, name), message)
         for name in self.run.references:
-            if self.model.modalities[name].references is None:
+            if name in self.model.modalities and self.model.modalities[name].references is None:
                 message = f"{name!r} takes no references; set model.modalities.{name}.references"
-                raise OptionError(("run", "references", name), message)
-        for name, modality in self.model.modalities.items():
-            count, end, at = self.tokens_of(name), modality.input, ("run", "tokens", name)
-            if isinstance(end, TokenInput) and count > end.max_length:
-                raise OptionError(at, f"{count} tokens exceed the input's max_length of {end.max_length}")
-            if isinstance(end, PatchInput):
-                height, width = patch_grid(count)
-                if end.positions != "none" and width > end.max_size:
-                    message = f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}"
-                    raise OptionError(at, message)
+                yield OptionError(("run", "references", name), message)
 
     def tokens_of(self, name: str) -> int:
-        """Tokens of one sample in the modality."""
+        """Tokens of one sample in the modality; by default no more than its input can place."""
         end = self.model.modalities[name].input
-        default = min(DEFAULT_TOKENS, end.max_length) if isinstance(end, TokenInput) else DEFAULT_TOKENS
-        return self.run.tokens.get(name, default)
+        most = reach(end) or DEFAULT_TOKENS
+        return self.run.tokens.get(name, min(DEFAULT_TOKENS, most**2 if isinstance(end, PatchInput) else most))
+
+    def all_tokens(self) -> dict[str, int]:
+        """Tokens of one sample by modality, those of its references included."""
+        return {name: self.tokens_of(name) * (1 + self.run.references.get(name, 0)) for name in self.model.modalities}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedConfig(ToolConfig):
+    """A config whose model is fed what `run` says, so that its inputs must be able to place it."""
+
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
+        for name, count in self.run.tokens.items():
+            end = self.model.modalities[name].input if name in self.model.modalities else None
+            most, at = reach(end), ("run", "tokens", name)
+            if most is None:
+                continue
+            if not isinstance(end, PatchInput) and count > most:
+                yield OptionError(at, f"{count} tokens exceed the input's max_length of {most}")
+            if isinstance(end, PatchInput) and (sides := patch_grid(count))[1] > most:
+                message = f"{count} patches are {sides[0]} x {sides[1]}, but positions reach max_size {most}"
+                yield OptionError(at, message)
+
+
+def reach(end: Any) -> int | None:
+    """Tokens of a sequence, or rows and columns of patches, that an input places at most; None: any number."""
+    if isinstance(end, TokenInput):
+        return end.max_length
+    return end.max_size if isinstance(end, PatchInput) and end.positions != "none" else None
+
+
+def tokens_by_default(configs: Iterable[ToolConfig]) -> str:
+    """What of `run.tokens` no config says, in words; empty where all is said."""
+    taken = {
+        f"{name} {config.tokens_of(name)}": None
+        for config in configs
+        for name in config.model.modalities
+        if name not in config.run.tokens
+    }
+    return f"run.tokens by default: {', '.join(taken)}" if taken else ""
 
     def all_tokens(self) -> dict[str, int]:
         """Tokens of one sample by modality, those of its references included."""

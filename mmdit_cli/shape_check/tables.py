@@ -36,7 +36,8 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
     parts: list[RenderableType] = [
         listing(f"{result.config}: layers", layers, of_layers, tight=False),
         listing("modalities", result.inputs, of_modalities, tight=False),
-        styled("every shape is right" if result.ok else "not so:", "bold green" if result.ok else "bold red"),
+        styled(*_verdict(result)),
+        *(styled(text, "yellow") for text in result.advice),
     ]
     more = len(result.problems) - PROBLEMS
     unsaid = [f"... and {more} more, which --json lists"] if more > 0 else []
@@ -46,6 +47,12 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
     return parts + [
         note(x) for x in (*result.notes, f"{result.parameters:,} parameters, {f.bytes_(result.weight_bytes)}")
     ]
+
+
+def _verdict(result: ShapesResult) -> tuple[str, str]:
+    if not result.ok:
+        return "not so:", "bold red"
+    return ("every shape fits, but:", "bold yellow") if result.advice else ("every shape is right", "bold green")
 
 
 def _weights(weights: WeightsCheck) -> Table:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
+Precision = Literal["pure", "mixed"]  # mixed: float32 weights, and autocast to the dtype that was asked for
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 

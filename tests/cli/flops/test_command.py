@@ -47,7 +47,7 @@ def test_a_sweeps_table_is_one_row_a_point(flops):
     rows = [line.split() for line in out.splitlines() if line.split() and line.split()[0] in ("4", "16")]
     assert code == 0 and len(rows) == 2 and "step/token" in out
     parameters = count_flops(config()).parameters
-    assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "K"]] * 2
+    assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "k"]] * 2
 
 
 def test_a_budget_stands_in_the_document_and_the_table(flops):

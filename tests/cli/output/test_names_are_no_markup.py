@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import re
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -45,7 +45,7 @@ TABLES = {  # of each class of results
     "train-toy": lambda results, width: train_tables(results),
     "export": lambda results, width: export_tables(results[0]),
     "configs": config_tables,
-    "baseline": lambda results, width: change_tables(results),
+    "baseline": lambda results, width: change_tables([replace(each, figure="latency") for each in results]),
     "growth": lambda results, width: [],
     "comparison": lambda results, width: compare_tables(results[0], width),
 }

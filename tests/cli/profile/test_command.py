@@ -60,6 +60,15 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     assert "no, " in more.out
 
 
+def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
+    bf16 = ["--mode", "train", "--estimate", "--dtype", "bf16", "--json"]
+    toy, pure = (json.loads(run(*bf16, *more).out)["results"][0] for more in ([], ["--precision", "pure", "--no-ema"]))
+    assert toy["training"] == {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None}
+    assert toy["memory_bytes"]["weights"] == toy["memory_bytes"]["ema"] == 2 * pure["memory_bytes"]["weights"]
+    shown = " ".join(run(*bf16[:-1]).out.split())
+    assert "mixed: weights in float32, autocast bfloat16, AdamW, EMA" in shown and "--precision pure" in shown
+
+
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99"])
 def test_an_estimate_needs_no_device(device, run):
     done = run("--estimate", "--device", device, "--dtype", "bf16", "--json")
@@ -96,6 +105,9 @@ def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
         (["--memory", "1GB", "--repeats", "2"], "--estimate measures nothing; leave out --repeats"),
         (["--estimate", "--tolerance", "5%"], "--estimate measures nothing; leave out --tolerance"),
         (["--tolerance", "5%"], "--tolerance is for --baseline"),
+        (["--estimate", "--no-ema"], "--ema is for --estimate with --mode train"),
+        (["--mode", "train", "--precision", "pure"], "--precision is for --estimate with --mode train"),
+        (["--mode", "train", "--estimate", "--trainable", "x"], "--trainable x: no weight has such a name"),
         (["--memory", "lots"], "--memory: "),
         (["--sweep", "run.batch_size"], "expected KEY=V1,V2"),
         (["--sweep", "run.batch=1,2"], "unknown key"),

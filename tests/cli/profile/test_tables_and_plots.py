@@ -9,6 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
+from mmdit_cli.memory.demand import Demand
 from mmdit_cli.memory.tables import estimate_tables
 from mmdit_cli.memory.verdict import judge_memory
 from mmdit_cli.output.figures import save_figure
@@ -96,7 +97,7 @@ def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_p
 def test_estimates_of_a_sweep_are_rows(results):
     points = [{"run.batch_size": b} for b in (1, 2)]
     chosen = [
-        judge_memory(config(p_run), "train", torch.float32, CPU, 10**9, p)
+        judge_memory(Demand(config(p_run), "train", torch.float32, CPU), 10**9, p)
         for p, p_run in zip(points, ({"batch_size": 1}, {"batch_size": 2}), strict=True)
     ]
     text = text_of(estimate_tables(chosen, 80), 80)

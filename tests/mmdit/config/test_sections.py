@@ -190,7 +190,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": LINEAR}}},
-            "timestep: a whole network makes its conditioning from the timestep; set timestep",
+            "timestep: missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}",
         ),
         (
             {

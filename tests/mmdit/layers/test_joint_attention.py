@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from mmdit import JointAttention
 from mmdit.packing import Packing
 from tests.support import oracles
-from tests.support.draws import drawn, padded_mask, randn
+from tests.support.draws import as_read, drawn, padded_mask, randn
 
 DIMS, LENGTHS, HEADS, DIM_HEAD = (10, 6, 8), (5, 4, 7), 2, 4
 MASKS = [padded_mask(5, 3, 5), None, padded_mask(7, 7, 2)]
@@ -50,7 +50,7 @@ def test_it_is_one_attention_over_the_joined_sequences(options, masked, count):
     masks = MASKS[:count] if masked else None
     conds = [randn(2, 9) for _ in xs] if "gating" in options else None
     wanted = oracles.joint_attention(
-        net.state_dict(), xs, HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
+        net.state_dict(), as_read(xs, masks), HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
     )
     close(net(xs, masks, conds), wanted)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import pickle
+import weakref
 from dataclasses import FrozenInstanceError, dataclass, replace
 
 import numpy as np
@@ -28,6 +30,7 @@ from mmdit.options import (
     option,
 )
 from mmdit.options.fields import Number, takes
+from mmdit.options.values import Reading
 from mmdit_cli.commands.option_tables import key_table, keyword_table
 
 
@@ -211,3 +214,21 @@ def test_what_is_replaced_is_checked_again():
 def test_options_are_plain_data_and_back():
     options = BlockOptions(feedforward=FeedForwardOptions(kind="swiglu"), dim_cond=4)
     assert validate_mapping(as_data(options), BlockOptions, source="config") == options
+
+
+def test_a_value_of_one_of_several_types_keeps_nothing_of_those_who_asked() -> None:
+    class Large:
+        pass
+
+    def ask() -> weakref.ref[Large]:
+        large = Large()
+        assert Reading(repr, plain=False).read(None, int | None, {}) is None
+        assert Reading(repr, plain=False).read(("a",), tuple[int, ...] | tuple[str, ...], {}) == ("a",)
+        return weakref.ref(large)
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert ask()() is None
+    finally:
+        gc.enable()
