@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def load(
 
 def _averaged(run: Path) -> Path | None:
     """The averaged weights of the newest checkpoint in a run's folder; None where it is none."""
-    if not (run / "config.yaml").is_file():
+    if not os.path.isfile(run / "config.yaml"):  # which is false of names that are too long, too
         return None
     found = {path.name: path / "ema.safetensors" for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()}
     return max(((int(name[11:]), file) for name, file in found.items() if file.is_file()), default=(0, None))[1]

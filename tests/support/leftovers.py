@@ -18,9 +18,9 @@ def models_left(monkeypatch: pytest.MonkeyPatch, module: Any) -> Iterator[list[i
     build, left = module.build, []
     made: list[weakref.ref[Any]] = []
 
-    def watched(config: Any) -> Any:
+    def watched(config: Any, **options: Any) -> Any:
         left.append(sum(model() is not None for model in made))
-        model = build(config)
+        model = build(config, **options)
         made.append(weakref.ref(model))
         return model
 
