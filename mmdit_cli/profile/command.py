@@ -132,11 +132,23 @@ def command(
         trace=trace,
     )
     with stage_progress() as on_progress:
-        profile = profile_grid(grid, settings, earlier=earlier, tolerance=share, plot=plot, on_progress=on_progress)
-    results, changes, growth = profile.results, profile.changes, profile.growth
-    more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
+        profile = profile_grid(
+            grid,
+            settings,
+            earlier=earlier,
+            run=request.document([]),
+            tolerance=share,
+            plot=plot,
+            on_progress=on_progress,
+        )
+    results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
+    more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})
     if sweep:
         more["growth"] = growth
-    request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
+    request.show(
+        results,
+        lambda width: [*profile_tables(results, width, growth, conditions), *change_tables(changes)],
+        **more,
+    )
     if worse := worse_figures(changes):
         raise CheckFailed(worse)

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
@@ -22,11 +24,18 @@ if TYPE_CHECKING:
     from mmdit_cli.profile.statistics import Ratio
 
 ALIKE = "can't be told apart"
+QUIET = Conditions()
 STYLES = {"worse": "bold red", "better": "green"}
 
 
-def profile_tables(results: Sequence[ProfileResult], width: int, growth: Sequence[Growth] = ()) -> list[RenderableType]:
-    """Configs side by side and each one's components, or the points of a sweep, one a row, and how they grow."""
+def profile_tables(
+    results: Sequence[ProfileResult],
+    width: int,
+    growth: Sequence[Growth] = (),
+    conditions: Conditions = QUIET,
+) -> list[RenderableType]:
+    """What to know of the conditions; configs side by side and each one's components, or the points of a sweep, one a
+    row, and how they grow."""
     if any(result.point for result in results):
         parts: list[RenderableType] = [_points(results, width)]
         if growth:
@@ -34,7 +43,7 @@ def profile_tables(results: Sequence[ProfileResult], width: int, growth: Sequenc
     else:
         parts = [side_by_side("profile", results, _rows(results))]
         parts += [_components(result, width) for result in results if result.components]
-    return [*parts, *map(note, _notes(results, growth))]
+    return [*map(_notice, conditions.notices), *parts, *map(note, _notes(results, growth))]
 
 
 def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
@@ -50,7 +59,14 @@ def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
         Column("", lambda c: c.verdict, kind="text"),
     )
     table = listing("against the baseline", changes, columns, style=lambda c: STYLES.get(c.verdict), tight=False)
-    return [table, note("Latency in ms. noise: worse, but the intervals of both medians share a value.")]
+    text = "Latency in ms. noise: worse, but the intervals of both medians share a value."
+    if any(change.verdict == "withheld" for change in changes):
+        text += " withheld: measured under other conditions, see above the tables."
+    return [table, note(text)]
+
+
+def _notice(text: str) -> Text:
+    return Text(text, style="bold yellow")
 
 
 # ------------------------------------------------------------------------------------------------------- side by side

@@ -45,6 +45,22 @@ def test_a_sweep_is_a_grid_with_its_growth_and_a_picture(run, tmp_path):
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(run, tmp_path):
+    old = tmp_path / "old.json"
+    assert run(*QUICK, "--report", "old.json").code == 0
+    done = run(*QUICK, "--dtype", "bf16", "--baseline", "old.json")
+    assert done.code == 2 and "measured in dtype 'fp32', and this run is in dtype 'bf16'" in " ".join(done.err.split())
+    document = json.loads(old.read_text())
+    document["threads"] += 1
+    for result in document["results"]:
+        result["latency_ms"] = {"median": 1e-6, "ci_low": 1e-6, "ci_high": 1e-6}
+    old.write_text(json.dumps(document))
+    done = run(*QUICK, "--baseline", "old.json")
+    assert done.code == 0, done.err
+    above, table = done.out.split("\nprofile\n")
+    assert "what is measured is not judged" in " ".join(above.split()) and "withheld" in table
+
+
 def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     done = run("--mode", "train", "--estimate", "--memory", "1MB", "--json")
     assert done.code == 0, done.err
