@@ -40,6 +40,9 @@ MOST_GEMMS = 6  # of the models' own products, that ceilings are tried with
 class ProfileResult:
     """One config's profile, or one sweep point's: `point` holds the swept values.
 
+    `tokens` are those of a sample as they come in, and `valid_tokens` those of them that are no padding; `tokens_per_s`
+    and `valid_tokens_per_s` likewise. `packed`: the padding is left out of the work (`varlen`), so that `flops` are of
+    valid tokens.
     `latency_ms` is that of the model as it is; `caches` says whether runs found the caches as the run before had left
     them. The components' shares come from runs of their own among the others, with hooks, or on CUDA from kernel times;
     `instrumented` is the latency of those runs over that of the others in the same rounds. `phases_ms`: forward, and in
@@ -55,6 +58,8 @@ class ProfileResult:
     caches: Literal["warm", "cold"]
     batch_size: int
     tokens: dict[str, int]
+    valid_tokens: dict[str, int]
+    packed: bool
     parameters: int
     flops: int
     latency_ms: Latency
@@ -63,6 +68,7 @@ class ProfileResult:
     attributed_by: Literal["hooks", "kernels"] | None
     samples_per_s: float
     tokens_per_s: float
+    valid_tokens_per_s: float
     achieved_flops_per_s: float
     ceiling: Ceilings
     utilization: float
@@ -241,6 +247,7 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
     phases: dict[str, float] = defaultdict(float)
     for (phase, _), share in subject.shares.items():
         phases[phase] += share * latency.median
+    valid = {name: subject.config.valid_tokens_of(name) for name in work.tokens}
     instrumented = None
     if subject.instrumented:
         plain = subject.times[: len(subject.instrumented)]
@@ -254,6 +261,8 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
         caches="cold" if settings.cold else "warm",
         batch_size=work.batch_size,
         tokens=work.tokens,
+        valid_tokens=valid,
+        packed=subject.config.model.varlen,
         parameters=work.parameters,
         flops=flops,
         latency_ms=latency,
@@ -262,6 +271,7 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
         attributed_by=None if not subject.shares else "kernels" if settings.device.type == "cuda" else "hooks",
         samples_per_s=work.batch_size / seconds,
         tokens_per_s=work.batch_size * sum(work.tokens.values()) / seconds,
+        valid_tokens_per_s=work.batch_size * sum(valid.values()) / seconds,
         achieved_flops_per_s=flops / seconds,
         ceiling=ceilings,
         utilization=flops / seconds / ceilings.gemm_flops_per_s,

@@ -12,9 +12,20 @@ from rich.text import Text
 
 from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.output.tables import (
+    NEVER,
+    Column,
+    Row,
+    has_padding,
+    listing,
+    note,
+    padding_notes,
+    share_bar,
+    side_by_side,
+    tokens_text,
+)
 from mmdit_cli.profile.conditions import Conditions
-from mmdit_cli.request.sweep import point_columns
+from mmdit_cli.request.sweep import point_columns, value_text
 
 if TYPE_CHECKING:
     from mmdit_cli.profile.baseline import BaselineChange
@@ -25,6 +36,7 @@ if TYPE_CHECKING:
 
 ALIKE = "can't be told apart"
 QUIET = Conditions()
+ABOVE = 1.0005  # of the limit: what is printed as more than 100%
 STYLES = {"worse": "bold red", "better": "green"}
 
 
@@ -87,7 +99,9 @@ def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
         for phase in dict.fromkeys(phase for r in results for phase in r.phases_ms):
             yield Row(f"  {phase}", partial(_phase, phase))
     yield Row("samples/s", lambda r: f.number(r.samples_per_s))
-    yield Row("tokens/s", lambda r: f.count(r.tokens_per_s))
+    padded = has_padding(results)
+    yield Row("tokens/s, with padding" if padded else "tokens/s", lambda r: f.count(r.tokens_per_s))
+    yield Row("  valid tokens/s", lambda r: f.count(r.valid_tokens_per_s), when=padded)
     yield Row("achieved", lambda r: f.rate(r.achieved_flops_per_s, "FLOP"))
     yield Row("ceiling, products", lambda r: f.rate(r.ceiling.gemm_flops_per_s, "FLOP"))
     yield Row("ceiling, memory", lambda r: f.rate(r.ceiling.bytes_per_s, "B"))
@@ -212,6 +226,7 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
         "a component's: what it takes from others and hands on, at the speed of the cache that holds as much).",
         "Peak memory: the most that torch's allocator held at once during a call, the inputs apart.",
     ]
+    notes += padding_notes(results)
     if first.caches == "cold":
         notes.append("Caches were flushed before each run.")
     if len(results) > 1:
@@ -225,12 +240,31 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
             notes.append(
                 f"Components: timed with hooks in calls of their own in the same rounds ({_overhead(results)} latency)."
             )
+    if above := _above_limit(results):
+        notes.append(
+            f"Above 100% of the limit: {above}. No work can be: the machine's ceilings were measured lower than what "
+            "these reached, or their own times are of too few runs. Measure again on a quiet machine, and longer."
+        )
     if growth:
         notes.append(
             "Growth: least squares on logarithms; tokens are those of all modalities. At first, at last: between the "
             "two smallest and the two largest values."
         )
     return notes
+
+
+def _above_limit(results: Sequence[ProfileResult]) -> str:
+    """Configs and components that were faster than can be."""
+    several, found = len(results) > 1, []
+    for result in results:
+        values = [f"{key}={value_text(value)}" for key, value in result.point.items()]
+        whole = " ".join([result.config, *values]) if several else "the whole"
+        rows = [(whole, result.bound), *((row.name, row.bound) for row in result.components)]
+        for name, limit in rows if not result.point else rows[:1]:
+            if limit is not None and (limit.of_measured or 0) > ABOVE:
+                of = f" of {result.config}" if several and name != whole else ""
+                found.append(f"{name}{of} ({f.percent(limit.of_measured)})")
+    return ", ".join(found)
 
 
 def _overhead(results: Sequence[ProfileResult]) -> str:

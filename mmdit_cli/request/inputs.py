@@ -56,7 +56,7 @@ def example_inputs(
     draw = _Draw(torch.device(device), dtype, seed)
     tokens = {name: config.tokens_of(name) for name in names}
     data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
-    masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
+    masks = {name: _mask(config, name, batch, draw.device) for name in config.run.mask}
     packing = None
     if draw.device.type == "meta" and config.model.varlen and masks:
         packing = _packing(config, tokens, batch)
@@ -129,14 +129,11 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
             f"{config.name}: packing a batch of {batch} needs {bytes_(needed)} of memory for its masks and "
             f"{bytes_(free)} are free; lower run.batch_size or run.tokens"
         )
-    masks = [
-        _mask(count, config.run.mask[name], batch, cpu) if name in config.run.mask else None
-        for name, count in tokens.items()
-    ]
+    masks = [_mask(config, name, batch, cpu) if name in config.run.mask else None for name in tokens]
     packing = Packing.from_masks(masks, list(tokens.values()), batch)
     return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 
 
-def _mask(tokens: int, share: float, batch: int, device: torch.device) -> Tensor:
-    valid = round(tokens * share)
-    return (torch.arange(tokens, device=device) < valid).expand(batch, tokens)
+def _mask(config: ToolConfig, name: str, batch: int, device: torch.device) -> Tensor:
+    tokens = config.tokens_of(name)
+    return (torch.arange(tokens, device=device) < config.valid_tokens_of(name)).expand(batch, tokens)

@@ -59,6 +59,10 @@ class ToolConfig(Config):
         default = min(DEFAULT_TOKENS, end.max_length) if isinstance(end, TokenInput) else DEFAULT_TOKENS
         return self.run.tokens.get(name, default)
 
+    def valid_tokens_of(self, name: str) -> int:
+        """Those of them that are no padding."""
+        return round(self.tokens_of(name) * self.run.mask.get(name, 1.0))
+
 
 def patch_grid(tokens: int) -> tuple[int, int]:
     """Rows and columns of the most square image of so many patches, rows <= columns."""

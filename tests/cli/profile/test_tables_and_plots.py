@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -73,6 +74,39 @@ def test_training_shows_its_phases_and_every_component_its_limit(results):
     row = next(row for row in train.components if row.name == "feedforward, image")
     assert row.bound.limited_by in ("compute", "memory") and row.bound.of_measured > 0
     assert sum(row.bound.ms for row in train.components if row.bound) > 0
+
+
+def test_what_was_faster_than_can_be_is_named(results):
+    def notes(chosen):
+        return " ".join(text_of(profile_tables(chosen, 500), 500).split())
+
+    def limited(bound, share):
+        return bound and replace(bound, of_measured=share)
+
+    (train,) = results["train"]
+    quiet = replace(
+        train,
+        bound=limited(train.bound, 0.9),
+        components=[replace(row, bound=limited(row.bound, 1.0)) for row in train.components],
+    )
+    assert "Above 100%" not in notes([quiet])
+    first, *others = quiet.components
+    above = replace(quiet, components=[replace(first, bound=limited(first.bound, 4.29)), *others])
+    assert f"Above 100% of the limit: {first.name} (429.0%). No work can be: the machine's ceilings" in notes([above])
+    assert f"limit: {first.name} of small (429.0%)." in notes([above, replace(quiet, config="b")])
+    whole = replace(quiet, bound=limited(quiet.bound, 1.1), point={"run.batch_size": 2})
+    assert "limit: small run.batch_size=2 (110.0%)." in notes([whole, replace(whole, bound=quiet.bound)])
+
+
+@pytest.mark.parametrize(("packed", "of"), [(True, "of valid tokens alone"), (False, "of all tokens, the padding")])
+def test_figures_a_token_say_which_tokens(packed, of, results):
+    (train,) = results["train"]
+    text = " ".join(text_of(profile_tables([train], 500), 500).split())
+    assert "Padding" not in text and " tokens/s " in text
+    padded = replace(train, valid_tokens={"text": 3, "image": 9}, packed=packed, tokens_per_s=64, valid_tokens_per_s=48)
+    text = " ".join(text_of(profile_tables([padded], 500), 500).split())
+    assert "tokens/s, with padding 64 valid tokens/s 48" in text
+    assert "Padding: (3 + 9) of a sample's tokens are valid. FLOPs are " + of in text
 
 
 @pytest.mark.parametrize("which", ["pair", "train", "sweep"])
