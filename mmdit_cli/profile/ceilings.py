@@ -36,12 +36,17 @@ class StreamRate:
 @dataclass(frozen=True)
 class Ceilings:
     """The best rates seen: FLOP/s of a matrix product (2 a multiply-add), bytes/s of main memory, and of streams of
-    smaller sizes, which caches serve faster."""
+    smaller sizes, which caches serve faster.
+
+    `kept`: where they are the best of two measurements, the lower of the two over the higher, at the worse of products
+    and main memory.
+    """
 
     gemm_flops_per_s: float
     bytes_per_s: float
     gemm_shape: Gemm
     streams: tuple[StreamRate, ...]
+    kept: float = 1.0
 
     def stream_rate(self, size: int) -> float:
         """The best bytes/s seen for a stream of `size` bytes or more."""
@@ -69,7 +74,9 @@ def best_of(a: Ceilings, b: Ceilings) -> Ceilings:
         StreamRate(x.bytes, max(x.bytes_per_s, y.bytes_per_s)) for x, y in zip(a.streams, b.streams, strict=True)
     )
     gemm = max(a, b, key=lambda ceilings: ceilings.gemm_flops_per_s)
-    return Ceilings(gemm.gemm_flops_per_s, max(a.bytes_per_s, b.bytes_per_s), gemm.gemm_shape, streams)
+    rates = ((a.gemm_flops_per_s, b.gemm_flops_per_s), (a.bytes_per_s, b.bytes_per_s))
+    kept = min(min(pair) / max(pair) for pair in rates)
+    return Ceilings(gemm.gemm_flops_per_s, max(rates[1]), gemm.gemm_shape, streams, kept)
 
 
 def _best_gemm(device: torch.device, dtype: torch.dtype, own: Sequence[Gemm], seconds: float) -> tuple[float, Gemm]:

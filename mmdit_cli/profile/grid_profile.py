@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from mmdit_cli.profile.baseline import (
     find_earlier,
     other_surroundings,
 )
-from mmdit_cli.profile.conditions import Conditions
+from mmdit_cli.profile.conditions import Conditions, CoreWatch, judge
 from mmdit_cli.profile.growth import Growth, fit_growth
 from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
 from mmdit_cli.request.sweep import PointConfig
@@ -27,7 +27,7 @@ class GridProfile:
     results: list[ProfileResult]
     growth: list[Growth]
     changes: list[BaselineChange]
-    conditions: Conditions = field(default_factory=Conditions)
+    conditions: Conditions
 
 
 def profile_grid(
@@ -55,13 +55,15 @@ def profile_grid(
     if earlier is not None:
         how = {"mode": settings.mode, "compiled": settings.compile, "caches": "cold" if settings.cold else "warm"}
         find_earlier([{"config": p.config.name, "point": p.point, **how} for p in grid], earlier, run)
+    watch = CoreWatch()
     results = profile_configs(
         [point.config for point in grid], settings, points=[point.point for point in grid], on_progress=on_progress
     )
-    changes, notices = [], []
+    conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
     if earlier is not None:
-        notices = other_surroundings(run or {}, earlier)
-        withheld = [figure for figure, _ in MEASURED] if notices else []
+        other = other_surroundings(run or {}, earlier)
+        withheld = [figure for figure, _ in MEASURED] if other else [] if conditions.quiet else ["latency"]
+        conditions = replace(conditions, notices=[*conditions.notices, *other])
         changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance, withheld=withheld)
     growth = fit_growth(results) if any(point.point for point in grid) else []
     if plot is not None:
@@ -69,4 +71,4 @@ def profile_grid(
         from mmdit_cli.profile.plots import profile_plot
 
         save_figure(profile_plot(results), plot)
-    return GridProfile(results, growth, changes, Conditions(notices))
+    return GridProfile(results, growth, changes, conditions)

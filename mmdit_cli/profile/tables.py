@@ -24,18 +24,17 @@ from mmdit_cli.output.tables import (
     side_by_side,
     tokens_text,
 )
-from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.request.sweep import point_columns, value_text
 
 if TYPE_CHECKING:
     from mmdit_cli.profile.baseline import BaselineChange
+    from mmdit_cli.profile.conditions import Conditions
     from mmdit_cli.profile.growth import Growth
     from mmdit_cli.profile.measurement import ProfileResult
     from mmdit_cli.profile.roofline import Bound
     from mmdit_cli.profile.statistics import Ratio
 
 ALIKE = "can't be told apart"
-QUIET = Conditions()
 ABOVE = 1.0005  # of the limit: what is printed as more than 100%
 STYLES = {"worse": "bold red", "better": "green"}
 
@@ -44,18 +43,20 @@ def profile_tables(
     results: Sequence[ProfileResult],
     width: int,
     growth: Sequence[Growth] = (),
-    conditions: Conditions = QUIET,
+    conditions: Conditions | None = None,
 ) -> list[RenderableType]:
-    """What to know of the conditions; configs side by side and each one's components, or the points of a sweep, one a
-    row, and how they grow."""
+    """Notices of the conditions; configs side by side and each one's components, or the points of a sweep, one a row,
+    and how they grow. Nothing of limits where the conditions were not quiet."""
+    quiet = conditions is None or conditions.quiet
     if any(result.point for result in results):
-        parts: list[RenderableType] = [_points(results, width)]
+        parts: list[RenderableType] = [_points(results, width, quiet)]
         if growth:
             parts.append(_growth(growth))
     else:
-        parts = [side_by_side("profile", results, _rows(results))]
-        parts += [_components(result, width) for result in results if result.components]
-    return [*map(_notice, conditions.notices), *parts, *map(note, _notes(results, growth))]
+        parts = [side_by_side("profile", results, _rows(results, quiet))]
+        parts += [_components(result, width, quiet) for result in results if result.components]
+    notices = [] if conditions is None else conditions.notices
+    return [*map(_notice, notices), *parts, *map(note, _notes(results, growth))]
 
 
 def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
@@ -84,7 +85,7 @@ def _notice(text: str) -> Text:
 # ------------------------------------------------------------------------------------------------------- side by side
 
 
-def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
+def _rows(results: Sequence[ProfileResult], quiet: bool) -> Iterator[Row]:
     yield Row("mode", lambda r: r.mode + (", compiled" if r.compiled else ""))
     yield Row("compile time", lambda r: f.seconds(r.compile_seconds), when=results[0].compiled)
     yield Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}")
@@ -106,8 +107,8 @@ def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
     yield Row("ceiling, products", lambda r: f.rate(r.ceiling.gemm_flops_per_s, "FLOP"))
     yield Row("ceiling, memory", lambda r: f.rate(r.ceiling.bytes_per_s, "B"))
     yield Row("utilization", lambda r: f.percent(r.utilization), True)
-    yield Row("least time", lambda r: f"{f.seconds(r.bound.ms / 1e3)} ({r.bound.limited_by})")
-    yield Row("of the limit", lambda r: f.percent(r.bound.of_measured), True)
+    yield Row("least time", lambda r: f.seconds(r.bound.ms / 1e3) + f" ({r.bound.limited_by})" * quiet)
+    yield Row("of the limit", lambda r: f.percent(r.bound.of_measured), True, quiet)
     yield from memory_rows(results)
     yield Row("peak memory", lambda r: f.bytes_(r.memory_bytes.peak), True)
     on_cuda = any(r.memory_bytes.allocated is not None for r in results)
@@ -145,7 +146,7 @@ def _ratio(ratio: Ratio | None) -> str:
 # --------------------------------------------------------------------------------------------------------- components
 
 
-def _components(result: ProfileResult, width: int) -> Table:
+def _components(result: ProfileResult, width: int, quiet: bool) -> Table:
     train = result.mode == "train"
     columns = (
         Column("component", lambda c: c.name, kind="text"),
@@ -155,8 +156,8 @@ def _components(result: ProfileResult, width: int) -> Table:
         Column("share", lambda c: f.percent(c.share)),
         Column("", lambda c: share_bar(c.share), NEVER if train else 76, "bar"),
         Column("least", lambda c: "" if c.bound is None else f.seconds(c.bound.ms / 1e3), 70),
-        Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70),
-        Column("of limit", lambda c: _reached(c.bound)),
+        Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70 if quiet else NEVER),
+        Column("of limit", lambda c: _reached(c.bound), 0 if quiet else NEVER),
         Column("FLOP/s", lambda c: f.quantity(c.flops_per_s, "") if c.flops else "", 90),
         Column("FLOPs", lambda c: f.quantity(c.flops, "") if c.flops else "", 100),
         Column("params", lambda c: f.count(c.parameters) if c.parameters else "", 110),
@@ -171,7 +172,7 @@ def _reached(bound: Bound | None) -> str:
 # -------------------------------------------------------------------------------------------------------------- sweep
 
 
-def _points(results: Sequence[ProfileResult], width: int) -> Table:
+def _points(results: Sequence[ProfileResult], width: int, quiet: bool) -> Table:
     """One row a point."""
     columns = (
         *point_columns(results),
@@ -180,7 +181,7 @@ def _points(results: Sequence[ProfileResult], width: int) -> Table:
         Column("samples/s", lambda r: f.number(r.samples_per_s), 60),
         Column("FLOPs", lambda r: f.quantity(r.flops, ""), 100),
         Column("utilization", lambda r: f.percent(r.utilization), 50),
-        Column("of limit", lambda r: f.percent(r.bound.of_measured), 90),
+        Column("of limit", lambda r: f.percent(r.bound.of_measured), 90 if quiet else NEVER),
         Column(
             "activations", lambda r: f.bytes_(r.memory_bytes.activations), 100 if results[0].mode == "train" else NEVER
         ),

@@ -61,6 +61,19 @@ def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(
     assert "what is measured is not judged" in " ".join(above.split()) and "withheld" in table
 
 
+def test_threads_are_as_many_as_asked_for_and_stand_in_the_header(run, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        done = run(*QUICK, "--threads", "2" if before == 1 else "1")
+        assert done.code == 0, done.err
+        assert torch.get_num_threads() != before and f"{torch.get_num_threads()} threads)" in done.out
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     done = run("--mode", "train", "--estimate", "--memory", "1MB", "--json")
     assert done.code == 0, done.err
@@ -121,6 +134,8 @@ def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
         (["--mode", "train", "--precision", "pure"], "--precision is for --estimate with --mode train"),
         (["--mode", "train", "--estimate", "--trainable", "x"], "--trainable x: no weight has such a name"),
         (["--memory", "lots"], "--memory: "),
+        (["--threads", "99999"], "--threads 99999: this machine has "),
+        (["--estimate", "--threads", "1"], "--estimate measures nothing; leave out --threads"),
         (["--sweep", "run.batch_size"], "expected KEY=V1,V2"),
         (["--sweep", "run.batch=1,2"], "unknown key"),
         (["--sweep", "run.batch_size=1,2", "--trace", "t.json"], "--trace: is of one config"),

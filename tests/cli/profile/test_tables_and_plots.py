@@ -16,6 +16,7 @@ from mmdit_cli.memory.verdict import judge_memory
 from mmdit_cli.output.figures import save_figure
 from mmdit_cli.profile import ceilings
 from mmdit_cli.profile import measurement as measure
+from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.profile.growth import fit_growth
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.profile.plots import profile_plot
@@ -74,6 +75,16 @@ def test_training_shows_its_phases_and_every_component_its_limit(results):
     row = next(row for row in train.components if row.name == "feedforward, image")
     assert row.bound.limited_by in ("compute", "memory") and row.bound.of_measured > 0
     assert sum(row.bound.ms for row in train.components if row.bound) > 0
+
+
+@pytest.mark.parametrize("which", ["pair", "sweep"])
+def test_of_a_busy_machine_it_is_said_above_and_no_limit_is(which, results):
+    busy = Conditions(2, 4.0, 0.5, quiet=False, notices=["Others took 50.0% of the 2 cores' time."])
+    text = text_of(profile_tables(results[which], 200, (), busy), 200)
+    assert text.startswith(busy.notices[0])
+    withheld = ("bound by", "of limit", "of the limit", "(memory)", "(compute)")
+    assert not any(word in text.split("FLOPs: 2")[0] for word in withheld)
+    assert "of limit" in text_of(profile_tables(results[which], 200), 200)
 
 
 def test_what_was_faster_than_can_be_is_named(results):
