@@ -37,21 +37,31 @@ class Conditions:
 
 
 class CoreWatch:
-    """Watches from its making on what other processes take of the cores that this one may use."""
+    """Watches, in each `with` block, what other processes take of the cores that this one may use. Warming up belongs
+    outside: processes that compile are no others."""
 
     def __init__(self) -> None:
         self.cores = _cores()
         self.load_average: float | None = None
         with suppress(OSError, AttributeError):  # Windows has none
             self.load_average = os.getloadavg()[0]
-        self.start = self._now()
+        self.elapsed, self.taken = 0.0, 0.0
+        self.begin: tuple[float, float | None, float] | None = None
+
+    def __enter__(self) -> CoreWatch:
+        self.begin = self._now()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.begin is not None
+        (begin, busy, own), (end, busy_now, own_now) = self.begin, self._now()
+        if busy and busy_now:  # 0: a sandbox that does not say
+            self.elapsed += end - begin
+            self.taken += max(0.0, busy_now - busy - (own_now - own))
 
     def taken_by_others(self) -> float | None:
-        """The share of the cores' time since; None where the system does not say."""
-        (begin, busy, own), (end, busy_now, own_now) = self.start, self._now()
-        if busy is None or busy_now is None or not busy_now > busy or not end > begin:
-            return None
-        return max(0.0, busy_now - busy - (own_now - own)) / ((end - begin) * len(self.cores))
+        """The share of the cores' time in all blocks; None where the system does not say."""
+        return self.taken / (self.elapsed * len(self.cores)) if self.elapsed else None
 
     def _now(self) -> tuple[float, float | None, float]:
         """The clock, the seconds that the cores were busy, and those that this process and its children took."""

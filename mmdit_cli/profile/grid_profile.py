@@ -57,7 +57,11 @@ def profile_grid(
         find_earlier([{"config": p.config.name, "point": p.point, **how} for p in grid], earlier, run)
     watch = CoreWatch()
     results = profile_configs(
-        [point.config for point in grid], settings, points=[point.point for point in grid], on_progress=on_progress
+        [point.config for point in grid],
+        settings,
+        points=[point.point for point in grid],
+        watch=watch,
+        on_progress=on_progress,
     )
     conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
     if earlier is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -119,6 +120,7 @@ def profile_configs(
     settings: Settings,
     *,
     points: Sequence[dict[str, Any]] | None = None,
+    watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> list[ProfileResult]:
     """Profile each config's model, in rounds of all of them, against one measurement of the machine's ceilings.
@@ -127,6 +129,7 @@ def profile_configs(
 
     Args:
         points: for each config, the values of the sweep that led to it.
+        watch: entered while rounds are measured.
         on_progress: told the stage, what is done and the total (None where it is not known).
 
     Raises:
@@ -144,14 +147,16 @@ def profile_configs(
     ceilings = measure_ceilings(device, dtype, gemms=gemms)
     groups = groups_that_fit([(_model_key(s, settings), s.work.weight_bytes) for s in subjects], device, train=train)
     for group in groups:
-        _measure([subjects[index] for index in group], settings, on_progress)
+        _measure([subjects[index] for index in group], settings, watch or nullcontext(), on_progress)
     on_progress("ceilings", 0, None)
     ceilings = best_of(ceilings, measure_ceilings(device, dtype, gemms=gemms))
     reference = {index: subjects[group[0]] for group in groups for index in group}
     return [_result(s, settings, ceilings, reference[index]) for index, s in enumerate(subjects)]
 
 
-def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress) -> None:
+def _measure(
+    subjects: list[_Subject], settings: Settings, watch: AbstractContextManager[object], on_progress: Progress
+) -> None:
     """Time, attribute and weigh configs that fit in memory together."""
     device = settings.device
     calls = list(_calls(subjects, settings))
@@ -168,15 +173,16 @@ def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress
         subject.components = find_components(call.model)
     hooked = [] if settings.compile else [_Hooked(call, s) for call, s in zip(calls, subjects, strict=True)]
     names = ", ".join(dict.fromkeys(s.config.name for s in subjects))
-    taken, _ = run_rounds(
-        calls,
-        stopwatch,
-        repeats=settings.repeats,
-        max_seconds=settings.max_seconds,
-        seed=settings.seed,
-        beside=hooked if device.type == "cpu" else [],
-        on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
-    )
+    with watch:
+        taken, _ = run_rounds(
+            calls,
+            stopwatch,
+            repeats=settings.repeats,
+            max_seconds=settings.max_seconds,
+            seed=settings.seed,
+            beside=hooked if device.type == "cpu" else [],
+            on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
+        )
     for index, (subject, call) in enumerate(zip(subjects, calls, strict=True)):
         on_progress(f"{subject.config.name}: components and memory", 0, None)
         subject.times = taken[index]

@@ -52,7 +52,9 @@ def test_what_others_take_is_what_the_cores_did_and_this_process_did_not(monkeyp
     monkeypatch.setattr(conditions, "_busy_seconds", lambda cores: next(busy))
     monkeypatch.setattr(time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(os, "times", lambda: next(own))
-    assert CoreWatch().taken_by_others() == pytest.approx((12 - 7) / 20)
+    with CoreWatch() as watch:
+        assert watch.taken_by_others() is None
+    assert watch.taken_by_others() == pytest.approx((12 - 7) / 20)
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="the system does not say")
