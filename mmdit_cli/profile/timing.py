@@ -41,9 +41,10 @@ class Stopwatch:
             return time.perf_counter() - start
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(self.device)
-        begin.record()
+        stream = torch.cuda.current_stream(self.device)
+        begin.record(stream)
         call()
-        end.record()
+        end.record(stream)
         torch.cuda.synchronize(self.device)
         return begin.elapsed_time(end) / 1e3
 

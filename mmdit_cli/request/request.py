@@ -50,7 +50,11 @@ class Request:
 
     @property
     def torch_device(self) -> torch.device:
-        """Raises UserError where there is no such device."""
+        """The device; one with a number is the current one from here on, for seeds, events and libraries that ask for
+        no other. Plain `cuda` leaves that open: each of torchrun's processes takes its own.
+
+        Raises UserError where there is no such device.
+        """
         import torch
 
         kind, colon, index = self.device.partition(":")
@@ -63,6 +67,8 @@ class Request:
                 raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use cpu")
             if int(index or 0) >= count:
                 raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+            if index:
+                torch.cuda.set_device(int(index))
         return torch.device(self.device)
 
     @property

@@ -98,6 +98,28 @@ def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
     assert "mixed: weights in float32, autocast bfloat16, AdamW, EMA" in shown and "--precision pure" in shown
 
 
+@pytest.mark.parametrize(("device", "current"), [("cuda:1", [1]), ("cuda", [])])
+def test_a_numbered_device_is_current_before_anything_is_made_on_it(device, current, run, monkeypatch):
+    import torch
+
+    from mmdit_cli.errors import UserError
+    from mmdit_cli.profile import grid_profile
+
+    happened: list[object] = []
+
+    def profile_grid(grid, settings, **more):
+        happened.append(settings.device)
+        raise UserError("measured")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", happened.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: name)
+    monkeypatch.setattr(grid_profile, "profile_grid", profile_grid)
+    assert "measured" in run("--device", device).err
+    assert happened == [*current, torch.device(device)]
+
+
 def test_an_estimate_needs_no_device(run):
     done = run("--estimate", "--device", "cuda", "--dtype", "bf16")
     assert done.code == 0, done.err
