@@ -81,6 +81,7 @@ def judge(results: Sequence[ProfileResult], watch: CoreWatch, *, on_cpu: bool) -
         found.append(f"Others took {f.percent(taken)} of the {cores} cores' time{average}.")
     elif on_cpu and taken is None and load is not None and load > cores / 2:
         found.append(f"The load average was {f.number(load)} on {cores} cores before measuring.")
+    unknown = [r.config for r in results if not (on_cpu or r.compiled or r.attributed_by)]
     for result in results:
         spread = result.latency_ms.p90 / result.latency_ms.p10
         if spread > MOST_SPREAD:
@@ -92,6 +93,11 @@ def judge(results: Sequence[ProfileResult], watch: CoreWatch, *, on_cpu: bool) -
     if not quiet:
         found.append(
             "Times may be far too long, so that nothing is said of what bounds them; measure again on a quiet machine."
+        )
+    if unknown:
+        found.append(
+            f"Which components take the time of {', '.join(dict.fromkeys(unknown))} is not known: torch's profiler "
+            "recorded no kernel. It may lack the permission, or another profiler may be running."
         )
     return Conditions(cores, load, taken, quiet, found)
 

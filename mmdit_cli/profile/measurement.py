@@ -183,15 +183,17 @@ def _measure(
             beside=hooked if device.type == "cpu" else [],
             on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
         )
-    for index, (subject, call) in enumerate(zip(subjects, calls, strict=True)):
+    for index, subject in enumerate(subjects):
         on_progress(f"{subject.config.name}: components and memory", 0, None)
         subject.times = taken[index]
         if hooked:
             hooked[index].attribute(settings, stopwatch)
-        subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
     if settings.trace is not None:
         with writing("--trace", settings.trace):
-            write_trace(calls[-1], subjects[-1].components, device, settings.trace)
+            write_trace(calls[-1], subjects[-1].components, device, settings.trace, before=stopwatch.evict)
+    del stopwatch  # and its buffer, which is none of the model's memory
+    for subject, call in zip(subjects, calls, strict=True):
+        subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
 
 
 def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
@@ -234,8 +236,9 @@ class _Hooked:
         subject = self.subject
         if settings.device.type == "cuda":
             self()  # for the number of calls
-            seconds = kernel_parts(self.call, subject.components, settings.device)
-            subject.shares = device_parts(seconds, summarize(subject.times).median / 1e3)
+            seconds = kernel_parts(self.call, subject.components, settings.device, before=stopwatch.evict)
+            if seconds:  # without a kernel nothing is known, and not that the device was idle
+                subject.shares = device_parts(seconds, summarize(subject.times).median / 1e3)
             return
         subject.shares = mean_parts(self.runs)
         subject.instrumented = [sum(parts.values()) / 1e9 for parts in self.runs]

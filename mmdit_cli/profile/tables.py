@@ -227,6 +227,8 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
         "a component's: what it takes from others and hands on, at the speed of the cache that holds as much).",
         "Peak memory: the most that torch's allocator held at once during a call, the inputs apart.",
     ]
+    if first.ceiling.tf32 is not None:
+        notes.append(f"Products of float32: TF32 {'on' if first.ceiling.tf32 else 'off'}, for model and ceiling alike.")
     notes += padding_notes(results)
     if first.caches == "cold":
         notes.append("Caches were flushed before each run.")

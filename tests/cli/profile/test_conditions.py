@@ -19,7 +19,8 @@ def watch(taken=0.0, load=0.1, cores=4):
 
 def measured(p10=1.0, p90=1.1, kept=0.95):
     latency = SimpleNamespace(p10=p10, p90=p90)
-    return SimpleNamespace(config="a", latency_ms=latency, ceiling=SimpleNamespace(kept=kept))
+    ceiling = SimpleNamespace(kept=kept)
+    return SimpleNamespace(config="a", latency_ms=latency, ceiling=ceiling, compiled=False, attributed_by="kernels")
 
 
 def test_a_quiet_machine_is_nothing_to_mention():
