@@ -29,7 +29,11 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "configs": ("commands.shipped_sizes:ShippedConfig",),
 }
 BESIDE = {  # what only some documents have: a type, and whether it is a list of them
-    "profile": {"baseline": ("profile.baseline:BaselineChange", True), "growth": ("profile.growth:Growth", True)},
+    "profile": {
+        "conditions": ("profile.conditions:Conditions", False),
+        "baseline": ("profile.baseline:BaselineChange", True),
+        "growth": ("profile.growth:Growth", True),
+    },
     "train-toy": {"comparison": ("toy.comparison:Comparison", False), "precision": ("toy.trainer:Precision", False)},
 }
 

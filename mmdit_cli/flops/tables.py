@@ -9,7 +9,17 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.output.tables import (
+    NEVER,
+    Column,
+    Row,
+    listing,
+    note,
+    padding_notes,
+    share_bar,
+    side_by_side,
+    tokens_text,
+)
 from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
@@ -175,9 +185,11 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
     notes.append(f"Not counted ({how}): {', '.join(names)}.")
     if first.elementwise is not None:
         notes.append(f"Elementwise, our own convention: {first.elementwise.convention}.")
+    if padding := padding_notes(results):
+        notes += [f"{padding[0]} A token: one as it comes in, the padding included."]
     plan = first.training
     if plan is not None:
-        notes.append("Budget: run.batch_size samples a step, all cards together; model FLOPs, the padding included.")
+        notes.append("Budget: run.batch_size samples a step, all cards together; model FLOPs.")
         if plan.card is not None and swept:
             notes.append(f"Time: {_hardware(plan)} at {f.percent(plan.utilization)} utilization.")
     return notes

@@ -106,6 +106,24 @@ def tokens_text(tokens: dict[str, int]) -> str:
     return "(" + " + ".join(map(str, tokens.values())) + ")"
 
 
+def has_padding(results: Sequence[Any]) -> bool:
+    """Whether any result's batch has tokens that are not valid."""
+    return any(result.valid_tokens != result.tokens for result in results)
+
+
+def padding_notes(results: Sequence[Any]) -> list[str]:
+    """Which tokens the FLOPs are of; nothing where all are valid."""
+    if not has_padding(results):
+        return []
+    kinds = {result.packed for result in results if result.valid_tokens != result.tokens}
+    valid = dict.fromkeys(tokens_text(result.valid_tokens) for result in results)
+    text = {
+        (True,): "FLOPs are of valid tokens alone (varlen leaves the padding out)",
+        (False,): "FLOPs are of all tokens, the padding included",
+    }.get(tuple(kinds), "FLOPs are of valid tokens where varlen leaves the padding out, and of all tokens elsewhere")
+    return [f"Padding: {', '.join(valid)} of a sample's tokens are valid. {text}."]
+
+
 def note(text: str) -> Text:
     return styled(text, "dim")
 

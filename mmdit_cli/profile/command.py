@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,9 @@ def command(
     max_seconds: Annotated[
         float | None,
         typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config. Default: 10."),
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor. Default: torch's.")
     ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
     estimate: Annotated[
@@ -80,6 +84,7 @@ def command(
         "--compile": compile or None,
         "--repeats": repeats,
         "--max-seconds": max_seconds,
+        "--threads": threads,
         "--cold": cold or None,
     }
     asked |= {"--plot": plot, "--trace": trace, "--baseline": baseline, "--tolerance": tolerance}
@@ -108,6 +113,8 @@ def command(
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.targets import check_apart, check_target
 
+    if threads is not None:
+        set_threads(threads)
     share = parse_tolerance(TOLERANCE if tolerance is None else tolerance)
     if tolerance is not None and baseline is None:
         raise UserError("--tolerance is for --baseline; give an earlier --report, .json")
@@ -132,12 +139,37 @@ def command(
         trace=trace,
     )
     with stage_progress() as on_progress:
-        profile = profile_grid(grid, settings, earlier=earlier, tolerance=share, plot=plot, on_progress=on_progress)
-    results, changes, growth = profile.results, profile.changes, profile.growth
-    more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
+        profile = profile_grid(
+            grid,
+            settings,
+            earlier=earlier,
+            run=request.document([]),
+            tolerance=share,
+            plot=plot,
+            on_progress=on_progress,
+        )
+    results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
+    more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})
     if sweep:
         more["growth"] = growth
     more["configs"] = [point.config for point in grid]
-    request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
+    request.show(
+        results,
+        lambda width: [*profile_tables(results, width, growth, conditions), *change_tables(changes)],
+        **more,
+    )
     if worse := worse_figures(changes):
         raise CheckFailed(worse)
+
+
+def set_threads(count: int) -> None:
+    """Let torch compute with so many.
+
+    Raises:
+        UserError: the machine has fewer cores, so that threads would wait for each other.
+    """
+    import torch
+
+    if count > (cores := os.cpu_count() or count):
+        raise UserError(f"--threads {count}: this machine has {cores} cores")
+    torch.set_num_threads(count)

@@ -49,7 +49,7 @@ def example_inputs(
     draw = _Draw(torch.device(device), dtype, seed)
     tokens = {name: config.tokens_of(name) for name in names}
     data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
-    masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
+    masks = {name: _mask(config, name, batch, draw.device) for name in config.run.mask}
     packing = None
     if draw.device.type == "meta" and config.model.varlen and masks:
         packing = _packing(config, tokens, batch)
@@ -129,7 +129,7 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
         )
     total = config.all_tokens()
     masks = [  # references are valid everywhere
-        F.pad(_mask(count, config.run.mask[name], batch, cpu), (0, total[name] - count), value=True)
+        F.pad(_mask(config, name, batch, cpu), (0, total[name] - count), value=True)
         if name in config.run.mask
         else None
         for name, count in tokens.items()
@@ -138,6 +138,6 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
     return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 
 
-def _mask(tokens: int, share: float, batch: int, device: torch.device) -> Tensor:
-    valid = round(tokens * share)
-    return (torch.arange(tokens, device=device) < valid).expand(batch, tokens)
+def _mask(config: ToolConfig, name: str, batch: int, device: torch.device) -> Tensor:
+    tokens = config.tokens_of(name)
+    return (torch.arange(tokens, device=device) < tokens - config.padded_of(name)).expand(batch, tokens)

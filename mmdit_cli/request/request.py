@@ -106,7 +106,11 @@ class Request:
 
     @property
     def torch_device(self) -> torch.device:
-        """Raises UserError where there is no such device."""
+        """The device; one with a number is the current one from here on, for seeds, events and libraries that ask for
+        no other. Plain `cuda` leaves that open: each of torchrun's processes takes its own.
+
+        Raises UserError where there is no such device.
+        """
         import torch
 
         device = self.named_device
@@ -116,6 +120,8 @@ class Request:
                 raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use cpu")
             if (device.index or 0) >= count:
                 raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
+            if device.index:
+                torch.cuda.set_device(device.index)
         return device
 
     @property

@@ -58,6 +58,10 @@ class ToolConfig(Config):
         most = reach(end) or DEFAULT_TOKENS
         return self.run.tokens.get(name, min(DEFAULT_TOKENS, most**2 if isinstance(end, PatchInput) else most))
 
+    def padded_of(self, name: str) -> int:
+        """Those of them that are padding."""
+        return self.tokens_of(name) - round(self.tokens_of(name) * self.run.mask.get(name, 1.0))
+
     def all_tokens(self) -> dict[str, int]:
         """Tokens of one sample by modality, those of its references included."""
         return {name: self.tokens_of(name) * (1 + self.run.references.get(name, 0)) for name in self.model.modalities}
@@ -97,10 +101,6 @@ def tokens_by_default(configs: Iterable[ToolConfig]) -> str:
         if name not in config.run.tokens
     }
     return f"run.tokens by default: {', '.join(taken)}" if taken else ""
-
-    def all_tokens(self) -> dict[str, int]:
-        """Tokens of one sample by modality, those of its references included."""
-        return {name: self.tokens_of(name) * (1 + self.run.references.get(name, 0)) for name in self.model.modalities}
 
 
 def patch_grid(tokens: int) -> tuple[int, int]:

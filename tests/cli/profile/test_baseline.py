@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.profile.baseline import compare_with_baseline, load_baseline, parse_tolerance
+from mmdit_cli.profile.baseline import (
+    compare_with_baseline,
+    find_earlier,
+    load_baseline,
+    other_surroundings,
+    parse_tolerance,
+)
 
 
 def result(median=10.0, low=9.9, high=10.1, peak=1000, parameters=50, flops=70, **more):
@@ -77,3 +83,39 @@ def test_a_tolerance_is_a_share(text, share):
 def test_what_is_no_tolerance_is_refused(text):
     with pytest.raises(UserError, match="expected a share such as 5% or 0.05"):
         parse_tolerance(text)
+
+
+RUN = {"dtype": "fp32", "device": "cpu", "threads": 2, "torch_version": "2.13.0", "device_name": "EPYC"}
+
+
+@pytest.mark.parametrize(
+    ("run", "how", "message"),
+    [
+        ({"dtype": "bf16"}, {}, "a was measured in dtype 'fp32', and this run is in dtype 'bf16'; change --dtype"),
+        ({"device": "cuda:1"}, {}, "device 'cpu', and this run is in device 'cuda'; change --device"),
+        ({}, {"compiled": True}, "compiled False, and this run is in compiled True; change --compile"),
+        ({}, {"caches": "cold"}, "change --cold"),
+        ({"dtype": "fp16"}, {"mode": "train"}, "mode 'forward', dtype 'fp32', and .* change --mode, --dtype, or make"),
+    ],
+)
+def test_a_baseline_of_other_settings_is_refused_with_what_to_change(run, how, message):
+    before = RUN | {"results": [result(compiled=False, caches="warm")]}
+    same = {"config": "a", "mode": "forward", "compiled": False, "caches": "warm"}
+    assert find_earlier([same], before, RUN)
+    with pytest.raises(UserError, match=message):
+        find_earlier([same | how], before, RUN | run)
+
+
+def test_cards_of_one_machine_are_one_device():
+    before = RUN | {"device": "cuda", "results": [result()]}
+    assert find_earlier([{"config": "a"}], before, RUN | {"device": "cuda:1"})
+
+
+def test_other_surroundings_are_named_and_what_is_measured_is_not_judged():
+    assert other_surroundings(RUN, RUN) == []
+    threads, torch, name = other_surroundings(RUN | {"threads": 1, "torch_version": "2.6.0", "device_name": "M4"}, RUN)
+    assert "with 2 threads, this run with 1 threads" in threads and "--threads 2" in threads
+    assert "with torch 2.13.0, this run with torch 2.6.0" in torch and "with EPYC, this run with M4" in name
+    slower = result(20, 19, 21, peak=9000, flops=71)
+    changes = compare_with_baseline([slower], {"results": [result()]}, 0.05, withheld=("latency", "peak memory"))
+    assert [change.verdict for change in changes] == ["withheld", "withheld", "same", "worse"]
