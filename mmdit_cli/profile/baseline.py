@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import one_line
 from mmdit_cli.errors import UserError
+from mmdit_cli.model_parts.intervals import next_interval
 
 LARGEST = 1e300  # of a figure; an integer of JSON may be larger than any float
 MAX_BYTES = 8_000_000  # a result takes some 10 kB
@@ -30,8 +33,12 @@ SURROUNDINGS = {
 
 @dataclass(frozen=True)
 class BaselineChange:
-    """One figure against the baseline's. `verdict`: same, better, worse, or noise: worse, but within the intervals;
-    withheld: it was measured under other conditions."""
+    """One figure against the baseline's. `verdict`: same, better or worse; noise: its interval says neither; withheld:
+    it was measured under other conditions.
+
+    A latency that seemed to have changed was repeated in `processes` fresh ones: `now` is their geometric mean, and
+    `low` and `high` are the ratio's 95 % interval, in which 1 lies where nothing has changed.
+    """
 
     config: str
     figure: str
@@ -39,6 +46,9 @@ class BaselineChange:
     now: float
     ratio: float
     verdict: str
+    low: float | None = None
+    high: float | None = None
+    processes: int = 0
 
 
 def parse_tolerance(text: str) -> float:
@@ -109,6 +119,29 @@ def compare_with_baseline(
                 verdict = "noise"
             changes.append(BaselineChange(_name(result), figure, was, is_, ratio, verdict))
     return changes
+
+
+def seems_changed(change: BaselineChange) -> bool:
+    """Whether it is a latency to be repeated: its interval tells of the noise within one process, and processes differ
+    by more."""
+    return change.figure == "latency" and change.verdict in ("worse", "better")
+
+
+def repeated_latency(change: BaselineChange, medians: Sequence[float], tolerance: float) -> BaselineChange:
+    """The verdict on a latency from the medians of fresh processes, each a value as the baseline's is one.
+
+    Were nothing changed, the baseline would be one more of them, and lie outside their interval for one more value once
+    in twenty times; half of that makes it worse. The process that raised the question has no part in the answer.
+    """
+    logs = [math.log(median / change.before) for median in medians]
+    interval = next_interval(logs)
+    ratio = math.exp(statistics.fmean(logs))
+    low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    verdict = "same" if 1 - tolerance <= ratio <= 1 + tolerance else "noise"
+    if verdict == "noise" and low is not None and high is not None and not low <= 1 <= high:
+        verdict = "worse" if ratio > 1 else "better"
+    now = change.before * ratio
+    return replace(change, now=now, ratio=ratio, verdict=verdict, low=low, high=high, processes=len(medians))
 
 
 def worse_figures(changes: Sequence[BaselineChange]) -> str:

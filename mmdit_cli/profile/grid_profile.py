@@ -13,8 +13,11 @@ from mmdit_cli.profile.baseline import (
     compare_with_baseline,
     find_earlier,
     other_surroundings,
+    repeated_latency,
+    seems_changed,
 )
 from mmdit_cli.profile.conditions import Conditions, CoreWatch, judge
+from mmdit_cli.profile.fresh_processes import median_latencies
 from mmdit_cli.profile.growth import Growth, fit_growth
 from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
 from mmdit_cli.request.sweep import PointConfig
@@ -69,6 +72,10 @@ def profile_grid(
         withheld = [figure for figure, _ in MEASURED] if other else [] if conditions.quiet else ["latency"]
         conditions = replace(conditions, notices=[*conditions.notices, *other])
         changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance, withheld=withheld)
+        if any(map(seems_changed, changes)):
+            medians = iter(median_latencies([point.config for point in grid], settings, on_progress))
+            repeated = [(c, next(medians) if c.figure == "latency" else []) for c in changes]
+            changes = [repeated_latency(c, m, tolerance) if seems_changed(c) else c for c, m in repeated]
     growth = fit_growth(results) if any(point.point for point in grid) else []
     if plot is not None:
         from mmdit_cli.output.figures import save_figure

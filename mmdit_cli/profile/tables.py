@@ -74,14 +74,23 @@ def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
         Column("figure", lambda c: c.figure, kind="text"),
         Column("before", lambda c: SHOWN[c.figure](c.before), kind="figure"),
         Column("now", lambda c: SHOWN[c.figure](c.now), kind="figure"),
-        Column("ratio", lambda c: f"{c.ratio:.3f}", kind="figure"),
+        Column("ratio", _change_ratio, kind="figure"),
         Column("", lambda c: c.verdict, kind="text"),
     )
     table = listing("against the baseline", changes, columns, style=lambda c: STYLES.get(c.verdict), tight=False)
-    text = "noise: worse, but the intervals of both medians share a value."
+    text = "noise: the intervals say neither worse nor better."
+    if repeated := max((change.processes for change in changes), default=0):
+        text += (
+            f" What seemed to have changed was repeated in {repeated} fresh processes: their mean, and its interval."
+        )
     if any(change.verdict == "withheld" for change in changes):
         text += " withheld: measured under other conditions, see above the tables."
     return [table, note(text)]
+
+
+def _change_ratio(change: BaselineChange) -> str:
+    interval = "" if change.low is None else f" ({change.low:.3f} to {change.high:.3f})"
+    return f"{change.ratio:.3f}{interval}"
 
 
 def _notice(text: str) -> Text:
