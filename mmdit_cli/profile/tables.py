@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
@@ -22,6 +21,7 @@ from mmdit_cli.output.tables import (
     padding_notes,
     share_bar,
     side_by_side,
+    styled,
     tokens_text,
 )
 from mmdit_cli.request.sweep import point_columns, value_text
@@ -93,8 +93,8 @@ def _change_ratio(change: BaselineChange) -> str:
     return f"{change.ratio:.3f}{interval}"
 
 
-def _notice(text: str) -> Text:
-    return Text(text, style="bold yellow")
+def _notice(text: str) -> RenderableType:
+    return styled(text, "bold yellow")
 
 
 # ------------------------------------------------------------------------------------------------------- side by side

@@ -165,6 +165,7 @@ def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkey
     assert left == [0, 0, 0, 0]
 
 
+@pytest.mark.slow
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
     _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
