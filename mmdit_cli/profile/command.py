@@ -110,6 +110,7 @@ def command(
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.measurement import Settings
+    from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.targets import check_apart, check_target
 
@@ -145,7 +146,6 @@ def command(
             earlier=earlier,
             run=request.document([]),
             tolerance=share,
-            plot=plot,
             on_progress=on_progress,
         )
     results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
@@ -156,6 +156,7 @@ def command(
     request.show(
         results,
         lambda width: [*profile_tables(results, width, growth, conditions), *change_tables(changes)],
+        picture=None if plot is None else (plot, lambda: profile_plot(results)),
         **more,
     )
     if worse := worse_figures(changes):

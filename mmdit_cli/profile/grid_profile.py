@@ -1,10 +1,9 @@
-"""A grid of configs profiled: its points measured, how they grow, what became worse since a baseline, and a picture."""
+"""A grid of configs profiled: its points measured, how they grow, what became worse since a baseline."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from mmdit_cli.profile.baseline import (
@@ -40,20 +39,17 @@ def profile_grid(
     earlier: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     tolerance: float = 0.0,
-    plot: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> GridProfile:
-    """Measure every point, compare it with its earlier self, and draw all of them.
+    """Measure every point, and compare it with its earlier self.
 
     Args:
         earlier: the document of a baseline, and `tolerance` how much worse is still the same.
         run: this run's own document so far; what differs from the baseline's is noticed.
-        plot: where a picture goes (PNG).
 
     Raises:
         UserError: the baseline lacks a point or was measured with other settings (told before anything is measured), or
             a point does not fit into memory.
-        OSError: the picture can't be written.
     """
     if earlier is not None:
         how = {"mode": settings.mode, "compiled": settings.compile, "caches": "cold" if settings.cold else "warm"}
@@ -77,9 +73,4 @@ def profile_grid(
             repeated = [(c, next(medians) if c.figure == "latency" else []) for c in changes]
             changes = [repeated_latency(c, m, tolerance) if seems_changed(c) else c for c, m in repeated]
     growth = fit_growth(results) if any(point.point for point in grid) else []
-    if plot is not None:
-        from mmdit_cli.output.figures import save_figure
-        from mmdit_cli.profile.plots import profile_plot
-
-        save_figure(profile_plot(results), plot)
     return GridProfile(results, growth, changes, conditions)

@@ -18,6 +18,7 @@ from mmdit_cli.request.targets import check_apart, check_target, writing
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.figure import Figure
     from rich.console import RenderableType
 
     from mmdit.config.yaml_document import Document
@@ -144,21 +145,26 @@ class Request:
         tables: Callable[[int], Sequence[RenderableType]],
         *,
         headed: bool = True,
+        picture: tuple[Path, Callable[[], Figure]] | None = None,
         configs: Iterable[ToolConfig] = (),
         **extra: Any,
     ) -> None:
-        """Print the tables (made for a width), or where `--json` asks for it the document, and write `--report`.
+        """Print the tables (made for a width), or the document where `--json` asks for it. `--report` and the picture
+        come last, so that what was measured is seen even where they can't be written.
 
         Args:
             headed: say above the tables what the figures were made with.
+            picture: where `--plot` goes, and what draws it.
             configs: those that the figures are of, where they depend on `run.tokens`, whose defaults are said then.
 
         Raises:
-            UserError: the report can't be written.
+            UserError: the report or the picture can't be written; the other one is.
         """
         document = self.document(results, **extra)
         self.say_unused()
-        if not self.json:
+        if self.json:
+            print_json(document)
+        else:
             from mmdit_cli.output.tables import header, note
             from mmdit_cli.request.tool_config import tokens_by_default
 
@@ -169,13 +175,19 @@ class Request:
                 console.print(note(taken))
             for table in tables(console.width):
                 console.print(table)
-        if self.report is not None:
-            from mmdit.weights.atomic import write_atomic
+        try:
+            if self.report is not None:
+                from mmdit.weights.atomic import write_atomic
 
-            with writing("--report", self.report):
-                write_atomic(self.report, render(document, self.report.suffix).encode())
-        if self.json:
-            print_json(document)
+                with writing("--report", self.report):
+                    write_atomic(self.report, render(document, self.report.suffix).encode())
+        finally:
+            if picture is not None:
+                from mmdit_cli.output.figures import save_figure
+
+                path, draw = picture
+                with writing("--plot", path):
+                    save_figure(draw(), path)
 
 
 def make_request(

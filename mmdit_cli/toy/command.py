@@ -142,7 +142,7 @@ def command(
         return
 
     from mmdit_cli.toy.comparability import distinct
-    from mmdit_cli.toy.comparison import failed_runs, save_comparison
+    from mmdit_cli.toy.comparison import draw_comparison, failed_runs, save_comparison
     from mmdit_cli.toy.comparison_tables import compare_tables
 
     if steps is not None:
@@ -153,9 +153,14 @@ def command(
         folder=run_dir or in_runs("compare"),
         train=run,
         target=share,
-        plot=plot,
         document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
     )
-    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison, precision=precision)
+    request.show(
+        results,
+        lambda width: compare_tables(comparison, width),
+        picture=(plot or Path(comparison.run_dir) / "comparison.png", lambda: draw_comparison(results, comparison)),
+        comparison=comparison,
+        precision=precision,
+    )
     if failed := failed_runs(comparison):
         raise CheckFailed(failed)

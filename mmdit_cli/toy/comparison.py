@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
@@ -23,6 +23,9 @@ from mmdit_cli.toy.run_folder import METRICS, new_folder, read_metrics, safe_nam
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import AVERAGED, Interrupted, TrainResult
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TARGET = 0.9
 ALIKE, ALIKE_IN_TIME = 0.01, 0.1  # shares by which two designs may differ in cost and be called alike in it
@@ -188,14 +191,12 @@ def save_comparison(
     folder: Path,
     train: Train,
     target: float,
-    plot: Path | None,
     document: Callable[[Sequence[TrainResult], Comparison], dict[str, Any]],
 ) -> tuple[list[TrainResult], Comparison]:
-    """Compare designs in a new folder, which also gets `comparison.json` and, unless it goes elsewhere, the picture.
+    """Compare designs in a new folder, which also gets `comparison.json`.
 
     Args:
         configs, seeds, train, target: as `compare_designs` takes them.
-        plot: where the picture goes; None: into the folder.
         document: the results and the comparison as plain data.
 
     Raises:
@@ -203,19 +204,21 @@ def save_comparison(
         OSError: a file can't be written.
         Interrupted: Ctrl-C, as in `compare_designs`.
     """
-    from mmdit_cli.output.figures import save_figure
-    from mmdit_cli.toy.plots import comparison_plot
-
     for config in configs:
         world_of(config)  # before a folder is made
     with new_folder(folder):
         results, comparison = compare_designs(configs, seeds, folder=folder, train=train, target=target)
-        costs = {design.config: design.step_flops for design in comparison.designs}
-        picture = comparison_plot(_curves(comparison, results), costs, target=target)
-        save_figure(picture, plot or folder / "comparison.png")
         text = render(document(results, comparison), ".json")
         write_atomic(folder / "comparison.json", text.encode())
     return results, comparison
+
+
+def draw_comparison(results: Sequence[TrainResult], comparison: Comparison) -> Figure:
+    """All runs' curves."""
+    from mmdit_cli.toy.plots import comparison_plot
+
+    costs = {design.config: design.step_flops for design in comparison.designs}
+    return comparison_plot(_curves(comparison, results), costs, target=comparison.target)
 
 
 def other_cost(first: Design, other: Design) -> str:

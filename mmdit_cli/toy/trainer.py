@@ -25,7 +25,7 @@ from mmdit_cli.toy.data_fit import predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.processes import ALONE, Group, whole
 
-TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
+TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
 Precision = Literal["pure", "mixed"]  # mixed: float32 weights, and autocast to the dtype that was asked for
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -171,11 +171,9 @@ class Trainer:
 
     def _some_unused(self) -> bool:
         """Whether a weight gets no gradient, by a step that changes nothing."""
-        devices = [] if self.device.type == "cpu" else [self.device]
         weights = [p for p in self.model.parameters() if p.requires_grad]
-        with torch.random.fork_rng(devices=devices):
-            loss = torch.stack(list(self._losses(*self._own_rows(*self._draw())).values())).sum()
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        loss = torch.stack(list(self._losses(*self._own_rows(*self._draw())).values())).sum()
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True)
         return any(gradient is None for gradient in gradients)
 
     def _losses(self, ids: Tensor, mask: Tensor, data: Tensors, noise: Tensors, times: Tensors) -> Tensors:
@@ -184,7 +182,9 @@ class Trainer:
         autocast: AbstractContextManager[object] = nullcontext()
         if self.dtype != torch.float32:
             autocast = torch.autocast(self.device.type, self.dtype)
-        with autocast:
+        devices = [] if self.device.type == "cpu" else [self.device]
+        with autocast, torch.random.fork_rng(devices=devices):
+            torch.manual_seed(hash_seed(self.seed, LAYERS, self.completed, self.group.rank))
             velocity = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
         return {
             name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()

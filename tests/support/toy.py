@@ -17,7 +17,7 @@ from mmdit_cli.toy.training import TrainResult
 CPU = torch.device("cpu")
 
 
-def tiny(sound: bool = False, **train_settings: Any) -> ToolConfig:
+def tiny(sound: bool = False, dropout: float = 0.0, **train_settings: Any) -> ToolConfig:
     ends = {
         "text": {"dim": 16, "input": {"kind": "tokens", "vocabulary": 64, "max_length": 24}},
         "image": {
@@ -40,6 +40,7 @@ def tiny(sound: bool = False, **train_settings: Any) -> ToolConfig:
         "heads": 2,
         "dim_head": 8,
         "qk_rmsnorm": True,
+        "feedforward": {"dropout": dropout},
     }
     few = {"steps": 6, "batch_size": 4, "warmup_steps": 2, "checkpoint_every": 2, "evaluate_every": 0}
     settings = {**few, "evaluation_samples": 8, "sampler": {"steps": 2}, **train_settings}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import sys
@@ -17,6 +19,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from mmdit_cli.commands.json_schemas import document_schema
+from mmdit_cli.output import figures
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
@@ -252,6 +255,18 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     assert Path("x/b-seed2/metrics.jsonl").exists() and Path("x/comparison.png").exists()
     tables = out[out.index("designs") : out.index("b does not cost what a does")]
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(figure: Any, path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(figures, "save_figure", full)
+    code, out, err = mmdit("-c", "a.yaml", "--seeds", "2", "--steps", "2", "--run-dir", "x", "--report", "r.json")
+    assert code == 2 and "--plot x/comparison.png: No space left on device" in err
+    assert "2 of 2" in out
+    assert json.loads(Path("x/comparison.json").read_text()) == json.loads(Path("r.json").read_text())
 
 
 @pytest.mark.usefixtures("no_pictures")
