@@ -140,6 +140,14 @@ class Packing:
             x = padded.index_copy(0, index, x.squeeze(0)).unsqueeze(0)
         return x.squeeze(0).unflatten(0, (batch, self.padded[modality]))
 
+    def mask(self, modality: int) -> Tensor | None:
+        """`b n`, True = valid; None where every token is."""
+        index, length = self.index[modality], self.padded[modality]
+        if index is None:
+            return None
+        flat = torch.zeros(self.batch * length, dtype=torch.bool, device=index.device)
+        return flat.index_fill(0, index, True).unflatten(0, (self.batch, length))
+
     # --------------------------------------------------------------------------------------------------- when packed
 
     def join(self, parts: Sequence[Tensor], modalities: Sequence[int] | None = None, *, dim: int = 1) -> Tensor:

@@ -44,7 +44,8 @@ MISSING = """
   with a convolution over time, single-stream blocks over the audio alone, and a conditioning of its own for every
   audio token (from a synchronization encoder). The block would have to be bent for each, so they are left out.
 - AuraFlow's checkpoints come with position tables of several sizes; the count is that of diffusers' default, 32 x 32.
-- HunyuanVideo and LTX-2 need patches of video, and refine their text before the first block; there is no config.
+- HunyuanVideo's other image-to-video network (16 channels) has the timestep 0 for its first frame; the distilled
+  HunyuanImage-2.1 and HunyuanVideo-1.5 have a second timestep. There is no config of them, nor of LTX-2.
 """
 
 
@@ -85,7 +86,7 @@ def size(name: str) -> list[str]:
 def options(model: ModelOptions) -> list[str]:
     """What a network has that the plain block of the paper has not, in the words of the config."""
     used = []
-    image = model.modalities["image"].input
+    image = model.modalities[model.names[-1]].input
     if isinstance(image, PatchInput) and image.positions != "none":
         used.append(f"{image.positions} positions {image.max_size} x {image.max_size}")
     if model.rotary:

@@ -84,7 +84,7 @@ class MMDiTBlock(nn.Module):
             return make_modulation(dims[i], parts, options)
 
         def norm(i: int) -> nn.Module:
-            return AdaptiveLayerNorm(dims[i], conditioned=options.dim_cond is not None, eps=options.norm_eps)
+            return AdaptiveLayerNorm(dims[i], conditioned=options.modulates_norms, eps=options.norm_eps)
 
         def residual(i: int, sublayer: int) -> nn.Module:
             place = dict(layer_index=2 * layer_index + sublayer, sublayer=sublayer)

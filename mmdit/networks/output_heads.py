@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
 
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.networks.patches import together
 from mmdit.options import LinearOutput, ModalityOptions, ModelOptions, PatchInput, PatchOutput
 
 ShiftScale = tuple[Tensor | None, Tensor | None]
@@ -17,29 +17,16 @@ ShiftScale = tuple[Tensor | None, Tensor | None]
 class SequenceHead(nn.Module):
     """Adaptive final norm and projection: `b n d -> b n dim_out` (DiT, section 3.2, "transformer decoder").
 
-    Args:
-        normed: False modulates the tokens as they are.
-        zero: start the projection at zero; the modulation always is.
-        bias, modulation_bias: whether the projection and the modulation have one.
+    The modulation starts at zero, with `adaln="zero"` the projection too.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        dim_out: int,
-        *,
-        dim_cond: int | None,
-        eps: float,
-        zero: bool,
-        normed: bool = True,
-        bias: bool = True,
-        modulation_bias: bool = True,
-    ) -> None:
+    def __init__(self, dim: int, dim_out: int, options: LinearOutput | PatchOutput, network: ModelOptions) -> None:
         super().__init__()
-        self.modulation = None if dim_cond is None else nn.Linear(dim_cond, 2 * dim, bias=modulation_bias)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=dim_cond is not None, eps=eps, normed=normed)
-        self.linear = nn.Linear(dim, dim_out, bias=bias)
-        for linear in (self.modulation, self.linear if zero else None):
+        cond, conditioned = network.dim_cond, network.dim_cond is not None
+        self.modulation = None if cond is None else nn.Linear(cond, 2 * dim, bias=network.modulation.bias)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=conditioned, eps=network.norm_eps, normed=options.norm)
+        self.linear = nn.Linear(dim, dim_out, bias=options.bias)
+        for linear in (self.modulation, self.linear if network.adaln == "zero" else None):
             for parameter in () if linear is None else linear.parameters():
                 nn.init.zeros_(parameter)
 
@@ -57,31 +44,23 @@ class SequenceHead(nn.Module):
 
 
 class PatchHead(SequenceHead):
-    """The same for an image: `b (h w) d -> b c (h p) (w p)`."""
+    """The same for an image, `b (h w) d -> b c (h p) (w q)`, or a video."""
 
-    def __init__(self, dim: int, channels: int, patch: int, **options: Any) -> None:
-        super().__init__(dim, channels * patch * patch, **options)
-        self.patch = patch
+    def __init__(self, dim: int, sizes: tuple[int, ...], options: PatchOutput, network: ModelOptions) -> None:
+        super().__init__(dim, options.channels * math.prod(sizes), options, network)
+        self.sizes = sizes
 
     def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
-        """`like`: the image b c' h' w' that came in, whose size the output takes."""
-        p = self.patch
-        patches = super().forward(x, cond, like, modulation)
-        return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
+        """`like`: the image b c' h' w' or video that came in, whose size the output takes."""
+        return together(super().forward(x, cond, like, modulation), self.sizes, like)
 
 
 def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:
     """A modality's output head; None where its tokens go out as they are."""
-    options: dict[str, Any] = dict(
-        dim_cond=network.dim_cond,
-        eps=network.norm_eps,
-        zero=network.adaln == "zero",
-        modulation_bias=network.modulation.bias,
-    )
     match modality.output, modality.input:
         case LinearOutput() as out, _:
-            return SequenceHead(modality.dim, out.dim, normed=out.norm, bias=out.bias, **options)
-        case PatchOutput() as out, PatchInput(patch=patch):
-            return PatchHead(modality.dim, out.channels, patch, normed=out.norm, bias=out.bias, **options)
+            return SequenceHead(modality.dim, out.dim, out, network)
+        case PatchOutput() as out, PatchInput() as end:
+            return PatchHead(modality.dim, end.sizes, out, network)
         case _:
             return None

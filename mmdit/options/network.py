@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
@@ -11,14 +11,18 @@ from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
     GuidanceOptions,
+    LinearInput,
+    MlpInput,
     ModalityOptions,
     ModulationOptions,
     NetworkAttentionOptions,
+    PatchInput,
     PooledOptions,
     ResidualOptions,
     RotaryOptions,
     SingleStreamOptions,
     TimestepOptions,
+    TokenInput,
 )
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
@@ -99,6 +103,11 @@ class BlockOptions(JointAttentionOptions):
         if self.adaln == "identity" and not self.modulation.bias:
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             raise OptionError(("modulation", "bias"), message)
+
+    @property
+    def modulates_norms(self) -> bool:
+        """Whether the conditioning scales what is normed; the norms have weights of their own where it does not."""
+        return self.dim_cond is not None and self.modulation.parts != "gate"
 
 
 def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
@@ -231,8 +240,40 @@ class ModelOptions(BlockOptions):
     @property
     def is_whole_network(self) -> bool:
         """Whether this is a whole network (`MMDiTModel`) rather than a bare transformer."""
-        ends = any(m.input is not None or m.output is not None for m in self.modalities.values())
+        ends = any(m.input or m.output or m.refiner or m.inputs for m in self.modalities.values())
         return ends or self.timestep is not None
+
+    @property
+    def inputs(self) -> dict[str, LinearInput | MlpInput | PatchInput | TokenInput | None]:
+        """By the name under which it is given, every input: those of the modalities, and their further ones."""
+        further = {name: end for m in self.modalities.values() for name, end in (m.inputs or {}).items()}
+        return {name: m.input for name, m in self.modalities.items()} | further
+
+    def refiner(self, name: str) -> ModelOptions:
+        """The stack of blocks that refines a modality."""
+        modality, (heads, dim_head) = self.modalities[name], self.head_sizes
+        refiner = modality.refiner
+        assert refiner is not None
+        attention = refiner.attention or self.attention
+        conditioned = refiner.conditioning != "none"
+        return ModelOptions(
+            depth=refiner.depth,
+            modalities={name: ModalityOptions(dim=modality.dim)},
+            dim_cond=self.dim_cond if conditioned else None,
+            heads=refiner.heads or heads,
+            dim_head=refiner.dim_head or dim_head,
+            qk_rmsnorm=self.qk_rmsnorm if refiner.qk_rmsnorm is None else refiner.qk_rmsnorm,
+            attention=NetworkAttentionOptions(
+                **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
+            ),
+            norm_eps=self.norm_eps,
+            residual=self.residual,
+            feedforward=refiner.feedforward or self.feedforward,
+            modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
+            adaln=self.adaln,
+            final_norm=False,
+            checkpoint_activations=self.checkpoint_activations,
+        )
 
     @property
     def registers(self) -> list[int]:
@@ -289,6 +330,8 @@ class ModelOptions(BlockOptions):
         self._check_conditioning()
         self._check_single_stream()
         self._check_rotary()
+        for name in self.names:
+            self._check_streams(name)
 
     def _check_names(self) -> None:
         known = ", ".join(self.names)
@@ -311,6 +354,27 @@ class ModelOptions(BlockOptions):
             if "image" in (self.skip_last_feedforward or ()):
                 message = "two_modality can skip the last feedforward of text alone"
                 raise OptionError(("skip_last_feedforward",), message)
+
+    def _check_streams(self, name: str) -> None:
+        modality, at = self.modalities[name], ("modalities", name)
+        others = [each for other, m in self.modalities.items() for each in (other, *(m.inputs or ()))]
+        for each in modality.inputs or ():
+            if others.count(each) > 1:
+                raise OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
+        if modality.refiner is None:
+            return
+        if modality.refiner.conditioning == "own" and (
+            self.timestep is None or not isinstance(modality.input, (LinearInput, MlpInput))
+        ):
+            message = "it is made of the timestep and of an input of kind linear or mlp; set timestep and input"
+            raise OptionError((*at, "refiner", "conditioning"), message)
+        if modality.refiner.conditioning == "network" and self.dim_cond is None:
+            message = "the network has no conditioning; set dim_cond, or conditioning: none"
+            raise OptionError((*at, "refiner", "conditioning"), message)
+        try:
+            self.refiner(name)
+        except OptionError as error:
+            raise OptionError((*at, "refiner", *error.at), error.message) from None
 
     def _check_conditioning(self) -> None:
         for name in self.discard:

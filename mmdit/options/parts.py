@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Gt, MinLen, MultipleOf
 from pydantic import Discriminator
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
@@ -148,6 +148,12 @@ class ModulationOptions(Options):
         keywords={"shared_modulation": False, "own_modulation": True},
         made=lambda shared, own: shared or not own,
     )
+    parts: Literal["shift_scale_gate", "scale_gate", "gate"] = option(
+        "shift_scale_gate",
+        "What it gives each norm and branch; with gates alone the norms have weights (HunyuanVideo's refiner).",
+        keywords={},
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +191,46 @@ class LinearInput(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MlpInput(Options):
+    """A sequence `b n dim` through linears with an activation between them, to the stream's width."""
+
+    kind: Literal["mlp"] = "mlp"
+    dim: Whole = option(sentence="Width of what comes in.", gt=0)
+    hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(sentence="Widths between the linears.", min_length=1)
+    activation: Literal["gelu", "gelu_tanh", "silu"] = option("gelu", "What stands between the linears.")
+    norm: Literal["none", "layer"] = option("none", "A layer norm with weights before them.")
+    norm_out: Literal["none", "layer"] = option("none", "The same behind them.")
+    norm_eps: Number = option(1e-5, "Added to the variance in these norms.", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class PatchInput(Options):
-    """An image `b c h w` cut into `patch` x `patch` squares, with a 2D table of positions cropped at its centre."""
+    """An image `b c h w` cut into squares, with a 2D table of positions cropped at its centre; or a video `b c f h w`
+    cut into boxes."""
 
     kind: Literal["patches"] = "patches"
     channels: Whole = option(sentence="Channels of the image.", gt=0)
-    patch: Whole = option(sentence="Pixels a side of a patch.", gt=0)
+    patch: Annotated[Whole, Gt(0)] | Annotated[tuple[Annotated[Whole, Gt(0)], ...], MinLen(3)] = option(
+        sentence="Pixels a side of a patch; of a video [frames, rows, columns] of it."
+    )
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos", "learned"] = option("sincos", "What is added to tell the place.")
     max_size: Whole = option(192, "Patches a side of the position table.", gt=0)
     base_size: Whole | None = option(
         None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
     )
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Those of a patch: rows and columns, of a video frames, rows and columns."""
+        return (self.patch, self.patch) if isinstance(self.patch, int) else self.patch
+
+    def check(self) -> None:
+        if len(self.sizes) > 3:
+            raise OptionError(("patch",), f"of a video these are frames, rows and columns, got {len(self.sizes)}")
+        if len(self.sizes) == 3 and self.positions != "none":
+            message = "a video has no table of positions; set positions: none, and rotary to tell the place"
+            raise OptionError(("positions",), message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +254,7 @@ class LinearOutput(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class PatchOutput(Options):
-    """Adaptive final norm, then a projection to patches, put together to `b c h w`."""
+    """Adaptive final norm, then a projection to patches, put together to `b c h w` (of a video `b c f h w`)."""
 
     kind: Literal["patches"] = "patches"
     channels: Whole = option(sentence="Channels of the image.", gt=0)
@@ -233,7 +267,8 @@ class ModalityRotary(Options):
     """Where a modality's tokens stand on the rotary axes; on the others they stand at 0."""
 
     axes: tuple[Count, ...] = option(
-        sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each."
+        sentence="An image has its rows on the first and its columns on the second, a video its frames before them; a "
+        "sequence counts tokens on each."
     )
     start: tuple[Number, ...] | None = option(
         None, "Where it begins, on every axis of the network, its own or not (LongCat-Image); null: at 0.", min_length=1
@@ -255,12 +290,44 @@ class ReferenceOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RefinerOptions(Options):
+    """Blocks over one modality alone, before the joint ones. What is unset is as in these."""
+
+    depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    conditioning: Literal["none", "network", "own"] = option(
+        "network",
+        "What modulates them: nothing, the network's vector, or one of their own, of the timestep and of the mean of "
+        "what comes in (HunyuanVideo).",
+    )
+    heads: Whole | None = option(None, "Attention heads.", gt=0)
+    dim_head: Whole | None = option(None, "Features of a head.", gt=0)
+    qk_rmsnorm: Flag | None = option(None, "RMS norm of queries and keys.")
+    attention: AttentionOptions | None = option(None, "What the attention is made of.")
+    feedforward: FeedForwardOptions | None = option(None, "The feedforward.")
+    modulation: ModulationOptions | None = option(None, "From the conditioning to shifts, scales and gates.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
     dim: Whole = option(sentence="Width of its tokens.", gt=0)
-    input: Annotated[LinearInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
+    input: Annotated[LinearInput | MlpInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
+    )
+    refiner: RefinerOptions | None = option(
+        None, "Blocks over what is embedded, before the joint ones (HunyuanVideo).", later=True
+    )
+    inputs: dict[Text, Annotated[LinearInput | MlpInput, Discriminator("kind")]] | None = option(
+        None,
+        "Further sequences, given under names of their own: their tokens stand behind these and are not returned "
+        "(HunyuanImage-2.1's second text encoder).",
+        later=True,
+    )
+    type_embedding: Flag = option(
+        False,
+        "Add a learned vector to its tokens, and another to those of each of `inputs` (HunyuanVideo-1.5).",
+        later=True,
     )
     output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
         None, "How its tokens go out; null: as they are."
@@ -272,6 +339,7 @@ class ModalityOptions(Options):
 
     def check(self) -> None:
         image = isinstance(self.input, PatchInput)
+        sides = len(self.input.sizes) if isinstance(self.input, PatchInput) else 0
         if isinstance(self.output, PatchOutput) and not image:
             message = "output 'patches' puts an image together, so it needs input kind 'patches'"
             raise OptionError(("output", "kind"), message)
@@ -284,6 +352,11 @@ class ModalityOptions(Options):
                 "references are further images of one with rotary positions; it needs input kind 'patches', and rotary"
             )
             raise OptionError(("references",), message)
+        if self.type_embedding and not self.inputs:
+            raise OptionError(("type_embedding",), "type embeddings tell several inputs apart; set inputs as well")
+        if self.inputs and self.rotary is not None:
+            message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
+            raise OptionError(("inputs",), message)
         if (place := self.rotary) is None:
             return
         if len(set(place.axes)) != len(place.axes) or not place.axes:
@@ -292,8 +365,9 @@ class ModalityOptions(Options):
         for key, wrong, message in (
             (
                 "axes",
-                image and len(place.axes) != 2,
-                "an image needs two axes: that of its rows and that of its columns",
+                image and len(place.axes) != sides,
+                "an image needs two axes: that of its rows and that of its columns"
+                + ("; a video three, that of its frames first" if sides == 3 else ""),
             ),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
         ):

@@ -100,7 +100,8 @@ def expected_output(config: ToolConfig, name: str, given: Shape) -> Shape | None
 
 def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]) -> list[str]:
     problems = []
-    for name, x in inputs.by_modality.items():
+    for name in config.model.modalities:
+        x = inputs.by_modality[name]
         wanted, got = expected_output(config, name, list(x.shape)), outputs.get(name)
         if wanted is None and got is not None:
             problems.append(f"{name}: is discarded, but came out with {list(got.shape)}")
