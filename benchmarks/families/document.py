@@ -15,7 +15,8 @@ from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
-PIXELS, LATENT = 1024, 8  # a side of the picture, and of the square of it that one latent stands for
+PIXELS = 1024  # a side of the picture
+PATCH = {"hunyuan-image-2.1": 32}  # a side of the square of it that one token stands for
 Rows = list[list[str]]
 
 INTRODUCTION = """# The published networks
@@ -33,8 +34,9 @@ under 1e-4. `tests/benchmarks/test_families.py` also compares block by block, in
 SIZES = """
 ## Sizes
 
-Forward FLOPs of one picture of 1024 x 1024 and the text tokens of the config's `run` section (2 FLOPs a multiply-add;
-matrix products and attention). `mmdit flops -c configs/NAME.yaml` shows them by component.
+Forward FLOPs of one picture of 1024 x 1024 (of a network for video, of the config's video) and the text tokens of the
+config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c configs/NAME.yaml` shows
+them by component.
 """
 MISSING = """
 ## What is not exact
@@ -62,8 +64,10 @@ def equality(family: Family) -> tuple[list[str], bool]:
 
 def size(name: str) -> list[str]:
     """A full network's row."""
-    side = PIXELS // LATENT // 2
+    side = PIXELS // PATCH.get(name, 16)
     overrides = [f"run.tokens.image={side * side}"]
+    if load_tool_config(CONFIGS / f"{name}.yaml").model.names[-1] != "image":
+        overrides = []
     if name == "auraflow":  # its default table of positions ends at half of that picture
         overrides.append(f"model.modalities.image.input.max_size={side}")
     config = load_tool_config(CONFIGS / f"{name}.yaml", overrides)
@@ -101,6 +105,10 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"{model.single_stream.kind} single_stream")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
+    if model.modalities["text"].refiner:
+        used.append(f"text refiner of {model.modalities['text'].refiner.depth} blocks")
+    if model.modalities["text"].inputs:
+        used.append(f"further inputs {', '.join(model.modalities['text'].inputs)}")
     if model.modulation.shared:
         used.append("shared modulation")
     if not model.modulation.bias:

@@ -77,8 +77,8 @@ class PatchEmbed(nn.Module):
             raise ValueError(f"{name} must have the shape (batch, {self.channels}, {wanted}), got {tuple(x.shape)}")
         if any(not length or length % p for length, p in zip(x.shape[2:], self.sizes, strict=True)):
             multiples = ", ".join(map(str, self.sizes if len({*self.sizes}) > 1 else self.sizes[:1]))
-            lengths = " and ".join(sides[-2:]) if len(sides) == 2 else "frames, height and width"
-            raise ValueError(f"{name} must have a {lengths} that are multiples of {multiples}, got {tuple(x.shape)}")
+            lengths = "a height and width" if len(sides) == 2 else "frames, height and width"
+            raise ValueError(f"{name} must have {lengths} that are multiples of {multiples}, got {tuple(x.shape)}")
         return self.positions(self.linear(cut(x, self.sizes))).flatten(1, -2)
 
 
