@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,13 +67,16 @@ class Packing:
                     f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), "
                     f"got {mask.dtype} {tuple(mask.shape)}"
                 )
+        hosted = [None if mask is None else _array(mask.cpu()) for mask in masks]
         valid = [
-            (length,) * batch if m is None else tuple(m.sum(dim=1).tolist())
-            for m, length in zip(masks, lengths, strict=True)
+            (length,) * batch if mask is None else tuple(mask.sum(axis=1).tolist())
+            for mask, length in zip(hosted, lengths, strict=True)
         ]
         index = tuple(
-            None if mask is None or sum(counts) == batch * length else mask.flatten().nonzero().squeeze(1)
-            for mask, counts, length in zip(masks, valid, lengths, strict=True)
+            None
+            if mask is None or sum(counts) == batch * length
+            else _sent(torch.tensor(mask.reshape(-1).nonzero()[0]), given.device)  # type: ignore[union-attr]
+            for mask, given, counts, length in zip(hosted, masks, valid, lengths, strict=True)
         )
         return cls(tuple(valid), tuple(lengths), index)
 
@@ -88,7 +92,7 @@ class Packing:
     def from_lengths(
         cls, lengths: Sequence[tuple[int, ...] | None], padded: Sequence[int], batch: int, device: torch.device
     ) -> Packing:
-        """Where the lengths are known to the host and tokens come first: a GPU is not waited for.
+        """Where the lengths are known to the host and tokens come first: a GPU is not waited for, and nothing copied.
 
         Args:
             lengths: by modality, those of each sample, or None where all have the padded one.
@@ -96,7 +100,7 @@ class Packing:
         index = tuple(
             None
             if counts is None or sum(counts) == batch * longest
-            else torch.cat([torch.arange(count) + i * longest for i, count in enumerate(counts)]).to(device)
+            else torch.cat([i * longest + torch.arange(count, device=device) for i, count in enumerate(counts)])
             for counts, longest in zip(lengths, padded, strict=True)
         )
         every = tuple((n,) * batch if counts is None else counts for counts, n in zip(lengths, padded, strict=True))
@@ -121,6 +125,19 @@ class Packing:
             if x.shape[:2] != (1, sum(counts)):
                 raise ValueError(f"{name} tokens must be packed, (1, {sum(counts)}, ...), got {tuple(x.shape)}")
 
+    def mask(self, modality: int) -> Tensor | None:
+        """`b n` bool, True = valid; None where all are."""
+        index, shape = self.index[modality], (self.batch, self.padded[modality])
+        if index is None:
+            return None
+
+        def made() -> Tensor:
+            nowhere = torch.zeros(shape, dtype=torch.bool, device=index.device)
+            return nowhere.flatten().index_fill(0, index, True).view(shape)
+
+        kept: Tensor = self._keep(("mask", modality), made)
+        return kept
+
     def map(self, change: Callable[[Tensor], Tensor]) -> Packing:
         """The same with other tensors: on another device, say."""
         return Packing(self.lengths, self.padded, tuple(None if i is None else change(i) for i in self.index))
@@ -139,14 +156,6 @@ class Packing:
             padded = x.new_zeros(batch * self.padded[modality], *x.shape[2:])
             x = padded.index_copy(0, index, x.squeeze(0)).unsqueeze(0)
         return x.squeeze(0).unflatten(0, (batch, self.padded[modality]))
-
-    def mask(self, modality: int) -> Tensor | None:
-        """`b n`, True = valid; None where every token is."""
-        index, length = self.index[modality], self.padded[modality]
-        if index is None:
-            return None
-        flat = torch.zeros(self.batch * length, dtype=torch.bool, device=index.device)
-        return flat.index_fill(0, index, True).unflatten(0, (self.batch, length))
 
     # --------------------------------------------------------------------------------------------------- when packed
 
@@ -195,6 +204,8 @@ class Packing:
 
     def behind(self, registers: Sequence[int]) -> Packing:
         """That of the sequences with register tokens in front, packed already."""
+        if not any(registers):
+            return self
         longer = (tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True))
         return self._keep(("behind", *registers), lambda: Packing(tuple(longer)))
 
@@ -203,19 +214,35 @@ class Packing:
 
         def made() -> Segments:
             queries, keys = _sums([self.lengths[i] for i in queried]), _sums(self.lengths)
-            offsets = (
-                torch.tensor([0, *accumulate(counts)], dtype=torch.int32, device=device) for counts in (queries, keys)
-            )
-            return Segments(queries, keys, *offsets)
+            return Segments(queries, keys, _offsets(queries, device), _offsets(keys, device))
 
         return self._keep((tuple(queried), device), made)
 
     def _keep(self, key: Any, make: Callable[[], Any]) -> Any:
+        if torch.compiler.is_compiling():  # a program can't leave them behind in what it was given
+            return make()
         if key not in self._kept:
-            self._kept[key] = make()
+            with torch.inference_mode(False):  # a training step may come next
+                self._kept[key] = make()
         return self._kept[key]
 
 
 def _sums(lengths: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
     """By sample, over modalities."""
     return tuple(sum(counts) for counts in zip(*lengths, strict=True))
+
+
+def _offsets(counts: Sequence[int], device: torch.device) -> Tensor:
+    """Where each begins, and the last ends: written by the device itself, for a copy would wait for it."""
+    places = (torch.full((1,), place, dtype=torch.int32, device=device) for place in (0, *accumulate(counts)))
+    return torch.cat([*places])
+
+
+def _array(mask: Tensor) -> Any:
+    """A tensor of the host as an array, also while all others are fake; `numpy()` is what torch.compile can trace."""
+    return mask.numpy() if torch.compiler.is_compiling() else np.from_dlpack(mask)
+
+
+def _sent(x: Tensor, device: torch.device) -> Tensor:
+    """From the host to a device, which isn't waited for."""
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,14 @@ Tensors = dict[str, Tensor]
 Velocity = Callable[[Tensors, Tensors], Tensors]  # (x, t) by modality -> dx / dt by modality
 COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their own count noise in
+
+
+class Timesteps(dict[str, Tensor]):
+    """The `t` that `sample` gives a velocity, and its value as a number, so that no step reads one from a device."""
+
+    def __init__(self, by_modality: Tensors, value: float) -> None:
+        super().__init__(by_modality)
+        self.value = float(np.float32(value))  # as in the tensors
 
 
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
@@ -66,17 +75,18 @@ def network_velocity(
             (FLUX.1 Fill), or a guide (FLUX.1 Canny).
         sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
             `MMDiTModel.precompute_modulation`); of use where one modality is drawn, none is `given`, and gradients
-            are not wanted.
+            are not wanted, in `sample` or with t on the CPU: a GPU is not asked for the value of t.
     """
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
-    known: dict[float, NetworkModulation] = {}
+    known: dict[float | None, NetworkModulation] = {}
     if sigmas is not None:
         parameter = next(net.parameters())
-        t = torch.tensor(_numbers(sigmas), dtype=torch.float32, device=parameter.device)
+        numbers = [float(np.float32(value)) for value in _numbers(sigmas)]
+        grid = torch.tensor(numbers, dtype=torch.float32, device=parameter.device)
         with torch.no_grad():
-            made = net.precompute_modulation(t * (TRAINING_TIMESTEPS / scale), pooled, guidance)
-        known = dict(zip(t.tolist(), made, strict=True))
+            made = net.precompute_modulation(grid * (TRAINING_TIMESTEPS / scale), pooled, guidance)
+        known = dict(zip(numbers, made, strict=True))
 
     # the sampler's state may be wider than what the network computes in, which its conditions tell before its weights,
     # which may be stored in yet another type
@@ -88,9 +98,8 @@ def network_velocity(
         inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}
         inputs |= {name: torch.cat([inputs[name], more.to(dtype)], 1) for name, more in (channels or {}).items()}
         if known and len(t) == 1:
-            values = next(iter(t.values())).float().tolist()
-            modulation = known.get(values[0])
-            if modulation is not None and len({*values}) == 1:
+            modulation = known.get(_value(t))
+            if modulation is not None:
                 out = net(inputs, masks=masks, modulation=modulation, references=references)
                 return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
@@ -132,7 +141,7 @@ def sample(
     def at(x: Tensors, t: float) -> Tensors:
         times = {name: torch.full(fill_value=t, **size) for name in x}
         seen = {name: value.to(noise[name].dtype) for name, value in x.items()}
-        return velocity({**known, **seen}, {**clean, **times})
+        return velocity({**known, **seen}, Timesteps({**clean, **times}, t))
 
     if (steps is None) == (sigmas is None):
         raise ValueError(f"give either steps or sigmas, got steps={steps} and sigmas={sigmas}")
@@ -150,6 +159,16 @@ def sample(
         else:
             x = euler
     return {name: value.to(noise[name].dtype) for name, value in x.items()}
+
+
+def _value(t: Tensors) -> float | None:
+    """The one value of these timesteps; None where they differ, or where only a device could tell."""
+    if isinstance(t, Timesteps):
+        return t.value
+    if any(each.device.type != "cpu" for each in t.values()):
+        return None
+    values = {value for each in t.values() for value in each.float().tolist()}
+    return values.pop() if len(values) == 1 else None
 
 
 def _numbers(values: Iterable[float] | Tensor | None) -> list[float]:

@@ -164,9 +164,11 @@ def _one_line(text: object) -> str:
     return str(text).replace("\n", "\\n")
 
 
+NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "_STATUS_ALLOC_FAILED")  # torch's words
+
+
 def _out_of_memory(problem: Exception) -> bool:
-    text = str(problem)
-    return isinstance(problem, MemoryError) or "can't allocate memory" in text or "out of memory" in text
+    return isinstance(problem, MemoryError) or any(words in str(problem) for words in NO_MEMORY)
 
 
 def _no_more_output() -> int:

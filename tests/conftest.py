@@ -23,6 +23,17 @@ def _seeded() -> None:
     torch.manual_seed(20240305)
 
 
+@pytest.fixture(scope="session")
+def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
+    """A CUDA device for what runs under `FakeTensorMode`, whether or not the machine has one."""
+    from tests.support import fake_cuda
+
+    if not torch.cuda._is_compiled():
+        folder = tmp_path_factory.getbasetemp()
+        fake_cuda.register_guard(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)
+    return fake_cuda.DEVICE
+
+
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine's limits from small products and streams, in no time."""

@@ -338,6 +338,15 @@ FAMILIES = (
         {},
         20_430_401_088,
     ),
+    Family(
+        "qwen-image-edit-2511",
+        ROTARY_SMALL | {"model.rotary.axes": "[4, 6, 6]"},
+        QWEN,
+        ROTARY_OPTIONS | dict(out_channels=4, axes_dims_rope=(4, 6, 6), zero_cond_t=True),
+        call_qwen,
+        dict(zero_cond_t=True),
+        20_430_401_088,
+    ),
     Family("flux.1-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
     Family("flux.1-kontext-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
     Family(

@@ -35,8 +35,9 @@ SIZES = """
 ## Sizes
 
 Forward FLOPs of one picture of 1024 x 1024 (of a network for video, of the config's video) and the text tokens of the
-config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c configs/NAME.yaml` shows
-them by component.
+config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c NAME` shows them by
+component; AuraFlow's row, with its parameters, is that of
+`mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
 """
 MISSING = """
 ## What is not exact
@@ -45,7 +46,8 @@ MISSING = """
   attention, with video and audio aligned in time by their rotary positions. MMAudio's own network also has feedforwards
   with a convolution over time, single-stream blocks over the audio alone, and a conditioning of its own for every
   audio token (from a synchronization encoder). The block would have to be bent for each, so they are left out.
-- AuraFlow's checkpoints come with position tables of several sizes; the count is that of diffusers' default, 32 x 32.
+- AuraFlow's checkpoints come with position tables of several sizes; the published count above is that of diffusers'
+  default, 32 x 32, which ends at 512 x 512 pixels; the sizes are those of the table for 1024 x 1024, 96 x 96.
 - HunyuanVideo's other image-to-video network (16 channels) has the timestep 0 for its first frame; the distilled
   HunyuanImage-2.1 and HunyuanVideo-1.5 have a second timestep. There is no config of them, nor of LTX-2.
 """
@@ -69,20 +71,18 @@ def size(name: str) -> list[str]:
     if load_tool_config(CONFIGS / f"{name}.yaml").model.names[-1] != "image":
         overrides = []
     if name == "auraflow":  # its default table of positions ends at half of that picture
-        overrides.append(f"model.modalities.image.input.max_size={side}")
+        overrides.append("model.modalities.image.input.max_size=96")
     config = load_tool_config(CONFIGS / f"{name}.yaml", overrides)
-    counts, model = count_flops(config), load_tool_config(CONFIGS / f"{name}.yaml").model
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in mmdit.build(model).parameters())
+    counts, model = count_flops(config), config.model
     single = model.single_stream
     return [
         name,
         f"{model.depth} joint" + (f" + {single.depth} single" if single else ""),
         f"{next(iter(model.modalities.values())).dim:,}",
         f"{model.heads} x {model.dim_head}",
-        f"{parameters:,}",
+        f"{counts.parameters:,}",
         f"{counts.forward_flops / 1e12:.1f} TFLOP",
-        f"{2 * parameters / 1e9:.1f} GB",
+        f"{2 * counts.parameters / 1e9:.1f} GB",
         ", ".join(options(model)),
     ]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 VERSION = "0.3.0"
 
@@ -107,8 +108,14 @@ def run(case: Case, net: Any, given: State) -> tuple[State, State]:
 
 
 def call(case: Case, net: Any, given: State) -> tuple[Any, ...]:
+    """The outputs, where masked at valid places alone: elsewhere ours mean nothing."""
     tokens = [given[f"tokens.{i}"] for i in range(sum(name.startswith("tokens.") for name in given))]
     masks = [given.get(f"mask.{i}") for i in range(len(tokens))]
+    outs = _call(case, net, tokens, masks, given)
+    return tuple(x if mask is None else x[mask] for x, mask in zip(outs, masks, strict=True))
+
+
+def _call(case: Case, net: Any, tokens: list[Tensor], masks: list[Tensor | None], given: State) -> tuple[Tensor, ...]:
     cond = {"time_cond": given["cond"]} if "cond" in given else {}
     if case.kind == "joint":
         return tuple(net(tokens, masks))

@@ -46,23 +46,21 @@ def says(plan: Plan) -> str:
 
 def section(model: Model, machine: Machine) -> list[str]:
     text = [f"## {model.name}", ""]
-    blocks = f"{len(model.blocks)} blocks of up to {max(model.blocks):,}"
+    count, shapes = (f"mmdit {command} -c {model.name}" for command in ("flops", "shape-check"))
+    fits = f"mmdit profile -c {model.name} --mode train --dtype bf16 --estimate"
+    recomputing = "--set model.checkpoint_activations=true"
     text += table(
         ["figure", "value", "command"],
         [
-            ["parameters", f"{model.parameters:,} ({blocks})", f"`mmdit flops -c configs/{model.name}.yaml --json`"],
-            ["executed FLOPs of a step", flops(model.step_flops), "the same, `executed_step_flops`"],
-            [
-                "recomputing blocks",
-                flops(model.recomputed_flops),
-                "with `--set model.checkpoint_activations=true`",
-            ],
-            [
-                "activations of a sample, bf16",
-                f"{bytes_(model.activations)}; recomputing {bytes_(model.activations_recomputed)}",
-                f"`mmdit profile -c configs/{model.name}.yaml --mode train --dtype bf16 --estimate --memory 80GB --json`",
-            ],
-            ["tokens × width, attentions", f"{model.tokens:,} × {model.width:,}, {model.attentions}", "`shape-check`"],
+            ["parameters", f"{model.parameters:,}", f"`{count}`"],
+            ["parameters of the largest block", f"{max(model.blocks):,}", f"`{shapes}`"],
+            ["blocks, each with an attention", f"depth: {model.attentions}", f"`mmdit configs {model.name}`"],
+            ["tokens of a sample", f"{model.tokens:,}", f"`{count}`"],
+            ["width", f"{model.width}", f"`{shapes}`"],
+            ["executed FLOPs of a step", flops(model.step_flops), f"`{count}`"],
+            ["the same, blocks recomputed", flops(model.recomputed_flops), f"`{count} {recomputing}`"],
+            ["activations of a sample, bf16", bytes_(model.activations), f"`{fits}`"],
+            ["the same, blocks recomputed", bytes_(model.activations_recomputed), f"`{fits} {recomputing}`"],
         ],
     )
     rows = []
@@ -189,7 +187,8 @@ def document(machine: Machine, card: str, utilization: float) -> str:
         "Formulas, P parameters, N GPUs in a shard group, S GPUs a sample, n tokens of width d, A attentions:",
         "",
         f"- Memory: {KEPT} P / N bytes (float32 weights, gradients, two AdamW states) + 2 bytes of the parameters outside the",
-        "  blocks and of two blocks + 4 bytes of one block's gradient + activations / S.",
+        "  blocks and of two blocks + 4 bytes of one block's gradient + activations / S (what a forward pass of recomputed",
+        "  blocks leaves, and one block's part of what it leaves otherwise).",
         "- FSDP2: each GPU sends (N - 1) / N of (2 + 2 + 4) P bytes: two all-gathers in bf16, a reduce-scatter in float32.",
         "  Over nodes, in 8 rings over 8 adapters, each of which carries an eighth of it; the slower of the two links counts.",
         "- HSDP: the same with N = 8 in the node, and 2 (M - 1) / M of 4 P / 8 bytes between M nodes.",

@@ -28,7 +28,7 @@ def model_of(name: str) -> Model:
         step_flops=counted.executed_step_flops,
         recomputed_flops=count_flops(recomputed, dtype=torch.bfloat16).executed_step_flops,
         activations=kept.activations,
-        activations_recomputed=less.activations + kept.activations // len(blocks),  # and the block that is recomputed
+        activations_recomputed=less.activations,
         tokens=sum(counted.tokens.values()),
         width=next(iter(config.model.modalities.values())).dim,
         attentions=len(blocks) + len(config.model.attention.dual),

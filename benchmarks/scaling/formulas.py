@@ -16,7 +16,7 @@ KEPT = 4 * FP32  # a parameter's master weight, gradient and two AdamW states
 @dataclass(frozen=True)
 class Model:
     """What the tool says of a model at one sample: parameters of all and of each block, FLOPs of a step, activations in
-    bytes (bf16), tokens and width of each attention."""
+    bytes (bf16) that the forward pass leaves, all and with blocks recomputed; tokens and width of each attention."""
 
     name: str
     parameters: int
@@ -33,6 +33,11 @@ class Model:
     def rest(self) -> int:
         """Parameters outside the blocks: embeddings, conditioning, output."""
         return self.parameters - sum(self.blocks)
+
+    @property
+    def held_recomputing(self) -> int:
+        """Bytes of activations where blocks are recomputed: what is left, and those of the block that is recomputed."""
+        return self.activations_recomputed + self.activations // len(self.blocks)
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def memory(model: Model, plan: Plan, machine: Machine) -> dict[str, float]:
     """
     count, largest = shards(plan, machine), max(model.blocks)
     one = count == 1
-    activations = model.activations_recomputed if plan.recompute else model.activations
+    activations = model.held_recomputing if plan.recompute else model.activations
     return {
         "shard": KEPT * model.parameters / count,
         "gathered": BF16 * (model.parameters if one else model.rest + 2 * largest) + (0 if one else FP32 * largest),

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import torch
 from torch import nn
+from torch.nn.modules.module import register_module_module_registration_hook
 
 from mmdit import mmdit_pytorch
 from mmdit.config.file import load_config, validate_mapping
@@ -33,14 +35,22 @@ def as_config(config: AnyConfig) -> Config:
     return load_config(config, Config)
 
 
-def build(config: AnyConfig) -> nn.Module:
+def build(config: AnyConfig, *, dtype: torch.dtype | None = None) -> nn.Module:
     """A model from a config: the bare `MMDiT`, or `MMDiTModel` where the config has inputs, outputs or a timestep.
 
     It keeps its options as `.config`. Build under `torch.device("meta")` to get its shapes without memory.
 
+    Args:
+        dtype: of the weights, with the bits of `build(config).to(dtype)`, but each module is cast as soon as it is
+            made, so that the model is never there in float32; None: torch's default.
+
     Raises:
         ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
     """
+    if dtype is not None:
+        hook = register_module_module_registration_hook(lambda parent, name, module: module and module.to(dtype))
+        with hook:
+            return build(config).to(dtype)
     options = as_config(config).model
     if options.is_whole_network:
         return MMDiTModel(options)

@@ -6,27 +6,31 @@ import difflib
 import itertools
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
-
-from mmdit.config.explanations import explain
 from mmdit.config.regular_file import read_regular
 from mmdit.config.shipped import find_shipped, shipped_configs
-from mmdit.config.yaml_document import MAX_BYTES, MAX_DEPTH, ConfigError, Document, KeyPath, one_line, parse, short
+from mmdit.config.yaml_document import (
+    MAX_BYTES,
+    MAX_DEPTH,
+    ConfigError,
+    Document,
+    KeyPath,
+    dotted,
+    one_line,
+    parse,
+    short,
+)
+from mmdit.options.suggestions import meant
+from mmdit.options.values import Reading
 
 __all__ = ["ConfigError", "load_config", "validate_mapping"]
 
 Schema = TypeVar("Schema")
-
-
-@cache
-def adapter(schema: Any) -> TypeAdapter[Any]:
-    """What checks plain data against a dataclass, and tells its JSON Schema."""
-    return TypeAdapter(schema)
+MAX_LINES = 10  # of an error
 
 
 def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
@@ -44,16 +48,25 @@ def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[s
 
 
 def load_points(
-    path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = (), points: Sequence[Sequence[str]] = ((),)
+    path: str | Path,
+    schema: type[Schema],
+    *,
+    overrides: Sequence[str] = (),
+    points: Sequence[Sequence[str]] = ((),),
+    on_document: Callable[[Document], None] = lambda document: None,
+    text: bytes | None = None,
 ) -> list[Schema]:
-    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides.
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. `on_document` is given what
+    each is made of, with the place of every key; `text` is the config, where the file holds more than that.
 
     Raises:
         ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
     """
     path = find_shipped(path) or path
+    if os.path.isfile(own := os.path.join(path, "config.yaml")):  # of a training run
+        path = own
     source = "<stdin>" if str(path) == "-" else one_line(str(path), 300)
-    text = _read(path, source)  # once, for standard input can't be read again
+    text = _read(path, source) if text is None else text  # once, for standard input can't be read again
     configs = []
     for point in points:
         document = parse(text, source)
@@ -66,6 +79,7 @@ def load_points(
         for override in point:
             _override(document, override, "--sweep")
         configs.append(_validate(document, schema))
+        on_document(document)
     return configs
 
 
@@ -79,10 +93,15 @@ def validate_mapping(mapping: Mapping[str, Any], schema: type[Schema], *, source
 
 
 def _validate(document: Document, schema: type[Schema]) -> Schema:
-    try:
-        return cast(Schema, adapter(cast(Any, schema)).validate_python(document.data))
-    except ValidationError as error:
-        raise explain(error, schema, document) from None
+    reading = Reading(short, plain=True, meant=partial(meant, schema))
+    config: Schema = reading.read(document.data, schema, {})
+    if not reading.problems:
+        return config
+    placed = [(document.where(problem.at, key=problem.key), problem) for problem in reading.problems]
+    placed.sort(key=lambda each: (each[0].line == 0, each[0].line, each[0].column))
+    lines = [f"{place}: {dotted(each.at) or 'the whole config'}: {each.message}" for place, each in placed[:MAX_LINES]]
+    more = [f"and {len(placed) - MAX_LINES} more"] if len(placed) > MAX_LINES else []
+    raise ConfigError("\n".join([*map(one_line, lines), *more]))
 
 
 def _plain(value: Any, source: str, depth: int = 0) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -24,7 +25,7 @@ class Config(Options):
     run: Any = option(None, "What profile, flops and shape-check feed it.")
     train: Any = option(None, "How train-toy trains it.")
 
-    def check(self) -> None:
+    def check(self) -> Iterator[OptionError]:
         """What a file may not ask for, though a constructor builds it."""
         model, single = self.model, self.model.single_stream
         joint = model.depth * len(model.modalities)
@@ -32,14 +33,21 @@ class Config(Options):
         if (blocks := joint + further) > MAX_BLOCKS:  # each is built, though without memory
             count = f"{model.depth} x {len(model.modalities)} modalities" + (f" + {further}" if further else "")
             at = ("model", "single_stream", "depth") if further > joint else ("model", "depth")
-            raise OptionError(at, f"expected at most {MAX_BLOCKS} blocks of a modality in all, got {count} = {blocks}")
+            yield OptionError(at, f"expected at most {MAX_BLOCKS} blocks of a modality in all, got {count} = {blocks}")
         for name in model.modalities:
             if not name.isidentifier() or name in _taken_names():
                 message = f"{name!r} can't name a modality; take a word such as audio"
-                raise OptionError(("model", "modalities", name), message)
+                yield OptionError(("model", "modalities", name), message)
         if model.rotary is not None and all(modality.rotary is None for modality in model.modalities.values()):
-            message = "no modality has a place on the rotary axes; set rotary below one of modalities"
-            raise OptionError(("model", "rotary"), message)
+            message = (
+                "no modality has a place on its axes; give one to each that turns, and an input, as in image: "
+                "{dim: 64, input: {kind: patches, channels: 16, patch: 2}, rotary: {axes: [0, 1]}}"
+            )
+            yield OptionError(("model", "rotary"), message)
+            if model.dim_cond is not None and model.timestep is None:
+                yield OptionError(
+                    ("model", "timestep"), "missing: with inputs it makes the conditioning, as timestep: {}"
+                )
 
 
 @cache

@@ -6,7 +6,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-__all__ = ["find_shipped", "shipped_configs"]
+__all__ = ["find_shipped", "is_shipped", "shipped_configs"]
 
 
 @cache
@@ -28,3 +28,9 @@ def find_shipped(name: str | Path) -> Path | None:
     found = shipped_configs().get(Path(name).as_posix())
     taken = found is not None and os.path.lexists(name) and not os.path.isdir(name)
     return None if taken else found
+
+
+def is_shipped(name: str | Path) -> bool:
+    """Whether this is a shipped config, by its name or by its path."""
+    known = {os.path.realpath(path) for path in shipped_configs().values()}
+    return find_shipped(name) is not None or os.path.realpath(name) in known

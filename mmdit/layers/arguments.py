@@ -2,64 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmdit.layers.modulation import Conditioning, ConditioningRuns
 
-def check_count(tokens: Sequence[Tensor], names: Sequence[str], argument: str) -> None:
+
+def described(given: object) -> str:
+    """What was given in place of something else: a tensor by its shape, and otherwise its type."""
+    return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
+
+
+def as_vector(given: object, argument: str, batch: int, device: torch.device, *, each_token: bool = False) -> Tensor:
+    """`b` numbers, from a tensor of them or from one number for all; `each_token`: or `b n`.
+
+    Raises:
+        ValueError: it is something else, or of another length.
+    """
+    if isinstance(given, (int, float)):
+        return torch.full((batch,), float(given), device=device)
+    if not isinstance(given, Tensor) or given.shape[:1] != (batch,) or given.ndim > 1 + each_token:
+        also = f" or ({batch}, tokens)" if each_token else ""
+        raise ValueError(f"{argument} must have the shape (batch,) = ({batch},){also}, got {described(given)}")
+    return given
+
+
+def check_tokens(
+    tokens: Sequence[Tensor], widths: Sequence[int], names: Sequence[str], argument: str, *, dims: int = 3
+) -> None:
+    """One for each modality, `b n d` (or `b n s d` for `dims=4`) of its width, all of one batch size."""
     if isinstance(tokens, Tensor) or len(tokens) != len(names):
         got = f"one tensor of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"{len(tokens)} tensors"
         raise ValueError(f"{argument} must be a sequence of {len(names)} tensors ({', '.join(names)}), got {got}")
 
-
-def check_tokens(tokens: Sequence[Tensor], widths: Sequence[int], names: Sequence[str], *, dims: int = 3) -> None:
-    """Each is `b n d` (or `b n s d` for `dims=4`) of its width, all of one batch size."""
     for x, width, name in zip(tokens, widths, names, strict=True):
-        if x.ndim != dims or x.shape[-1] != width:
+        if not isinstance(x, Tensor) or x.ndim != dims or x.shape[-1] != width:
             streams = "streams, " if dims == 4 else ""
-            raise ValueError(
-                f"{name} tokens must have the shape (batch, length, {streams}{width}), got {tuple(x.shape)}"
-            )
+            raise ValueError(f"{name} tokens must have the shape (batch, length, {streams}{width}), got {described(x)}")
         if x.shape[0] != tokens[0].shape[0]:
             raise ValueError(
                 f"{name} tokens have a batch of {x.shape[0]}, but {names[0]} tokens have one of {tokens[0].shape[0]}"
             )
 
 
-def check_masks(
-    masks: Sequence[Tensor | None] | None, tokens: Sequence[Tensor], names: Sequence[str]
-) -> Sequence[Tensor | None]:
-    """One `b n` bool mask or None for each modality."""
-    if masks is None:
-        return (None,) * len(tokens)
-    if isinstance(masks, Tensor) or len(masks) != len(tokens):
-        got = "one tensor" if isinstance(masks, Tensor) else f"{len(masks)}"
-        raise ValueError(
-            f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}"
-        )
-    for mask, x, name in zip(masks, tokens, names, strict=True):
-        if mask is None:
-            continue
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {mask.dtype}")
-        if mask.shape != x.shape[:2]:
-            raise ValueError(
-                f"{name} mask must have the shape {tuple(x.shape[:2])} (batch, length), got {tuple(mask.shape)}"
-            )
-    return masks
-
-
 def check_conditioning(
-    cond: Tensor | Sequence[Tensor] | None,
+    cond: Conditioning | Sequence[Conditioning] | None,
     dim_cond: int | None,
     batch: int,
     names: Sequence[str],
     *,
+    lengths: Sequence[int] | None = None,
     argument: str = "time_cond",
-) -> Sequence[Tensor | None]:
-    """One `b dim_cond` vector for each modality, or None for each where the module takes no conditioning."""
+) -> Sequence[Conditioning | None]:
+    """One `b dim_cond` vector for each modality, or None for each where the module takes no conditioning; where the
+    `lengths` of the modalities are told, it may be `b n dim_cond`, or runs of tokens."""
     if dim_cond is None:
         if cond is not None:
             raise ValueError(
@@ -70,14 +69,19 @@ def check_conditioning(
         raise ValueError(
             f"{argument} is missing: this module was built with dim_cond={dim_cond} and needs (batch, {dim_cond})"
         )
-    conds = (cond,) * len(names) if isinstance(cond, Tensor) else tuple(cond)
+    conds: tuple[Any, ...] = tuple(cond) if type(cond) in (tuple, list) else (cond,) * len(names)
     if len(conds) != len(names):
         raise ValueError(f"{argument} must be one tensor or one for each of {', '.join(names)}, got {len(conds)}")
-    for c, name in zip(conds, names, strict=True):
-        if c.ndim != 2 or c.shape[0] != batch or c.shape[1] != dim_cond:
+    for i, (c, name) in enumerate(zip(conds, names, strict=True)):
+        vectors = c.vectors if isinstance(c, ConditioningRuns) else c
+        shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else ()
+        tokens = sum(c.lengths) if isinstance(c, ConditioningRuns) else shape[1:2]
+        fits = len(shape) == 2 or (lengths is not None and len(shape) == 3 and tokens in (lengths[i], (lengths[i],)))
+        if not fits or shape[0] != batch or shape[-1] != dim_cond:
+            each = "" if lengths is None else f", or ({batch}, {lengths[i]}, {dim_cond}), one for each token"
             raise ValueError(
-                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond), "
-                f"got {tuple(c.shape)}"
+                f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond){each}, "
+                f"got {described(vectors)}"
             )
     return conds
 
@@ -95,3 +99,11 @@ def check_positions(
                 f"the positions of {name} must have the shape {(x.shape[1], axes)} (length, axes), "
                 f"got {tuple(place.shape)}"
             )
+
+
+def check_names(given: Mapping[str, Any], argument: str, names: Sequence[str], *, complete: bool) -> None:
+    """A mapping by some of these names, or by all of them where it has to be complete."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{argument} must be a mapping by modality, got {described(given)}")
+    if any(name not in names for name in given) or (complete and len(given) < len(names)):
+        raise ValueError(f"{argument} must be named {', '.join(names)}, got {', '.join(given) or 'none'}")

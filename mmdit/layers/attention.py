@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.attention_kernels import choosing_kernels, varlen_kernel
 from mmdit.options import AttentionOptions
 from mmdit.packing import Segments
 
@@ -26,17 +26,17 @@ class FusedAttention(nn.Module):
         if segments is not None:
             if q.device.type == "cuda" and torch.is_autocast_enabled("cuda"):  # norms leave float32 there
                 q, k, v = (x.to(torch.get_autocast_dtype("cuda")) for x in (q, k, v))
-            kernel = _varlen_kernel(q)
+            kernel = varlen_kernel(q)
             if kernel is None or not q.shape[2]:
-                return attend_by_segment(F.scaled_dot_product_attention, q, k, v, segments)
+                return attend_by_segment(_fused, q, k, v, segments)
             packed = (x.squeeze(0).transpose(0, 1) for x in (q, k, v))
             longest = max(segments.query_lengths), max(segments.key_lengths)
             out: Tensor = kernel(*packed, segments.query_offsets, segments.key_offsets, *longest)
             return out.transpose(0, 1).unsqueeze(0)
         if mask is None:
-            return F.scaled_dot_product_attention(q, k, v)
+            return _fused(q, k, v)
         mask, has_keys = _never_empty(mask)
-        return F.scaled_dot_product_attention(q, k, v, mask[:, None, None, :]) * has_keys.to(q.dtype)
+        return _fused(q, k, v, mask[:, None, None, :]) * has_keys.to(q.dtype)
 
 
 class ExplicitAttention(nn.Module):
@@ -68,6 +68,12 @@ class ExplicitAttention(nn.Module):
         return (logits.softmax(dim=-1) @ v) * has_keys.to(q.dtype)
 
 
+def _fused(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """`q`: b h i d; `k`, `v`: b h j d; `mask`: b 1 1 j or None -> b h i d."""
+    with choosing_kernels(q, k, v, masked=mask is not None):
+        return F.scaled_dot_product_attention(q, k, v, mask)
+
+
 def attend_by_segment(
     attend: Callable[[Tensor, Tensor, Tensor], Tensor], q: Tensor, k: Tensor, v: Tensor, segments: Segments
 ) -> Tensor:
@@ -81,20 +87,6 @@ def attend_by_segment(
         return q
     slices = zip(q.split(queries, dim=2), k.split(keys, dim=2), v.split(keys, dim=2), strict=True)
     return torch.cat([attend(*each) if each[0].shape[2] else each[0] for each in slices], dim=2)
-
-
-def _varlen_kernel(q: Tensor) -> Callable[..., Any] | None:
-    """torch's kernel for segments, where there is one: CUDA from compute capability 8.0 on, half precision, heads of a
-    multiple of 8 up to 256, torch 2.10 and later."""
-    if q.device.type != "cuda" or q.dtype not in (torch.float16, torch.bfloat16):
-        return None
-    if q.shape[-1] % 8 or q.shape[-1] > 256 or torch.cuda.get_device_capability(q.device) < (8, 0):
-        return None
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return None
-    return varlen_attn
 
 
 def _never_empty(mask: Tensor) -> tuple[Tensor, Tensor]:

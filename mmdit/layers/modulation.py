@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from mmdit.options import BlockOptions
 from mmdit.packing import Packing
@@ -20,8 +20,22 @@ FEEDFORWARD_PARTS = ("ff_shift", "ff_scale", "ff_gate")
 DUAL_PARTS = ("dual_shift", "dual_scale", "dual_gate")
 
 
+class ConditioningRuns(NamedTuple):
+    """The conditioning of a modality whose tokens are of several kinds, one kind behind the other.
+
+    `vectors`: b k d; `lengths`: how many tokens each of the k is for. What follows from a vector is computed once.
+    """
+
+    vectors: Tensor
+    lengths: tuple[int, ...]
+
+
+Conditioning = Tensor | ConditioningRuns  # of one modality: b d, b n d (a vector for each token), or runs of them
+
+
 class BlockModulation(NamedTuple):
-    """What a block needs of one modality's modulation: `b 1 d` each, or None where the block does not use it."""
+    """What a block needs of one modality's modulation: `b 1 d` each, `b n d` where tokens differ, or None where the
+    block does not use it."""
 
     attn_shift: Tensor | None = None
     attn_scale: Tensor | None = None
@@ -33,15 +47,29 @@ class BlockModulation(NamedTuple):
     dual_scale: Tensor | None = None
     dual_gate: Tensor | None = None
 
-    def rows(self, start: int, stop: int) -> BlockModulation:
-        """That of some samples of the batch."""
-        return BlockModulation(*(None if part is None else part[start:stop] for part in self))
-
     def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
         """For packed tokens, every one of them its own row: `1 T d`."""
         if packing is None:
             return self
-        return BlockModulation(*(None if part is None else packing.spread(part, modality) for part in self))
+
+        def rows(x: Tensor) -> Tensor:
+            if x.shape[1] == 1:
+                return packing.spread(x, modality)
+            return packing.pack(x.expand(packing.batch, -1, -1), modality)
+
+        return BlockModulation(*(None if x is None else rows(x) for x in self))
+
+    def along(self, lengths: Sequence[int]) -> BlockModulation:
+        """`b k d` -> `b n d`: each of the k rows for so many tokens."""
+        parts = (
+            None if x is None else [x[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(lengths)] for x in self
+        )
+        return BlockModulation(*(None if runs is None else torch.cat(runs, dim=1) for runs in parts))
+
+
+# a block's own modulation of conditioning vectors `b dim_cond`, and what makes of it that of the tokens
+Modulate = Callable[[Sequence[Conditioning | None]], list[BlockModulation]]
+OwnModulation = Callable[[Modulate], list[BlockModulation]]
 
 
 class Modulation(nn.Module):
@@ -68,9 +96,12 @@ class Modulation(nn.Module):
         for part, bias in zip(self.parts, self.linear.bias.chunk(len(self.parts)), strict=True):
             bias.fill_(self.gate_init if part.endswith("gate") else 0.0)
 
-    def forward(self, cond: Tensor) -> BlockModulation:
-        """`cond`: b dim_cond."""
-        chunks = self.linear(F.silu(cond)).unsqueeze(1).chunk(len(self.parts), dim=-1)
+    def forward(self, cond: Conditioning) -> BlockModulation:
+        """`cond`: b dim_cond, b n dim_cond, or runs."""
+        if isinstance(cond, ConditioningRuns):
+            return self(cond.vectors).along(cond.lengths)
+        made = self.linear(F.silu(cond))
+        chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
         return BlockModulation(**dict(zip(self.parts, chunks, strict=True)))
 
 
@@ -85,8 +116,7 @@ def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[i
     return BlockModulation(*parts)
 
 
-@dataclass(frozen=True)
-class StackModulation:
+class StackModulation(NamedTuple):
     """What one conditioning decides in every block of a stack: by block, for each modality (or for all as one).
 
     What all blocks share is there once; what is not there, a block makes itself.
@@ -95,22 +125,13 @@ class StackModulation:
     blocks: tuple[tuple[BlockModulation, ...], ...]
     single_blocks: tuple[tuple[BlockModulation, ...], ...] = ()
 
-    def rows(self, start: int, stop: int) -> StackModulation:
-        """That of some samples of the batch; views."""
-        joint, single = (
-            tuple(tuple(mod.rows(start, stop) for mod in block) for block in blocks)
-            for blocks in (self.blocks, self.single_blocks)
-        )
-        return StackModulation(joint, single)
 
-
-@dataclass(frozen=True)
-class NetworkModulation:
+class NetworkModulation(NamedTuple):
     """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
 
-    `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each; `heads` the
-    shift and scale of each output head, `b 1 d`; `timestep`, `b`, is for what depends on the inputs too (a refiner). A
-    batch of 1 serves any batch.
+    `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each (`b 2
+    dim_cond` where references have their own); `heads` the shift and scale of each output head, `b 1 d`; `timestep`,
+    `b`, is for what depends on the inputs too (a refiner). A batch of 1 serves any batch.
     """
 
     conds: tuple[Tensor, ...]
@@ -120,18 +141,14 @@ class NetworkModulation:
 
     def rows(self, start: int, stop: int) -> NetworkModulation:
         """That of some samples of the batch; views."""
-        return NetworkModulation(
-            tuple(cond[start:stop] for cond in self.conds),
-            self.stack.rows(start, stop),
-            {name: (shift[start:stop], scale[start:stop]) for name, (shift, scale) in self.heads.items()},
-            self.timestep[start:stop],
-        )
+        chosen: NetworkModulation = tree_map_only(Tensor, lambda x: x[start:stop], self)
+        return chosen
 
 
 class NoModulation(nn.Module):
     """Nothing comes from the conditioning: plain norms with their own weights, and no gates."""
 
-    def forward(self, cond: Tensor | None) -> BlockModulation:
+    def forward(self, cond: Conditioning | None) -> BlockModulation:
         return BlockModulation()
 
 

@@ -21,13 +21,13 @@ def sinusoid(positions: Tensor, dim: int) -> Tensor:
 
 
 def timestep_sinusoid(timestep: Tensor, dim: int) -> Tensor:
-    """`b -> b dim`: the same of timesteps, cosines first, as SD3, FLUX and Qwen-Image have it.
+    """`b -> b dim`, `b n -> b n dim`: the same of timesteps, cosines first, as SD3, FLUX and Qwen-Image have it.
 
     In float32, in the order of operations of their code: at a timestep of 1000 the angles are rounded by 3e-5, and the
     checkpoints were trained with that rounding.
     """
     exponents = -math.log(MAX_PERIOD) * torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) / (dim // 2)
-    angles = timestep.float()[:, None] * exponents.exp()
+    angles = timestep.float()[..., None] * exponents.exp()
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -59,9 +59,7 @@ class SinCos2D(nn.Module):
         Raises:
             ValueError: the image has more patches a side than the table.
         """
-        height, width = x.shape[1:3]
-        if height > self.max_size or width > self.max_size:
-            raise ValueError(f"image positions reach {self.max_size} patches a side, got {height} x {width}")
+        height, width = _size_within(x, self.max_size)
         rows, columns = self._axis(height, x), self._axis(width, x)
         grid = (height, width, self.dim // 2)
         return x + torch.cat([columns[None].expand(grid), rows[:, None].expand(grid)], dim=-1)
@@ -87,9 +85,15 @@ class Learned2D(nn.Module):
         Raises:
             ValueError: the image has more patches a side than the table.
         """
-        height, width = x.shape[1:3]
-        if height > self.max_size or width > self.max_size:
-            raise ValueError(f"image positions reach {self.max_size} patches a side, got {height} x {width}")
+        height, width = _size_within(x, self.max_size)
         # its middle, in AuraFlow's rounding: SinCos2D's begins a place earlier where one of the sizes is odd
         top, left = self.max_size // 2 - height // 2, self.max_size // 2 - width // 2
         return x + self.table[top : top + height, left : left + width].to(x.dtype)
+
+
+def _size_within(x: Tensor, max_size: int) -> tuple[int, int]:
+    """Patches a side of `b h w d`."""
+    height, width = x.shape[1:3]
+    if height > max_size or width > max_size:
+        raise ValueError(f"image positions reach {max_size} patches a side, got {height} x {width}")
+    return height, width

@@ -8,13 +8,13 @@ heads back. The mixing is that of GigaGAN's adaptive convolutions (Kang et al. 2
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from mmdit.layers.plain import is_plain
 from mmdit.options import JointAttentionOptions
 
 # ------------------------------------------------------------------------------------------------------------ gates
@@ -30,7 +30,7 @@ class NoGate(nn.Module):
 class TokenGate(nn.Module):
     """`b n h w` mixing weights: a softmax over `w`, from each token."""
 
-    def __init__(self, dim: int, *, heads: int, num_weights: int) -> None:
+    def __init__(self, dim: int, heads: int, num_weights: int) -> None:
         super().__init__()
         self.heads = heads
         self.linear = nn.Linear(dim, heads * num_weights, bias=False)
@@ -43,7 +43,7 @@ class TokenGate(nn.Module):
 class SampleGate(nn.Module):
     """`b h w` mixing weights: a softmax over `w`, from the conditioning vector of each sample."""
 
-    def __init__(self, dim_cond: int, *, heads: int, num_weights: int) -> None:
+    def __init__(self, dim_cond: int, heads: int, num_weights: int) -> None:
         super().__init__()
         self.heads = heads
         self.linear = nn.Linear(dim_cond, heads * num_weights)
@@ -61,39 +61,32 @@ class SampleGate(nn.Module):
 class DenseQKV(nn.Module):
     """One weight for queries, keys and values together (rows in this order), or for keys and values alone.
 
-    `stored_parts` may exceed `parts`: a published checkpoint can hold a query weight whose result nothing reads.
+    `stored_parts` may exceed `parts`: a published checkpoint can hold a query weight whose result nothing reads. It is
+    left out of the product, but where the linear must be called as a whole, for an adapter or a quantized weight, say.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        heads: int,
-        dim_head: int,
-        parts: int = 3,
-        stored_parts: int | None = None,
-        bias: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, *, heads: int, dim_head: int, parts: int, stored_parts: int, bias: bool) -> None:
         super().__init__()
-        self.heads, self.parts = heads, parts
+        self.heads, self.dim_head, self.parts = heads, dim_head, parts
         dim_inner = heads * dim_head
-        self.linear = nn.Linear(dim, dim_inner * (stored_parts or parts), bias=bias)
-        self.first_row = dim_inner * ((stored_parts or parts) - parts)
+        self.linear = nn.Linear(dim, dim_inner * stored_parts, bias=bias)
+        self.stored_parts = stored_parts
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> tuple[Tensor, ...]:
         """`x`: b n d -> `parts` of b n h d."""
-        if self.first_row:
-            bias = self.linear.bias
-            x = F.linear(x, self.linear.weight[self.first_row :], None if bias is None else bias[self.first_row :])
+        unused = self.stored_parts - self.parts
+        if unused and is_plain(self.linear, nn.Linear):
+            rows = slice(unused * self.linear.out_features // self.stored_parts, None)
+            x = F.linear(x, self.linear.weight[rows], None if self.linear.bias is None else self.linear.bias[rows])
         else:
             x = self.linear(x)
-        return x.unflatten(-1, (self.parts, self.heads, -1)).unbind(2)  # (p h d) -> p of h d
+        return x.unflatten(-1, (-1, self.heads, self.dim_head)).unbind(2)[-self.parts :]  # (p h d) -> p of h d
 
 
 class DenseOut(nn.Module):
     """One weight from the joined heads to the stream's width."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, bias: bool = False) -> None:
+    def __init__(self, dim: int, *, heads: int, dim_head: int, bias: bool) -> None:
         super().__init__()
         self.linear = nn.Linear(heads * dim_head, dim, bias=bias)
 
@@ -105,8 +98,9 @@ class DenseOut(nn.Module):
 class AdaptiveWeights(nn.Module):
     """`num_weights` matrices `out in`, each initialized as `nn.Linear` would be, and one bias that is not mixed."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, num_weights: int, bias: bool) -> None:
+    def __init__(self, dim_in: int, dim_out: int, *, heads: int, num_weights: int, bias: bool) -> None:
         super().__init__()
+        self.heads = heads
         self.weight = nn.Parameter(torch.empty(num_weights, dim_out, dim_in))
         self.bias = nn.Parameter(torch.empty(dim_out)) if bias else None
         self.reset_parameters()
@@ -117,17 +111,26 @@ class AdaptiveWeights(nn.Module):
             nn.init.uniform_(parameter, -bound, bound)
 
 
-class TokenAdaptiveQKV(AdaptiveWeights):
+class AdaptiveQKV(AdaptiveWeights):
+    """Several weights for queries, keys and values (rows in this order), or for keys and values alone."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, parts: int, bias: bool) -> None:
+        super().__init__(dim, parts * heads * dim_head, heads=heads, num_weights=num_weights, bias=bias)
+        self.parts = parts
+
+
+class AdaptiveOut(AdaptiveWeights):
+    """Several weights from the joined heads to the stream's width."""
+
+    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, bias: bool) -> None:
+        super().__init__(heads * dim_head, dim, heads=heads, num_weights=num_weights, bias=bias)
+
+
+class TokenAdaptiveQKV(AdaptiveQKV):
     """Every token mixes the results of `num_weights` projections, per head: `sum_w gate_w * (W_w x)`.
 
     Weight by weight into one sum, so the `b n h d w` tensor of all results never exists.
     """
-
-    def __init__(
-        self, dim: int, *, heads: int, dim_head: int, num_weights: int, parts: int = 3, bias: bool = False
-    ) -> None:
-        super().__init__(dim, parts * heads * dim_head, num_weights=num_weights, bias=bias)
-        self.heads, self.parts = heads, parts
 
     def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         """`x`: b n d; `gate`: b n h w -> `parts` of b n h d."""
@@ -143,11 +146,8 @@ class TokenAdaptiveQKV(AdaptiveWeights):
         return rearrange(F.linear(x, weight), "b n (p h d) -> b n p h d", p=self.parts, h=self.heads)
 
 
-class TokenAdaptiveOut(AdaptiveWeights):
+class TokenAdaptiveOut(AdaptiveOut):
     """`sum_w W_w (gate_w * heads)`: the gate scales each head's features before the projection sums the heads."""
-
-    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, bias: bool = False) -> None:
-        super().__init__(heads * dim_head, dim, num_weights=num_weights, bias=bias)
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`x`: b n h d; `gate`: b n h w -> b n e."""
@@ -158,14 +158,8 @@ class TokenAdaptiveOut(AdaptiveWeights):
         return out
 
 
-class SampleAdaptiveQKV(AdaptiveWeights):
+class SampleAdaptiveQKV(AdaptiveQKV):
     """Every sample mixes its own weight once, per head, and projects all its tokens with it."""
-
-    def __init__(
-        self, dim: int, *, heads: int, dim_head: int, num_weights: int, parts: int = 3, bias: bool = False
-    ) -> None:
-        super().__init__(dim, parts * heads * dim_head, num_weights=num_weights, bias=bias)
-        self.heads, self.parts = heads, parts
 
     def forward(self, x: Tensor, gate: Tensor) -> tuple[Tensor, ...]:
         """`x`: b n d; `gate`: b h w -> `parts` of b n h d."""
@@ -179,12 +173,8 @@ class SampleAdaptiveQKV(AdaptiveWeights):
         return rearrange(y, "b n (p h d) -> p b n h d", p=self.parts, h=self.heads).unbind(0)
 
 
-class SampleAdaptiveOut(AdaptiveWeights):
+class SampleAdaptiveOut(AdaptiveOut):
     """The out projection mixed once per sample, per head."""
-
-    def __init__(self, dim: int, *, heads: int, dim_head: int, num_weights: int, bias: bool = False) -> None:
-        super().__init__(heads * dim_head, dim, num_weights=num_weights, bias=bias)
-        self.heads = heads
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         """`x`: b n h d; `gate`: b h w -> b n e."""
@@ -230,24 +220,19 @@ def make_projections(
     A discarded modality has keys and values only, and no out projection (None), but for what `unused_weights` keeps.
     """
     heads, dim_head = options.head_sizes
-    num_weights, unused = options.attention.num_adaptive_weights, options.unused_weights
-    sizes: dict[str, Any] = dict(heads=heads, dim_head=dim_head)
-    parts = 2 if discarded else 3
-    if num_weights == 1:
-        stored_parts = parts if unused == "none" else 3
-        qkv = DenseQKV(dim, parts=parts, stored_parts=stored_parts, bias=options.attention.bias, **sizes)
-        if discarded and unused != "all":
-            return NoGate(), qkv, None
-        return NoGate(), qkv, DenseOut(dim, bias=out_bias, **sizes)
+    attention, sizes = options.attention, dict(heads=heads, dim_head=dim_head)
+    parts, stored = (2 if discarded else 3), (2 if discarded and options.unused_weights == "none" else 3)
+    holds_out = not discarded or options.unused_weights == "all"
+    if attention.num_adaptive_weights == 1:
+        qkv = DenseQKV(dim, parts=parts, stored_parts=stored, bias=attention.bias, **sizes)
+        return NoGate(), qkv, DenseOut(dim, bias=out_bias, **sizes) if holds_out else None
+    sizes |= dict(num_weights=attention.num_adaptive_weights)
     gate: nn.Module
-    kinds: tuple[type[AdaptiveWeights], type[AdaptiveWeights]]
-    if options.attention.gating == "token":
-        gate = TokenGate(dim, heads=heads, num_weights=num_weights)
-        kinds = TokenAdaptiveQKV, TokenAdaptiveOut
+    kinds: tuple[type[AdaptiveQKV], type[AdaptiveOut]]
+    if attention.gating == "token":
+        gate, kinds = TokenGate(dim, heads, sizes["num_weights"]), (TokenAdaptiveQKV, TokenAdaptiveOut)
     else:
         assert options.dim_cond is not None
-        gate = SampleGate(options.dim_cond, heads=heads, num_weights=num_weights)
-        kinds = SampleAdaptiveQKV, SampleAdaptiveOut
-    adaptive: dict[str, Any] = sizes | dict(num_weights=num_weights)
-    own = kinds[0](dim, parts=parts, bias=options.attention.bias, **adaptive)
-    return gate, own, None if discarded else kinds[1](dim, bias=out_bias, **adaptive)
+        gate, kinds = SampleGate(options.dim_cond, heads, sizes["num_weights"]), (SampleAdaptiveQKV, SampleAdaptiveOut)
+    own = kinds[0](dim, parts=parts, bias=attention.bias, **sizes)
+    return gate, own, kinds[1](dim, bias=out_bias, **sizes) if holds_out else None

@@ -31,6 +31,7 @@ class NoRegisterTokens(nn.Module):
     count = 0
 
     def forward(self, x: Tensor, packed: Packing | None = None) -> Tensor:
+        """`x`: b n d, or packed 1 T d -> the same."""
         return x
 
 

@@ -5,22 +5,28 @@ small coefficients; normed, mixed and weighted copies of the streams are never s
 compute in the streams' dtype, also under autocast, which would cast the residual to half precision. Where gradients are
 to be differentiated again (`create_graph=True`), the backward pass is that of the formulas.
 
-A tracer (compile, export) and the meta device should see formulas rather than these nodes: see `is_traced`.
+A tracer (compile, export) and the meta device should see formulas rather than these nodes: see `is_traced`. On a GPU
+what a node does with the streams is a launch of Triton each, where Triton is installed: see `_on_gpu`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import Parameter
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
 BLOCK = 128  # tokens whose wide copies stay in the cache
+MOST_STREAMS = 16  # that Triton's kernels take: those of a token are in registers together
 
 
 def is_traced(x: Tensor) -> bool:
@@ -32,6 +38,24 @@ def is_traced(x: Tensor) -> bool:
 def wide_dtype(x: Tensor) -> torch.dtype:
     """What coefficients are computed in, and their gradients, which are sums over all features."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def _on_gpu(x: Tensor) -> ModuleType | None:
+    """`residual_triton`, where its kernels can take these streams `... s d`; None: torch's operators do the same."""
+    if x.device.type != "cuda" or type(x) not in (Tensor, Parameter):  # fake tensors have no memory
+        return None
+    return _triton() if wide_dtype(x) == torch.float32 and x.shape[-2] <= MOST_STREAMS else None
+
+
+@cache
+def _triton() -> ModuleType | None:
+    """The kernels, if one can be compiled and launched: Triton and a C compiler are there, the GPU is not too old."""
+    try:
+        kernels = import_module("mmdit.layers.residual_triton")
+        kernels.sinkhorn(torch.zeros(1, 2, 2, device="cuda"), 2)
+    except Exception:
+        return None
+    return kernels
 
 
 def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
@@ -84,11 +108,7 @@ class _Read(Function):
     ) -> Any:
         product = inverse_rms = None
         if weight is not None:
-            inverse_rms = _inverse_rms(x, eps)
-            if x.dtype == torch.float16:  # a product before the norm may leave its range
-                product = F.linear((x * inverse_rms).to(x.dtype), weight).to(inverse_rms.dtype)
-            else:
-                product = F.linear(x, weight) * inverse_rms
+            product, inverse_rms = _normed_product(x, weight, eps)
         pre, *write = _fitted(weigh(product, *parameters), x)
         return _weighted_sums(pre.mT, x).squeeze(-2), x.view_as(x), *write, product, inverse_rms
 
@@ -139,6 +159,8 @@ class _Read(Function):
 class _Write(Function):
     @staticmethod
     def forward(x: Tensor, mix: Tensor, post: Tensor, out: Tensor, gate: Tensor | None) -> Tensor:
+        if kernels := _on_gpu(x):
+            return kernels.mix(mix.mT, x, post, out, gate)
         gated = (out if gate is None else gate * out).to(x.dtype)
         return _weighted_sums(mix.mT, x).addcmul_(post.to(x.dtype), gated.unsqueeze(-2))
 
@@ -171,6 +193,8 @@ class _Sinkhorn(Function):
 
     @staticmethod
     def forward(logits: Tensor, iterations: int) -> Tensor:
+        if kernels := _on_gpu(logits):
+            return kernels.sinkhorn(logits, iterations)
         matrix, _ = _sinkhorn_rounds(_tokens_last(logits), iterations)
         return _tokens_first(matrix, logits)
 
@@ -184,6 +208,8 @@ class _Sinkhorn(Function):
         (logits,) = ctx.saved_tensors
         if torch.is_grad_enabled():
             return *_gradients_of(lambda x: [_sinkhorn_formula(x, ctx.iterations)], [logits], [grad]), None
+        if kernels := _on_gpu(logits):
+            return kernels.sinkhorn_backward(logits, grad, ctx.iterations), None
         entering = _tokens_last(logits)
         matrix, sums = _sinkhorn_rounds(entering, ctx.iterations)
         grad = _tokens_last(grad) * matrix  # of the matrix's logarithm, in which a division is a subtraction
@@ -265,8 +291,22 @@ def _inverse_rms(x: Tensor, eps: float) -> Tensor:
     return (norm.to(wide_dtype(x)).square_() / x.shape[-1] + eps).rsqrt_()
 
 
+def _normed_product(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm(x) @ weight.T` and `1 / rms(x)`. `x`: b n s d; `weight`: k d -> b n s k, b n s 1."""
+    if kernels := _on_gpu(x):
+        product, inverse_rms = kernels.normed_product(x, weight, eps)
+        return product, inverse_rms
+    inverse_rms = _inverse_rms(x, eps)
+    if x.dtype == torch.float16:  # a product before the norm may leave its range
+        return F.linear((x * inverse_rms).to(x.dtype), weight).to(inverse_rms.dtype), inverse_rms
+    return F.linear(x, weight) * inverse_rms, inverse_rms
+
+
 def _dots(x: Tensor, y: Tensor) -> Tensor:
-    """`x @ y.mT` for each token, in float32 at least on the CPU. `x`: b n m d; `y`: b n s d -> b n m s."""
+    """`x @ y.mT` for each token, in float32 at least. `x`: b n m d; `y`: b n s d -> b n m s."""
+    if kernels := _on_gpu(y):
+        products: Tensor = kernels.dots(x, y)
+        return products
     if x.device.type != "cpu" or x.dtype == wide_dtype(x):
         return (x @ y.mT).to(wide_dtype(x))
     # products this small are slow on the CPU in half precision; wide copies of a few tokens at a time cost little
@@ -276,6 +316,9 @@ def _dots(x: Tensor, y: Tensor) -> Tensor:
 
 def _weighted_sums(weights: Tensor, x: Tensor) -> Tensor:
     """`weights @ x` for each token. `weights`: b n m s; `x`: b n s d -> b n m d."""
+    if kernels := _on_gpu(x):
+        mixed: Tensor = kernels.mix(weights, x)
+        return mixed
     *tokens, m, s = weights.shape
     weights = weights.to(x.dtype)
     if x.device.type != "cpu":

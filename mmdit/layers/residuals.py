@@ -7,12 +7,15 @@ branch's input from the residual, the *depth* connection writes the branch's out
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import reduce, repeat
 from torch import Tensor, nn
 
 from mmdit.layers.norms import RMSNorm
+from mmdit.layers.plain import is_plain
 from mmdit.layers.residual_kernels import (
     is_traced,
     read_streams,
@@ -30,6 +33,7 @@ class PlainWidth(nn.Module):
     """The branch reads the residual itself."""
 
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x`: b n d -> the branch's input and what it is added to, both `x`."""
         return x, x
 
 
@@ -37,6 +41,7 @@ class NestedWidth(nn.Module):
     """The branch reads the residual, and is added to what `entered` the block."""
 
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`x`, `entered`: b n d -> the branch's input `x`, and what its output is added to: what entered the block."""
         return x, x if entered is None else entered
 
 
@@ -68,6 +73,13 @@ class NestedResidual(nn.Module):
 # ------------------------------------------------------------------------------------------------- hyper-connections
 
 
+class ShiftLinear(nn.Linear):
+    """A linear in the dtype of its input, which under autocast is that of the streams."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight.to(x.dtype))
+
+
 class WidthConnection(nn.Module):
     """Mixes `s` streams into one branch input and `s` new streams (Zhu et al. 2024, eq. 10 to 14 and Algorithm 2).
 
@@ -95,7 +107,7 @@ class WidthConnection(nn.Module):
         self.dynamic = dynamic
         if dynamic:
             self.norm = RMSNorm(dim)
-            self.to_shift = nn.Linear(dim, sum(self.widths), bias=False)
+            self.to_shift = ShiftLinear(dim, sum(self.widths), bias=False)
             self.scales = nn.Parameter(torch.empty(len({*self.scale_of[: len(self.names)]})))
         self.reset_parameters()
 
@@ -115,8 +127,11 @@ class WidthConnection(nn.Module):
 
     def coefficients(self, x: Tensor) -> list[Tensor]:
         """pre, mix and post for `x`: b n s d; they have no token dimensions where they are static."""
-        product = F.linear(self.norm(x), self.to_shift.weight.to(x.dtype)) if self.dynamic else None
-        return self.weigh(product, *self.weighing(x))
+        return self.weigh(self.to_shift(self.norm(x)) if self.dynamic else None, *self.weighing(x))
+
+    def may_be_read(self) -> bool:
+        """Whether the weights of norm and linear may be read past their calls."""
+        return not self.dynamic or (is_plain(self.norm, RMSNorm) and is_plain(self.to_shift, ShiftLinear))
 
     def weighing(self, x: Tensor) -> list[Tensor]:
         """The parameters that `weigh` takes, in float32 at least."""
@@ -129,7 +144,7 @@ class WidthConnection(nn.Module):
             return list(parameters)
         *static, scales = parameters
         shifts = self.bounded(product.to(scales.dtype)).split(self.widths, dim=-1)
-        return [b + scales[i] * s for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
+        return [torch.addcmul(b, scales[i], s) for b, i, s in zip(static, self.scale_of, shifts, strict=False)]
 
     def bounded(self, product: Tensor) -> Tensor:
         return product.tanh()
@@ -137,7 +152,7 @@ class WidthConnection(nn.Module):
     def forward(self, x: Tensor, entered: Tensor | None = None) -> tuple[Tensor, tuple[Tensor, ...] | None]:
         """`x`: b n s d -> the branch's input b n d, and what `DepthConnection` needs (None without writes)."""
         with without_autocast(x):
-            if is_traced(x):
+            if is_traced(x) or not self.may_be_read():
                 pre, *write = (c.to(x.dtype) for c in self.coefficients(x))
                 branch, state = (pre.mT @ x).squeeze(-2), (x, *write)
             else:
@@ -183,21 +198,11 @@ class DepthConnection(nn.Module):
 
 
 class HyperConnection(nn.Module):
-    """A residual of `streams` parallel streams; `manifold` constrains how they mix."""
+    """A residual of several parallel streams; `manifold` constrains how they mix; the rest: `WidthConnection`."""
 
-    def __init__(
-        self,
-        dim: int,
-        *,
-        streams: int,
-        layer_index: int = 0,
-        dynamic: bool = True,
-        writes: bool = True,
-        manifold: bool = False,
-    ) -> None:
+    def __init__(self, dim: int, *, manifold: bool = False, **options: Any) -> None:
         super().__init__()
-        width = ManifoldWidthConnection if manifold else WidthConnection
-        self.width = width(dim, streams=streams, layer_index=layer_index, dynamic=dynamic, writes=writes)
+        self.width = (ManifoldWidthConnection if manifold else WidthConnection)(dim, **options)
         self.depth = DepthConnection()
 
 
@@ -236,6 +241,7 @@ class ExpandStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n d -> b n s d; with one stream b n d."""
         return x if self.streams == 1 else repeat(x, "b n d -> b n s d", s=self.streams).contiguous()
 
 
@@ -247,4 +253,5 @@ class ReduceStreams(nn.Module):
         self.streams = streams
 
     def forward(self, x: Tensor) -> Tensor:
+        """`x`: b n s d (with one stream b n d) -> b n d."""
         return x if self.streams == 1 else reduce(x, "b n s d -> b n d", "sum")

@@ -17,7 +17,7 @@ from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import SOURCE, LayoutFiles, Weights, our_weights, their_weights
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.shards import writing
-from mmdit.weights.writer import TensorSpec, Written
+from mmdit.weights.writer import Written
 
 __all__ = ["Converted", "convert"]
 
@@ -65,7 +65,7 @@ def convert(
         OSError: the file can't be written; what was there is as it was.
     """
     if dtype is not None:
-        source = _cast(source, dtype)
+        source = source.cast(dtype)
     result = their_weights(our_weights(source, source_layout), target_layout)
     ours, origin = target_layout.name == "mmdit", source.origin
     prefix, kept = target_layout.prefixes[0], {"format": "pt"}
@@ -117,12 +117,6 @@ def _allowed(name: str, wanted: Tensor, source: Layout, target: Layout) -> Tenso
     if name in source.rounded or name in target.rounded:
         return ROUNDINGS * torch.finfo(wanted.dtype).eps * wanted.double().abs().clamp(min=1)
     return torch.zeros(())
-
-
-def _cast(weights: Weights, dtype: torch.dtype) -> Weights:
-    """The weights in another floating-point type."""
-    specs = {name: TensorSpec(dtype, spec.shape) for name, spec in weights.specs.items()}
-    return Weights(specs, lambda name: weights.read(name).to(dtype), weights.origin)
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -39,6 +39,11 @@ class Weights:
     read: Callable[[str], Tensor]
     origin: Origin | None = None
 
+    def cast(self, dtype: torch.dtype) -> Weights:
+        """The same in another floating-point type."""
+        specs = {name: TensorSpec(dtype, spec.shape) for name, spec in self.specs.items()}
+        return Weights(specs, lambda name: self.read(name).to(dtype), self.origin)
+
 
 class LayoutFiles:
     """A file, or shards, in a layout.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mmdit.layouts.layout_files import LayoutFiles, our_weights
 from mmdit.options import ModelOptions
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.saved_model import check_dtype, filled, load_weights
+from mmdit.weights.writer import common_dtype
 
 __all__ = ["load"]
 
@@ -34,9 +36,11 @@ def load(
     the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
 
     Args:
-        path: a safetensors file, an index of shards (`*.index.json`), or a folder with either.
+        path: a safetensors file, an index of shards (`*.index.json`), a folder with either, or the folder of a training
+            run, of which the newest checkpoint's averaged weights are taken.
         device: where the tensors go.
-        dtype: the floating-point type they are converted to; None: as in the file.
+        dtype: the floating-point type they are converted to; None: as in the file or, where it has several, the
+            narrowest that holds them all, for a network computes in one.
         verify: read everything and compare it with the hash in the metadata.
         config: of the model, where the file holds none.
         layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
@@ -46,6 +50,8 @@ def load(
         ConfigError: `config` can't be read.
         LayoutError: the layout has no place for the config's model.
     """
+    if config is None and (averaged := _averaged(Path(path))) is not None:
+        config, path = Path(path) / "config.yaml", averaged
     if layout == "mmdit":
         return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
     check_dtype(dtype)
@@ -55,8 +61,19 @@ def load(
         raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
     wanted = as_config(config).model
     names = Layout(layout, wanted)
-    weights = our_weights(LayoutFiles(path, names).weights(), names)
+    theirs = LayoutFiles(path, names).weights()
+    if len({spec.dtype for spec in theirs.specs.values()}) > 1:  # tensors of several types can't be joined
+        theirs = theirs.cast(dtype or common_dtype(theirs.specs.values()))
+    weights = our_weights(theirs, names)
     with torch.device("meta"):
         model = build(wanted)
     tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
     return filled(model, tensors, wanted, device)
+
+
+def _averaged(run: Path) -> Path | None:
+    """The averaged weights of the newest checkpoint in a run's folder; None where it is none."""
+    if not os.path.isfile(run / "config.yaml"):  # which is false of names that are too long, too
+        return None
+    found = {path.name: path / "ema.safetensors" for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()}
+    return max(((int(name[11:]), file) for name, file in found.items() if file.is_file()), default=(0, None))[1]

@@ -8,21 +8,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
+from mmdit.layers.masks import Masks, enter_masked
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     DUAL_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    Conditioning,
+    OwnModulation,
     make_modulation,
 )
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
 from mmdit.options.fields import takes
-from mmdit.options.network import modality_indexes, modality_labels
+from mmdit.options.modality_keywords import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
@@ -106,9 +109,9 @@ class MMDiTBlock(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | None = None,
-        time_cond: Tensor | Sequence[Tensor] | None = None,
-        modulations: Sequence[BlockModulation] | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | None = None,
+        time_cond: Conditioning | Sequence[Conditioning] | None = None,
+        modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         skip_feedforward: Collection[int] = (),
         packing: Packing | None = None,
@@ -117,9 +120,12 @@ class MMDiTBlock(nn.Module):
 
         Args:
             modality_tokens: N tensors `b n_i d_i` (`b n_i s d_i` with s residual streams).
-            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none.
-            time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
-            modulations: one for each modality, where they are not the block's own (with `packing`, spread already).
+            modality_masks: N masks `b n_i`, bool, True = valid, or None. What stands at masked positions, nan
+                and inf included, changes nothing.
+            time_cond: conditioning `b dim_cond`, or one for each modality, which may be `b n_i dim_cond` (a vector for
+                each token) or `ConditioningRuns`.
+            modulations: one for each modality, where they are not the block's own (with `packing`, spread already); or
+                what makes them by the block's own `modulate`, whose weights are then read within this call.
             rotary: the places of each modality's tokens, `n_i d/2 2` from a `RotaryTable`, or None.
             skip_feedforward: modalities whose feedforward is left out of this call.
             packing: the tokens are packed, `1 T_i d_i` without padding (see `Packing`), and there are no masks.
@@ -131,19 +137,20 @@ class MMDiTBlock(nn.Module):
             ValueError: a shape, a mask's dtype, the conditioning or an index is wrong; it names the modality, got and
                 wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, dims=self.token_dims)
+        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens", dims=self.token_dims)
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
-        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
+        modality_tokens, masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = modulations
-        if mod is None:
-            mod = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
+        if modulations is None:
+            modulations = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
+        mod = modulations(self.modulate) if callable(modulations) else modulations
 
         # norm and modulate, each for itself; ONE attention over all tokens; gate and residual
         reads = [residual.width(x) for residual, x in zip(self.attn_residuals, modality_tokens, strict=True)]
@@ -151,12 +158,17 @@ class MMDiTBlock(nn.Module):
             norm(x, m.attn_shift, m.attn_scale) for norm, (x, _), m in zip(self.attn_norms, reads, mod, strict=True)
         ]
         gating = conds if self.joint_attn.dim_cond else None
-        attended = self.joint_attn(normed, modality_masks, gating, rotary, packing)
+        attended = self.joint_attn(normed, masks, gating, rotary, packing)
         for i in self.updated:
             out, gate = attended[i], mod[i].attn_gate
             if i in self.dual:
-                second = self._second_attention(i, reads[i][0], mod[i], modality_masks, conds, rotary, packing)
-                out, gate = self._add_second(mod[i], out, second), None
+                # SD3.5-medium's second attention reads the same tokens with a modulation of its own
+                normed_again = [self.attn_norms[i](reads[i][0], mod[i].dual_shift, mod[i].dual_scale)]
+                turns = None if rotary is None else [rotary[i]]
+                own = None if packing is None else packing.only(i)
+                gating = conds[i : i + 1] if self.dual_attns[i].dim_cond else None
+                (second,) = self.dual_attns[i](normed_again, masks.only(i), gating, turns, own)
+                out, gate = _added(mod[i], out, second), None
             tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
@@ -169,34 +181,13 @@ class MMDiTBlock(nn.Module):
 
         return tuple(x if i in self.updated else None for i, x in enumerate(tokens))
 
-    def modulate(self, conds: Sequence[Tensor | None]) -> list[BlockModulation]:
-        """The block's own modulation of each modality, from its conditioning `b dim_cond`."""
+    def modulate(self, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
+        """The block's own modulation of each modality, from its conditioning."""
         return [modulation(cond) for modulation, cond in zip(self.modulations, conds, strict=True)]
 
-    def _second_attention(
-        self,
-        i: int,
-        x: Tensor,
-        mod: BlockModulation,
-        masks: Sequence[Tensor | None] | None,
-        conds: Sequence[Tensor | None],
-        rotary: Sequence[Tensor | None] | None,
-        packing: Packing | None,
-    ) -> Tensor:
-        """SD3.5-medium's second attention reads the same tokens with a modulation of its own."""
-        attention = self.dual_attns[i]
-        normed = self.attn_norms[i](x, mod.dual_shift, mod.dual_scale)
-        (second,) = attention(
-            [normed],
-            None if masks is None else [masks[i]],
-            conds[i] if attention.dim_cond else None,
-            None if rotary is None else [rotary[i]],
-            None if packing is None else packing.only(i),
-        )
-        return second
 
-    def _add_second(self, mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
-        """Both, each with its gate."""
-        if mod.attn_gate is None or mod.dual_gate is None:
-            return first + second
-        return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)
+def _added(mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
+    """Both attentions' outputs, each with its gate."""
+    if mod.attn_gate is None or mod.dual_gate is None:
+        return first + second
+    return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)

@@ -1,4 +1,7 @@
-"""From what comes in to the stream's width: images, sequences and token ids; timesteps and other conditions."""
+"""From what comes in to the stream's width: images, sequences and token ids; timesteps and other conditions.
+
+An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones is not read.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.layers.feedforward import FEEDFORWARD_KINDS
+from mmdit.layers.masks import check_mask, fill_masked
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
 from mmdit.networks.patches import cut
 from mmdit.options import LinearInput, MlpInput, PatchInput, TimestepOptions, TokenInput
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
 
 
 class SequenceEmbed(nn.Module):
@@ -25,9 +31,10 @@ class SequenceEmbed(nn.Module):
         self.linear = nn.Linear(options.dim, dim, bias=options.bias)
         self.positions = SinCos1D() if options.positions == "sincos" else nn.Identity()
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
         _check_sequence(x, self.dim_in, name)
-        return self.positions(self.linear(self.norm(x)))
+        return self.positions(self.linear(self.norm(_entered(x, name, mask))))
 
 
 class MlpEmbed(nn.Module):
@@ -45,10 +52,11 @@ class MlpEmbed(nn.Module):
         self.linears = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
         self.activation, _ = FEEDFORWARD_KINDS[options.activation]
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
         _check_sequence(x, self.dim_in, name)
         first, *rest = self.linears
-        x = first(self.norm(x))
+        x = first(self.norm(_entered(x, name, mask)))
         for linear in rest:
             x = linear(self.activation(x))
         return self.norm_out(x)
@@ -65,12 +73,14 @@ class PatchEmbed(nn.Module):
         self.channels, self.sizes = options.channels, options.sizes
         self.linear = nn.Linear(options.channels * math.prod(self.sizes), dim, bias=options.bias)
         self.positions: nn.Module = nn.Identity()
-        if options.positions == "sincos":
+        if options.positions in ("sincos", None):
             self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)
         elif options.positions == "learned":
             self.positions = Learned2D(dim, max_size=options.max_size)
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b c h w (b c f h w) -> b n d, a token a patch. Raises ValueError, with `name`, where it has another
+        shape."""
         sides = ("frames", "height", "width")[-len(self.sizes) :]
         if x.ndim != 2 + len(sides) or x.shape[1] != self.channels:
             wanted = ", ".join(sides)
@@ -79,7 +89,11 @@ class PatchEmbed(nn.Module):
             multiples = ", ".join(map(str, self.sizes if len({*self.sizes}) > 1 else self.sizes[:1]))
             lengths = "a height and width" if len(sides) == 2 else "frames, height and width"
             raise ValueError(f"{name} must have {lengths} that are multiples of {multiples}, got {tuple(x.shape)}")
-        return self.positions(self.linear(cut(x, self.sizes))).flatten(1, -2)
+        patches = cut(x, self.sizes)
+        if mask is not None:
+            check_mask(mask, x, name, (x.shape[0], math.prod(patches.shape[1:-1])))
+            patches = fill_masked(patches, mask.view(patches.shape[:-1]))
+        return self.positions(self.linear(patches)).flatten(1, -2)
 
 
 class TokenEmbed(nn.Module):
@@ -91,20 +105,22 @@ class TokenEmbed(nn.Module):
         self.embedding = nn.Embedding(options.vocabulary, dim)
         self.positions = nn.Parameter(torch.randn(options.max_length, dim) * 0.02)
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: ids b n -> b n d. Raises ValueError, with `name`, where they are no integers or too many."""
         if x.ndim != 2 or x.is_floating_point() or x.shape[1] > self.max_length:
             raise ValueError(
                 f"{name} must be integer ids of shape (batch, length up to {self.max_length}), "
                 f"got {x.dtype} {tuple(x.shape)}"
             )
-        return self.embedding(x) + self.positions[: x.shape[1]]
+        return self.embedding(_entered(x, name, mask)) + self.positions[: x.shape[1]]
 
 
 class NoEmbed(nn.Module):
     """Tokens that come at the stream's width already."""
 
-    def forward(self, x: Tensor, name: str) -> Tensor:
-        return x
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        return _entered(x, name, mask)
+        """`x`: b n d -> the same."""
 
 
 class VectorEmbed(nn.Module):
@@ -112,6 +128,7 @@ class VectorEmbed(nn.Module):
 
     def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
         super().__init__()
+        self.dim_in = dim_in
         self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -126,11 +143,24 @@ class TimestepEmbed(VectorEmbed):
         super().__init__(options.frequencies, dim, bias=options.bias)
         self.frequencies, self.scale = options.frequencies, options.scale
 
-    def forward(self, timestep: Tensor) -> Tensor:
-        """`timestep`: b -> b dim."""
+    def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`timestep`: b -> b dim, b n -> b n dim, computed in `dtype`; None: see `own_dtype`."""
         # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
         waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
-        return super().forward(waves.to(self.linear_in.weight.dtype))
+        return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
+
+
+def own_dtype(module: nn.Module) -> torch.dtype:
+    """What a module computes in where no activation tells: the type of its first parameter that is not stored as
+    something else (float8, say), or else torch's default."""
+    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), torch.get_default_dtype())
+
+
+def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
+    """`x`: b n ... with masked places filled."""
+    if mask is not None:
+        check_mask(mask, x, name)
+    return fill_masked(x, mask)
 
 
 def make_embed(options: LinearInput | MlpInput | PatchInput | TokenInput | None, dim: int, *, eps: float) -> nn.Module:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_masks
+from mmdit.layers.arguments import as_vector, check_names, described
 from mmdit.layers.attention import join_masks
-from mmdit.layers.modulation import NetworkModulation
+from mmdit.layers.masks import Masks
+from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed
+from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
+from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
@@ -54,6 +56,7 @@ class MMDiTModel(nn.Module):
                 if m.type_embedding
             }
         )
+        self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
@@ -66,10 +69,10 @@ class MMDiTModel(nn.Module):
     def forward(
         self,
         inputs: Mapping[str, Given],
-        timestep: Tensor | Mapping[str, Tensor] | None = None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None = None,
         pooled: Tensor | None = None,
         masks: Mapping[str, Tensor] | Packing | None = None,
-        guidance: Tensor | None = None,
+        guidance: Tensor | float | None = None,
         modulation: NetworkModulation | None = None,
         references: Mapping[str, Sequence[Tensor]] | None = None,
     ) -> dict[str, Any]:
@@ -79,11 +82,14 @@ class MMDiTModel(nn.Module):
             inputs: by modality: an image `b c h w`, a video `b c f h w`, a sequence `b n d`, token ids `b n`; and by
                 their own names a modality's further `inputs`. Or a list of `b` tensors without the batch dimension,
                 each of its own size; with `varlen` nothing is computed for the padding.
-            timestep: `b`, or one such tensor for each modality (each may be noised by its own amount).
+            timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
+                a one, or `b n`, one for each of its tokens, those of its further inputs and its references included: 0
+                for a frame that is given.
             pooled: `b dim`, where the config has `pooled`.
             masks: by the name of an input, `b n` bool, True = valid; inputs may be left out, and those given as lists
-                must be. Or a `Packing` of them, where those of further inputs stand behind their modality's own.
-            guidance: `b`, the guidance scale, where the config has `guidance`.
+                must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of
+                them, where those of further inputs stand behind their modality's own.
+            guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
             references: by modality, where its config has `references`, further images `b c h' w'`, each of its own
                 size: all of their tokens are valid, none is returned, and a `Packing` of the masks counts them.
@@ -95,43 +101,53 @@ class MMDiTModel(nn.Module):
         Raises:
             ValueError: a modality is missing or unknown, or a shape is wrong; it names the modality, got and wanted.
         """
-        self._check_names(inputs, "inputs", tuple(self.inputs), complete=True)
+        check_names(inputs, "inputs", tuple(self.inputs), complete=True)
         batch = ragged.batch_of(inputs)
+        behind = self._embed_references(references or {}, inputs, batch)
+        given = given_masks(masks, self.streams, inputs, behind)
+        embedded = {name: ragged.embed(self.inputs[name], inputs[name], name, given.get(name)) for name in self.inputs}
+        tokens = {name: x for name, (x, _) in embedded.items()}
+        lengths = {name: each for name, (_, each) in embedded.items()}
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch)
+            like = tokens[self.modality_names[0]]
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, self.clean.intersection(behind))
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
             conds, timestep = self._known(modulation, batch), modulation.timestep.expand(batch)
 
-        embedded = {name: ragged.embed(self.inputs[name], inputs[name], name) for name in self.inputs}
-        tokens = {name: x for name, (x, _) in embedded.items()}
-        lengths = {name: each for name, (_, each) in embedded.items()}
         own = [tokens[name].shape[1] for name in self.modality_names]
-        packing, valid = self._masks(masks, tokens, lengths)
-        for name, cond in zip(self.modality_names, conds, strict=True):
+        of_own = self._of_own_tokens(conds, own)
+        packing = self._packing(masks, tokens, lengths)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
+        for name, cond in zip(self.modality_names, of_own, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
                 tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
-        behind = self._embed_references(references, inputs, batch) if references else {}
-        joined = [self._join(name, tokens, valid, behind.get(name, [])) for name in self.modality_names]
+        joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
+        whole, places = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
         outs = self.transformer(
-            modality_tokens=[x for x, _ in joined],
-            modality_masks=packing or [mask for _, mask in joined],
-            time_cond=None if conds[0] is None else conds,
+            modality_tokens=whole,
+            modality_masks=packing or places,
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole),
             modality_positions=None if self.places is None else self.places(inputs, references),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond in zip(self.modality_names, outs, own, conds, strict=True):
+        for name, x, n, cond in zip(self.modality_names, outs, own, of_own, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
                 result[name] = ragged.head(heads.get(name), x[:, :n], cond, inputs[name], lengths[name], known)
         return result
 
     def precompute_modulation(
-        self, timesteps: Tensor, pooled: Tensor | None = None, guidance: Tensor | None = None
+        self,
+        timesteps: Tensor,
+        pooled: Tensor | None = None,
+        guidance: Tensor | None = None,
+        *,
+        dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
         """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
 
@@ -143,6 +159,8 @@ class MMDiTModel(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
                 the result serves any batch.
+            dtype: what the network computes in; None: that of `pooled`, or else of its first weight that is not stored
+                as something else (float8, say).
 
         Returns:
             One for each timestep: `net(inputs, modulation=them[i])`.
@@ -150,11 +168,11 @@ class MMDiTModel(nn.Module):
         Raises:
             ValueError: a shape is wrong, or the network has no timestep.
         """
-        if self.time_embed is None or timesteps.ndim != 1:
+        if self.time_embed is None or not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
             wanted = (
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
-            raise ValueError(f"precompute_modulation: {wanted}, got {tuple(timesteps.shape)}")
+            raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
         steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
@@ -163,10 +181,15 @@ class MMDiTModel(nn.Module):
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
             for x in (pooled, guidance)
         ]
-        cond = self._conditioning(timesteps.repeat_interleave(batch), every[0], every[1], steps * batch)[0]
-        assert cond is not None
-        heads = {name: head.modulate(cond) for name, head in self.outputs.items()}  # type: ignore[operator]
-        whole = NetworkModulation((cond,), self.transformer.modulate(cond), heads, timesteps.repeat_interleave(batch))
+        if dtype is None:
+            dtype = own_dtype(self) if pooled is None else pooled.dtype
+        like = timesteps.new_empty(0, dtype=dtype)
+        t = timesteps.repeat_interleave(batch)
+        conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
+        plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
+        heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
+        kept = conds if self.clean else conds[:1]
+        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
     def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
@@ -174,86 +197,91 @@ class MMDiTModel(nn.Module):
         cond = modulation.conds[0]
         if len(cond) not in (1, batch):
             raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
-        conds = [each.expand(batch, -1) for each in modulation.conds]
+        conds = [each.expand(batch, *each.shape[1:]) for each in modulation.conds]
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
     def _embed_references(
         self, references: Mapping[str, Sequence[Tensor]], inputs: Mapping[str, Given], batch: int
-    ) -> dict[str, list[Tensor]]:
-        """Tokens `b n d` of each image, by modality."""
-        self._check_names(references, "references", self.modality_names, complete=False)
-        if not all(isinstance(x, Tensor) for x in inputs.values()):
+    ) -> dict[str, Tensor]:
+        """Tokens `b n d` of all images of a modality, by its name."""
+        check_names(references, "references", self.modality_names, complete=False)
+        if references and not all(isinstance(x, Tensor) for x in inputs.values()):
             raise ValueError("references go with inputs that are tensors, not lists of samples of their own sizes")
-        embedded: dict[str, list[Tensor]] = {}
+        embedded = {}
         for name, images in references.items():
             if self.config.modalities[name].references is None:
                 raise ValueError(f"references: {name} takes none; set model.modalities.{name}.references in the config")
-            for index, image in enumerate(images):
-                tokens = self.inputs[name](image, f"references: {name}[{index}]")
+            each = [self.inputs[name](image, f"references: {name}[{index}]") for index, image in enumerate(images)]
+            for index, tokens in enumerate(each):
                 if len(tokens) != batch:
                     raise ValueError(
                         f"references: {name}[{index}] has a batch of {len(tokens)}, but the inputs have one of {batch}"
                     )
-                embedded.setdefault(name, []).append(tokens)
+            if each:
+                embedded[name] = torch.cat(each, dim=1)
         return embedded
 
     def _join(
-        self,
-        name: str,
-        tokens: Mapping[str, Tensor],
-        valid: Mapping[str, Tensor | None],
-        references: Sequence[Tensor],
+        self, name: str, tokens: Mapping[str, Tensor], valid: Mapping[str, Tensor | None], references: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         """A modality's tokens, those of its further inputs and of its references behind them, and which are valid."""
-        parts, masks = [tokens[each] for each in self.streams[name]], [valid[each] for each in self.streams[name]]
+        parts, masks = [tokens[each] for each in self.streams[name]], [valid.get(each) for each in self.streams[name]]
         if name in self.type_embeds:
             types = self.type_embeds[name](torch.arange(len(parts), device=parts[0].device))
             parts = [x + types[i] for i, x in enumerate(parts)]
-        parts, masks = [*parts, *references], [*masks, *(None for _ in references)]
+        if references is not None:
+            parts, masks = [*parts, references], [*masks, None]
         if len(parts) == 1:
             return parts[0], masks[0]
-        return torch.cat(parts, 1), join_masks(masks, [x.shape[1] for x in parts], parts[0])
+        return torch.cat(parts, dim=1), join_masks(masks, [x.shape[1] for x in parts], parts[0])
 
-    def _masks(
+    def _packing(
         self,
         masks: Mapping[str, Tensor] | Packing | None,
         tokens: Mapping[str, Tensor],
         lengths: Mapping[str, tuple[int, ...] | None],
-    ) -> tuple[Packing | None, dict[str, Tensor | None]]:
-        """Those given, and those of inputs whose samples have lengths of their own; with a packing, what it says."""
-        first = next(iter(tokens.values()))
+    ) -> Packing | None:
+        """The one given, or that of samples of different sizes where nothing else is masked."""
         if isinstance(masks, Packing):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
-            return masks, self._of_packing(masks, tokens)
-        made = {name: ragged.mask_of(lengths[name], x.shape[1], x.device) for name, x in tokens.items()}
-        if any(lengths.values()) and self.transformer.varlen and not masks and tokens.keys() == self.streams.keys():
-            padded = [x.shape[1] for x in tokens.values()]
-            return Packing.from_lengths(list(lengths.values()), padded, len(first), first.device), made
-        given = masks or {}
-        self._check_names(given, "masks", tuple(tokens), complete=False)
-        for name, own in lengths.items():
-            if own is not None and name in given:
-                raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        check_masks([given.get(name) for name in tokens], list(tokens.values()), list(tokens))
-        return None, {name: given.get(name, made[name]) for name in tokens}
+            return masks
+        joined = len(tokens) > len(self.streams)
+        if masks or joined or not self.transformer.varlen or not any(lengths.values()):
+            return None
+        padded = [x.shape[1] for x in tokens.values()]
+        first = tokens[self.modality_names[0]]
+        return Packing.from_lengths(list(lengths.values()), padded, len(first), first.device)
 
-    def _of_packing(self, packing: Packing, tokens: Mapping[str, Tensor]) -> dict[str, Tensor | None]:
-        """By input, what a packing says is valid of its tokens, where a refiner reads it."""
-        valid: dict[str, Tensor | None] = dict.fromkeys(tokens)
-        for i, name in enumerate(self.modality_names):
-            mask = packing.mask(i) if name in self.refiners else None
-            valid[name] = None if mask is None else mask[:, : tokens[name].shape[1]]
-        return valid
+    def _of_own_tokens(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+        """The conditioning of each modality's own tokens, which its refiner and its head read."""
+        return [
+            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in self.clean else cond[:, :n]
+            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
+        ]
+
+    def _of_all_tokens(
+        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[Tensor]
+    ) -> list[Conditioning | None]:
+        """That of each modality's tokens, of which those from `own` on are of its references where these are clean."""
+        return [
+            cond
+            if cond is None or cond.ndim == 2 or name not in self.clean
+            else ConditioningRuns(cond, (n, x.shape[1] - n))
+            for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True)
+        ]
 
     def _conditioning(
         self,
-        timestep: Tensor | Mapping[str, Tensor] | None,
+        timestep: Tensor | float | Mapping[str, Tensor | float] | None,
         pooled: Tensor | None,
-        guidance: Tensor | None,
+        guidance: Tensor | float | None,
         batch: int,
+        like: Tensor,
+        clean: Collection[str],
     ) -> list[Tensor | None]:
-        """One `b dim_cond` vector for each modality."""
+        """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
+        token has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -262,41 +290,37 @@ class MMDiTModel(nn.Module):
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        if (pooled is None) != (self.pooled_embed is None):
-            wanted = "needs" if self.pooled_embed else "was built without"
-            raise ValueError(
-                f"this model {wanted} a pooled vector, got {'none' if pooled is None else tuple(pooled.shape)}"
-            )
+        parts: tuple[tuple[str, Any, nn.Module | None], ...] = (
+            ("guidance", guidance, self.guidance_embed),
+            ("a pooled vector", pooled, self.pooled_embed),
+        )
+        for what, given, embed in parts:
+            if (given is None) != (embed is None):
+                wanted = "was built without" if embed is None else "needs"
+                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
+
+        def of_number(embed: nn.Module, given: object, argument: str, each_token: bool = False) -> Tensor:
+            numbers = as_vector(given, argument, batch, like.device, each_token=each_token)
+            vector: Tensor = embed(numbers, like.dtype)
+            return vector
+
+        extra: Tensor | int = 0
+        if self.guidance_embed is not None:
+            extra = of_number(self.guidance_embed, guidance, "guidance")
+        if self.pooled_embed is not None:
+            shape = (batch, self.pooled_embed.dim_in)
+            if not isinstance(pooled, Tensor) or pooled.shape != shape:
+                raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
+            extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):
-            self._check_names(timestep, "timestep", self.modality_names, complete=True)
-        for t in timestep.values() if isinstance(timestep, Mapping) else (timestep,):
-            if t.shape != (batch,):
-                raise ValueError(f"timestep must have the shape (batch,) = ({batch},), got {tuple(t.shape)}")
-        extra = self._guidance(guidance, batch) + self._pooled(pooled, batch)
-        if isinstance(timestep, Mapping):
-            return [self.time_embed(timestep[name]) + extra for name in self.modality_names]
-        return [self.time_embed(timestep) + extra] * len(self.modality_names)
-
-    def _guidance(self, guidance: Tensor | None, batch: int) -> Tensor | int:
-        if (guidance is None) != (self.guidance_embed is None):
-            wanted = "needs" if self.guidance_embed else "was built without"
-            raise ValueError(f"this model {wanted} guidance, got {'none' if guidance is None else 'one'}")
-        if guidance is None or self.guidance_embed is None:
-            return 0
-        if guidance.shape != (batch,):
-            raise ValueError(f"guidance must have the shape (batch,) = ({batch},), got {tuple(guidance.shape)}")
-        return self.guidance_embed(guidance)
-
-    def _pooled(self, pooled: Tensor | None, batch: int) -> Tensor | int:
-        if pooled is None or self.pooled_embed is None:
-            return 0
-        wanted = (batch, self.pooled_embed.linear_in.in_features)
-        if pooled.shape != wanted:
-            raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {tuple(pooled.shape)}")
-        return self.pooled_embed(pooled)
-
-    def _check_names(self, given: Mapping[str, Any], argument: str, names: Sequence[str], *, complete: bool) -> None:
-        unknown = [name for name in given if name not in names]
-        missing = [name for name in names if name not in given] if complete else []
-        if unknown or missing:
-            raise ValueError(f"{argument} must be named {', '.join(names)}, got {', '.join(given) or 'none'}")
+            check_names(timestep, "timestep", self.modality_names, complete=True)
+            conds = []
+            for name in self.modality_names:
+                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", name not in clean)
+                conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
+        else:
+            conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
+        for i, name in enumerate(self.modality_names):
+            if name in clean:
+                conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
+        return [*conds]

@@ -36,10 +36,11 @@ class SequenceHead(nn.Module):
         return self.linear(self.norm(x, shift, scale))
 
     def modulate(self, cond: Tensor | None) -> ShiftScale:
-        """Shift and scale, `b 1 d`, of the conditioning `b dim_cond`; None of none."""
+        """Shift and scale, `b 1 d`, of the conditioning `b dim_cond` (`b n d` of one for each token); None of none."""
         if self.modulation is None or cond is None:
             return None, None
-        shift, scale = self.modulation(F.silu(cond)).unsqueeze(1).chunk(2, dim=-1)
+        made = self.modulation(F.silu(cond))
+        shift, scale = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(2, dim=-1)
         return shift, scale
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import check_conditioning, check_count, check_tokens
+from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
-from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, make_modulation
+from mmdit.layers.masks import Masks, enter_masked
+from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioning, OwnModulation, make_modulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
@@ -53,17 +54,17 @@ class ParallelBlock(nn.Module):
         self.attn = JointAttention(options, dim_inputs=[dim], names=[name], out_bias=False)
         self.feedforward = FeedForward(dim, options.feedforward)
 
-    def modulate(self, conds: Sequence[Tensor | None]) -> list[BlockModulation]:
-        """The block's own modulation, from the conditioning `b dim_cond`."""
+    def modulate(self, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
+        """The block's own modulation, from the conditioning."""
         return [self.modulation(cond) for cond in conds]
 
     def forward(
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | None = None,
-        time_cond: Tensor | Sequence[Tensor] | None = None,
-        modulations: Sequence[BlockModulation] | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | None = None,
+        time_cond: Conditioning | Sequence[Conditioning] | None = None,
+        modulations: Sequence[BlockModulation] | OwnModulation | None = None,
         rotary: Sequence[Tensor | None] | None = None,
         packing: Packing | None = None,
     ) -> tuple[Tensor]:
@@ -72,15 +73,18 @@ class ParallelBlock(nn.Module):
         Raises:
             ValueError: a shape, a mask's dtype or the conditioning is wrong; it names got and wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, [self.dim], self.modality_names, dims=self.token_dims)
+        check_tokens(modality_tokens, [self.dim], self.modality_names, "modality_tokens", dims=self.token_dims)
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
-        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
-        mod = self.modulate(conds)[0].spread(packing, 0) if modulations is None else modulations[0]
+        if modulations is None:
+            modulations = [self.modulate(conds)[0].spread(packing, 0)]
+        (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
-        x, state = self.residual.width(modality_tokens[0])
+        (tokens,), masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
+        x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
-        (attended,) = self.attn([normed], modality_masks, conds if self.attn.dim_cond else None, rotary, packing)
+        (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)
         return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)

@@ -41,7 +41,7 @@ class RotaryPlaces(nn.Module):
             if place is None or rotary is None or rotary.after is None:
                 continue
             other = self.modalities[rotary.after].rotary
-            last = torch.stack([places[rotary.after][:, axis].amax() for axis in other.axes]).amax()  # type: ignore[index,union-attr]
+            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes]).amax((0, 1))  # type: ignore[index,union-attr]
             for axis in rotary.axes:
                 place[:, axis] += last + 1
         return list(places.values())
@@ -100,5 +100,6 @@ def sequence_coordinates(
     """The place of each token of a sequence: `n count`, `scale * index` on each of `axes`, 0 elsewhere."""
     coordinates = torch.zeros(length, count, dtype=torch.float64, device=device)
     places = scale * torch.arange(length, dtype=torch.float64, device=device)
-    coordinates[:, list(axes)] = places[:, None].expand(-1, len(axes))
+    for axis in axes:  # one at a time: a list of indexes is copied to the device
+        coordinates[:, axis] = places
     return coordinates

@@ -26,11 +26,23 @@ def batch_of(inputs: Mapping[str, Given]) -> int:
     return batch
 
 
-def embed(module: nn.Module, x: Given, name: str) -> tuple[Tensor, tuple[int, ...] | None]:
-    """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end."""
+def length_of(x: Given) -> int:
+    """Tokens of a sequence, `b n d`, or of the longest in a list."""
+    return x.shape[1] if isinstance(x, Tensor) else max(len(each) for each in x)
+
+
+def embed(module: nn.Module, x: Given, name: str, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | None]:
+    """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end.
+
+    What stands where a mask, `b n`, is False is not read. Samples of different sizes have none.
+    """
     if isinstance(x, Tensor):
-        return module(x, name), None
-    pieces = [module(each.unsqueeze(0), f"{name}[{i}] (with a batch of 1)").squeeze(0) for i, each in enumerate(x)]
+        return module(x, name, mask), None
+    mask = mask if len({each.shape for each in x}) == 1 else None
+    pieces = [
+        module(each[None], f"{name}[{i}] (with a batch of 1)", None if mask is None else mask[i : i + 1]).squeeze(0)
+        for i, each in enumerate(x)
+    ]
     lengths = tuple(len(piece) for piece in pieces)
     return pad_sequence(pieces, batch_first=True), None if len({*lengths}) == 1 else lengths
 
@@ -60,7 +72,7 @@ def mask_of(lengths: tuple[int, ...] | None, longest: int, device: torch.device)
     """`b n`, True where a sample has a token."""
     if lengths is None:
         return None
-    return torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.stack([torch.arange(longest, device=device) < length for length in lengths])  # no copy to the device
 
 
 def sample(inputs: Mapping[str, Given], i: int) -> dict[str, Tensor]:

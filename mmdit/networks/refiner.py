@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmdit.layers.arguments import as_vector
+from mmdit.layers.masks import Masks
 from mmdit.networks.embeddings import VectorEmbed, make_timestep_embed
 from mmdit.networks.ragged import Given
 from mmdit.networks.transformer import MMDiT
@@ -29,13 +31,21 @@ class Refiner(nn.Module):
         self.transformer = MMDiT(options)
 
     def forward(
-        self, x: Tensor, given: Given, mask: Tensor | None, timestep: Tensor | None, cond: Tensor | None
+        self, x: Tensor, given: Given, mask: Tensor | None, timestep: Tensor | float | None, cond: Tensor | None
     ) -> Tensor:
-        """`x`: b n d, of what is `given`; `mask`: b n, True = valid; `timestep`: b; `cond`: b dim_cond -> b n d."""
-        if self.time_embed is not None and self.mean_embed is not None and timestep is not None:
-            cond = self.time_embed(timestep) + self.mean_embed(mean_of(given, mask))
+        """`x`: b n d, of what is `given`; `mask`: b n, True = valid, False where `x` is filled already; `timestep`: b;
+        `cond`: b dim_cond or b n dim_cond -> b n d.
+
+        Raises:
+            ValueError: the conditioning is its own, and the timestep is not one for each sample.
+        """
+        if self.time_embed is not None and self.mean_embed is not None:
+            t = as_vector(timestep, f"timestep of {self.transformer.modality_names[0]}", len(x), x.device)
+            cond = self.time_embed(t, x.dtype) + self.mean_embed(mean_of(given, mask).to(x.dtype))
         (refined,) = self.transformer(
-            modality_tokens=[x], modality_masks=[mask], time_cond=cond if self.conditioned else None
+            modality_tokens=[x],
+            modality_masks=Masks((mask,), filled=True),
+            time_cond=cond if self.conditioned else None,
         )
         return refined
 

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdit.layers.attention import join_masks
+from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import BlockModulation, join_modulations
 from mmdit.layers.registers import NoRegisterTokens, RegisterTokens
 from mmdit.layers.rotary import fill_tables
@@ -23,7 +24,7 @@ class OneStream(NamedTuple):
 
     tokens: Tensor
     table: Tensor | None
-    masks: list[Tensor | None] | None
+    masks: Masks | None
     packing: Packing | None
     lengths: list[int]
 
@@ -33,17 +34,19 @@ class Padded:
 
     packing = None
 
-    def __init__(self, masks: Sequence[Tensor | None], registers: Sequence[Registers]) -> None:
+    def __init__(self, masks: Masks, registers: Sequence[Registers]) -> None:
+        self.to_fill = (None,) * len(registers) if masks.filled else masks.by_modality  # where that has yet to be done
         # registers are valid everywhere
-        self.masks: list[Tensor | None] = [
+        with_registers = (
             None if mask is None else F.pad(mask, (r.count, 0), value=True)
-            for r, mask in zip(registers, masks, strict=True)
-        ]
+            for r, mask in zip(registers, masks.by_modality, strict=True)
+        )
+        self.masks = Masks(tuple(with_registers), filled=True)
         self.registers = registers
 
     def enter(self, x: Tensor, i: int) -> Tensor:
         """`x`: b n d -> b (r n) d."""
-        return self.registers[i](x)
+        return self.registers[i](fill_masked(x, self.to_fill[i]))
 
     def leave(self, x: Tensor, i: int) -> Tensor:
         """The reverse of `enter`."""
@@ -51,7 +54,12 @@ class Padded:
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
-        return None if place is None else F.pad(place, (0, 0, self.registers[i].count, 0))
+        if place is None:
+            return None
+        mask = self.to_fill[i]
+        if mask is not None and place.ndim == 2:  # of all samples
+            mask = mask.any(dim=0)
+        return F.pad(fill_masked(place, mask), (0, 0, self.registers[i].count, 0))
 
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
         """By modality: `b 1 d`, as it is."""
@@ -60,10 +68,10 @@ class Padded:
     def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> OneStream:
         """All tokens as one sequence."""
         lengths = [x.shape[1] for x in tokens]
-        mask = join_masks(list(self.masks), lengths, tokens[0])
+        mask = join_masks(list(self.masks.by_modality), lengths, tokens[0])
         filled = None if tables is None else fill_tables(tables, lengths)
         table = None if filled is None else torch.cat(filled, dim=-3)
-        return OneStream(torch.cat(list(tokens), dim=1), table, [mask], None, lengths)
+        return OneStream(torch.cat(list(tokens), dim=1), table, Masks((mask,), filled=True), None, lengths)
 
     def split(self, x: Tensor, stream: OneStream) -> Sequence[Tensor]:
         """The reverse of `join`."""
@@ -122,11 +130,10 @@ class Packed:
             return modulations[0].spread(stream.packing, 0)
 
         def joined(parts: Sequence[Tensor]) -> Tensor:
-            rows = (self.packing.spread(part, i) for i, part in enumerate(parts))
-            lengths = zip(rows, stream.lengths, strict=True)
+            lengths = zip(parts, stream.lengths, strict=True)
             return self.packing.join([row.expand(-1, length, -1) for row, length in lengths])
 
-        by_part = zip(*modulations, strict=True)
+        by_part = zip(*(m.spread(self.packing, i) for i, m in enumerate(modulations)), strict=True)
         return BlockModulation(*(None if parts[0] is None else joined(parts) for parts in by_part))
 
     def _in_front(self, i: int) -> Packing:

@@ -11,15 +11,18 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdit.layers.arguments import (
     check_conditioning,
-    check_count,
-    check_masks,
     check_positions,
     check_tokens,
 )
+from mmdit.layers.masks import Masks, check_masks
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
     BlockModulation,
+    Conditioning,
+    ConditioningRuns,
+    Modulate,
+    OwnModulation,
     StackModulation,
     make_modulation,
 )
@@ -102,8 +105,8 @@ class MMDiT(nn.Module):
         self,
         *,
         modality_tokens: Sequence[Tensor],
-        modality_masks: Sequence[Tensor | None] | Packing | None = None,
-        time_cond: Tensor | Sequence[Tensor] | None = None,
+        modality_masks: Sequence[Tensor | None] | Masks | Packing | None = None,
+        time_cond: Conditioning | Sequence[Conditioning] | None = None,
         modality_positions: Sequence[Tensor | None] | None = None,
         skip_last_feedforward: Collection[int] = (),
         modulation: StackModulation | None = None,
@@ -112,9 +115,10 @@ class MMDiT(nn.Module):
 
         Args:
             modality_tokens: N tensors `b n_i d_i`.
-            modality_masks: N masks `b n_i`, bool, True = valid, or None; masked tokens are attended to by none. Or a
-                `Packing` of them, which is used whether or not `varlen` is set.
-            time_cond: conditioning `b dim_cond`, or one such tensor for each modality.
+            modality_masks: N masks `b n_i`, bool, True = valid, or None. What stands at masked positions, nan and
+                inf included, changes nothing. Or a `Packing` of them, which is used whether or not `varlen` is set.
+            time_cond: conditioning `b dim_cond`, or one for each modality, which may be `b n_i dim_cond` (a vector for
+                each token) or `ConditioningRuns`.
             modality_positions: with `rotary_axes`, the coordinates of each modality's tokens on them, `n_i a` (or
                 `b n_i a`), or None for one whose tokens don't turn. Register tokens stand at 0.
             skip_last_feedforward: modalities whose feedforward in the last block is left out of this call.
@@ -126,10 +130,11 @@ class MMDiT(nn.Module):
         Raises:
             ValueError: a shape, a mask's dtype or the conditioning is wrong; it names the modality, got and wanted.
         """
-        check_count(modality_tokens, self.modality_names, "modality_tokens")
-        check_tokens(modality_tokens, self.dim_modalities, self.modality_names)
+        check_tokens(modality_tokens, self.dim_modalities, self.modality_names, "modality_tokens")
         batch = modality_tokens[0].shape[0]
-        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names)
+        lengths = [x.shape[1] for x in modality_tokens]
+        conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
+        self._check_per_token(conds)
         self._check_positions(modality_positions, modality_tokens)
         sequences = self._sequences(modality_masks, modality_tokens)
 
@@ -139,10 +144,10 @@ class MMDiT(nn.Module):
         mods: Sequence[BlockModulation] | None = None  # a block makes its own
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
-                mods = sequences.spread(known.blocks[index])
+                mods = sequences.spread(_along(known.blocks[index], conds))
             tokens = self._run(
                 block,
-                modality_tokens=tokens,
+                tokens,
                 modality_masks=sequences.masks,
                 time_cond=time_cond,
                 modulations=mods,
@@ -159,7 +164,8 @@ class MMDiT(nn.Module):
         )
 
     def modulate(self, time_cond: Tensor | Sequence[Tensor]) -> StackModulation:
-        """What the conditioning, `b dim_cond` or one for each modality, decides in every block: `b 1 d` each.
+        """What the conditioning, `b dim_cond` or one for each modality, decides in every block: `b 1 d` each. Of the
+        `k` vectors of runs, `b k dim_cond`: `b k d`.
 
         It depends on the conditioning alone, so that of all steps of a sampler can be computed in one call.
 
@@ -167,7 +173,9 @@ class MMDiT(nn.Module):
             ValueError: the conditioning is wrong, or the model was built without.
         """
         first = time_cond if isinstance(time_cond, Tensor) else time_cond[0]
-        conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names)
+        given = [time_cond] * len(self.modality_names) if isinstance(time_cond, Tensor) else time_cond
+        vectors = [x.shape[1] if x.ndim == 3 else 1 for x in given]
+        conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names, lengths=vectors)
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
         distinct, shared = _distinct(conds), self._shared(conds)
@@ -187,24 +195,30 @@ class MMDiT(nn.Module):
             raise ValueError(f"modulation is for a batch of {max(rows)}, got tokens with one of {batch}")
         return modulation
 
-    def _shared(self, conds: Sequence[Tensor | None]) -> StackModulation:
+    def _shared(self, conds: Sequence[Conditioning | None]) -> StackModulation:
         """What all joint blocks share, and all single-stream blocks."""
+        conds = [cond.vectors if isinstance(cond, ConditioningRuns) else cond for cond in conds]
         joint = tuple(make(cond) for make, cond in zip(self.shared_modulations, conds, strict=False))
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
-    def _run(self, block: nn.Module, **arguments: Any) -> Any:
-        if self.checkpoint_activations and torch.is_grad_enabled():
-            return checkpoint(block, use_reentrant=False, **arguments)
-        return block(**arguments)
+    def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:
+        if not self.checkpoint_activations or not torch.is_grad_enabled():
+            return block(modality_tokens=tokens, **arguments)
+
+        def run(*tokens: Tensor) -> Any:
+            return block(modality_tokens=tokens, **arguments)
+
+        # the random state that dropout draws from again is kept for the devices of what is passed by position
+        return checkpoint(run, *tokens, use_reentrant=False)
 
     def _single_stream(
         self,
         tokens: Sequence[Tensor],
         sequences: Padded | Packed,
-        conds: Sequence[Tensor | None],
+        conds: Sequence[Conditioning | None],
         tables: Sequence[Tensor | None] | None,
         known: StackModulation,
     ) -> Sequence[Tensor]:
@@ -215,23 +229,28 @@ class MMDiT(nn.Module):
         distinct = _distinct(conds)
         if len(distinct) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
+
+        def own(modulate: Modulate) -> list[BlockModulation]:
+            return [sequences.join_modulations([modulate([cond])[0] for cond in distinct], stream)]
+
+        mods: Sequence[BlockModulation] | OwnModulation = own
         for index, block in enumerate(self.single_blocks):
             if index < len(known.single_blocks):  # one that is shared is there for the first
-                mods = sequences.join_modulations(known.single_blocks[index], stream)
-            elif not known.single_blocks:
-                mods = sequences.join_modulations([block.modulate([cond])[0] for cond in distinct], stream)
+                mods = [sequences.join_modulations(_along(known.single_blocks[index], conds), stream)]
             (x,) = self._run(
                 block,
-                modality_tokens=[x],
+                [x],
                 modality_masks=stream.masks,
-                time_cond=conds[0],
-                modulations=[mods],
+                time_cond=_vector(conds[0]),
+                modulations=mods,
                 rotary=[stream.table],
                 packing=stream.packing,
             )
         return sequences.split(x, stream)
 
-    def _sequences(self, masks: Sequence[Tensor | None] | Packing | None, tokens: Sequence[Tensor]) -> Padded | Packed:
+    def _sequences(
+        self, masks: Sequence[Tensor | None] | Masks | Packing | None, tokens: Sequence[Tensor]
+    ) -> Padded | Packed:
         """Packed where that is asked for and saves anything."""
         lengths, batch = [x.shape[1] for x in tokens], tokens[0].shape[0]
         registers: Any = self.registers
@@ -239,10 +258,18 @@ class MMDiT(nn.Module):
             masks.check(tokens)
             return Packed(masks, registers)
         checked = check_masks(masks, tokens, self.modality_names)
-        if not self.varlen or not batch or all(mask is None for mask in checked):
+        if not self.varlen or not batch or all(mask is None for mask in checked.by_modality):
             return Padded(checked, registers)
-        packing = Packing.from_masks(checked, lengths, batch)
-        return Packed(packing, registers) if packing.has_padding else Padded([None] * len(lengths), registers)
+        packing = Packing.from_masks(checked.by_modality, lengths, batch)
+        return Packed(packing, registers) if packing.has_padding else Padded(Masks((None,) * len(lengths)), registers)
+
+    def _check_per_token(self, conds: Sequence[Conditioning | None]) -> None:
+        for i, (cond, name) in enumerate(zip(conds, self.modality_names, strict=True)):
+            if cond is None or (isinstance(cond, Tensor) and cond.ndim == 2):
+                continue
+            if self.registers[i].count or self.sample_gated:
+                other = "register tokens, which have none" if self.registers[i].count else "gating 'sample'"
+                raise ValueError(f"time_cond for {name}: a vector for each token does not go with {other}")
 
     def _check_positions(self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]) -> None:
         if (positions is None) != (self.rotary is None):
@@ -262,6 +289,20 @@ class MMDiT(nn.Module):
         return [None if place is None else self.rotary(place) for place in places]
 
 
-def _distinct(conds: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
+def _distinct(conds: Sequence[Conditioning | None]) -> Sequence[Conditioning | None]:
     """One vector for all modalities is the rule."""
     return conds[:1] if all(cond is conds[0] for cond in conds) else conds
+
+
+def _along(mods: Sequence[BlockModulation], conds: Sequence[Conditioning | None]) -> Sequence[BlockModulation]:
+    """Those made of the vectors of runs before, for every token."""
+    return [
+        mod.along(cond.lengths) if isinstance(cond, ConditioningRuns) else mod
+        for mod, cond in zip(mods, conds, strict=False)
+    ]
+
+
+def _vector(cond: Conditioning | None) -> Tensor | None:
+    """One for a whole stream, whose modulation is known."""
+    x = cond.vectors if isinstance(cond, ConditioningRuns) else cond
+    return x[:, 0] if x is not None and x.ndim == 3 else x

@@ -1,27 +1,29 @@
 """What a model is, as plain data: one frozen dataclass a part, which constructors, YAML, JSON Schema and docs read."""
 
 from mmdit.options.fields import OptionError, Options, as_data, option
-from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOptions
-from mmdit.options.parts import (
-    AttentionOptions,
-    FeedForwardOptions,
-    GuidanceOptions,
+from mmdit.options.modalities import (
     LinearInput,
     LinearOutput,
     MlpInput,
     ModalityOptions,
     ModalityRotary,
-    ModulationOptions,
-    NetworkAttentionOptions,
     PatchInput,
     PatchOutput,
-    PooledOptions,
     RefinerOptions,
+    TokenInput,
+)
+from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOptions
+from mmdit.options.parts import (
+    AttentionOptions,
+    FeedForwardOptions,
+    GuidanceOptions,
+    ModulationOptions,
+    NetworkAttentionOptions,
+    PooledOptions,
     ResidualOptions,
     RotaryOptions,
     SingleStreamOptions,
     TimestepOptions,
-    TokenInput,
 )
 
 __all__ = [

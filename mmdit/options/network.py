@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+from mmdit.options.modalities import LinearInput, MlpInput, ModalityOptions, PatchInput, TokenInput
+from mmdit.options.modality_keywords import NAMED, by_names, distinct, for_each
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
     GuidanceOptions,
-    LinearInput,
-    MlpInput,
-    ModalityOptions,
     ModulationOptions,
     NetworkAttentionOptions,
-    PatchInput,
     PooledOptions,
     ResidualOptions,
     RotaryOptions,
     SingleStreamOptions,
     TimestepOptions,
-    TokenInput,
 )
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
 TWO = ("text", "image")
+INPUTS = "as in input: {kind: linear, dim: 64}, or of an image input: {kind: patches, channels: 16, patch: 2}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,24 +58,24 @@ class JointAttentionOptions(Options):
         dim_head = self.dim_head or DEFAULT_DIM_HEAD
         return self.dim_joint_attn // dim_head, dim_head
 
-    def check(self) -> None:
+    def check(self) -> Iterator[OptionError]:
         width, (heads, dim_head) = self.dim_joint_attn, self.head_sizes
         if width is not None and self.heads is not None and self.dim_head is not None:
             if self.heads * self.dim_head != width:
                 message = f"dim_joint_attn must be heads * dim_head = {self.heads} * {self.dim_head} = "
-                raise OptionError(("dim_joint_attn",), f"{message}{self.heads * self.dim_head}, got {width}")
+                yield OptionError(("dim_joint_attn",), f"{message}{self.heads * self.dim_head}, got {width}")
         elif width is not None and heads * dim_head != width:
             name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
-            raise OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
+            yield OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
-            raise OptionError(("attention", "qk_layernorm"), message)
+            yield OptionError(("attention", "qk_layernorm"), message)
         if self.attention.gating == "sample" and self.dim_cond is None:
             message = "gating 'sample' comes from the conditioning vector, so set dim_cond"
-            raise OptionError(("attention", "gating"), message)
+            yield OptionError(("attention", "gating"), message)
         if self.unused_weights != "none" and self.attention.kind == "adaptive":
             message = "no published checkpoint is adaptive; leave unused_weights at none"
-            raise OptionError(("unused_weights",), message)
+            yield OptionError(("unused_weights",), message)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,72 +94,18 @@ class BlockOptions(JointAttentionOptions):
         "zero", "Gates start at 0, as in DiT, or at 1, as in the published `mmdit` package."
     )
 
-    def check(self) -> None:
-        super().check()
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
         if self.modulation != ModulationOptions() and self.dim_cond is None:
-            raise OptionError(("modulation",), "modulation comes from the conditioning vector, so set dim_cond")
+            yield OptionError(("modulation",), "modulation comes from the conditioning vector, so set dim_cond")
         if self.adaln == "identity" and not self.modulation.bias:
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
-            raise OptionError(("modulation", "bias"), message)
+            yield OptionError(("modulation", "bias"), message)
 
     @property
     def modulates_norms(self) -> bool:
         """Whether the conditioning scales what is normed; the norms have weights of their own where it does not."""
         return self.dim_cond is not None and self.modulation.parts != "gate"
-
-
-def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
-    """What errors and tables call the modalities; numbered where they have no names."""
-    if names is None:
-        return tuple(f"{what} {index}" for index in range(count))
-    if len(names) != count:
-        raise ValueError(
-            f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
-        )
-    return tuple(names)
-
-
-def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:
-    """The set of modality indexes in `given`, each checked to exist."""
-    for index in given:
-        if not 0 <= index < count:
-            raise ValueError(f"{argument} holds modality indexes below {count}, got {index}")
-    return frozenset(given)
-
-
-# The constructors' keywords speak of modalities by their places, options by their names.
-_NAMED = {"dim_modalities": MISSING, "modality_names": None}
-
-
-def _distinct(dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
-    labels = modality_labels(names, len(dims))
-    if len({*labels}) < len(labels):
-        raise ValueError(f"modality_names must differ from one another, got {labels}")
-    return labels
-
-
-def _by_names(argument: str) -> dict[str, Any]:
-    """The names of the modalities whose places a keyword gives."""
-
-    def named(given: Collection[int], dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
-        labels = modality_labels(names, len(dims))
-        return tuple(labels[i] for i in sorted(modality_indexes(given, len(dims), argument)))
-
-    return {"keywords": {argument: (), **_NAMED}, "made": named}
-
-
-def _for_each(argument: str, default: Any) -> dict[str, Any]:
-    """One value for all modalities, or by name its own for each."""
-
-    def values(given: Any, dims: Sequence[int], names: Sequence[str] | None) -> Any:
-        labels = modality_labels(names, len(dims))
-        if isinstance(given, (int, bool)):
-            return given
-        if len(given) != len(dims):
-            raise ValueError(f"{argument} must be one value or one for each of {', '.join(labels)}, got {len(given)}")
-        return dict(zip(labels, given, strict=True))
-
-    return {"keywords": {argument: default, **_NAMED}, "made": values}
 
 
 def _single_stream(kind: Any, depth: int) -> SingleStreamOptions | None:
@@ -182,9 +126,9 @@ class ModelOptions(BlockOptions):
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
-        keywords=_NAMED,
+        keywords=NAMED,
         made=lambda dims, names: {
-            name: ModalityOptions(dim=dim) for name, dim in zip(_distinct(dims, names), dims, strict=True)
+            name: ModalityOptions(dim=dim) for name, dim in zip(distinct(dims, names), dims, strict=True)
         },
         min_length=1,
     )
@@ -203,23 +147,23 @@ class ModelOptions(BlockOptions):
     register_tokens: Count | dict[Text, Count] = option(
         0,
         "Learned tokens in front of every modality (two_modality: of the image), or by modality; dropped at the end.",
-        **_for_each("num_register_tokens", 0),
+        **for_each("num_register_tokens", 0),
     )
     discard: tuple[Text, ...] = option(
         (),
         "Modalities not needed after the last block, which then holds only what the others attend to.",
-        **_by_names("discard"),
+        **by_names("discard"),
     )
     skip_last_feedforward: tuple[Text, ...] | None = option(
         None,
         "Modalities without a feedforward in the last block; unset: text for two_modality, none for generalized.",
-        **_by_names("skip_last_feedforward"),
+        **by_names("skip_last_feedforward"),
     )
     final_norm: Flag | dict[Text, Flag] | None = option(
         None,
         "An RMS norm on the tokens that come out, or by modality; unset: where a modality has no output head, whose "
         "norm would repeat it. Of two_modality only the image has one.",
-        **_for_each("final_norms", True),
+        **for_each("final_norms", True),
     )
     timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
     guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
@@ -304,134 +248,134 @@ class ModelOptions(BlockOptions):
 
     # ------------------------------------------------------------------------------------------------------- rules
 
-    def check(self) -> None:
-        super().check()
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
         names = self.names
         if self.variant == "two_modality" and names != TWO:
             message = f"two_modality needs exactly text, image in this order, got {', '.join(names)}"
-            raise OptionError(("modalities",), message)
-        self._check_names()
+            yield OptionError(("modalities",), message)
+        yield from self._check_names()
         if set(self.discard) == set(names):
             message = "every modality is discarded, so nothing would come out; keep at least one"
-            raise OptionError(("discard",), message)
+            yield OptionError(("discard",), message)
         for index, block in enumerate(self.attention.dual):
             if block >= self.depth:
                 message = f"block {block} does not exist; depth is {self.depth}"
-                raise OptionError(("attention", "dual", index), message)
+                yield OptionError(("attention", "dual", index), message)
         if self.attention.dual and self.modulation.shared:
             message = "the second attention of attention.dual has no shared modulation"
-            raise OptionError(("modulation", "shared"), message)
+            yield OptionError(("modulation", "shared"), message)
         if self.depth - 1 in self.attention.dual and names[-1] in self.discard and self.single_stream is None:
             message = f"the last block discards {names[-1]!r}, so it can't attend to it again"
-            raise OptionError(("attention", "dual"), message)
+            yield OptionError(("attention", "dual"), message)
         if self.unused_weights != "none" and not self.discard:
             message = "unused weights are those of a discarded modality; set discard"
-            raise OptionError(("unused_weights",), message)
-        self._check_conditioning()
-        self._check_single_stream()
-        self._check_rotary()
+            yield OptionError(("unused_weights",), message)
+        yield from self._check_conditioning()
+        yield from self._check_single_stream()
+        yield from self._check_rotary()
         for name in self.names:
-            self._check_streams(name)
+            yield from self._check_streams(name)
 
-    def _check_names(self) -> None:
+    def _check_names(self) -> Iterator[OptionError]:
         known = ", ".join(self.names)
-        for key in ("discard", "skip_last_feedforward"):
-            for index, name in enumerate(getattr(self, key) or ()):
-                if name not in self.names:
-                    message = f"{name!r} is no modality; the modalities are {known}"
-                    raise OptionError((key, index), message)
-        for key in ("register_tokens", "final_norm"):
+        for key in ("discard", "skip_last_feedforward", "register_tokens", "final_norm"):
             value = getattr(self, key)
-            for name in value if isinstance(value, dict) else ():
+            for place, name in enumerate(value if isinstance(value, (dict, tuple)) else ()):
                 if name not in self.names:
-                    raise OptionError((key, name), f"{name!r} is no modality; they are {known}")
+                    at = (key, name if isinstance(value, dict) else place)
+                    yield OptionError(at, f"{name!r} is no modality; the modalities are {known}")
         if self.variant == "two_modality":
             if isinstance(self.register_tokens, dict) and self.register_tokens.get("text"):
                 message = "two_modality has register tokens before the image alone"
-                raise OptionError(("register_tokens", "text"), message)
+                yield OptionError(("register_tokens", "text"), message)
             if isinstance(self.final_norm, dict) and self.final_norm.get("text"):
-                raise OptionError(("final_norm", "text"), "two_modality has a final norm of the image alone")
+                yield OptionError(("final_norm", "text"), "two_modality has a final norm of the image alone")
             if "image" in (self.skip_last_feedforward or ()):
                 message = "two_modality can skip the last feedforward of text alone"
-                raise OptionError(("skip_last_feedforward",), message)
+                yield OptionError(("skip_last_feedforward",), message)
 
-    def _check_streams(self, name: str) -> None:
+    def _check_streams(self, name: str) -> Iterator[OptionError]:
         modality, at = self.modalities[name], ("modalities", name)
         others = [each for other, m in self.modalities.items() for each in (other, *(m.inputs or ()))]
         for each in modality.inputs or ():
             if others.count(each) > 1:
-                raise OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
+                yield OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
         if modality.refiner is None:
             return
-        if modality.refiner.conditioning == "own" and (
-            self.timestep is None or not isinstance(modality.input, (LinearInput, MlpInput))
-        ):
+        conditioning = modality.refiner.conditioning
+        if conditioning == "own" and (self.timestep is None or not isinstance(modality.input, (LinearInput, MlpInput))):
             message = "it is made of the timestep and of an input of kind linear or mlp; set timestep and input"
-            raise OptionError((*at, "refiner", "conditioning"), message)
-        if modality.refiner.conditioning == "network" and self.dim_cond is None:
+            yield OptionError((*at, "refiner", "conditioning"), message)
+        elif conditioning == "network" and self.dim_cond is None:
             message = "the network has no conditioning; set dim_cond, or conditioning: none"
-            raise OptionError((*at, "refiner", "conditioning"), message)
-        try:
-            self.refiner(name)
-        except OptionError as error:
-            raise OptionError((*at, "refiner", *error.at), error.message) from None
+            yield OptionError((*at, "refiner", "conditioning"), message)
+        else:
+            try:
+                self.refiner(name)
+            except OptionError as error:
+                yield from (OptionError((*at, "refiner", *each.at), each.message) for each in error.all)
 
-    def _check_conditioning(self) -> None:
+    def _check_conditioning(self) -> Iterator[OptionError]:
         for name in self.discard:
-            if self.modalities[name].output is not None:
+            if name in self.modalities and self.modalities[name].output is not None:
                 message = f"{name!r} is discarded, so it can have no output head"
-                raise OptionError(("modalities", name, "output"), message)
+                yield OptionError(("modalities", name, "output"), message)
         for key in ("timestep", "guidance", "pooled"):
             if getattr(self, key) is None:
                 continue
             if self.dim_cond is None:
                 message = f"{key} conditions the blocks through dim_cond, which is null; set it"
-                raise OptionError((key,), message)
+                yield OptionError((key,), message)
             if self.timestep is None:
-                raise OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
-        if self.is_whole_network and self.dim_cond is not None and self.timestep is None:
-            message = "a whole network makes its conditioning from the timestep; set timestep"
-            raise OptionError(("timestep",), message)
+                yield OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
+        placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
+        if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
+            message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
+            yield OptionError(("timestep",), message)
 
-    def _check_single_stream(self) -> None:
+    def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
             return
         widths = {name: modality.dim for name, modality in self.modalities.items()}
         if len({*widths.values()}) > 1:
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
-            raise OptionError(("single_stream",), message)
+            yield OptionError(("single_stream",), message)
         if self.unused_weights != "none":
             message = "the single-stream blocks read every modality, so no weight is unused"
-            raise OptionError(("unused_weights",), message)
+            yield OptionError(("unused_weights",), message)
         if self.skip_last_feedforward:
             message = "the single-stream blocks read what the last feedforward gives"
-            raise OptionError(("skip_last_feedforward",), message)
+            yield OptionError(("skip_last_feedforward",), message)
 
-    def _check_rotary(self) -> None:
+    def _check_rotary(self) -> Iterator[OptionError]:
         axes = () if self.rotary is None else self.rotary.axes
         for name, modality in self.modalities.items():
             at, place = ("modalities", name, "rotary"), modality.rotary
             if place is None:
                 continue
             if self.rotary is None:
-                raise OptionError(at, "the model has no rotary axes; set rotary: {axes: [...]} below model")
+                yield OptionError(
+                    at, "the model has no rotary axes; set them below model, as in rotary: {axes: [32, 32]}"
+                )
             for index, axis in enumerate(place.axes):
                 if axis >= len(axes):
-                    raise OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
+                    yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
             if place.start is not None and len(place.start) != len(axes):
-                raise OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
+                yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
             if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
                 message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"
-                raise OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
+                yield OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
             other = None if place.after is None else self.modalities.get(place.after)
             if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
-                raise OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
+                yield OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
             if modality.input is None:
-                raise OptionError(at, f"{name!r} needs an input, which knows where its tokens are")
+                yield OptionError(at, f"{name!r} has no input, which knows where its tokens are; give it one, {INPUTS}")
         if self.rotary is None:
             return
         _, dim_head = self.head_sizes
         if sum(axes) != dim_head:
-            message = f"the axes share dim_head = {dim_head} features, got a sum of {sum(axes)}"
-            raise OptionError(("rotary", "axes"), message)
+            default = "" if self.dim_head or self.dim_joint_attn else ", its default"
+            message = f"the axes share the dim_head = {dim_head} features of a head{default}, got a sum of {sum(axes)}"
+            yield OptionError(("rotary", "axes"), message)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -17,6 +19,7 @@ from mmdit.weights.reader import WeightFiles
 __all__ = ["check_savable", "empty_model", "listed", "misfits", "unreadable"]
 
 SHOWN = 5  # tensors named in an error
+_NUMBER = re.compile(r"\.(\d+)(?=\.)")
 CANDIDATES = 1000  # names among which the nearest is looked for
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -30,9 +33,12 @@ def empty_model(files: WeightFiles, config: ModelOptions) -> nn.Module:
     modalities = len(config.modalities)
     needed = ((config.depth - 1) * 4 + 1) * modalities
     if not needed <= len(held) <= MAX_TENSORS:
+        has = (
+            _has("blocks", _lists(held).get("blocks", 0)) if len(held) < needed else f"at most {MAX_TENSORS:,} are read"
+        )
         raise CheckpointError(
-            f"{files.path}: does not fit the config: {config.depth} blocks of {modalities} modalities have at least "
-            f"{needed:,} tensors, the file has {len(held):,}, and at most {MAX_TENSORS:,} are read"
+            f"{files.path}: does not fit the config: {has}, in {len(held):,} tensors, the config {config.depth} of "
+            f"{modalities} modalities, in {needed:,} at least"
         )
     try:
         model = _meta_model(config)
@@ -55,17 +61,46 @@ def unreadable(wanted: Shapes, held: Mapping[str, TensorInfo]) -> list[str]:
 
 
 def misfits(wanted: Shapes, held: Shapes) -> list[str]:
-    """How the tensors that are held differ from those that are wanted."""
-    missing, unexpected = sorted(wanted.keys() - held.keys()), sorted(held.keys() - wanted.keys())
-    problems = [f"{named(name)} is missing{_nearest(name, unexpected)}" for name in missing[:SHOWN]]
+    """How the tensors that are held differ from those that are wanted: where it is in the number of blocks or in a size
+    throughout, that is said, and not each of the tensors."""
+    ours, theirs = _lists(wanted), _lists(held)
+    counts = {of: (theirs.get(of, 0), ours.get(of, 0)) for of in ours | theirs if theirs.get(of, 0) != ours.get(of, 0)}
+    problems = [f"{_has(of, has)}, the config {wants}" for of, (has, wants) in counts.items()]
+    missing, unexpected = (
+        sorted(name for name in some.keys() - others.keys() if _list_of(name) not in counts)
+        for some, others in ((wanted, held), (held, wanted))
+    )
+    problems += [f"{named(name)} is missing{_nearest(name, unexpected)}" for name in missing[:SHOWN]]
     problems += [f"{named(name)} is missing" for name in missing[SHOWN:]]
     problems += [f"{named(name)} is not in the model" for name in unexpected]
-    problems += [
-        f"{name} has the shape {list(held[name])}, wanted {list(wanted[name])}"
-        for name in sorted(wanted.keys() & held.keys())
-        if wanted[name] != held[name]
-    ]
-    return problems
+    other = [name for name in sorted(wanted.keys() & held.keys()) if wanted[name] != held[name]]
+    shapes = [f"{name} has the shape {list(held[name])}, wanted {list(wanted[name])}" for name in other]
+    sizes = Counter(
+        pair for name in other for pair in zip(held[name], wanted[name], strict=False) if pair[0] != pair[1]
+    )
+    if len(other) > SHOWN:
+        told = ", ".join(f"{has} where the config gives {wants}" for (has, wants), _ in sizes.most_common(SHOWN))
+        shapes = [f"{len(other):,} tensors have other sizes ({told}), such as {shapes[0]}"]
+    return problems + shapes
+
+
+def _list_of(name: str) -> str:
+    """What a tensor's first number counts: `blocks` of `blocks.0.norm.weight`."""
+    return next((name[: match.start()] for match in [_NUMBER.search(name)] if match), "")
+
+
+def _lists(names: Iterable[str]) -> dict[str, int]:
+    """How many there are of each, by the names' first numbers."""
+    found: dict[str, set[str]] = {}
+    for name in names:
+        if match := _NUMBER.search(name):
+            found.setdefault(name[: match.start()], set()).add(match[1])
+    return {of: len(numbers) for of, numbers in found.items()}
+
+
+def _has(of: str, count: int) -> str:
+    word = one_line(of.rpartition(".")[2].replace("_", " "), 60)
+    return f"it has {count} {word.removesuffix('s') if count == 1 else word}"
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from mmdit.weights.header import FLOATS, CheckpointError
 from mmdit.weights.matching import check_savable, empty_model
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import CONFIG, parse_size, writing
-from mmdit.weights.writer import HASH_KEY, Written, content_hash, digest, specs_of
+from mmdit.weights.writer import HASH_KEY, Written, common_dtype, content_hash, digest, specs_of
 
 __all__ = ["CheckpointError", "check_dtype", "filled", "load_weights", "own_metadata", "read_config", "save"]
 
@@ -97,6 +97,7 @@ def load_weights(
     with WeightFiles(path) as files:
         wanted = (read_config(files) if config is None else as_config(config)).model
         model = empty_model(files, wanted)
+        dtype = dtype or common_dtype(map(files.spec, files.tensors))
         tensors, digests = {}, {}
         for name in files.tensors:
             tensor = files.read(name)

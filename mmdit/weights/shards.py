@@ -19,13 +19,15 @@ __all__ = ["CONFIG", "not_an_export", "parse_size", "split", "writing"]
 
 CONFIG = "config.json"
 _UNITS = {"": 1, "B": 1}
-_UNITS |= {f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)}
-_UNITS |= {f"{prefix}IB": 1024**power for power, prefix in enumerate("KMGT", 1)}
-_WRITTEN = re.compile(r"config\.json|model(-\d{5,}-of-\d{5,}\.safetensors|\.safetensors(\.index\.json)?)", re.ASCII)
+_UNITS |= {f"{prefix}{unit}": 1000**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
+_UNITS |= {f"{prefix}I{unit}": 1024**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
+_WRITTEN = re.compile(
+    r"config\.json|(diffusion_pytorch_)?model(-\d{5,}-of-\d{5,}\.safetensors|\.safetensors(\.index\.json)?)", re.ASCII
+)
 
 
 def parse_size(size: str | int) -> int:
-    """Bytes: a whole number, or a text such as `5GB` (powers of 1000), `4.5GiB` (of 1024), `800000`.
+    """Bytes: a whole number, or a text such as `5GB` or `5G` (powers of 1000), `4.5GiB` (of 1024), `800000`.
 
     Raises:
         ValueError: it is no size, or less than a byte.

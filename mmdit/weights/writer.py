@@ -6,16 +6,15 @@ import hashlib
 import json
 import math
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mmdit.weights.header import DTYPES, MAX_HEADER, TensorInfo, named
-
-__all__ = ["HASH_KEY", "TensorSpec", "Written", "content_hash", "digest", "layout_of", "specs_of", "write_tensors"]
 
 HASH_KEY = "mmdit_sha256"
 _METADATA = "__metadata__"
@@ -57,6 +56,11 @@ def specs_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) ->
         name: TensorSpec(dtype if dtype is not None and x.is_floating_point() else x.dtype, tuple(x.shape))
         for name, x in tensors.items()
     }
+
+
+def common_dtype(specs: Iterable[TensorSpec]) -> torch.dtype:
+    """The narrowest type that holds the numbers of all."""
+    return reduce(torch.promote_types, (spec.dtype for spec in specs))
 
 
 def write_tensors(

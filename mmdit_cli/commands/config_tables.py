@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import Column, listing, note, tokens_text
@@ -23,7 +22,7 @@ def config_tables(sizes: Sequence[ShippedConfig], width: int) -> list[Renderable
         Column("bf16", lambda s: f.bytes_(s.weight_bytes["bf16"]), 56),
         Column("blocks", lambda s: str(s.blocks), 64),
         Column("tokens", lambda s: tokens_text(s.tokens), 88, "word"),
-        Column("about", lambda s: Text(s.about), 120, "text"),
+        Column("about", lambda s: s.about, 120, "text"),
     )
     table = listing("configs that --config takes", sizes, columns, width, tight=False)
     return [table, note("mmdit configs NAME prints the file.")]

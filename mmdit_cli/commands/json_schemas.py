@@ -14,10 +14,9 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def config_schema() -> dict[str, Any]:
     """What an editor needs to check and complete a config file."""
-    from mmdit.config.file import adapter
     from mmdit_cli.request.tool_config import ToolConfig
 
-    schema = adapter(ToolConfig).json_schema()
+    schema = TypeAdapter(ToolConfig).json_schema()
     return {"$schema": DIALECT, **schema, "title": "mmdit config"}
 
 
@@ -29,9 +28,13 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig",),
 }
-BESIDE = {  # what only some documents have: a class, and whether it is a list of them
-    "profile": {"baseline": ("profile.baseline:BaselineChange", True), "growth": ("profile.growth:Growth", True)},
-    "train-toy": {"comparison": ("toy.comparison:Comparison", False)},
+BESIDE = {  # what only some documents have: a type, and whether it is a list of them
+    "profile": {
+        "conditions": ("profile.conditions:Conditions", False),
+        "baseline": ("profile.baseline:BaselineChange", True),
+        "growth": ("profile.growth:Growth", True),
+    },
+    "train-toy": {"comparison": ("toy.comparison:Comparison", False), "precision": ("toy.trainer:Precision", False)},
 }
 
 

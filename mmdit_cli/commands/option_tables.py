@@ -8,7 +8,8 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_origin
 
 from mmdit.options import ModelOptions, Options
-from mmdit.options.fields import alternatives, as_data, described, fields_of, types_of
+from mmdit.options.fields import as_data, described
+from mmdit.options.values import alternatives, fields_of, types_of
 from mmdit_cli.output.renderings import table
 
 WORDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Any: "anything"}
@@ -18,7 +19,7 @@ BOUNDS = {"gt": "> {}", "ge": ">= {}", "lt": "< {}", "le": "<= {}", "multiple_of
 def key_table(schema: type[Options]) -> str:
     """Every key of a config file: its dotted path, what it may be, its default and its sentence."""
     rows = [[f"`{path}`", values, default, text] for path, values, default, text in _keys(schema, "")]
-    return table(["key", "values", "default", "what it is"], rows) + "\n"
+    return table(["key", "values", "default", "what it is"], rows, _cell) + "\n"
 
 
 def keyword_table(options: type[Options] = ModelOptions) -> str:
@@ -31,13 +32,13 @@ def keyword_table(options: type[Options] = ModelOptions) -> str:
         if own:
             defaults = ", ".join(f"`{default!r}`" for default in own.values() if default is not MISSING)
             rows.append([", ".join(f"`{name}`" for name in own), defaults, text])
-    return table(["keyword", "default", "what it is"], rows) + "\n"
+    return table(["keyword", "default", "what it is"], rows, _cell) + "\n"
 
 
 def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
     for each in fields_of(schema):
         path, kinds = f"{prefix}{each.name}", types_of(schema)[each.name]
-        inner = [kind for kind in kinds if is_dataclass(kind)]
+        inner: list[Any] = [kind for kind in kinds if is_dataclass(kind)]
         yield path, _values(each, kinds), _default(each, inner), each.metadata.get("description", "")
         for kind in kinds:
             if get_origin(kind) is dict:
@@ -46,7 +47,7 @@ def _keys(schema: type, prefix: str) -> Iterator[tuple[str, str, str, str]]:
         for kind in inner:
             named = types_of(kind).get("kind", [])
             tag = f"({get_args(named[0])[0]})" if len(inner) > 1 else ""
-            yield from _keys(kind, f"{path}{tag}.")  # type: ignore[arg-type]
+            yield from _keys(kind, f"{path}{tag}.")
 
 
 def _values(each: Field[Any], kinds: Sequence[Any]) -> str:
@@ -71,3 +72,7 @@ def _default(each: Field[Any], inner: Sequence[Any]) -> str:
         return "as below"
     value = as_data(each.default)
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _cell(markdown: str) -> str:
+    return markdown.replace("|", "\\|")

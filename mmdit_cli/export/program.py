@@ -21,10 +21,10 @@ from torch.utils._pytree import (
 )
 
 from mmdit.config.yaml_document import one_line
-from mmdit.options import PatchInput, TokenInput
+from mmdit.options import PatchInput
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import ToolConfig, is_video, reach
 
 Path_ = tuple[str | int, ...]  # where a tensor stands in the arguments of a call
 Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's arguments to outputs by modality
@@ -137,7 +137,7 @@ def example_call(config: ToolConfig, size: tuple[int, int, tuple[int, int]], **o
     """
     batch, length, grid = size
     tokens = {name: _tokens(end, length, grid) for name, end in config.model.inputs.items()}
-    videos = [name for name, end in config.model.inputs.items() if isinstance(end, PatchInput) and len(end.sizes) == 3]
+    videos = [name for name, end in config.model.inputs.items() if is_video(end)]
     small = replace(config.run, tokens=tokens, frames=dict.fromkeys(videos, length), batch_size=batch)
     padded = replace(config.model, varlen=False)
     call = example_inputs(replace(config, run=small, model=padded), **options).kwargs
@@ -226,16 +226,12 @@ def output_difference(
 
 def _most(end: Any) -> int:
     """Tokens of a sequence, or rows and columns of an image, that an input takes at most."""
-    if isinstance(end, TokenInput):
-        return end.max_length
-    if isinstance(end, PatchInput):
-        return end.max_size if end.positions != "none" else MOST_PATCHES
-    return MOST_TOKENS
+    return reach(end) or (MOST_PATCHES if isinstance(end, PatchInput) else MOST_TOKENS)
 
 
 def _tokens(end: Any, length: int, grid: tuple[int, int]) -> int:
     if isinstance(end, PatchInput):
-        return min(grid[0], _most(end)) * min(grid[1], _most(end)) * (length if len(end.sizes) == 3 else 1)
+        return min(grid[0], _most(end)) * min(grid[1], _most(end)) * (length if is_video(end) else 1)
     return min(length, _most(end))
 
 

@@ -48,9 +48,9 @@ EXTRA = "mmdit.json"  # within a pt2 file
 def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportResult:
     """Write a model as a program that runs without this package, for any batch and any number of tokens.
 
-    A pt2 file (`torch.export.load(path).module()`) is called as the model is. An ONNX file takes the tensors one by
-    one, named after their modalities (`text`, `text_mask`, ..., `timestep`), and gives `image_out`. Masks are inputs
-    for the modalities that the config's `run.mask` names.
+    A pt2 file (`torch.export.load(path).module()`) is called as the model is, on the device that it was made on. An
+    ONNX file takes the tensors one by one, named after their modalities (`text`, `text_mask`, ..., `timestep`), and
+    gives `image_out`. Masks are inputs for the modalities that the config's `run.mask` names.
 
     Args:
         asked: its `out` is a file; of `onnx` a name that does not end in `.onnx` is that of a folder, which gets the
@@ -78,6 +78,9 @@ def export_program(config: ToolConfig, asked: Export, *, format: str) -> ExportR
             f"which gets {GRAPH} and {WEIGHTS}"
         )
     about = asked.about(config, file)
+    if format == "pt2":  # whose graph makes its own tensors, and names the device
+        about["device"] = str(device)
+        asked.on_message(f"{out} is a program for {device}; for another device export it there, by --device")
     call = example_call(config, TRACED, **asked.drawn)
     make = _Pt2 if format == "pt2" else _Onnx
     program = make(model, config, call, own_metadata(config.model) | about, asked.on_progress)

@@ -117,7 +117,7 @@ def fresh_or_read(config: ModelOptions, file: Path | None, asked: Export) -> nn.
         return load_weights(file, config, device=asked.device, dtype=asked.weights_dtype, verify=hashed)
     torch.manual_seed(asked.seed)
     with asked.device:
-        return build(config).to(asked.weights_dtype).eval()
+        return build(config, dtype=asked.weights_dtype).eval()
 
 
 def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, asked: Export) -> float:
@@ -146,8 +146,8 @@ def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, a
 
 def _outputs(model: nn.Module, config: ToolConfig, asked: Export) -> dict[str, torch.Tensor]:
     """What a model makes of a few random tokens."""
-    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
-    config = replace(config, run=replace(config.run, tokens=small))
+    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.inputs}
+    config = replace(config, run=replace(config.run, tokens=small, frames={}))
     inputs = example_inputs(config, batch_size=1, **asked.drawn)
     with torch.inference_mode():
         return outputs_by_name(config, model.eval()(**inputs.kwargs))

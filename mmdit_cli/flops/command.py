@@ -66,14 +66,14 @@ def command(
     from mmdit_cli.request.sweep import load_grid
 
     with without_compiler():
-        results = []
-        for point in load_grid(request, sweep):
+        grid, results = load_grid(request, sweep), []
+        for point in grid:
             with possible(point.config):
                 result = count_flops(
                     point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
                 )
             results.append(result)
-    request.show(results, lambda width: flops_tables(results, width))
+    request.show(results, lambda width: flops_tables(results, width), configs=[point.config for point in grid])
 
 
 def read_budget(

@@ -9,7 +9,17 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
+from mmdit_cli.output.tables import (
+    NEVER,
+    Column,
+    Row,
+    listing,
+    note,
+    padding_notes,
+    share_bar,
+    side_by_side,
+    tokens_text,
+)
 from mmdit_cli.request.sweep import point_columns
 
 if TYPE_CHECKING:
@@ -135,7 +145,7 @@ def _training(results: Sequence[FlopsResult]) -> Table:
         row("utilization, model", lambda p: f.percent(p.utilization), timed),
         row("  executed", lambda p: f.percent(p.executed_utilization), timed),
         row("time", lambda p: _hours(p.hours), timed),
-        row("  in days", lambda p: f.number(p.hours and p.hours / 24), timed),
+        row("  in days", lambda p: _days(p.hours), timed),
         row("card hours", lambda p: f.number(p.card_hours), timed),
     )
     return _labelled("training budget", results, rows)
@@ -175,9 +185,11 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
     notes.append(f"Not counted ({how}): {', '.join(names)}.")
     if first.elementwise is not None:
         notes.append(f"Elementwise, our own convention: {first.elementwise.convention}.")
+    if padding := padding_notes(results):
+        notes += [f"{padding[0]} A token: one as it comes in, the padding included."]
     plan = first.training
     if plan is not None:
-        notes.append("Budget: run.batch_size samples a step, all cards together; model FLOPs, the padding included.")
+        notes.append("Budget: run.batch_size samples a step, all cards together; model FLOPs.")
         if plan.card is not None and swept:
             notes.append(f"Time: {_hardware(plan)} at {f.percent(plan.utilization)} utilization.")
     return notes
@@ -200,3 +212,7 @@ def _hours(hours: float | None) -> str:
     if hours is None:
         return f.MISSING
     return f"{f.number(hours)} h" if hours >= 1 else f.seconds(hours * 3600)
+
+
+def _days(hours: float | None) -> str:
+    return "under 0.01" if hours is not None and hours < 0.24 else f.number(hours and hours / 24)

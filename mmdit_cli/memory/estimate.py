@@ -8,6 +8,7 @@ the whole model. Where those two blocks do not differ by the same amount through
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from mmdit.networks.transformer import MMDiT
 from mmdit_cli.memory.fake_tensors import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
 from mmdit_cli.memory.measured import Phase, highest
+from mmdit_cli.memory.training import OPTIMIZERS, PROFILED, OptimizerName, Training
 from mmdit_cli.model_parts.components import OTHER, Component
 from mmdit_cli.model_parts.flop_count import meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER, Follower
@@ -51,6 +53,8 @@ class MemoryEstimate:
     peak: int
     peak_phase: str
     kernels: str
+    ema: int = 0
+    training: Training | None = None
 
 
 def estimate(
@@ -61,15 +65,19 @@ def estimate(
     batch_size: int | None = None,
     checkpoint: bool | None = None,
     *,
+    training: Training = PROFILED,
     whole: bool = False,
 ) -> MemoryEstimate:
-    """Estimate the memory of one call as `profile` makes it; nothing of the model's size is allocated.
+    """Estimate the memory of one call, without `training` as `profile` makes it; nothing of the model's size is
+    allocated.
 
     Args:
-        mode: "forward" without gradients, or "train": forward, backward and AdamW's step, its state being there.
+        mode: "forward" without gradients, or "train": forward, backward and the optimizer's step, its state being
+            there.
         device: a CUDA device that torch does not see is stood in for by the CPU's operators.
         batch_size: None: the config's.
         checkpoint: recompute each block's activations in the backward pass; None: as the config says.
+        training: what a step of mode "train" keeps.
         whole: run every block.
 
     Raises:
@@ -79,31 +87,37 @@ def estimate(
         checkpoint = config.model.checkpoint_activations
     kernels = "cuda" if device.type == "cuda" and torch.cuda.is_available() else "cpu"
     fake = torch.device(device if kernels == "cuda" else "cpu")
+    kept = training.weights_dtype(dtype) if mode == "train" else dtype
     with possible(config):
-        inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
-        model = meta_model(config, dtype, checkpoint=checkpoint)
+        inputs = example_inputs(config, device="meta", dtype=kept, batch_size=batch_size)
+        model = meta_model(config, kept, checkpoint=checkpoint)
     model.train(mode == "train").requires_grad_(mode == "train")
+    if mode == "train":
+        training.freeze(model)
     weights, parameters = model_bytes(model), sum(p.numel() for p in model.parameters())
     runs = [] if whole else _shorten(model)
     with possible(config), FakeTensorMode():
         fake_parameters(model, fake)
-        tracker, after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake))
+        # its cache of cast weights ends with the forward pass, and holds less than the gradients that come after it
+        autocast = nullcontext() if kept == dtype else torch.autocast(fake.type, dtype, cache_enabled=False)
+        tracker, after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake), autocast)
     added = [_added(tracker, run) for run in runs]
     if any(each is None for each in added):
-        return estimate(config, mode, dtype, device, batch_size, checkpoint, whole=True)
+        return estimate(config, mode, dtype, device, batch_size, checkpoint, training=training, whole=True)
     lengthened = [(run, *each) for run, each in zip(runs, added, strict=True) if each is not None]
     grown_forward = sum(run.missing * forward for run, forward, _ in lengthened)
     grown_backward = sum(run.missing * backward for run, _, backward in lengthened)
     phases = [
         Phase(FORWARD, 0, _peak(tracker, FORWARD, lengthened), after_forward + grown_forward),
     ]
-    gradients = optimizer = 0
+    gradients = optimizer = ema = 0
     if mode == "train":
         left = after_backward + grown_backward
         phases.append(Phase(BACKWARD, phases[0].end, _peak(tracker, BACKWARD, lengthened), left))
         shapes = _with_gradients(model, runs)
         gradients = sum(torch.Size(shape).numel() * kind.itemsize * count for shape, kind, count in shapes)
-        optimizer, temporaries = _adamw(shapes, str(fake), device.type == "cuda")
+        optimizer, temporaries = _stepped(training.optimizer, shapes, str(fake), device.type == "cuda")
+        ema = weights if training.ema else 0
         phases.append(Phase(OPTIMIZER, left, left + temporaries, 0))
     top = highest(phases)
     return MemoryEstimate(
@@ -118,9 +132,11 @@ def estimate(
         optimizer=optimizer,
         activations=phases[0].end,
         temporaries=top.temporaries,
-        peak=weights + optimizer + top.peak,
+        peak=weights + optimizer + ema + top.peak,
         peak_phase=top.name,
         kernels=kernels,
+        ema=ema,
+        training=training if mode == "train" else None,
     )
 
 
@@ -195,7 +211,9 @@ class _Blocks(Follower):
             self.last = index if self.phase == FORWARD else min(index, self.last)
 
 
-def _run(model: nn.Module, config: ToolConfig, kwargs: dict[str, Any]) -> tuple[StorageTracker, int, int]:
+def _run(
+    model: nn.Module, config: ToolConfig, kwargs: dict[str, Any], autocast: AbstractContextManager[Any]
+) -> tuple[StorageTracker, int, int]:
     """What was held when, and bytes held after the forward and the backward pass, as `profile` calls the model."""
     blocks = _Blocks(model)
     tracker = StorageTracker(lambda: (blocks.phase, blocks.last))
@@ -205,7 +223,10 @@ def _run(model: nn.Module, config: ToolConfig, kwargs: dict[str, Any]) -> tuple[
             with torch.no_grad():
                 model(**kwargs)
             return tracker, tracker.held, 0
-        loss = outputs_sum(outputs_by_name(config, model(**kwargs)))
+        with autocast:
+            outputs = outputs_by_name(config, model(**kwargs))
+        loss = outputs_sum(outputs)
+        del outputs
         forward = tracker.held
         blocks.start(BACKWARD)
         loss.backward()
@@ -223,16 +244,17 @@ def _with_gradients(model: nn.Module, runs: list[_Run]) -> Shapes:
 
 
 @lru_cache(maxsize=16)
-def _adamw(shapes: Shapes, device: str, foreach: bool) -> tuple[int, int]:
-    """Bytes of AdamW's state, and of what its step takes besides: one parameter after another, or (as on CUDA) all at
-    once. Each shape is stepped once."""
+def _stepped(name: OptimizerName, shapes: Shapes, device: str, foreach: bool) -> tuple[int, int]:
+    """Bytes of an optimizer's state, and of what its step takes besides: one parameter after another, or (as on CUDA)
+    all at once. Each shape is stepped once."""
     with FakeTensorMode():
         parameters = []
         for shape, kind, _ in shapes:
             p = nn.Parameter(torch.empty(shape, dtype=kind, device=device))
             p.grad = torch.empty_like(p)
             parameters.append(p)
-        optimizer = torch.optim.AdamW(parameters, lr=0.0, foreach=foreach)
+        momentum = {"momentum": 0.9} if name == "sgd" else {}
+        optimizer = OPTIMIZERS[name](parameters, lr=0.0, foreach=foreach, **momentum)
         optimizer.step()
         tracker = StorageTracker()
         tracker.ignore([parameters, [p.grad for p in parameters], [list(s.values()) for s in optimizer.state.values()]])

@@ -29,8 +29,9 @@ class MemoryUse:
     `peak_phase` says in which phase the peak fell, and `temporaries` how much of it that phase gave back: the peak is
     weights + optimizer + what the phase held longer (activations, gradients, or the more of both) + temporaries.
 
-    On CUDA `allocated` and `reserved` are the caching allocator's highest figures for the whole process, and `process`
-    what the card has in use, its context and other programs included. On the CPU `process` is the highest resident set
+    On CUDA `allocated` and `reserved` are the caching allocator's highest figures during the call for the whole
+    process, without what it had kept of memory that was given back before; `process` is what the card has in use, its
+    context and other programs included. On the CPU `process` is the highest resident set
     since the process began.
     """
 
@@ -117,11 +118,12 @@ class _CudaRecord:
 
     def __init__(self, device: torch.device) -> None:
         self.device, self.name, self.start = device, FORWARD, 0
-        self.base, self.allocated = 0, 0
+        self.base, self.allocated, self.reserved = 0, 0, 0
         self.phases: list[Phase] = []
 
     def run(self, call: Callable[[], object]) -> list[Phase]:
         torch.cuda.synchronize(self.device)
+        torch.cuda.empty_cache()  # of buffers that measured something else
         self.base = torch.cuda.memory_allocated(self.device)
         torch.cuda.reset_peak_memory_stats(self.device)
         call()
@@ -137,14 +139,14 @@ class _CudaRecord:
     def _end(self) -> None:
         peak, now = torch.cuda.max_memory_allocated(self.device), torch.cuda.memory_allocated(self.device)
         self.allocated = max(self.allocated, peak)
+        self.reserved = max(self.reserved, torch.cuda.max_memory_reserved(self.device))
         self.phases.append(Phase(self.name, self.start, peak - self.base, now - self.base))
         self.start = now - self.base
         torch.cuda.reset_peak_memory_stats(self.device)
 
     def process(self) -> dict[str, int]:
         free, total = torch.cuda.mem_get_info(self.device)
-        reserved = torch.cuda.memory_reserved(self.device)  # it gives nothing back by itself: now is the most
-        return {"allocated": self.allocated, "reserved": reserved, "process": total - free}
+        return {"allocated": self.allocated, "reserved": self.reserved, "process": total - free}
 
 
 class _CpuRecord:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.table import Table
 
+from mmdit_cli.memory.training import TRAINED
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, side_by_side, tokens_text
 from mmdit_cli.request.sweep import point_columns
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from mmdit_cli.memory.verdict import MemoryVerdict
 
 TITLE = "profile: estimated memory"
-PARTS = ("weights", "gradients", "optimizer", "activations", "temporaries")
+PARTS = ("weights", "ema", "gradients", "optimizer", "activations", "temporaries")
 
 
 def estimate_tables(results: Sequence[MemoryVerdict], width: int) -> list[RenderableType]:
@@ -27,6 +28,7 @@ def estimate_tables(results: Sequence[MemoryVerdict], width: int) -> list[Render
     asked = results[0].memory is not None
     rows = [
         Row("mode", lambda r: r.mode + (", checkpointed" if r.memory_bytes.checkpointed else "")),
+        Row("training", lambda r: r.training.described(r.dtype), when=results[0].training is not None),
         Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}"),
         Row("parameters", lambda r: f.count(r.parameters)),
     ]
@@ -45,7 +47,7 @@ def estimate_tables(results: Sequence[MemoryVerdict], width: int) -> list[Render
 
 def memory_rows(results: Sequence[Any]) -> list[Row]:
     """What the memory of a call is made of, as far as any result has it."""
-    held = [part for part in PARTS if any(getattr(r.memory_bytes, part) for r in results)]
+    held = [part for part in PARTS if any(getattr(r.memory_bytes, part, 0) for r in results)]
     return [Row(part, partial(_bytes_of, part)) for part in held]
 
 
@@ -88,6 +90,10 @@ def _changes(results: Sequence[MemoryVerdict]) -> Table:
 
 def _notes(results: Sequence[MemoryVerdict]) -> list[str]:
     notes = ["Estimated under fake tensors, without building the model; the inputs are apart."]
+    if results[0].training == TRAINED:
+        notes.append(
+            "Training: as train-toy trains. --precision pure --no-ema: the step that profile --mode train runs."
+        )
     if any(r.memory_bytes.kernels == "cpu" for r in results):
         notes.append("Operators: the CPU's. A CUDA device may choose others; its context takes memory besides.")
     else:

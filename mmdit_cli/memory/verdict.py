@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
-
-from mmdit_cli.memory.estimate import MemoryEstimate, Mode, estimate
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.memory.demand import Demand, changed, largest, shrunk
+from mmdit_cli.memory.estimate import MemoryEstimate, Mode
+from mmdit_cli.memory.training import Training
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,8 @@ class SettingEffect:
 class MemoryVerdict:
     """An estimate against a memory of `memory` bytes (None: none was named, and what follows from it is None).
 
-    `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits. `point` is what a sweep
-    set.
+    `spare` is negative by what is missing; `largest_batch` is 0 where not even one sample fits. `training` is what was
+    estimated, None of a forward pass. `point` is what a sweep set.
     """
 
     config: str
@@ -41,83 +39,38 @@ class MemoryVerdict:
     spare: int | None
     largest_batch: int | None
     changes: list[SettingEffect]
+    training: Training | None = None
     point: dict[str, Any] = field(default_factory=dict)
 
 
-def judge_memory(
-    config: ToolConfig,
-    mode: Mode,
-    dtype: torch.dtype,
-    device: torch.device,
-    memory: int | None,
-    point: dict[str, Any] | None = None,
-) -> MemoryVerdict:
-    """Estimate a config's memory, the largest batch that fits into `memory` bytes, and what could be changed.
+def judge_memory(demand: Demand, memory: int | None, point: dict[str, Any] | None = None) -> MemoryVerdict:
+    """Estimate a demand, the largest batch that fits into `memory` bytes, and what could be changed: where it does not
+    fit, the batch and the resolution as well.
 
     Raises:
         UserError: the model's sizes are beyond any machine.
     """
-
-    def peak(dtype: torch.dtype = dtype, batch: int | None = None, checkpoint: bool | None = None) -> int:
-        return estimate(config, mode, dtype, device, batch, checkpoint).peak
-
-    use = estimate(config, mode, dtype, device)
-    changed = {
-        text: peak(kind, None, checkpoint) for text, (kind, checkpoint) in _settings(config, mode, dtype).items()
-    }
+    use, training = demand.estimate(), demand.training
+    fits = None if memory is None else use.peak <= memory
+    ways = changed(demand)
+    if use.training is not None and training.precision == "mixed" and demand.dtype.itemsize == 2:
+        ways["--precision pure"] = replace(demand, training=replace(training, precision="pure"))
+    if memory is not None and not fits:
+        ways |= shrunk(demand, memory)
+    peaks = {text: each.peak() for text, each in ways.items()}
     return MemoryVerdict(
-        config=config.name,
-        mode=mode,
+        config=demand.config.name,
+        mode=demand.mode,
         dtype=use.dtype,
         batch_size=use.batch_size,
-        tokens=config.all_tokens(),
+        tokens=demand.config.all_tokens(),
         parameters=use.parameters,
         memory_bytes=use,
         memory=memory,
-        fits=None if memory is None else use.peak <= memory,
+        fits=fits,
         spare=None if memory is None else memory - use.peak,
-        largest_batch=None if memory is None else largest(lambda batch: peak(batch=batch), memory),
-        changes=[SettingEffect(text, p, None if memory is None else p <= memory) for text, p in changed.items()],
+        largest_batch=None if memory is None else largest(lambda n: replace(demand, batch_size=n).peak(), memory),
+        changes=[SettingEffect(text, peak, None if memory is None else peak <= memory) for text, peak in peaks.items()],
+        training=use.training,
         point=point or {},
     )
-
-
-def largest(size: Callable[[int], int], limit: int, *, most: int | None = None) -> int:
-    """The largest n from 1 (to `most`) with `size(n) <= limit`, 0 where there is none; `size` must not fall.
-
-    Sizes mostly lie on a line, so each guess lies on the line through two known ones; every second guess halves what is
-    left. The answer and the one above it have been tried themselves.
-    """
-    low, at_low, high, at_high = 0, 0, None if most is None else most + 1, None
-    slope: float | None = None
-    halve = False
-    while high is None or high - low > 1:
-        if high is not None and at_high is not None:
-            line = low + int((limit - at_low) * (high - low) / (at_high - at_low))
-            guess, halve = (low + high) // 2 if halve else line, not halve
-        elif slope is None:
-            guess = low + 1
-        else:
-            guess = low + int((limit - at_low) / slope) if slope > 0 else 2 * low
-        guess = max(guess, low + 1)
-        guess = min(guess, 1000 * max(low, 1) if high is None else high - 1)
-        reached = size(guess)
-        if reached > limit:
-            high, at_high = guess, reached
-        else:
-            slope = (reached - at_low) / (guess - low) if low else None
-            low, at_low = guess, reached
-    return low
-
-
-def _settings(config: ToolConfig, mode: Mode, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, bool | None]]:
-    """What a user can change: the dtype, and whether activations are checkpointed (None: as the config says)."""
-    found: dict[str, tuple[torch.dtype, bool | None]] = {}
-    checkpoint = mode == "train" and not config.model.checkpoint_activations
-    if checkpoint:
-        found["--set model.checkpoint_activations=true"] = dtype, True
-    if dtype.itemsize > 2:
-        found["--dtype bf16"] = torch.bfloat16, None
-        if checkpoint:
-            found["--dtype bf16 --set model.checkpoint_activations=true"] = torch.bfloat16, True
-    return found

@@ -93,6 +93,8 @@ class FlopsResult:
     `executed_step_flops`.
     `arithmetic_intensity` is forward FLOPs over the bytes of weights, inputs and outputs, each moved once: a bound from
     above, which a real run with its activations stays under.
+    `tokens` are those of a sample as they come in, `flops_per_token` over all of them; `valid_tokens` are no padding.
+    `packed`: the padding is left out of the work (`varlen`), and FLOPs are of valid tokens.
     `uncounted_operators` computed something, and are in no total; `point` is what a sweep set.
     """
 
@@ -101,6 +103,8 @@ class FlopsResult:
     weight_bytes: int
     batch_size: int
     tokens: dict[str, int]
+    valid_tokens: dict[str, int]
+    packed: bool
     forward_flops: int
     backward_flops: int
     executed_backward_flops: int
@@ -171,6 +175,8 @@ def count_flops(
         weight_bytes=weight_bytes,
         batch_size=inputs.batch_size,
         tokens=inputs.tokens,
+        valid_tokens=config.valid_tokens(),
+        packed=config.model.varlen,
         forward_flops=forward,
         backward_flops=backward,
         executed_backward_flops=executed_backward,

@@ -1,4 +1,4 @@
-"""How well a median or a mean is known: 95 % intervals, and None of too few values for one."""
+"""How well a median, a mean or the next value is known: 95 % intervals, and None of too few values for one."""
 
 from __future__ import annotations
 
@@ -38,4 +38,17 @@ def mean_interval(values: Sequence[float], resolution: float = 0.0) -> tuple[flo
         return None
     t = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2))
     reach = max(t * statistics.stdev(values) / math.sqrt(n), resolution)
+    return mean - reach, mean + reach
+
+
+def next_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Where one more value of the same kind lies, for values that are about normal: mean ± t(0.975, n - 1) · sd ·
+    sqrt(1 + 1 / n) (Hahn and Meeker 1991, section 4.7)."""
+    from scipy.special import stdtrit
+
+    n = len(values)
+    if n < FEWEST_PAIRS:
+        return None
+    mean = statistics.fmean(values)
+    reach = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * statistics.stdev(values) * math.sqrt(1 + 1 / n)
     return mean - reach, mean + reach

@@ -27,7 +27,8 @@ def like_blocks(model: nn.Module) -> list[LikeBlocks]:
         for name in ("blocks", "single_blocks"):
             kind: str | None = None
             for index, block in enumerate(getattr(owner, name)):
-                before, kind = kind, f"{block} {[(key, tuple(p.shape)) for key, p in block.named_parameters()]}"
+                parts = [(key, tuple(p.shape), p.requires_grad) for key, p in block.named_parameters()]
+                before, kind = kind, f"{block} {parts}"
                 if kind != before:
                     found.append(LikeBlocks(owner, name, index, []))
                 found[-1].blocks.append(block)

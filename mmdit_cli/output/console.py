@@ -8,17 +8,25 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 WIDE = 10_000  # off a terminal a table takes the width it needs, so that no cell is cut
 
 
-class PipeConsole(Console):
-    """A console that lets the app decide what a reader who has gone away means; rich's own exits with 1."""
+class PlainConsole(Console):
+    """A console for which no text is markup: what a user named `[bold]` or `:cat:` is printed as it was written."""
 
-    def on_broken_pipe(self) -> None:
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, highlight=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, keep=""), **options)
+
+    def on_broken_pipe(self) -> None:  # the app decides what a reader who has gone away means; rich's own exits with 1
         raise BrokenPipeError
 
 
@@ -27,13 +35,13 @@ def stdout() -> Console:
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
-        return PipeConsole(highlight=False)
-    return PipeConsole(highlight=False, width=_columns() or WIDE, soft_wrap=True)
+        return PlainConsole()
+    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
 
 
 def stderr() -> Console:
     """The console for progress and messages."""
-    return Console(stderr=True, highlight=False)
+    return PlainConsole(stderr=True)
 
 
 SPELLED = {"×": "x", "µ": "u", "·": "|", "…": "..."}
@@ -60,9 +68,10 @@ def is_main() -> bool:
     return not many or os.environ.get("RANK", "0") == "0"
 
 
-def printable(text: str) -> str:
-    """The text with every control character but the line break spelled out: a path or a value in it moves no cursor."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+def printable(text: str, keep: str = "\n") -> str:
+    """The text with every control character and mark of direction spelled out: what a user named moves no cursor and
+    turns nothing around. Those of `keep` stay."""
+    return "".join(c if c.isprintable() or c in keep else c.encode("unicode_escape").decode() for c in text)
 
 
 def error(message: str) -> None:
@@ -95,8 +104,10 @@ def stage_progress() -> Iterator[Callable[[str, int, int | None], None]]:
     if not console.is_terminal:
         yield lambda stage, done, total: None
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(bar_width=20), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    text = TextColumn("{task.description}", markup=False)
+    with Progress(
+        SpinnerColumn(), text, BarColumn(bar_width=20), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
         task = progress.add_task("starting", total=None)
         current = ""
 
@@ -117,10 +128,10 @@ def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, f
     if not console.is_terminal:
         yield lambda step, steps, loss, rate, left: _training_line(name, step, steps, loss, rate, left)
         return
-    text = TextColumn("{task.description} [bold]{task.completed}[/]/{task.total} loss {task.fields[loss]:.4f}")
-    rest = TextColumn("{task.fields[rate]:.1f} steps/s, {task.fields[left]:.0f} s left")
+    text = TextColumn("{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f}", markup=False)
+    rest = TextColumn("{task.fields[rate]:.1f} steps/s, {task.fields[left]:.0f} s left", markup=False)
     with Progress(text, BarColumn(bar_width=20), rest, console=console, transient=True) as progress:
-        task = progress.add_task(name, total=None, loss=float("nan"), rate=0.0, left=0.0)
+        task = progress.add_task(printable(name, keep=""), total=None, loss=float("nan"), rate=0.0, left=0.0)
         yield lambda step, steps, loss, rate, left: progress.update(
             task, completed=step, total=steps, loss=loss, rate=rate, left=left
         )
@@ -128,4 +139,4 @@ def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, f
 
 def _training_line(name: str, step: int, steps: int, loss: float, rate: float, left: float) -> None:
     if step == steps or step % max(1, steps // 10) == 0:
-        _to_stderr(f"{name} {step}/{steps} loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left")
+        message(f"{name} {step}/{steps} loss {loss:.4f}, {rate:.1f} steps/s, {left:.0f} s left")

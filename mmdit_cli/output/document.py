@@ -40,7 +40,8 @@ def device_name(device: str) -> str:
     import torch
 
     if device.startswith("cuda"):
-        return torch.cuda.get_device_name(device) if torch.cuda.is_available() else "not on this machine"
+        here = (torch.device(device).index or 0) < torch.cuda.device_count()
+        return torch.cuda.get_device_name(device) if here else "not on this machine"
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         for line in file:
             if line.startswith("model name"):

@@ -12,8 +12,10 @@ from typing import Literal
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from mmdit.weights.atomic import replacing
+from mmdit_cli.output.console import printable
 
 INK, FAINT = "#1f2328", "#8c959f"
 SERIES = ("#0969da", "#bc4c00", "#8250df", "#1a7f37")  # dark and light enough apart to be told without their hue
@@ -28,9 +30,25 @@ def style_axes(axes: Axes, grid: Literal["major", "both"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def plain(text: str) -> str:
+    """A label as a legend shows it; matplotlib leaves out those that begin with an underscore."""
+    return f" {text}" if text.startswith("_") else text
+
+
+def _not_as_formulas(figure: Figure) -> None:
+    """What a user named `$x$` is shown as it is. Numbers along an axis stay formulas, for powers of ten are."""
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    numbers = {id(text) for axis in axes for text in axis.findobj(Text) if text is not axis.label}
+    for text in figure.findobj(Text):
+        if isinstance(text, Text) and id(text) not in numbers:
+            text.set_parse_math(False)
+            text.set_text(printable(text.get_text()))
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG, whole or not at all. Letters that the font lacks are drawn as boxes."""
     FigureCanvasAgg(figure)
+    _not_as_formulas(figure)
     with replacing(path) as temporary, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         figure.savefig(temporary, format="png", dpi=120)

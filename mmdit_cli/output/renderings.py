@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from mmdit_cli.output.console import printable
+
 SUFFIXES = (".json", ".csv", ".md")
+_MARKUP = re.compile(r"[\\`*<|]|(?<=\])\(|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")  # what Markdown would not show as it is
 Document = Mapping[str, Any]
 
 
@@ -52,9 +56,18 @@ def to_markdown(document: Document) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """A Markdown table; whatever is in a cell stays in it."""
-    lines = [map(_cell, head), ["---"] * len(head), *(map(_cell, row) for row in rows)]
+def _cell(value: Any) -> str:
+    """A value as Markdown: whatever was named is text, not markup."""
+    if value is None:
+        return ""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = text.lower() if isinstance(value, bool) else text
+    return _MARKUP.sub(r"\\\g<0>", printable(text.replace("\n", " "), keep=""))
+
+
+def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], cell: Callable[[Any], str] = _cell) -> str:
+    """A Markdown table; `cell` says how a value stands in it."""
+    lines = [map(cell, head), ["---"] * len(head), *(map(cell, row) for row in rows)]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
@@ -70,7 +83,7 @@ def _sections(title: str, value: Any) -> list[str]:
     else:
         return []
     nested = ((f"{name}: {key}", each) for name, record in inner for key, each in record.items() if _is_records(each))
-    return [f"## {title}", *parts, *(part for name, each in nested for part in _sections(name, each))]
+    return [f"## {_cell(title)}", *parts, *(part for name, each in nested for part in _sections(name, each))]
 
 
 def flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[str, Any]]:
@@ -82,15 +95,8 @@ def flat(value: Any, prefix: str = "", *, records: bool = True) -> list[tuple[st
     if isinstance(value, Mapping):
         dot = f"{prefix}." if prefix else ""
         return [leaf for key, item in value.items() for leaf in flat(item, f"{dot}{key}", records=records)]
-    return [(prefix, json.dumps(value) if isinstance(value, list) else value)]
+    return [(prefix, json.dumps(value, ensure_ascii=False) if isinstance(value, (list, bool)) else value)]
 
 
 def _is_records(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, Mapping) for item in value)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")

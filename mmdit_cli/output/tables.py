@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.console import can_draw
+from mmdit_cli.output.console import can_draw, printable
 
 BAR = 8  # cells of a bar
 NEVER = 1e9  # wider than any screen
@@ -41,7 +41,7 @@ class Column(NamedTuple):
     """A figure of records that stand one below the other; shown on screens of `width` columns and more."""
 
     heading: str
-    cell: Callable[[Any], str | Text]  # brackets in a str are markup
+    cell: Callable[[Any], str | Text]
     width: float = 0
     kind: Literal["text", "name", "word", "number", "figure", "bar"] = "number"
 
@@ -69,7 +69,7 @@ def listing(
 ) -> Table:
     """A row for each record, on a screen of `width` columns (without: as many as there are)."""
     shown = [column for column in columns if column.width <= width and column.width != NEVER]
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=tight)
+    table = _Folding(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=tight)
     table.show_header = headed
     for column in shown:
         table.add_column(column.heading, **KINDS[column.kind])
@@ -87,9 +87,10 @@ def pairs(title: str, rows: Iterable[tuple[str, str]], *, bold: Sequence[str] = 
 
 def header(document: dict[str, Any]) -> RenderableType:
     """What the figures were made with."""
+    mixed = document.get("precision") == "mixed"
     parts = [
         f"{document['device_name']} ({document['device']}, {document['threads']} threads)",
-        document["dtype"],
+        f"mixed precision: fp32 weights, {document['dtype']} autocast" if mixed else document["dtype"],
         f"torch {document['torch_version']}",
         f"mmdit {document['mmdit_version']}",
         f"seed {document['seed']}",
@@ -105,5 +106,38 @@ def tokens_text(tokens: dict[str, int]) -> str:
     return "(" + " + ".join(map(str, tokens.values())) + ")"
 
 
+def has_padding(results: Sequence[Any]) -> bool:
+    """Whether any result's batch has tokens that are not valid."""
+    return any(result.valid_tokens != result.tokens for result in results)
+
+
+def padding_notes(results: Sequence[Any]) -> list[str]:
+    """Which tokens the FLOPs are of; nothing where all are valid."""
+    if not has_padding(results):
+        return []
+    kinds = {result.packed for result in results if result.valid_tokens != result.tokens}
+    valid = dict.fromkeys(tokens_text(result.valid_tokens) for result in results)
+    text = {
+        (True,): "FLOPs are of valid tokens alone (varlen leaves the padding out)",
+        (False,): "FLOPs are of all tokens, the padding included",
+    }.get(tuple(kinds), "FLOPs are of valid tokens where varlen leaves the padding out, and of all tokens elsewhere")
+    return [f"Padding: {', '.join(valid)} of a sample's tokens are valid. {text}."]
+
+
 def note(text: str) -> Text:
-    return Text(text, style="dim")
+    return styled(text, "dim")
+
+
+def styled(text: str, style: str) -> Text:
+    """A text in a style; what a user named in it is spelled as the console spells it."""
+    return Text(printable(text, keep=""), style=style)
+
+
+class _Folding(Table):
+    """A table whose cells fold where the screen is too narrow for their figures, so that none is cut."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if self.__rich_measure__(console, options.update(max_width=10_000)).minimum > options.max_width:
+            for column in self.columns:
+                column.no_wrap, column.overflow, column.min_width = False, "fold", None
+        yield from super().__rich_console__(console, options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 _SI = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-_COUNT = ("", "K", "M", "B", "T", "Q")
+_COUNT = ("", "k", "M", "B", "T", "Q")
 _BLOCKS = " ▏▎▍▌▋▊▉█"
 
 MISSING = "-"

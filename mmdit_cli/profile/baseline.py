@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import one_line
 from mmdit_cli.errors import UserError
+from mmdit_cli.model_parts.intervals import next_interval
 
 LARGEST = 1e300  # of a figure; an integer of JSON may be larger than any float
 MAX_BYTES = 8_000_000  # a result takes some 10 kB
@@ -18,11 +21,24 @@ MAX_BYTES = 8_000_000  # a result takes some 10 kB
 # what is compared: key of a result, its path in it, how it is called
 MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_bytes", "peak")))
 COUNTED = (("parameters", ("parameters",)), ("FLOPs", ("flops",)))
+# of a document or a result: what has to be as it was, and the flag that makes it so
+SETTINGS = {"mode": "--mode", "dtype": "--dtype", "device": "--device", "compiled": "--compile", "caches": "--cold"}
+# of a document: what may differ, but then nothing that is measured can be judged
+SURROUNDINGS = {
+    "threads": ("{} threads", " (--threads {} measures as it did)"),
+    "torch_version": ("torch {}", ""),
+    "device_name": ("{}", ""),
+}
 
 
 @dataclass(frozen=True)
 class BaselineChange:
-    """One figure against the baseline's. `verdict`: same, better, worse, or noise: worse, but within the intervals."""
+    """One figure against the baseline's. `verdict`: same, better or worse; noise: its interval says neither; withheld:
+    it was measured under other conditions.
+
+    A latency that seemed to have changed was repeated in `processes` fresh ones: `now` is their geometric mean, and
+    `low` and `high` are the ratio's 95 % interval, in which 1 lies where nothing has changed.
+    """
 
     config: str
     figure: str
@@ -30,6 +46,9 @@ class BaselineChange:
     now: float
     ratio: float
     verdict: str
+    low: float | None = None
+    high: float | None = None
+    processes: int = 0
 
 
 def parse_tolerance(text: str) -> float:
@@ -71,11 +90,18 @@ def load_baseline(path: Path, command: str) -> dict[str, Any]:
 
 
 def compare_with_baseline(
-    now: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], tolerance: float
+    now: Sequence[Mapping[str, Any]],
+    baseline: Mapping[str, Any],
+    tolerance: float,
+    *,
+    withheld: Collection[str] = (),
 ) -> list[BaselineChange]:
     """Every figure of the results against the baseline's, by config (and sweep point).
 
     Parameters and FLOPs are counted, so any rise is worse. Latency is noise while both medians' intervals overlap.
+
+    Args:
+        withheld: figures that are shown and not judged.
 
     Raises:
         UserError: the baseline has no such config, or a result lacks a figure.
@@ -87,10 +113,35 @@ def compare_with_baseline(
             ratio = is_ / was if was else float("inf") if is_ else 1.0
             allowed = 0 if (figure, path) in COUNTED else tolerance
             verdict = "worse" if ratio > 1 + allowed else "better" if ratio < 1 - allowed else "same"
-            if figure == "latency" and verdict == "worse" and _overlap(before, result):
+            if figure in withheld:
+                verdict = "withheld"
+            elif figure == "latency" and verdict == "worse" and _overlap(before, result):
                 verdict = "noise"
             changes.append(BaselineChange(_name(result), figure, was, is_, ratio, verdict))
     return changes
+
+
+def seems_changed(change: BaselineChange) -> bool:
+    """Whether it is a latency to be repeated: its interval tells of the noise within one process, and processes differ
+    by more."""
+    return change.figure == "latency" and change.verdict in ("worse", "better")
+
+
+def repeated_latency(change: BaselineChange, medians: Sequence[float], tolerance: float) -> BaselineChange:
+    """The verdict on a latency from the medians of fresh processes, each a value as the baseline's is one.
+
+    Were nothing changed, the baseline would be one more of them, and lie outside their interval for one more value once
+    in twenty times; half of that makes it worse. The process that raised the question has no part in the answer.
+    """
+    logs = [math.log(median / change.before) for median in medians]
+    interval = next_interval(logs)
+    ratio = math.exp(statistics.fmean(logs))
+    low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
+    verdict = "same" if 1 - tolerance <= ratio <= 1 + tolerance else "noise"
+    if verdict == "noise" and low is not None and high is not None and not low <= 1 <= high:
+        verdict = "worse" if ratio > 1 else "better"
+    now = change.before * ratio
+    return replace(change, now=now, ratio=ratio, verdict=verdict, low=low, high=high, processes=len(medians))
 
 
 def worse_figures(changes: Sequence[BaselineChange]) -> str:
@@ -100,11 +151,17 @@ def worse_figures(changes: Sequence[BaselineChange]) -> str:
     )
 
 
-def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The baseline's result for each wanted `config`, `point` and `mode`.
+def find_earlier(
+    wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any], run: Mapping[str, Any] | None = None
+) -> list[Mapping[str, Any]]:
+    """The baseline's result for each wanted `config` and `point`.
+
+    Args:
+        wanted: results, or as much of them as is known: `config`, `point`, and how they are measured.
+        run: of this run's document, what stands beside the results.
 
     Raises:
-        UserError: there is none, or it lacks a figure.
+        UserError: there is none, it was measured with other settings, or it lacks a figure.
     """
     earlier = {_key(result): result for result in baseline["results"] if isinstance(result, Mapping)}
     found = []
@@ -116,14 +173,44 @@ def find_earlier(wanted: Sequence[Mapping[str, Any]], baseline: Mapping[str, Any
                 or "none"
             )
             raise UserError(f"--baseline: holds no {_name(result)}; its configs are {known}")
-        if before.get("mode") != result.get("mode"):
-            raise UserError(f"--baseline: {_name(result)} was measured in mode {before.get('mode')!r}")
+        _check_settings(_name(result), {**(run or {}), **result}, {**baseline, **before})
         for _, path in (*MEASURED, *COUNTED):
             _figure(before, path)
         if before["latency_ms"].get("ci_high") is not None:
             _figure(before, ("latency_ms", "ci_high"))
         found.append(before)
     return found
+
+
+def other_surroundings(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
+    """What differs between two documents' threads, versions of torch and processors or cards, a sentence each."""
+    notices = []
+    for key, (text, hint) in SURROUNDINGS.items():
+        was, is_ = (one_line(str(document.get(key)), 60) for document in (baseline, run))
+        if key in baseline and was != is_:
+            notices.append(
+                f"The baseline was measured with {text.format(was)}, this run with {text.format(is_)}: what is "
+                f"measured is not judged{hint.format(was)}."
+            )
+    return notices
+
+
+def _check_settings(name: str, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
+    differ = [key for key in SETTINGS if key in now and key in before and _setting(key, now) != _setting(key, before)]
+    if differ:
+        was, is_ = (", ".join(_setting(key, result) for key in differ) for result in (before, now))
+        flags = ", ".join(SETTINGS[key] for key in differ)
+        raise UserError(
+            f"--baseline: {name} was measured in {was}, and this run is in {is_}; "
+            f"change {flags}, or make a new baseline with --report FILE.json"
+        )
+
+
+def _setting(key: str, result: Mapping[str, Any]) -> str:
+    value = result[key]
+    if key == "device":
+        value = str(value).partition(":")[0]  # cards have names, which are compared
+    return f"{key} {one_line(repr(value), 60)}"
 
 
 def _overlap(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

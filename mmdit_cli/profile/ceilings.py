@@ -36,12 +36,18 @@ class StreamRate:
 @dataclass(frozen=True)
 class Ceilings:
     """The best rates seen: FLOP/s of a matrix product (2 a multiply-add), bytes/s of main memory, and of streams of
-    smaller sizes, which caches serve faster."""
+    smaller sizes, which caches serve faster.
+
+    `kept`: where they are the best of two measurements, the lower of the two over the higher, at the worse of products
+    and main memory. `tf32`: whether products of float32 are of TF32, here as in the model; None where they can't be.
+    """
 
     gemm_flops_per_s: float
     bytes_per_s: float
     gemm_shape: Gemm
     streams: tuple[StreamRate, ...]
+    kept: float = 1.0
+    tf32: bool | None = None
 
     def stream_rate(self, size: int) -> float:
         """The best bytes/s seen for a stream of `size` bytes or more."""
@@ -60,7 +66,8 @@ def measure_ceilings(
     gemm, shape = _best_gemm(device, dtype, gemms, seconds * 0.6)
     sizes = STREAM_BYTES[device.type]
     streams = tuple(StreamRate(size, _stream(device, size, seconds * 0.4 / len(sizes))) for size in sizes)
-    return Ceilings(gemm, streams[-1].bytes_per_s, shape, streams)
+    tf32 = _uses_tf32() if device.type == "cuda" and dtype == torch.float32 else None
+    return Ceilings(gemm, streams[-1].bytes_per_s, shape, streams, tf32=tf32)
 
 
 def best_of(a: Ceilings, b: Ceilings) -> Ceilings:
@@ -69,7 +76,9 @@ def best_of(a: Ceilings, b: Ceilings) -> Ceilings:
         StreamRate(x.bytes, max(x.bytes_per_s, y.bytes_per_s)) for x, y in zip(a.streams, b.streams, strict=True)
     )
     gemm = max(a, b, key=lambda ceilings: ceilings.gemm_flops_per_s)
-    return Ceilings(gemm.gemm_flops_per_s, max(a.bytes_per_s, b.bytes_per_s), gemm.gemm_shape, streams)
+    rates = ((a.gemm_flops_per_s, b.gemm_flops_per_s), (a.bytes_per_s, b.bytes_per_s))
+    kept = min(min(pair) / max(pair) for pair in rates)
+    return Ceilings(gemm.gemm_flops_per_s, max(rates[1]), gemm.gemm_shape, streams, kept, a.tf32)
 
 
 def _best_gemm(device: torch.device, dtype: torch.dtype, own: Sequence[Gemm], seconds: float) -> tuple[float, Gemm]:
@@ -95,15 +104,34 @@ def _stream(device: torch.device, size: int, seconds: float) -> float:
     b, c = torch.ones(count, device=device), torch.ones(count, device=device)
     a = torch.empty_like(b)
     times = max(1, TIMED_BYTES[device.type] // size)
+    adds = repeated(lambda: torch.add(b, c, out=a), times, device)
+    return times * 12 * count / _fastest(adds, Stopwatch(device), seconds)
 
-    def add() -> None:
+
+def repeated(call: Callable[[], object], times: int, device: torch.device) -> Callable[[], object]:
+    """So many calls as one; on CUDA as one graph, since launching a small kernel takes longer than its work."""
+
+    def all_of_them() -> None:
         for _ in range(times):
-            torch.add(b, c, out=a)
+            call()
 
-    return times * 12 * count / _fastest(add, Stopwatch(device), seconds)
+    if device.type != "cuda" or times == 1:
+        return all_of_them
+    call()  # what a first call sets up can't be captured
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        all_of_them()
+    return graph.replay
 
 
-def _fastest(call: Callable[[], None], stopwatch: Stopwatch, seconds: float) -> float:
+def _uses_tf32() -> bool:
+    """Whether CUDA's products of float32 round to TF32."""
+    products = torch.backends.cuda.matmul
+    precision = getattr(products, "fp32_precision", None)  # since torch 2.9, where the older name may refuse to be read
+    return bool(products.allow_tf32) if precision is None else precision == "tf32"
+
+
+def _fastest(call: Callable[[], object], stopwatch: Stopwatch, seconds: float) -> float:
     fastest, end = stopwatch(call), time.perf_counter() + seconds  # the first run warms up
     while time.perf_counter() < end:
         fastest = min(fastest, stopwatch(call))

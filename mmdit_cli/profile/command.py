@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,12 +33,29 @@ def command(
         float | None,
         typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config. Default: 10."),
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor. Default: torch's.")
+    ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Estimate the memory only; no model is built, and no device is needed.")
     ] = False,
     memory: Annotated[
         str | None, typer.Option("--memory", metavar="SIZE", help="--estimate, and does it fit in, say, 80GB?")
+    ] = None,
+    precision: Annotated[
+        Literal["pure", "mixed"] | None,
+        typer.Option("--precision", help="--estimate: weights in --dtype, or float32 under autocast. Default: mixed."),
+    ] = None,
+    optimizer: Annotated[
+        Literal["adamw", "sgd"] | None, typer.Option("--optimizer", help="--estimate: what trains. Default: adamw.")
+    ] = None,
+    ema: Annotated[
+        bool | None, typer.Option("--ema/--no-ema", help="--estimate: an average of the weights. Default: with it.")
+    ] = None,
+    trainable: Annotated[
+        str | None,
+        typer.Option("--trainable", metavar="NAMES", help="--estimate: weights that are trained: '*.to_qkv.*'."),
     ] = None,
     sweep: SweepOption = None,
     plot: Annotated[
@@ -65,6 +84,7 @@ def command(
         "--compile": compile or None,
         "--repeats": repeats,
         "--max-seconds": max_seconds,
+        "--threads": threads,
         "--cold": cold or None,
     }
     asked |= {"--plot": plot, "--trace": trace, "--baseline": baseline, "--tolerance": tolerance}
@@ -72,12 +92,19 @@ def command(
     if (estimate or memory is not None) and given:
         raise UserError(f"--estimate measures nothing; leave out {', '.join(given)}")
 
+    kept: dict[str, Any] = {"precision": precision, "optimizer": optimizer, "ema": ema, "trainable": trainable}
+    kept = {option: value for option, value in kept.items() if value is not None}
+    if kept and not (mode == "train" and (estimate or memory is not None)):
+        raise UserError(f"--{next(iter(kept))} is for --estimate with --mode train")
+
     from mmdit_cli.request.sweep import load_grid
 
     if estimate or memory is not None:
+        from mmdit_cli.memory.training import TRAINED
         from mmdit_cli.profile.estimate_command import estimate_command
 
-        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory)
+        training = replace(TRAINED, **kept)
+        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory, training=training)
 
     from mmdit_cli.output.console import stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
@@ -86,6 +113,8 @@ def command(
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.targets import check_apart, check_target
 
+    if threads is not None:
+        set_threads(threads)
     share = parse_tolerance(TOLERANCE if tolerance is None else tolerance)
     if tolerance is not None and baseline is None:
         raise UserError("--tolerance is for --baseline; give an earlier --report, .json")
@@ -110,11 +139,37 @@ def command(
         trace=trace,
     )
     with stage_progress() as on_progress:
-        profile = profile_grid(grid, settings, earlier=earlier, tolerance=share, plot=plot, on_progress=on_progress)
-    results, changes, growth = profile.results, profile.changes, profile.growth
-    more: dict[str, Any] = {} if earlier is None else {"baseline": changes}
+        profile = profile_grid(
+            grid,
+            settings,
+            earlier=earlier,
+            run=request.document([]),
+            tolerance=share,
+            plot=plot,
+            on_progress=on_progress,
+        )
+    results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
+    more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})
     if sweep:
         more["growth"] = growth
-    request.show(results, lambda width: [*profile_tables(results, width, growth), *change_tables(changes)], **more)
+    more["configs"] = [point.config for point in grid]
+    request.show(
+        results,
+        lambda width: [*profile_tables(results, width, growth, conditions), *change_tables(changes)],
+        **more,
+    )
     if worse := worse_figures(changes):
         raise CheckFailed(worse)
+
+
+def set_threads(count: int) -> None:
+    """Let torch compute with so many.
+
+    Raises:
+        UserError: the machine has fewer cores, so that threads would wait for each other.
+    """
+    import torch
+
+    if count > (cores := os.cpu_count() or count):
+        raise UserError(f"--threads {count}: this machine has {cores} cores")
+    torch.set_num_threads(count)

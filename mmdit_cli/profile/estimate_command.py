@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from mmdit_cli.memory.demand import Demand
 from mmdit_cli.memory.tables import estimate_tables
+from mmdit_cli.memory.training import Training
 from mmdit_cli.memory.verdict import judge_memory
 from mmdit_cli.output.console import stage_progress
 from mmdit_cli.request.numbers import read_size
@@ -18,21 +20,25 @@ if TYPE_CHECKING:
     from mmdit_cli.request.sweep import PointConfig
 
 
-def estimate_command(request: Request, grid: Sequence[PointConfig], *, mode: Mode, memory: str | None) -> None:
+def estimate_command(
+    request: Request, grid: Sequence[PointConfig], *, mode: Mode, memory: str | None, training: Training
+) -> None:
     """Estimate each config at each point of the grid and show it. A CUDA device need not be there.
 
     Args:
+        training: what a training step keeps.
         memory: what it should fit into: bytes, or a text such as 80GB or 24GiB.
 
     Raises:
         UserError: the size or the device's name is none, or a model's sizes are beyond any machine.
     """
     limit = None if memory is None else read_size(memory, "--memory")
-    away = request.device == "cuda" and not torch.cuda.is_available()
-    device, dtype = torch.device("cuda") if away else request.torch_device, request.torch_dtype
+    device, dtype = request.named_device, request.torch_dtype
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        device = torch.device("cuda")  # it is not here: any other, or none
     results = []
     with stage_progress() as on_progress:
         for point in grid:
             on_progress(f"{point.config.name}: estimating", 0, None)
-            results.append(judge_memory(point.config, mode, dtype, device, limit, point.point))
-    request.show(results, lambda width: estimate_tables(results, width))
+            results.append(judge_memory(Demand(point.config, mode, dtype, device, training), limit, point.point))
+    request.show(results, lambda width: estimate_tables(results, width), configs=[point.config for point in grid])

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmdit_cli.profile.baseline import BaselineChange, compare_with_baseline, find_earlier
+from mmdit_cli.profile.baseline import (
+    MEASURED,
+    BaselineChange,
+    compare_with_baseline,
+    find_earlier,
+    other_surroundings,
+    repeated_latency,
+    seems_changed,
+)
+from mmdit_cli.profile.conditions import Conditions, CoreWatch, judge
+from mmdit_cli.profile.fresh_processes import median_latencies
 from mmdit_cli.profile.growth import Growth, fit_growth
 from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
 from mmdit_cli.request.sweep import PointConfig
@@ -20,6 +30,7 @@ class GridProfile:
     results: list[ProfileResult]
     growth: list[Growth]
     changes: list[BaselineChange]
+    conditions: Conditions
 
 
 def profile_grid(
@@ -27,6 +38,7 @@ def profile_grid(
     settings: Settings,
     *,
     earlier: Mapping[str, Any] | None = None,
+    run: Mapping[str, Any] | None = None,
     tolerance: float = 0.0,
     plot: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
@@ -35,24 +47,39 @@ def profile_grid(
 
     Args:
         earlier: the document of a baseline, and `tolerance` how much worse is still the same.
+        run: this run's own document so far; what differs from the baseline's is noticed.
         plot: where a picture goes (PNG).
 
     Raises:
-        UserError: the baseline lacks a point (told before anything is measured), or a point does not fit into memory.
+        UserError: the baseline lacks a point or was measured with other settings (told before anything is measured), or
+            a point does not fit into memory.
         OSError: the picture can't be written.
     """
     if earlier is not None:
-        find_earlier([{"config": p.config.name, "point": p.point, "mode": settings.mode} for p in grid], earlier)
+        how = {"mode": settings.mode, "compiled": settings.compile, "caches": "cold" if settings.cold else "warm"}
+        find_earlier([{"config": p.config.name, "point": p.point, **how} for p in grid], earlier, run)
+    watch = CoreWatch()
     results = profile_configs(
-        [point.config for point in grid], settings, points=[point.point for point in grid], on_progress=on_progress
+        [point.config for point in grid],
+        settings,
+        points=[point.point for point in grid],
+        watch=watch,
+        on_progress=on_progress,
     )
-    changes = []
+    conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
     if earlier is not None:
-        changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance)
+        other = other_surroundings(run or {}, earlier)
+        withheld = [figure for figure, _ in MEASURED] if other else [] if conditions.quiet else ["latency"]
+        conditions = replace(conditions, notices=[*conditions.notices, *other])
+        changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance, withheld=withheld)
+        if any(map(seems_changed, changes)):
+            medians = iter(median_latencies([point.config for point in grid], settings, on_progress))
+            repeated = [(c, next(medians) if c.figure == "latency" else []) for c in changes]
+            changes = [repeated_latency(c, m, tolerance) if seems_changed(c) else c for c, m in repeated]
     growth = fit_growth(results) if any(point.point for point in grid) else []
     if plot is not None:
         from mmdit_cli.output.figures import save_figure
         from mmdit_cli.profile.plots import profile_plot
 
         save_figure(profile_plot(results), plot)
-    return GridProfile(results, growth, changes)
+    return GridProfile(results, growth, changes, conditions)

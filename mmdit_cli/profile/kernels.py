@@ -6,6 +6,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,11 @@ from mmdit_cli.model_parts.follower import FORWARD, PHASES, Follower
 from mmdit_cli.profile.clock import Parts
 
 PhasedCall = Callable[[Callable[[str], None]], None]
+RUNTIME = re.compile("cu(da)?[A-Z]")  # calls of CUDA itself, such as cudaLaunchKernel and cuLaunchKernelEx
+
+
+def _nothing() -> None:
+    pass
 
 
 class Ranges(Follower):
@@ -62,12 +68,20 @@ def component_label(phase: str, name: str) -> str:
     return f"{phase}: {name}"
 
 
-def profiled(call: PhasedCall, components: Sequence[Component], device: torch.device, *, runs: int = 1) -> profile:
-    """torch's profile of `runs` calls, with the components' ranges in it."""
+def profiled(
+    call: PhasedCall,
+    components: Sequence[Component],
+    device: torch.device,
+    *,
+    runs: int = 1,
+    before: Callable[[], object] = _nothing,
+) -> profile:
+    """torch's profile of `runs` calls, with the components' ranges in it; `before` each of them, and in no range."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would announce itself on standard error
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if device.type == "cuda" else [])
     with Ranges(components) as ranges, profile(activities=activities) as profiler:
         for _ in range(runs):
+            before()
             call(ranges.start)
             ranges.finish()
         if device.type == "cuda":
@@ -75,10 +89,23 @@ def profiled(call: PhasedCall, components: Sequence[Component], device: torch.de
     return profiler
 
 
-def kernel_parts(call: PhasedCall, components: Sequence[Component], device: torch.device, *, runs: int = 5) -> Parts:
-    """Seconds of the device's own work in one call, by phase and component: the mean over `runs` calls."""
+def kernel_parts(
+    call: PhasedCall,
+    components: Sequence[Component],
+    device: torch.device,
+    *,
+    runs: int = 5,
+    before: Callable[[], object] = _nothing,
+) -> Parts:
+    """Seconds of the device's own work in one call, by phase and component: the mean over `runs` calls.
+
+    Empty where the profiler recorded no kernel: it lacks the permission, or another profiler holds the counters.
+
+    Args:
+        before: what precedes each call, such as flushing the caches; its own kernels do not count.
+    """
     profiled(call, components, device)  # the first profile of a process pays for starting the profiler
-    events = profiled(call, components, device, runs=runs).events() or []
+    events = profiled(call, components, device, runs=runs, before=before).events() or []
     return {part: seconds / runs for part, seconds in kernel_seconds(events, [c.name for c in components]).items()}
 
 
@@ -86,10 +113,12 @@ def kernel_seconds(events: Iterable[Any], names: Sequence[str]) -> Parts:
     """Seconds of kernels and copies, by the innermost range around the operator that launched them.
 
     An operator outside every component is `other`, of the phase in whose time it began: the backward pass launches from
-    a thread of its own, where the phase's range does not reach.
+    a thread of its own, where the phase's range does not reach. One that began in no phase is no part of the call. A
+    call of CUDA's runtime is no operator: the profiler links its kernel to the operator above it, and where it finds
+    none, its number may be another operator's, whose kernels it would count again.
     """
     known = {component_label(phase, name): (phase, name) for phase in PHASES for name in names}
-    events = [event for event in events if event.device_type == DeviceType.CPU]
+    events = [event for event in events if event.device_type == DeviceType.CPU and not RUNTIME.match(event.name)]
     phases = [(e.time_range.start, e.time_range.end, e.name) for e in events if e.name in PHASES]
     parts: Parts = defaultdict(float)
     for event in events:
@@ -104,18 +133,26 @@ def kernel_seconds(events: Iterable[Any], names: Sequence[str]) -> Parts:
             parts[known[above.name]] += spent
         else:
             began = event.time_range.start
-            phase = next((name for start, end, name in phases if start <= began <= end), FORWARD)
-            parts[phase, OTHER] += spent
+            phase = next((name for start, end, name in phases if start <= began <= end), None)
+            if phase is not None:
+                parts[phase, OTHER] += spent
     return dict(parts)
 
 
-def write_trace(call: PhasedCall, components: Sequence[Component], device: torch.device, path: Path) -> None:
+def write_trace(
+    call: PhasedCall,
+    components: Sequence[Component],
+    device: torch.device,
+    path: Path,
+    *,
+    before: Callable[[], object] = _nothing,
+) -> None:
     """A Chrome trace of one call, for chrome://tracing and ui.perfetto.dev; compressed where the name ends in `.gz`.
 
     Raises:
         OSError: it can't be written.
     """
-    profiler = profiled(call, components, device)
+    profiler = profiled(call, components, device, before=before)
     with tempfile.TemporaryDirectory() as folder:  # torch writes more files than it is told to, and fails in silence
         file = Path(folder) / "trace.json"
         profiler.export_chrome_trace(str(file))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,9 @@ MOST_GEMMS = 6  # of the models' own products, that ceilings are tried with
 class ProfileResult:
     """One config's profile, or one sweep point's: `point` holds the swept values.
 
+    `tokens` are those of a sample as they come in, and `valid_tokens` those of them that are no padding; `tokens_per_s`
+    and `valid_tokens_per_s` likewise. `packed`: the padding is left out of the work (`varlen`), so that `flops` are of
+    valid tokens.
     `latency_ms` is that of the model as it is; `caches` says whether runs found the caches as the run before had left
     them. The components' shares come from runs of their own among the others, with hooks, or on CUDA from kernel times;
     `instrumented` is the latency of those runs over that of the others in the same rounds. `phases_ms`: forward, and in
@@ -55,6 +59,8 @@ class ProfileResult:
     caches: Literal["warm", "cold"]
     batch_size: int
     tokens: dict[str, int]
+    valid_tokens: dict[str, int]
+    packed: bool
     parameters: int
     flops: int
     latency_ms: Latency
@@ -63,6 +69,7 @@ class ProfileResult:
     attributed_by: Literal["hooks", "kernels"] | None
     samples_per_s: float
     tokens_per_s: float
+    valid_tokens_per_s: float
     achieved_flops_per_s: float
     ceiling: Ceilings
     utilization: float
@@ -113,6 +120,7 @@ def profile_configs(
     settings: Settings,
     *,
     points: Sequence[dict[str, Any]] | None = None,
+    watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> list[ProfileResult]:
     """Profile each config's model, in rounds of all of them, against one measurement of the machine's ceilings.
@@ -121,6 +129,7 @@ def profile_configs(
 
     Args:
         points: for each config, the values of the sweep that led to it.
+        watch: entered while rounds are measured.
         on_progress: told the stage, what is done and the total (None where it is not known).
 
     Raises:
@@ -138,14 +147,16 @@ def profile_configs(
     ceilings = measure_ceilings(device, dtype, gemms=gemms)
     groups = groups_that_fit([(_model_key(s, settings), s.work.weight_bytes) for s in subjects], device, train=train)
     for group in groups:
-        _measure([subjects[index] for index in group], settings, on_progress)
+        _measure([subjects[index] for index in group], settings, watch or nullcontext(), on_progress)
     on_progress("ceilings", 0, None)
     ceilings = best_of(ceilings, measure_ceilings(device, dtype, gemms=gemms))
     reference = {index: subjects[group[0]] for group in groups for index in group}
     return [_result(s, settings, ceilings, reference[index]) for index, s in enumerate(subjects)]
 
 
-def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress) -> None:
+def _measure(
+    subjects: list[_Subject], settings: Settings, watch: AbstractContextManager[object], on_progress: Progress
+) -> None:
     """Time, attribute and weigh configs that fit in memory together."""
     device = settings.device
     calls = list(_calls(subjects, settings))
@@ -162,24 +173,27 @@ def _measure(subjects: list[_Subject], settings: Settings, on_progress: Progress
         subject.components = find_components(call.model)
     hooked = [] if settings.compile else [_Hooked(call, s) for call, s in zip(calls, subjects, strict=True)]
     names = ", ".join(dict.fromkeys(s.config.name for s in subjects))
-    taken, _ = run_rounds(
-        calls,
-        stopwatch,
-        repeats=settings.repeats,
-        max_seconds=settings.max_seconds,
-        seed=settings.seed,
-        beside=hooked if device.type == "cpu" else [],
-        on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
-    )
-    for index, (subject, call) in enumerate(zip(subjects, calls, strict=True)):
+    with watch:
+        taken, _ = run_rounds(
+            calls,
+            stopwatch,
+            repeats=settings.repeats,
+            max_seconds=settings.max_seconds,
+            seed=settings.seed,
+            beside=hooked if device.type == "cpu" else [],
+            on_round=lambda rounds: on_progress(f"{names}: measuring", rounds, settings.repeats),
+        )
+    for index, subject in enumerate(subjects):
         on_progress(f"{subject.config.name}: components and memory", 0, None)
         subject.times = taken[index]
         if hooked:
             hooked[index].attribute(settings, stopwatch)
-        subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
     if settings.trace is not None:
         with writing("--trace", settings.trace):
-            write_trace(calls[-1], subjects[-1].components, device, settings.trace)
+            write_trace(calls[-1], subjects[-1].components, device, settings.trace, before=stopwatch.evict)
+    del stopwatch  # and its buffer, which is none of the model's memory
+    for subject, call in zip(subjects, calls, strict=True):
+        subject.memory = measure_memory(call.model, call, device, optimizer=call.optimizer)
 
 
 def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
@@ -190,7 +204,7 @@ def _calls(subjects: list[_Subject], settings: Settings) -> Iterator[Call]:
         if (twin := built.get(key)) is None:
             torch.manual_seed(settings.seed)
             with torch.device(settings.device):
-                model = build(config.model).to(settings.dtype)
+                model = build(config.model, dtype=settings.dtype)
         inputs = example_inputs(config, device=settings.device, dtype=settings.dtype, seed=settings.seed)
         call = Call(
             model if twin is None else twin.model,
@@ -222,8 +236,9 @@ class _Hooked:
         subject = self.subject
         if settings.device.type == "cuda":
             self()  # for the number of calls
-            seconds = kernel_parts(self.call, subject.components, settings.device)
-            subject.shares = device_parts(seconds, summarize(subject.times).median / 1e3)
+            seconds = kernel_parts(self.call, subject.components, settings.device, before=stopwatch.evict)
+            if seconds:  # without a kernel nothing is known, and not that the device was idle
+                subject.shares = device_parts(seconds, summarize(subject.times).median / 1e3)
             return
         subject.shares = mean_parts(self.runs)
         subject.instrumented = [sum(parts.values()) / 1e9 for parts in self.runs]
@@ -241,6 +256,7 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
     phases: dict[str, float] = defaultdict(float)
     for (phase, _), share in subject.shares.items():
         phases[phase] += share * latency.median
+    valid = subject.config.valid_tokens()
     instrumented = None
     if subject.instrumented:
         plain = subject.times[: len(subject.instrumented)]
@@ -254,6 +270,8 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
         caches="cold" if settings.cold else "warm",
         batch_size=work.batch_size,
         tokens=work.tokens,
+        valid_tokens=valid,
+        packed=subject.config.model.varlen,
         parameters=work.parameters,
         flops=flops,
         latency_ms=latency,
@@ -262,6 +280,7 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
         attributed_by=None if not subject.shares else "kernels" if settings.device.type == "cuda" else "hooks",
         samples_per_s=work.batch_size / seconds,
         tokens_per_s=work.batch_size * sum(work.tokens.values()) / seconds,
+        valid_tokens_per_s=work.batch_size * sum(valid.values()) / seconds,
         achieved_flops_per_s=flops / seconds,
         ceiling=ceilings,
         utilization=flops / seconds / ceilings.gemm_flops_per_s,

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.figures import FAINT, INK, SERIES, style_axes
+from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
 from mmdit_cli.profile.breakdown import ComponentProfile
 from mmdit_cli.profile.growth import swept_variables, variable_of
 from mmdit_cli.profile.measurement import ProfileResult
@@ -139,7 +139,7 @@ def sweep_plot(results: Sequence[ProfileResult]) -> Figure:
     for axes, (label, unit, value) in zip(figure.subplots(1, 3), panels, strict=True):
         for (name, points), colour, marker in zip(lines.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
             x, y = [place for place, _ in points], [value(result) for _, result in points]
-            axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2, label=name)
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2, label=plain(name))
             if label == "latency":
                 low = [(r.latency_ms.ci_low or r.latency_ms.median) / 1e3 for _, r in points]
                 high = [(r.latency_ms.ci_high or r.latency_ms.median) / 1e3 for _, r in points]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -11,30 +11,58 @@ from rich.table import Table
 
 from mmdit_cli.memory.tables import memory_rows
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, share_bar, side_by_side, tokens_text
-from mmdit_cli.request.sweep import point_columns
+from mmdit_cli.output.tables import (
+    NEVER,
+    Column,
+    Row,
+    has_padding,
+    listing,
+    note,
+    padding_notes,
+    share_bar,
+    side_by_side,
+    styled,
+    tokens_text,
+)
+from mmdit_cli.request.sweep import point_columns, value_text
 
 if TYPE_CHECKING:
     from mmdit_cli.profile.baseline import BaselineChange
+    from mmdit_cli.profile.conditions import Conditions
     from mmdit_cli.profile.growth import Growth
     from mmdit_cli.profile.measurement import ProfileResult
     from mmdit_cli.profile.roofline import Bound
     from mmdit_cli.profile.statistics import Ratio
 
 ALIKE = "can't be told apart"
+SHOWN: dict[str, Callable[[float], str]] = {  # figures of a baseline
+    "latency": lambda ms: f.seconds(ms / 1e3),
+    "peak memory": f.bytes_,
+    "parameters": f.count,
+    "FLOPs": f.flops,
+}
+ABOVE = 1.0005  # of the limit: what is printed as more than 100%
 STYLES = {"worse": "bold red", "better": "green"}
 
 
-def profile_tables(results: Sequence[ProfileResult], width: int, growth: Sequence[Growth] = ()) -> list[RenderableType]:
-    """Configs side by side and each one's components, or the points of a sweep, one a row, and how they grow."""
+def profile_tables(
+    results: Sequence[ProfileResult],
+    width: int,
+    growth: Sequence[Growth] = (),
+    conditions: Conditions | None = None,
+) -> list[RenderableType]:
+    """Notices of the conditions; configs side by side and each one's components, or the points of a sweep, one a row,
+    and how they grow. Nothing of limits where the conditions were not quiet."""
+    quiet = conditions is None or conditions.quiet
     if any(result.point for result in results):
-        parts: list[RenderableType] = [_points(results, width)]
+        parts: list[RenderableType] = [_points(results, width, quiet)]
         if growth:
             parts.append(_growth(growth))
     else:
-        parts = [side_by_side("profile", results, _rows(results))]
-        parts += [_components(result, width) for result in results if result.components]
-    return [*parts, *map(note, _notes(results, growth))]
+        parts = [side_by_side("profile", results, _rows(results, quiet))]
+        parts += [_components(result, width, quiet) for result in results if result.components]
+    notices = [] if conditions is None else conditions.notices
+    return [*map(_notice, notices), *parts, *map(note, _notes(results, growth))]
 
 
 def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
@@ -44,19 +72,35 @@ def change_tables(changes: Sequence[BaselineChange]) -> list[RenderableType]:
     columns = (
         Column("config", lambda c: c.config, kind="text"),
         Column("figure", lambda c: c.figure, kind="text"),
-        Column("before", lambda c: f.number(c.before), kind="figure"),
-        Column("now", lambda c: f.number(c.now), kind="figure"),
-        Column("ratio", lambda c: f"{c.ratio:.3f}", kind="figure"),
+        Column("before", lambda c: SHOWN[c.figure](c.before), kind="figure"),
+        Column("now", lambda c: SHOWN[c.figure](c.now), kind="figure"),
+        Column("ratio", _change_ratio, kind="figure"),
         Column("", lambda c: c.verdict, kind="text"),
     )
     table = listing("against the baseline", changes, columns, style=lambda c: STYLES.get(c.verdict), tight=False)
-    return [table, note("Latency in ms. noise: worse, but the intervals of both medians share a value.")]
+    text = "noise: the intervals say neither worse nor better."
+    if repeated := max((change.processes for change in changes), default=0):
+        text += (
+            f" What seemed to have changed was repeated in {repeated} fresh processes: their mean, and its interval."
+        )
+    if any(change.verdict == "withheld" for change in changes):
+        text += " withheld: measured under other conditions, see above the tables."
+    return [table, note(text)]
+
+
+def _change_ratio(change: BaselineChange) -> str:
+    interval = "" if change.low is None else f" ({change.low:.3f} to {change.high:.3f})"
+    return f"{change.ratio:.3f}{interval}"
+
+
+def _notice(text: str) -> RenderableType:
+    return styled(text, "bold yellow")
 
 
 # ------------------------------------------------------------------------------------------------------- side by side
 
 
-def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
+def _rows(results: Sequence[ProfileResult], quiet: bool) -> Iterator[Row]:
     yield Row("mode", lambda r: r.mode + (", compiled" if r.compiled else ""))
     yield Row("compile time", lambda r: f.seconds(r.compile_seconds), when=results[0].compiled)
     yield Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}")
@@ -71,13 +115,15 @@ def _rows(results: Sequence[ProfileResult]) -> Iterator[Row]:
         for phase in dict.fromkeys(phase for r in results for phase in r.phases_ms):
             yield Row(f"  {phase}", partial(_phase, phase))
     yield Row("samples/s", lambda r: f.number(r.samples_per_s))
-    yield Row("tokens/s", lambda r: f.count(r.tokens_per_s))
+    padded = has_padding(results)
+    yield Row("tokens/s, with padding" if padded else "tokens/s", lambda r: f.count(r.tokens_per_s))
+    yield Row("  valid tokens/s", lambda r: f.count(r.valid_tokens_per_s), when=padded)
     yield Row("achieved", lambda r: f.rate(r.achieved_flops_per_s, "FLOP"))
     yield Row("ceiling, products", lambda r: f.rate(r.ceiling.gemm_flops_per_s, "FLOP"))
     yield Row("ceiling, memory", lambda r: f.rate(r.ceiling.bytes_per_s, "B"))
     yield Row("utilization", lambda r: f.percent(r.utilization), True)
-    yield Row("least time", lambda r: f"{f.seconds(r.bound.ms / 1e3)} ({r.bound.limited_by})")
-    yield Row("of the limit", lambda r: f.percent(r.bound.of_measured), True)
+    yield Row("least time", lambda r: f.seconds(r.bound.ms / 1e3) + f" ({r.bound.limited_by})" * quiet)
+    yield Row("of the limit", lambda r: f.percent(r.bound.of_measured), True, quiet)
     yield from memory_rows(results)
     yield Row("peak memory", lambda r: f.bytes_(r.memory_bytes.peak), True)
     on_cuda = any(r.memory_bytes.allocated is not None for r in results)
@@ -115,7 +161,7 @@ def _ratio(ratio: Ratio | None) -> str:
 # --------------------------------------------------------------------------------------------------------- components
 
 
-def _components(result: ProfileResult, width: int) -> Table:
+def _components(result: ProfileResult, width: int, quiet: bool) -> Table:
     train = result.mode == "train"
     columns = (
         Column("component", lambda c: c.name, kind="text"),
@@ -125,8 +171,8 @@ def _components(result: ProfileResult, width: int) -> Table:
         Column("share", lambda c: f.percent(c.share)),
         Column("", lambda c: share_bar(c.share), NEVER if train else 76, "bar"),
         Column("least", lambda c: "" if c.bound is None else f.seconds(c.bound.ms / 1e3), 70),
-        Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70),
-        Column("of limit", lambda c: _reached(c.bound)),
+        Column("bound by", lambda c: "" if c.bound is None else c.bound.limited_by, 70 if quiet else NEVER),
+        Column("of limit", lambda c: _reached(c.bound), 0 if quiet else NEVER),
         Column("FLOP/s", lambda c: f.quantity(c.flops_per_s, "") if c.flops else "", 90),
         Column("FLOPs", lambda c: f.quantity(c.flops, "") if c.flops else "", 100),
         Column("params", lambda c: f.count(c.parameters) if c.parameters else "", 110),
@@ -141,7 +187,7 @@ def _reached(bound: Bound | None) -> str:
 # -------------------------------------------------------------------------------------------------------------- sweep
 
 
-def _points(results: Sequence[ProfileResult], width: int) -> Table:
+def _points(results: Sequence[ProfileResult], width: int, quiet: bool) -> Table:
     """One row a point."""
     columns = (
         *point_columns(results),
@@ -150,7 +196,7 @@ def _points(results: Sequence[ProfileResult], width: int) -> Table:
         Column("samples/s", lambda r: f.number(r.samples_per_s), 60),
         Column("FLOPs", lambda r: f.quantity(r.flops, ""), 100),
         Column("utilization", lambda r: f.percent(r.utilization), 50),
-        Column("of limit", lambda r: f.percent(r.bound.of_measured), 90),
+        Column("of limit", lambda r: f.percent(r.bound.of_measured), 90 if quiet else NEVER),
         Column(
             "activations", lambda r: f.bytes_(r.memory_bytes.activations), 100 if results[0].mode == "train" else NEVER
         ),
@@ -196,6 +242,9 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
         "a component's: what it takes from others and hands on, at the speed of the cache that holds as much).",
         "Peak memory: the most that torch's allocator held at once during a call, the inputs apart.",
     ]
+    if first.ceiling.tf32 is not None:
+        notes.append(f"Products of float32: TF32 {'on' if first.ceiling.tf32 else 'off'}, for model and ceiling alike.")
+    notes += padding_notes(results)
     if first.caches == "cold":
         notes.append("Caches were flushed before each run.")
     if len(results) > 1:
@@ -209,12 +258,31 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
             notes.append(
                 f"Components: timed with hooks in calls of their own in the same rounds ({_overhead(results)} latency)."
             )
+    if above := _above_limit(results):
+        notes.append(
+            f"Above 100% of the limit: {above}. No work can be: the machine's ceilings were measured lower than what "
+            "these reached, or their own times are of too few runs. Measure again on a quiet machine, and longer."
+        )
     if growth:
         notes.append(
             "Growth: least squares on logarithms; tokens are those of all modalities. At first, at last: between the "
             "two smallest and the two largest values."
         )
     return notes
+
+
+def _above_limit(results: Sequence[ProfileResult]) -> str:
+    """Configs and components that were faster than can be."""
+    several, found = len(results) > 1, []
+    for result in results:
+        values = [f"{key}={value_text(value)}" for key, value in result.point.items()]
+        whole = " ".join([result.config, *values]) if several else "the whole"
+        rows = [(whole, result.bound), *((row.name, row.bound) for row in result.components)]
+        for name, limit in rows if not result.point else rows[:1]:
+            if limit is not None and (limit.of_measured or 0) > ABOVE:
+                of = f" of {result.config}" if several and name != whole else ""
+                found.append(f"{name}{of} ({f.percent(limit.of_measured)})")
+    return ", ".join(found)
 
 
 def _overhead(results: Sequence[ProfileResult]) -> str:

@@ -32,18 +32,23 @@ class Stopwatch:
             size = 4 * torch.cuda.get_device_properties(device).L2_cache_size if self.cuda else CPU_CACHE_BYTES
             self.evictor = torch.zeros(size // 4, dtype=torch.int32, device=device)
 
-    def __call__(self, call: Callable[[], object]) -> float:
+    def evict(self) -> None:
+        """Drive out what the caches hold, where runs are to be cold."""
         if self.evictor is not None:
             self.evictor.add_(1)
+
+    def __call__(self, call: Callable[[], object]) -> float:
+        self.evict()
         if not self.cuda:
             start = time.perf_counter()
             call()
             return time.perf_counter() - start
         begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         torch.cuda.synchronize(self.device)
-        begin.record()
+        stream = torch.cuda.current_stream(self.device)
+        begin.record(stream)
         call()
-        end.record()
+        end.record(stream)
         torch.cuda.synchronize(self.device)
         return begin.elapsed_time(end) / 1e3
 

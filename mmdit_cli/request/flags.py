@@ -16,15 +16,21 @@ Command = Callable[..., None]
 
 SweepOption = Annotated[
     list[str] | None,
-    typer.Option("--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn. Repeat for a grid."),
+    typer.Option(
+        "--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn, or each of 6..12. Repeat for a grid."
+    ),
 ]
 OneConfig = Annotated[
     str,
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or - (stdin)."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or - (stdin)."
+    ),
 ]
 SeveralConfigs = Annotated[
     list[str],
-    typer.Option("--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, or -. Repeatable."),
+    typer.Option(
+        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or -. Repeatable."
+    ),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default
     "set_": (
@@ -35,7 +41,10 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
         None,
     ),
     "device": (Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")], "cpu"),
-    "dtype": (Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16.")], "fp32"),
+    "dtype": (
+        Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16 (or float32, ...).")],
+        "fp32",
+    ),
     "seed": (Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")], 0),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")], False),
     "report": (
@@ -65,7 +74,7 @@ def common_options(name: str, *, config: Any = SeveralConfigs, only: Sequence[st
 
         @functools.wraps(function)
         def command(**values: Any) -> None:
-            configs = values.get("config", [])
+            configs = values.get("config") or []
             asked = {key: default if values.get(key) is None else values[key] for key, (_, default) in COMMON.items()}
             del asked["debug"]  # of errors alone
             overrides = asked.pop("set_")

@@ -49,7 +49,7 @@ def example_inputs(
     draw = _Draw(torch.device(device), dtype, seed)
     tokens = {name: config.tokens_of(name) for name in config.model.inputs}
     data = {name: _input(config, name, batch, draw) for name in tokens}
-    masks = {name: _mask(tokens[name], share, batch, draw.device) for name, share in config.run.mask.items()}
+    masks = {name: _mask(config, name, batch, draw.device) for name in config.run.mask}
     packing = None
     if draw.device.type == "meta" and config.model.varlen and masks:
         packing = _packing(config, tokens, batch)
@@ -131,15 +131,15 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
     masks: list[Tensor | None] = []
     for name, modality in config.model.modalities.items():
         stream = [name, *(modality.inputs or ())]
-        if not any(each in config.run.mask for each in stream):
+        if config.run.mask.keys().isdisjoint(stream):
             masks.append(None)
             continue
-        joined = torch.cat([_mask(tokens[each], config.run.mask.get(each, 1.0), batch, cpu) for each in stream], 1)
+        joined = torch.cat([_mask(config, each, batch, cpu) for each in stream], dim=1)
         masks.append(F.pad(joined, (0, total[name] - joined.shape[1]), value=True))  # references are valid everywhere
     packing = Packing.from_masks(masks, list(total.values()), batch)
     return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 
 
-def _mask(tokens: int, share: float, batch: int, device: torch.device) -> Tensor:
-    valid = round(tokens * share)
-    return (torch.arange(tokens, device=device) < valid).expand(batch, tokens)
+def _mask(config: ToolConfig, name: str, batch: int, device: torch.device) -> Tensor:
+    tokens = config.tokens_of(name)
+    return (torch.arange(tokens, device=device) < tokens - config.padded_of(name)).expand(batch, tokens)

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 
+from mmdit.options.numbers import as_number
 from mmdit_cli.errors import UserError
 
 SMALLEST, LARGEST = 1e-9, 1e30  # what is made of numbers between them stays finite
 
 
 def read_number(text: str, option: str, *, whole: bool = False) -> float:
-    """A number above 0, as `1e9` or `250_000`.
+    """A number above 0, as `1e9`, `250_000`, `100M` or `1.62B`.
 
     Raises:
         UserError: it is none; the message names the option.
     """
+    known = as_number(text)
     try:
-        value = float(text)
+        value = float(text) if known is None else float(known)
     except ValueError:
         value = math.nan
     if not SMALLEST <= value <= LARGEST or (whole and not value.is_integer()):
         wanted = f"{'a whole' if whole else 'a'} number above 0 and up to {LARGEST:g}"
-        raise UserError(f"{option} {text}: expected {wanted}, such as 1e9")
+        raise UserError(f"{option} {text}: expected {wanted}, such as 1e9 or 100M")
     return value
 
 

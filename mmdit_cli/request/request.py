@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from json import dumps as json_text
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.output.console import stdout
+from mmdit_cli.output.console import is_main, message, stdout
 from mmdit_cli.output.document import make_document, print_json
 from mmdit_cli.output.renderings import SUFFIXES, render
 from mmdit_cli.request.targets import check_apart, check_target, writing
@@ -18,9 +20,22 @@ if TYPE_CHECKING:
     import torch
     from rich.console import RenderableType
 
+    from mmdit.config.yaml_document import Document
     from mmdit_cli.request.tool_config import ToolConfig
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+MOST_DEVICES = 128  # torch wraps greater numbers
+
+
+SECTIONS = ("run", "train")
+NAMED = 4  # settings in a message
+READS = {  # by command: what it uses of a config's `run` and `train`, sections or keys
+    "profile": ("run",),
+    "flops": ("run",),
+    "shape-check": ("run",),
+    "train-toy": ("train",),
+    "export": ("run.mask",),
+}
 
 
 @dataclass(frozen=True)
@@ -35,29 +50,79 @@ class Request:
     seed: int
     json: bool
     report: Path | None
+    unused: dict[str, str] = field(default_factory=dict, compare=False)  # keys that the command won't use, in words
 
     def load_configs(self) -> list[ToolConfig]:
         """Raises ConfigError where a config is wrong."""
-        from mmdit_cli.request.tool_config import load_tool_config
+        return [config for (config,) in self.load_points()]
 
-        return [load_tool_config(path, self.overrides) for path in self.configs]
+    def load_points(self, points: Sequence[Sequence[str]] = ((),)) -> list[list[ToolConfig]]:
+        """Each config at each point of a sweep.
+
+        Raises:
+            ConfigError: a config is wrong.
+        """
+        from mmdit.config.file import load_points
+        from mmdit.config.shipped import is_shipped
+        from mmdit_cli.request.tool_config import FedConfig, ToolConfig
+
+        schema = FedConfig if "run" in READS[self.command] else ToolConfig
+        loaded = []
+        for path in self.configs:
+            note = partial(self._note_unused, is_shipped(path) or os.path.isdir(path))  # a run's is the tool's own
+            text = _config_within(path)
+            loaded.append(
+                load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
+            )
+        return loaded
+
+    def _note_unused(self, shipped: bool, document: Document) -> None:
+        """Keep what someone set, in a file of their own or on the command line, and the command won't use."""
+        read = READS[self.command]
+        for path, place in document.keys.items():
+            key = ".".join(map(str, path))
+            if len(path) != 2 or path[0] not in SECTIONS or {path[0], key} & {*read} or (shipped and place.line):
+                continue
+            twin = f"; {read[0]}.{path[1]} is" if path[1] == "batch_size" and read[0] in SECTIONS else ""
+            self.unused[key] = f"{key} ({place}){twin}"
+
+    def say_unused(self) -> None:
+        """Name the settings that are not used, once."""
+        if self.unused and is_main():
+            more = f", and {len(self.unused) - NAMED} more" if len(self.unused) > NAMED else ""
+            message(f"not used by {self.command}: {', '.join([*self.unused.values()][:NAMED])}{more}")
+        self.unused.clear()
 
     @property
-    def torch_device(self) -> torch.device:
-        """Raises UserError where there is no such device."""
+    def named_device(self) -> torch.device:
+        """The device, which need not be there. Raises UserError where the name is none."""
         import torch
 
         kind, colon, index = self.device.partition(":")
-        numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 10
-        if kind not in ("cpu", "cuda") or (colon and not numbered):
+        numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 4
+        if kind not in ("cpu", "cuda") or (colon and not (numbered and int(index) < MOST_DEVICES)):
             raise UserError(f"--device {self.device}: expected cpu, cuda or cuda:N")
-        if kind == "cuda":
+        return torch.device(kind, int(index)) if index else torch.device(kind)
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device; one with a number is the current one from here on, for seeds, events and libraries that ask for
+        no other. Plain `cuda` leaves that open: each of torchrun's processes takes its own.
+
+        Raises UserError where there is no such device.
+        """
+        import torch
+
+        device = self.named_device
+        if device.type == "cuda":
             count = torch.cuda.device_count() if torch.cuda.is_available() else 0
             if not count:
                 raise UserError(f"--device {self.device}: torch {torch.__version__} sees no CUDA device; use cpu")
-            if int(index or 0) >= count:
+            if (device.index or 0) >= count:
                 raise UserError(f"--device {self.device}: there are {count} CUDA devices, cuda:0 to cuda:{count - 1}")
-        return torch.device(self.device)
+            if device.index:
+                torch.cuda.set_device(device.index)
+        return device
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -79,23 +144,29 @@ class Request:
         tables: Callable[[int], Sequence[RenderableType]],
         *,
         headed: bool = True,
+        configs: Iterable[ToolConfig] = (),
         **extra: Any,
     ) -> None:
         """Print the tables (made for a width), or where `--json` asks for it the document, and write `--report`.
 
         Args:
             headed: say above the tables what the figures were made with.
+            configs: those that the figures are of, where they depend on `run.tokens`, whose defaults are said then.
 
         Raises:
             UserError: the report can't be written.
         """
         document = self.document(results, **extra)
+        self.say_unused()
         if not self.json:
-            from mmdit_cli.output.tables import header
+            from mmdit_cli.output.tables import header, note
+            from mmdit_cli.request.tool_config import tokens_by_default
 
             console = stdout()
             if headed:
                 console.print(header(document))
+            if taken := tokens_by_default(configs):
+                console.print(note(taken))
             for table in tables(console.width):
                 console.print(table)
         if self.report is not None:
@@ -130,6 +201,7 @@ def make_request(
     if report is not None:
         check_target(report, "--report", suffixes=SUFFIXES)
         check_apart({"config": configs}, report=report)
+    dtype = {torch_name: name for name, torch_name in DTYPES.items()}.get(dtype.removeprefix("torch."), dtype)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
 
 
@@ -139,3 +211,21 @@ def _as_utf8(text: str) -> str:
         return os.fsencode(text).decode("utf-8")
     except UnicodeError:
         return text
+
+
+def _config_within(path: str) -> bytes | None:
+    """The config that weights hold, which `mmdit.save` wrote; None where the path is no weights'.
+
+    Raises:
+        mmdit.weights.saved_model.CheckpointError: they can't be read, or hold none.
+    """
+    shards = os.path.isdir(path) and os.path.isfile(os.path.join(path, "config.json"))
+    if not (shards or (path.endswith(".safetensors") and os.path.isfile(path))):
+        return None
+    from mmdit.options import as_data
+    from mmdit.weights.reader import WeightFiles
+    from mmdit.weights.saved_model import read_config
+
+    with WeightFiles(path) as files:
+        name = files.metadata.get("config_name") or Path(path).stem
+        return json_text({"name": name, "model": as_data(read_config(files).model)}).encode()

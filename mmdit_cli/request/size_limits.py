@@ -39,6 +39,6 @@ def is_overflow(error: Exception) -> bool:
 def too_large(config: ToolConfig) -> UserError:
     """The refusal, with the sizes to look at."""
     leaves = flat(as_data({"model": config.model, "run": config.run}))
-    sizes = sorted(((x, key) for key, x in leaves if isinstance(x, (int, float)) and x is not True), reverse=True)
+    sizes = sorted(((x, key) for key, x in leaves if isinstance(x, (int, float))), reverse=True)
     named = ", ".join(f"{key}={size:.15g}" for size, key in sizes[:NAMED])
     return UserError(f"{config.name}: is larger than any machine; its largest sizes are {named}")

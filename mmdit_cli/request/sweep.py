@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -46,23 +47,17 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
         UserError: a sweep is malformed; the message names the key and the value.
         ConfigError: a config is wrong, or becomes so at a point; the message names `--sweep KEY=VALUE`.
     """
-    from mmdit.config.file import load_points
-    from mmdit_cli.request.tool_config import ToolConfig
-
     axes = parse_sweeps(sweeps or ())
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
     points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
     texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
-    grid = []
-    for path in request.configs:
-        configs = load_points(path, ToolConfig, overrides=request.overrides, points=texts)
-        grid += [PointConfig(config, point) for config, point in zip(configs, points, strict=True)]
-    return grid
+    loaded = request.load_points(texts)
+    return [PointConfig(config, point) for each in loaded for config, point in zip(each, points, strict=True)]
 
 
 def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
-    """The axes of a grid from `KEY=V1,V2` texts. Values are read as `--set` reads them; a comma inside brackets or
-    quotes does not part two values.
+    """The axes of a grid from `KEY=V1,V2` texts, or `KEY=6..12` for whole numbers. Values are read as `--set` reads
+    them; a comma inside brackets or quotes does not part two values.
 
     Raises:
         UserError: not `KEY=V1,V2`, an empty or repeated value, a key that is swept twice or lies inside another, more
@@ -113,7 +108,7 @@ def _parse_axis(sweep: str) -> Axis:
     key, label = key.strip(), f"--sweep {one_line(sweep, 60)}"
     if not equals or "" in key.split(".") or len(key) > LONGEST_KEY:
         raise UserError(f"{label}: expected KEY=V1,V2 with a dotted key, as in --sweep run.batch_size=1,4")
-    texts = [part.strip() for part in _split(text)]
+    texts = [value for part in _split(text) for value in _counted(part.strip())]
     if len(texts) > MAX_POINTS:
         raise UserError(f"{label}: gives {key} {len(texts)} values; a sweep has at most {MAX_POINTS} points")
     values: list[Any] = []
@@ -128,6 +123,13 @@ def _parse_axis(sweep: str) -> Axis:
             raise UserError(f"{label}: {key} takes the value {part} twice")
         values.append(value)
     return Axis(key, tuple(values), tuple(texts))
+
+
+def _counted(part: str) -> Sequence[str]:
+    """Each whole number of `6..12`, and of more than a grid holds as many as are refused; another text as it is."""
+    match = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})", part, re.ASCII)
+    first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+    return [str(value) for value in range(first, min(last, first + MAX_POINTS) + 1)] or [part]
 
 
 def _split(text: str) -> list[str]:

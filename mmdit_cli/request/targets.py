@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.console import is_main, message
 
 
 @contextmanager
@@ -24,7 +25,7 @@ def check_target(
     option: str,
     *,
     suffixes: Sequence[str] = (),
-    force: bool = True,
+    force: bool | None = None,
     example: str = "",
     folder: bool = False,
     other: Callable[[Path], str | None] = lambda folder: None,
@@ -33,7 +34,7 @@ def check_target(
 
     Args:
         suffixes: those that the name may have; none: any.
-        force: whether a file, or a folder that is not empty, may be replaced.
+        force: whether a file, or a folder that is not empty, may be replaced; None: it may, and that is said.
         example: the name of a file, for who names a folder.
         folder: a folder is to be written.
         other: names something in an old folder that must not be lost; None where there is no such thing.
@@ -59,7 +60,7 @@ def check_target(
     parent = (Path(os.path.realpath(path)) if path.is_symlink() else path).parent
     try:
         if folder:
-            check_folder(path, force=force, other=other)
+            check_folder(path, force=force is not False, other=other)
         else:
             check_writable(path)
     except IsADirectoryError:
@@ -75,8 +76,10 @@ def check_target(
             raise refuse(f"the folder {parent} is not writable") from None
         reason = error.strerror or error
         raise refuse(reason if folder else f"the folder {parent} takes no file: {reason}") from None
-    if is_there and not folder and not force:
+    if is_there and not folder and force is False:
         raise refuse("exists; --force replaces it")
+    if is_there and not folder and force is None and is_main():
+        message(f"{option} {path}: exists, and will be replaced")
 
 
 def check_apart(reads: Mapping[str, str | Path | Sequence[str] | None], **writes: Path | None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,8 @@ class RunConfig(Options):
 
     batch_size: Whole = option(1, "Samples of a call.", gt=0)
     tokens: dict[Text, Annotated[Whole, Gt(0)]] = option(
-        {}, f"Tokens of a sample, by modality or further input; {DEFAULT_TOKENS} where it says nothing."
+        {},
+        f"Tokens of a sample, by modality or further input; by default {DEFAULT_TOKENS}, or as many as it can place.",
     )
     frames: dict[Text, Annotated[Whole, Gt(0)]] = option(
         {}, "Patches of a video along time, among which its tokens are shared, by modality; 1 where it says nothing."
@@ -42,42 +44,29 @@ class ToolConfig(Config):
     run: RunConfig = option(RunConfig(), "What profile, flops and shape-check feed the model.")
     train: TrainConfig = option(TrainConfig(), "How train-toy trains it.")
 
-    def check(self) -> None:
-        super().check()
-        inputs, modalities = self.model.inputs, tuple(self.model.modalities)
-        for key, names in dict(
-            tokens=tuple(inputs), mask=tuple(inputs), frames=modalities, references=modalities
-        ).items():
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
+        modalities, inputs = tuple(self.model.modalities), tuple(self.model.inputs)
+        known = {"tokens": inputs, "mask": inputs, "frames": modalities, "references": modalities}
+        for key, names in known.items():
             for name in getattr(self.run, key):
                 if name not in names:
                     message = f"{name!r} is no modality of the model; they are {', '.join(names)}"
-                    raise OptionError(("run", key, name), message)
-        for name, frames in self.run.frames.items():
-            end = inputs[name]
-            if not isinstance(end, PatchInput) or len(end.sizes) < 3 or self.tokens_of(name) % frames:
-                message = (
-                    f"only a video's tokens are shared by frames, equally; {name!r} has {self.tokens_of(name)} tokens"
-                )
-                raise OptionError(("run", "frames", name), message)
+                    yield OptionError(("run", key, name), message)
         for name in self.run.references:
-            if self.model.modalities[name].references is None:
+            if name in self.model.modalities and self.model.modalities[name].references is None:
                 message = f"{name!r} takes no references; set model.modalities.{name}.references"
-                raise OptionError(("run", "references", name), message)
-        for name, end in inputs.items():
-            count, at = self.tokens_of(name), ("run", "tokens", name)
-            if isinstance(end, TokenInput) and count > end.max_length:
-                raise OptionError(at, f"{count} tokens exceed the input's max_length of {end.max_length}")
-            if isinstance(end, PatchInput):
-                *_, height, width = self.patch_grid(name)
-                if end.positions != "none" and width > end.max_size:
-                    message = f"{count} patches are {height} x {width}, but positions reach max_size {end.max_size}"
-                    raise OptionError(at, message)
+                yield OptionError(("run", "references", name), message)
 
     def tokens_of(self, name: str) -> int:
-        """Tokens of one sample in an input."""
+        """Tokens of one sample in an input; by default no more than it can place."""
         end = self.model.inputs[name]
-        default = min(DEFAULT_TOKENS, end.max_length) if isinstance(end, TokenInput) else DEFAULT_TOKENS
-        return self.run.tokens.get(name, default)
+        most = reach(end) or DEFAULT_TOKENS
+        return self.run.tokens.get(name, min(DEFAULT_TOKENS, most**2 if isinstance(end, PatchInput) else most))
+
+    def padded_of(self, name: str) -> int:
+        """Those of them that are padding."""
+        return self.tokens_of(name) - round(self.tokens_of(name) * self.run.mask.get(name, 1.0))
 
     def all_tokens(self) -> dict[str, int]:
         """Tokens of one sample by modality, those of its further inputs and of its references included."""
@@ -87,13 +76,67 @@ class ToolConfig(Config):
             for name, m in self.model.modalities.items()
         }
 
+    def valid_tokens(self) -> dict[str, int]:
+        """The same without padding."""
+        return {
+            name: count - sum(map(self.padded_of, (name, *(self.model.modalities[name].inputs or ()))))
+            for name, count in self.all_tokens().items()
+        }
+
     def patch_grid(self, name: str) -> tuple[int, ...]:
         """Rows and columns of the most square image of so many patches, rows <= columns; of a video frames first."""
-        end, frames = self.model.inputs[name], self.run.frames.get(name, 1)
-        tokens = self.tokens_of(name) // frames
+        frames = (self.run.frames.get(name, 1),) if is_video(self.model.inputs[name]) else ()
+        tokens = self.tokens_of(name) // prod(frames)
         rows = next(rows for rows in range(int(tokens**0.5), 0, -1) if tokens % rows == 0)
-        sides = (frames, rows, tokens // rows)
-        return sides[-len(end.sizes) :] if isinstance(end, PatchInput) else sides
+        return (*frames, rows, tokens // rows)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FedConfig(ToolConfig):
+    """A config whose model is fed what `run` says, so that its inputs must be able to place it."""
+
+    def check(self) -> Iterator[OptionError]:
+        yield from super().check()
+        inputs = self.model.inputs
+        for name, frames in self.run.frames.items():
+            if name in inputs and (not is_video(inputs[name]) or self.tokens_of(name) % frames):
+                got = f"{name!r} has {self.tokens_of(name)} tokens"
+                yield OptionError(
+                    ("run", "frames", name), f"only a video's tokens are shared by frames, equally; {got}"
+                )
+        for name, count in self.run.tokens.items():
+            end = inputs.get(name)
+            most, at = reach(end), ("run", "tokens", name)
+            if most is None:
+                continue
+            if not isinstance(end, PatchInput) and count > most:
+                yield OptionError(at, f"{count} tokens exceed the input's max_length of {most}")
+            if isinstance(end, PatchInput) and (sides := self.patch_grid(name))[1] > most:
+                message = f"{count} patches are {sides[0]} x {sides[1]}, but positions reach max_size {most}"
+                yield OptionError(at, message)
+
+
+def reach(end: Any) -> int | None:
+    """Tokens of a sequence, or rows and columns of patches, that an input places at most; None: any number."""
+    if isinstance(end, TokenInput):
+        return end.max_length
+    return end.max_size if isinstance(end, PatchInput) and end.positions != "none" else None
+
+
+def is_video(end: Any) -> bool:
+    """Whether what comes in has frames."""
+    return isinstance(end, PatchInput) and len(end.sizes) == 3
+
+
+def tokens_by_default(configs: Iterable[ToolConfig]) -> str:
+    """What of `run.tokens` no config says, in words; empty where all is said."""
+    taken = {
+        f"{name} {config.tokens_of(name)}": None
+        for config in configs
+        for name in config.model.inputs
+        if name not in config.run.tokens
+    }
+    return f"run.tokens by default: {', '.join(taken)}" if taken else ""
 
 
 def load_tool_config(path: str | Path, overrides: Sequence[str] = ()) -> ToolConfig:

@@ -47,6 +47,6 @@ def command(
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
         result = with_weights(result, check_weights(loaded.model, weights, from_))
-    request.show([result], lambda _: shape_tables(result, every_layer=all_layers))
+    request.show([result], lambda _: shape_tables(result, every_layer=all_layers), configs=[loaded])
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.options import LinearOutput, PatchOutput
+from mmdit.options import LinearOutput, ModelOptions, PatchInput, PatchOutput
 from mmdit_cli.model_parts.flop_count import meta_model
 from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.model_parts.tensor_bytes import total_bytes
@@ -35,7 +35,7 @@ class LayerShapes:
 
 @dataclass(frozen=True)
 class ShapesResult:
-    """What a shape check found. `ok` is False where there are `problems`; `notes` are worth knowing and no fault."""
+    """What a shape check found. `ok` is False where there are `problems`; `notes` and `advice` are no fault."""
 
     config: str
     ok: bool
@@ -46,6 +46,7 @@ class ShapesResult:
     layers: list[LayerShapes]
     problems: list[str]
     notes: list[str]
+    advice: list[str] = field(default_factory=list)  # on shapes that are right and of no use
     weights: Any = None  # a WeightsCheck, where a file was checked
 
 
@@ -84,6 +85,7 @@ def check_model(model: nn.Module, config: ToolConfig, *, dtype: torch.dtype = to
         layers=layers,
         problems=problems,
         notes=notes,
+        advice=_unread(config.model),
     )
 
 
@@ -100,8 +102,11 @@ def expected_output(config: ToolConfig, name: str, given: Shape) -> Shape | None
 
 def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]) -> list[str]:
     problems = []
-    for name in config.model.modalities:
-        x = inputs.by_modality[name]
+    for name, modality in config.model.modalities.items():
+        x, end, head = inputs.by_modality[name], modality.input, modality.output
+        if isinstance(end, PatchInput) and head is None and name not in config.model.discard:
+            output = f"output: {{kind: patches, channels: {end.channels}}}"
+            problems.append(f"{name}: goes in as a picture and comes out as tokens; give it {output}, or discard it")
         wanted, got = expected_output(config, name, list(x.shape)), outputs.get(name)
         if wanted is None and got is not None:
             problems.append(f"{name}: is discarded, but came out with {list(got.shape)}")
@@ -111,6 +116,18 @@ def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]
             layer = f"outputs.{name}" if config.model.modalities[name].output else "the last block"
             problems.append(f"{layer}, {name}: got {list(got.shape)}, wanted {wanted}")
     return problems
+
+
+def _unread(model: ModelOptions) -> list[str]:
+    """Modalities beside those with an output head that come out as tokens."""
+    headed = [name for name, modality in model.modalities.items() if modality.output is not None]
+    unread = [name for name in model.names if headed and name not in headed and name not in model.discard]
+    return [
+        f"{name}: comes out as tokens that no output head reads. Unless you do, no gradient reaches what the last "
+        f"block does for it alone, at which DDP stops; set discard: [{name}], or give it an output"
+        for name in unread
+        if not isinstance(model.modalities[name].input, PatchInput)
+    ]
 
 
 def _unused_parameters(model: nn.Module, outputs: dict[str, Tensor]) -> list[str]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import Column, listing, note, pairs
+from mmdit_cli.output.tables import Column, listing, note, pairs, styled
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -37,16 +36,23 @@ def shape_tables(result: ShapesResult, *, every_layer: bool) -> list[RenderableT
     parts: list[RenderableType] = [
         listing(f"{result.config}: layers", layers, of_layers, tight=False),
         listing("modalities", result.inputs, of_modalities, tight=False),
-        Text("every shape is right" if result.ok else "not so:", style="bold green" if result.ok else "bold red"),
+        styled(*_verdict(result)),
+        *(styled(text, "yellow") for text in result.advice),
     ]
     more = len(result.problems) - PROBLEMS
     unsaid = [f"... and {more} more, which --json lists"] if more > 0 else []
-    parts += [Text(problem, style="red") for problem in [*result.problems[:PROBLEMS], *unsaid]]
+    parts += [styled(problem, "red") for problem in [*result.problems[:PROBLEMS], *unsaid]]
     if result.weights is not None:
         parts.append(_weights(result.weights))
     return parts + [
         note(x) for x in (*result.notes, f"{result.parameters:,} parameters, {f.bytes_(result.weight_bytes)}")
     ]
+
+
+def _verdict(result: ShapesResult) -> tuple[str, str]:
+    if not result.ok:
+        return "not so:", "bold red"
+    return ("every shape fits, but:", "bold yellow") if result.advice else ("every shape is right", "bold green")
 
 
 def _weights(weights: WeightsCheck) -> Table:

@@ -15,13 +15,23 @@ from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
     from mmdit_cli.request.tool_config import ToolConfig
+    from mmdit_cli.toy.trainer import Precision
 
 NAME = "train-toy"
 
 
-@common_options(NAME)
+@common_options(NAME, config=None)
 def command(
     request: Request,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="A YAML file, a shipped config's name, or -. Repeatable. --resume takes the run's own.",
+        ),
+    ] = None,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, max=1_000_000_000, metavar="N", help="Training steps. Default: train.steps."),
@@ -30,7 +40,7 @@ def command(
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="Where the run, or a comparison's runs, go. Default: in runs/."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir, as it was asked.")] = False,
     allow_changes: Annotated[
         bool,
         typer.Option("--allow-changes", help="Resume with another config, seed or dtype than before; says which."),
@@ -56,11 +66,18 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")
     ] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", metavar="DTYPE", help="fp32, or bf16: autocast over float32 weights.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="N", help="Seed of weights, data and noise. Default: 0.")
+    ] = None,
 ) -> None:
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
-    Rectified flow. bf16 trains under autocast. Ctrl-C and SIGTERM save and say how to go on. Several configs, or
-    --seeds, train on the same data in turns and end in a comparison. Under torchrun the processes share each batch.
+    Rectified flow. bf16 is mixed precision: float32 weights, bf16 autocast. Ctrl-C and SIGTERM save and say how to go
+    on. Several configs, or --seeds, train on the same data in turns and end in a comparison. Under torchrun the
+    processes share each batch.
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
@@ -68,24 +85,27 @@ def command(
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import check_apart, check_target
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import check_run, check_tensorboard, in_runs
+    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, in_runs
     from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import TrainResult, train
 
+    several = len(request.configs) > 1 or seeds > 1
+    if resume and several:
+        raise UserError("--resume goes on with one run: give its --run-dir, and no --seeds")
+    if resume:
+        request = replace(request, **asked_of_run(check_run(run_dir), config=config, dtype=dtype, seed=seed))
+    elif not config:
+        raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
     first = request.seed
-    several = len(configs) > 1 or seeds > 1
+    precision: Precision = "pure" if request.dtype == "fp32" else "mixed"
     if tensorboard:
         check_tensorboard()
     share = read_share("90%" if target is None else target, "--target")
     if first + seeds > 1 << 64:
         raise UserError(f"--seeds {seeds}: the last of them, {first + seeds - 1}, is no number of 64 bits")
-    if resume and several:
-        raise UserError("--resume goes on with one run: give its --config and --run-dir, and no --seeds")
     if allow_changes and not resume:
         raise UserError("--allow-changes is for --resume")
-    if resume:
-        check_run(run_dir)
     if target is not None and not several:
         raise UserError("--target is for a comparison: give several --config, or --seeds N")
     if plot is not None:
@@ -93,6 +113,7 @@ def command(
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
+    request.say_unused()
 
     def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
         with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:
@@ -117,7 +138,7 @@ def command(
     if not several:
         result = run(configs[0], first, run_dir, configs[0].name)
         if result is not None:
-            request.show([result], lambda _: train_tables([result]))
+            request.show([result], lambda _: train_tables([result]), precision=precision)
         return
 
     from mmdit_cli.toy.comparability import distinct
@@ -133,8 +154,8 @@ def command(
         train=run,
         target=share,
         plot=plot,
-        document=lambda results, comparison: request.document(results, comparison=comparison),
+        document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
     )
-    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison)
+    request.show(results, lambda width: compare_tables(comparison, width), comparison=comparison, precision=precision)
     if failed := failed_runs(comparison):
         raise CheckFailed(failed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +13,19 @@ from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.output.renderings import render
+from mmdit_cli.output.units import count
+from mmdit_cli.output.units import flops as flop_text
+from mmdit_cli.output.units import seconds as seconds_text
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import METRICS, new_folder, read_metrics, safe_name
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
-from mmdit_cli.toy.training import Interrupted, TrainResult
+from mmdit_cli.toy.training import AVERAGED, Interrupted, TrainResult
 
 TARGET = 0.9
+ALIKE, ALIKE_IN_TIME = 0.01, 0.1  # shares by which two designs may differ in cost and be called alike in it
 Records: TypeAlias = Sequence[Mapping[str, Any]]
 
 
@@ -43,14 +48,19 @@ class ToTarget:
 class Design:
     """One config over all seeds. Figures are of finished runs, None where there is none; `seeds` are those finished.
 
-    `loss` is the mean over a run's last 20 steps; accuracies are those of `TrainResult`. `step_flops` are model FLOPs
-    of a training step at `train.batch_size` and the data's own lengths. `differences` are from the first design, which
-    has none; a figure is missing where it is not the same quantity in both.
+    `loss` is the mean over a run's last `loss_steps` steps; accuracies are those of `TrainResult`. `step_flops` are
+    model FLOPs of a training step of `batch_size` samples of `tokens`, the lengths of the data's first batch;
+    `step_seconds` the runs' median. `differences` are from the first design, which has none; a figure is missing where
+    it is not the same quantity in both.
     """
 
     config: str
     parameters: int
+    batch_size: int
+    tokens: dict[str, int]
     step_flops: int
+    step_seconds: float | None
+    loss_steps: int
     seeds: list[int]
     loss: Spread | None
     accuracy: dict[str, Spread]
@@ -134,6 +144,7 @@ def compare_designs(
     failures: list[Failure] = []
     turns = [(config, seed) for seed in seeds for config in configs]
     for number, (config, seed) in enumerate(turns, start=1):
+        gc.collect()  # of the run before: torch's schedule and its optimizer hold each other, and the weights
         title, place = f"{config.name}, seed {seed}", folder / f"{safe_name(config.name)}-seed{seed}"
         try:
             result = train(config, seed, place, f"{title} ({number}/{len(turns)})")
@@ -149,8 +160,12 @@ def compare_designs(
         Design(
             config=config.name,
             parameters=flops[config.name].parameters,
+            batch_size=flops[config.name].batch_size,
+            tokens=flops[config.name].tokens,
             step_flops=flops[config.name].step_flops,
-            seeds=list(runs := done[config.name]),
+            step_seconds=_step_seconds(runs := done[config.name]),
+            loss_steps=min(AVERAGED, config.train.steps),
+            seeds=list(runs),
             loss=spread([run.result.loss["last"] for run in runs.values()]) if runs else None,
             accuracy=_by_modality(runs, "accuracy"),
             held_out=_by_modality(runs, "held_out"),
@@ -160,6 +175,7 @@ def compare_designs(
         for config in configs
     ]
     notes = [note for config in configs[1:] for note in unlike(configs[0], config)]
+    notes += [text for design in designs[1:] if (text := other_cost(designs[0], design))]
     return [run.result for runs in done.values() for run in runs.values()], Comparison(
         configs[0].name, list(seeds), target, CONFIDENCE, designs, failures, notes, str(folder)
     )
@@ -200,6 +216,22 @@ def save_comparison(
         text = render(document(results, comparison), ".json")
         write_atomic(folder / "comparison.json", text.encode())
     return results, comparison
+
+
+def other_cost(first: Design, other: Design) -> str:
+    """In what two designs differ beside what they are, so that a better one may only be a larger one; empty where they
+    are alike."""
+    figures = (
+        ("parameters", first.parameters, other.parameters, count, ALIKE),
+        ("FLOPs a step", first.step_flops, other.step_flops, flop_text, ALIKE),
+        ("time a step", first.step_seconds, other.step_seconds, seconds_text, ALIKE_IN_TIME),
+    )
+    apart = [
+        f"{b / a:.2f} times the {name} ({show(b)}, {show(a)})"
+        for name, a, b, show, alike in figures
+        if a and b and abs(b / a - 1) > alike
+    ]
+    return f"{other.config} does not cost what {first.config} does: {', '.join(apart)}" if apart else ""
 
 
 def failed_runs(comparison: Comparison) -> str:
@@ -266,6 +298,11 @@ def _figures(
         figures["FLOPs to the target"] = [x * step_flops for x in steps], every * step_flops
         figures["time to the target"] = seconds, every * max(t / n for n, t in reached)
     return figures
+
+
+def _step_seconds(runs: Mapping[int, Run]) -> float | None:
+    rates = [run.result.steps_per_s for run in runs.values() if run.result.steps_per_s]
+    return 1 / statistics.median(rates) if rates else None
 
 
 def _to_target(runs: Mapping[int, Run], target: float, step_flops: int) -> ToTarget:

@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
-from rich.text import Text
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side
+from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side, styled, tokens_text
+from mmdit_cli.toy.tables import averaged
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from mmdit_cli.toy.comparison import Comparison, Design
     from mmdit_cli.toy.seed_statistics import Difference, Spread
@@ -32,8 +33,8 @@ def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
     parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
-        parts.append(Text(where, style="red"))
-    parts += [Text(text, style="yellow") for text in comparison.notes]
+        parts.append(styled(where, "red"))
+    parts += [styled(text, "yellow") for text in comparison.notes]
     return [*parts, *map(note, _notes(comparison))]
 
 
@@ -41,9 +42,11 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
     reached = any(design.to_target.reached for design in comparison.designs)
     rows = [
         Row("parameters", lambda d: f.count(d.parameters)),
+        Row("batch × tokens", lambda d: f"{d.batch_size} × {tokens_text(d.tokens)}"),
         Row("FLOPs a step", lambda d: f.flops(d.step_flops)),
+        Row("time a step", lambda d: f.seconds(d.step_seconds)),
         Row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}"),
-        Row("loss", lambda d: _spread(d.loss), True),
+        Row(f"loss, {_averaged(comparison)}", lambda d: _spread(d.loss), True),
     ]
     for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
         rows += _accuracies(name)
@@ -79,16 +82,18 @@ def _interval(each: Difference) -> str:
     return "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
 
 
-def _verdict(verdict: str, *, short: bool) -> str:
+def _verdict(verdict: str | None, *, short: bool) -> str | Text:
+    if verdict is None:
+        return "none" if short else "no verdict"
     if verdict in STYLES:
-        return f"[{STYLES[verdict]}]{verdict}[/]"
+        return styled(verdict, STYLES[verdict])
     return "can't tell" if short else verdict
 
 
 def _signed(each: Difference) -> Callable[[float], str]:
     """How a difference of this figure is written."""
     if "accuracy" in each.figure:
-        return lambda x: f"{100 * x:+.1f}%"
+        return lambda x: f"{100 * x:+.1f} pp"
     decimals = _decimals(max(abs(each.mean), abs((each.high or each.mean) - each.mean)))
     if each.figure.startswith("time"):
         return lambda x: f"{x:+.{decimals}f} s"
@@ -110,7 +115,7 @@ def _spread(figure: Spread | None) -> str:
 def _share(figure: Spread | None) -> str:
     if figure is None:
         return f.MISSING
-    return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {f.percent(figure.sd)}")
+    return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {100 * figure.sd:.1f} pp")
 
 
 def _whole(value: float | None) -> str:
@@ -122,9 +127,20 @@ def _decimals(value: float) -> int:
     return min(8, max(0, 1 - math.floor(math.log10(value)))) if value > 0 and math.isfinite(value) else 2
 
 
+def _averaged(comparison: Comparison) -> str:
+    return averaged("last", max(design.loss_steps for design in comparison.designs))
+
+
+def _modalities(comparison: Comparison) -> str:
+    return " + ".join(dict.fromkeys(name for design in comparison.designs for name in design.tokens))
+
+
 def _notes(comparison: Comparison) -> list[str]:
     several = len(comparison.designs) > 1
-    notes = ["Loss: the mean of the last 20 steps. ±: the standard deviation over seeds."]
+    notes = [
+        f"Loss: the mean of the {_averaged(comparison)}. ±: the standard deviation over seeds; pp: percentage points.",
+        f"FLOPs a step: forward and backward of a training batch with so many tokens of {_modalities(comparison)}.",
+    ]
     if any(design.to_target.reached for design in comparison.designs):
         notes.append(
             f"Reached: every modality at {f.percent(comparison.target)}, known every train.evaluate_every steps and "

@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
-from mmdit_cli.output.figures import FAINT, INK, SERIES, style_axes
+from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
 
 if TYPE_CHECKING:
     from mmdit_cli.toy.evaluation import Samples
@@ -68,10 +68,10 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
     for colour, name in zip(SERIES, losses, strict=False):
         steps, values = _points(records, "losses", name)
         panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
-        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=name)
+        panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=plain(name))
     panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
     for colour, name in zip(SERIES, accuracies, strict=False):
-        panels[1].plot(*_points(records, "accuracy", name), color=colour, marker="o", markersize=3, label=name)
+        panels[1].plot(*_points(records, "accuracy", name), color=colour, marker="o", markersize=3, label=plain(name))
         panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
     for axes in panels:
         style_axes(axes)
@@ -177,7 +177,9 @@ def _draw_curves(
         whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
         shared = [step for step in whole[0] if all(step in values for values in whole)]
         mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
-        axes.plot([s * cost for s in shared], mean, linewidth=1.8, label=label, marker=marker, markersize=3, **style)
+        axes.plot(
+            [s * cost for s in shared], mean, linewidth=1.8, label=plain(label), marker=marker, markersize=3, **style
+        )
 
 
 def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:

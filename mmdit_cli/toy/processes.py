@@ -3,6 +3,9 @@
 The global batch is cut into rows, and every process weighs its loss by its share of them, so that gradients and losses
 are those of one process whatever their number. Data parallel by `DistributedDataParallel`, or sharded by FSDP2
 (`torch.distributed.fsdp.fully_shard`).
+
+Gradients and weights go over NCCL on GPUs. What the host has to know goes over gloo on any device: it notices at once
+that another process has ended, where NCCL would wait.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
-from mmdit_cli.errors import UserError
+from mmdit_cli.errors import CheckFailed, UserError
 
 T = TypeVar("T")
 Kind = Literal["ddp", "fsdp"]
 PATIENCE = timedelta(minutes=10)  # for a process that does not answer
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 class Group:
@@ -53,8 +57,9 @@ class Group:
     def shard(self, model: nn.Module) -> None:
         """Keep a part of each weight, where weights are sharded."""
 
-    def network(self, model: nn.Module) -> nn.Module:
-        """What is called in the model's place, so that gradients come out averaged over the processes."""
+    def network(self, model: nn.Module, some_unused: Callable[[], bool]) -> nn.Module:
+        """What is called in the model's place, so that gradients come out averaged over the processes. `some_unused`
+        says whether a weight gets no gradient in this process."""
         return model
 
     def total(self, x: Tensor) -> Tensor:
@@ -106,21 +111,21 @@ class Processes(Group):
                 fully_shard(block, mesh=self.mesh)
         fully_shard(model, mesh=self.mesh)
 
-    def network(self, model: nn.Module) -> nn.Module:
+    def network(self, model: nn.Module, some_unused: Callable[[], bool]) -> nn.Module:
         if self.kind == "fsdp":
             return model
         from torch.nn.parallel import DistributedDataParallel
 
-        # some designs keep weights that nothing reads, as checkpoints do
-        return DistributedDataParallel(model, find_unused_parameters=True)
+        # some designs keep weights that nothing reads, as checkpoints do; to look for those costs time in every step
+        return DistributedDataParallel(model, find_unused_parameters=self.any(some_unused()))
 
     def total(self, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
+        host = x.to("cpu", copy=True)
+        dist.all_reduce(host)
+        return host.to(x.device)
 
     def any(self, flag: bool) -> bool:
-        return bool(self.total(torch.tensor(float(flag), device=self.device)).item())
+        return bool(self.total(torch.tensor(float(flag))).item())
 
     def first_text(self, text: str | None) -> str | None:
         texts: list[str | None] = [None] * self.size
@@ -148,11 +153,16 @@ class Processes(Group):
         return plain
 
     def wait(self) -> None:
-        dist.barrier()
+        self.any(False)  # a barrier would take NCCL, and wait there for a process that has ended
 
     def broken_by(self, error: RuntimeError) -> bool:
-        text = str(error)  # gloo's are plain RuntimeErrors
-        return isinstance(error, dist.DistError) or any(sign in text for sign in ("gloo", "Connection", "Broken pipe"))
+        return is_of_collective(error)
+
+
+def is_of_collective(error: RuntimeError) -> bool:
+    """Whether the processes could not speak with one another; gloo's errors are plain RuntimeErrors."""
+    signs = ("gloo", "Connection", "Broken pipe", "NCCL")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
 def whole(x: Tensor) -> Tensor:
@@ -199,8 +209,37 @@ def processes(device: torch.device, kind: Kind) -> Iterator[tuple[Group, torch.d
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    _meet(device)
     try:
         yield Processes(kind, device), device
-    finally:
+    except BaseException as problem:
+        _leave(device)
+        if isinstance(problem, RuntimeError) and is_of_collective(problem):
+            raise CheckFailed("another process of this run has ended; start all of them again") from None
+        raise
+    dist.destroy_process_group()
+
+
+def _meet(device: torch.device) -> None:
+    """Make the group of all processes.
+
+    Raises:
+        UserError: they do not find one another.
+    """
+    on_gpu = device.type == "cuda"
+    if on_gpu:  # of a collective that breaks or takes too long, NCCL would end the process without a word of ours
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # end the collective; gloo then says why
+    try:
+        dist.init_process_group(BACKENDS[device.type], timeout=PATIENCE, device_id=device if on_gpu else None)
+    except (RuntimeError, ValueError) as problem:  # a ValueError: a variable of the environment is missing
+        why = str(problem).strip().splitlines()[0]
+        raise UserError(f"the processes of this run did not find one another ({why}); start them by torchrun") from None
+
+
+def _leave(device: torch.device) -> None:
+    """Leave the group after an error, without waiting for what another process may never join."""
+    abort = getattr(dist.distributed_c10d, "_abort_process_group", None)
+    if device.type == "cuda" and abort is not None:
+        abort()
+    else:
         dist.destroy_process_group()

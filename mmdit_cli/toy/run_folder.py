@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -25,6 +26,7 @@ from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.newest_checkpoint import LONGEST, PREFIX, checkpoint_to_resume
+from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
 
 CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
@@ -162,10 +164,30 @@ def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]
         return None, []
 
 
-def resume_command(folder: Path, identity: dict[str, Any], device: torch.device) -> str:
+def asked_of_run(folder: Path, **given: Any) -> dict[str, Any]:
+    """What a run that is resumed was asked, as a `Request` calls it, where it is not given anew.
+
+    Args:
+        given: `config`, `dtype` and `seed`; None: the run's.
+
+    Raises:
+        UserError: it holds no config.
+    """
+    if given["config"] is None and not (folder / CONFIG).is_file():
+        raise UserError(f"--resume: {folder} holds no {CONFIG}; give the run's --config")
+    saved, _ = described(folder)
+    dtype, seed = (saved or {}).get("dtype"), (saved or {}).get("seed")
+    asked: dict[str, Any] = {} if given["config"] else {"configs": [str(folder / CONFIG)]}
+    if given["dtype"] is None and isinstance(dtype, str) and dtype in DTYPES:
+        asked["dtype"] = dtype
+    if given["seed"] is None and isinstance(seed, int) and -(1 << 63) <= seed < 1 << 64:
+        asked["seed"] = seed
+    return asked
+
+
+def resume_command(folder: Path, device: torch.device) -> str:
     """What to type to go on with a run."""
-    options = f"--seed {identity['seed']} --dtype {identity['dtype']} --device {device}"
-    return f"mmdit train-toy --config {folder / CONFIG} --run-dir {folder} --resume {options}"
+    return shlex.join(["mmdit", "train-toy", "--resume", "--run-dir", str(folder), "--device", str(device)])
 
 
 def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:

@@ -26,8 +26,8 @@ class Spread:
 @dataclass(frozen=True)
 class Difference:
     """A design's figure minus the reference's, seed by seed: `n` pairs, their mean and sample standard deviation, the
-    95 % interval of the mean (None below 3 pairs), and what follows: where the interval includes 0, or there is none,
-    the two can't be told apart."""
+    95 % interval of the mean, and what follows: where it includes 0, the two can't be told apart. Fewer than 3 pairs
+    give no interval, and so no verdict: both are None."""
 
     figure: str
     to: str
@@ -36,7 +36,7 @@ class Difference:
     sd: float | None
     low: float | None
     high: float | None
-    verdict: Verdict
+    verdict: Verdict | None
 
 
 def spread(values: Sequence[float]) -> Spread:
@@ -74,8 +74,9 @@ def paired_difference(
     """
     differences = [a - b for a, b in zip(values, reference, strict=True)]
     each, interval = spread(differences), mean_interval(differences, resolution)
+    if interval is None:
+        return Difference(figure, to, each.n, each.mean, each.sd, None, None, None)
     verdict: Verdict = "can't be told apart"
-    if interval is not None and not interval[0] <= 0 <= interval[1]:
+    if not interval[0] <= 0 <= interval[1]:
         verdict = "better" if (each.mean < 0) == lower_is_better else "worse"
-    low, high = interval or (None, None)
-    return Difference(figure, to, each.n, each.mean, each.sd, low, high, verdict)
+    return Difference(figure, to, each.n, each.mean, each.sd, *interval, verdict)

@@ -25,9 +25,15 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
     return [*tables, *map(note, notes)]
 
 
+def averaged(end: str, steps: int) -> str:
+    """Of which steps a loss is the mean: `last 20 steps`."""
+    return f"{end} {steps} steps" if steps > 1 else f"{end} step"
+
+
 def _rows(result: TrainResult) -> Iterator[tuple[str, str]]:
     yield "steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)"
-    yield "loss, first to last", f"{f.number(result.loss['first'])} to {f.number(result.loss['last'])}"
+    for end in ("first", "last"):
+        yield f"loss, {averaged(end, result.loss_steps)}", f.number(result.loss[end])
     for name, share in result.accuracy.items():
         yield f"accuracy, {name}", f"{f.percent(share)} (chance {f.percent(result.chance[name])})"
         yield "  held-out captions", f.percent(result.held_out[name])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE = 1, 2  # streams of the captions and of the noise
+Precision = Literal["pure", "mixed"]  # mixed: float32 weights, and autocast to the dtype that was asked for
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
 
@@ -56,7 +57,8 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
         for model in (self.model, self.average.module):
             group.shard(model)
-        self.network = group.network(self.model)
+        self.network = self.model
+        self.network = group.network(self.model, self._some_unused)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,
@@ -86,9 +88,8 @@ class Trainer:
         Raises:
             Diverged: the loss or the gradient is not finite. The weights are as they were before the step.
         """
-        ids, mask, data, noise, times = self._own_rows(*self._draw())
-        noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
-        own = self._losses(ids, mask, noisy, data, noise, times)
+        batch = self._own_rows(*self._draw())
+        own = self._losses(*batch)
         share = self.group.share(self.settings.batch_size)
         weights = torch.tensor([self.settings.loss_weights.get(name, 1.0) for name in own], device=self.device)
         loss = (torch.stack(list(own.values())) * weights).sum()
@@ -96,7 +97,7 @@ class Trainer:
         losses = dict(zip(own, each.tolist(), strict=True))
         value = (each * weights).sum().item()
         if not math.isfinite(value):
-            layer = self._first_not_finite(lambda: self._losses(ids, mask, noisy, data, noise, times))
+            layer = self._first_not_finite(lambda: self._losses(*batch))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
         (loss * (share * self.group.size)).backward()  # of which the group takes the mean
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
@@ -168,10 +169,18 @@ class Trainer:
         data, noise, times = ({name: x[rows] for name, x in part.items()} for part in parts)
         return ids[rows], mask[rows], data, noise, times
 
-    def _losses(
-        self, ids: Tensor, mask: Tensor, noisy: Tensors, data: Tensors, noise: Tensors, times: Tensors
-    ) -> Tensors:
+    def _some_unused(self) -> bool:
+        """Whether a weight gets no gradient, by a step that changes nothing."""
+        devices = [] if self.device.type == "cpu" else [self.device]
+        weights = [p for p in self.model.parameters() if p.requires_grad]
+        with torch.random.fork_rng(devices=devices):
+            loss = torch.stack(list(self._losses(*self._own_rows(*self._draw())).values())).sum()
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+        return any(gradient is None for gradient in gradients)
+
+    def _losses(self, ids: Tensor, mask: Tensor, data: Tensors, noise: Tensors, times: Tensors) -> Tensors:
         """Mean squared error of the velocity, by modality."""
+        noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
         autocast: AbstractContextManager[object] = nullcontext()
         if self.dtype != torch.float32:
             autocast = torch.autocast(self.device.type, self.dtype)

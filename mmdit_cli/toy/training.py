@@ -45,8 +45,8 @@ class TrainResult:
     """A finished run, scored with the averaged weights.
 
     Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
-    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. Losses:
-    means over 20 steps.
+    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. `loss`:
+    the means over the `first` and over the `last` `loss_steps` steps.
     """
 
     config: str
@@ -66,6 +66,7 @@ class TrainResult:
     files: dict[str, str]
     seed: int = 0
     any_to_any: dict[str, float] = field(default_factory=dict)
+    loss_steps: int = AVERAGED
 
 
 class Interrupted(KeyboardInterrupt):
@@ -125,7 +126,7 @@ def train(
         trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
         metrics = Metrics(folder) if group.main else NoMetrics(folder)
         until_the_end.callback(metrics.close)
-        command = resume_command(folder, trainer.identity(), device)
+        command = resume_command(folder, device)
         try:
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
@@ -142,7 +143,7 @@ def train(
             raise Interrupted(f"interrupted at step {trainer.completed}; go on with\n{command}") from None
         except OSError as problem:
             where, why = problem.filename or folder, problem.strerror or problem
-            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with\n{command}") from None
+            raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with: {command}") from None
         except RuntimeError as problem:
             if not group.broken_by(problem):
                 raise
@@ -233,6 +234,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         run_dir=str(folder),
         files={key: str(path) for key, path in files.items()},
         seed=trainer.seed,
+        loss_steps=min(AVERAGED, len(losses)),
         any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
     )
 

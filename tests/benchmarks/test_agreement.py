@@ -5,10 +5,13 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from benchmarks.accounting.agreement import Finding, closed_form, markdown, reasons, row
 from benchmarks.accounting.tools import ELEMENTWISE, PROBES, ask_flop_counter, ask_flop_counter_meta, probe
+from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
 from tests.support.paths import CONFIGS, REPORTS, ROOT
 
@@ -67,8 +70,11 @@ def test_a_tool_that_fails_is_a_row_that_says_so():
 
 
 def test_the_document_has_our_figures():
-    counted = count_flops(load_tool_config(CONFIGS / "two-modality.yaml"))
+    config = load_tool_config(CONFIGS / "two-modality.yaml")
+    counted, held = count_flops(config), estimate(config, "forward", torch.float32, torch.device("cpu"))
     text = (REPORTS / "agreement.md").read_text()
+    for what in ("peak, measured (profile)", "peak, under fake tensors (profile --estimate)"):
+        assert f"| mmdit | {what} | {bytes_(held.peak)} |" in text
     assert f"| mmdit | {counted.parameters:,} | {counted.forward_flops / 1e9:,.3f} GFLOP | 100% | the same |" in text
 
 

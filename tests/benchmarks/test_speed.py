@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import pytest
 import torch
 
 from benchmarks.published.peak_bytes import peak_bytes
-from benchmarks.speed import document
+from benchmarks.speed import cuda, cuda_networks, document
 from benchmarks.speed.goals import Goal, Line, is_met, shown
 from benchmarks.speed.sides import Size, block_products, block_runs, check_equal, our_block, timed
+from mmdit_cli.profile import ceilings
 from mmdit_cli.profile.statistics import compare
+from mmdit_cli.request.tool_config import load_tool_config
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])
@@ -76,3 +80,46 @@ def test_a_line_of_the_document_shows_goal_figure_and_verdict(monkeypatch):
         f"| a block | {figure} | {goal} | **no** |" in text
         and "Written by `python -m benchmarks.speed --write docs/reports/benchmarks.md` on a machine." in text
     )
+
+
+def test_the_gpu_script_runs_to_its_end_on_the_cpu_with_tiny_sizes(monkeypatch):
+    """So that it does not rot where there is no GPU. Compilers are left out: they take longer than all the rest."""
+    monkeypatch.setattr(torch, "compile", lambda net, **options: net)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda net, **options: None)
+    monkeypatch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
+    monkeypatch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10,))
+    monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 12)
+    monkeypatch.setattr(
+        cuda, "rounds", lambda calls, device: {name: [timed(call)()] * 2 for name, call in calls.items()}
+    )
+    names = " ".join(line.name for line in cuda.lines("cpu"))
+    for section in (
+        "tiny",
+        "tiny flux",
+        "the network",
+        "sampling by",
+        "reduce-overhead",
+        "varlen",
+        "attention,",
+        "train",
+    ):
+        assert section in names
+    assert "left out" not in names
+
+
+def test_what_the_time_is_not_enough_for_is_named_as_left_out(monkeypatch):
+    sections = [("slow", lambda: iter([Line("slow", "done")])), ("late", lambda: iter([Line("late", "done")]))]
+    monkeypatch.setattr(cuda, "sections", lambda device, flops: sections)
+    monkeypatch.setattr(cuda, "measure_ceilings", lambda *_, **__: mock.Mock(gemm_flops_per_s=1e12))
+    clock = iter([0.0, 10.0, 500.0])
+    monkeypatch.setattr(cuda.time, "perf_counter", lambda: next(clock))
+    assert [(line.name, line.figure) for line in cuda.lines("cpu", 390.0)][1:] == [
+        ("slow", "done"),
+        ("left out after 390 s", "late"),
+    ]
+
+
+def test_weights_of_the_gpu_script_are_drawn():
+    """Closed gates would hide what a block does."""
+    net, _ = cuda_networks._built(load_tool_config("toy-two-modality", []), "cpu")
+    assert all(parameter.any() for parameter in net.parameters())

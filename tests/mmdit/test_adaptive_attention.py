@@ -7,7 +7,7 @@ from mmdit.adaptive_attention import AdaptiveAttention
 from mmdit.layers.joint_attention import JointAttention
 from mmdit_cli.memory.measured import measure_memory
 from tests.support import oracles
-from tests.support.draws import drawn, padded_mask, randn
+from tests.support.draws import as_read, drawn, padded_mask, randn
 
 SIZES = dict(dim=10, heads=3, dim_head=4)
 
@@ -19,7 +19,7 @@ def test_it_is_joint_attention_over_one_sequence(weights, options, mask):
     net, x = drawn(AdaptiveAttention(**SIZES, num_adaptive_weights=weights, **options)), randn(2, 6, 10)
     state = oracles.below(net.state_dict(), "attention.")
     masks = None if mask is None else [mask]
-    (wanted,) = oracles.joint_attention(state, [x], 3, masks, clamp=options.get("softclamp_value"))
+    (wanted,) = oracles.joint_attention(state, as_read([x], masks), 3, masks, clamp=options.get("softclamp_value"))
     torch.testing.assert_close(net(x, mask), wanted, rtol=1e-9, atol=1e-11)
 
 
@@ -54,7 +54,7 @@ def test_outputs_and_gradients_are_those_of_the_sum_over_all_weights(weights, ga
     given, conds = (cond, [cond, cond]) if gating == "sample" else (None, None)
     leaves = [*xs, *([] if given is None else [given]), *net.parameters()]
     outs = net(xs, masks, given)
-    wanted = oracles.joint_attention(dict(net.named_parameters()), xs, 3, masks, conds=conds)
+    wanted = oracles.joint_attention(dict(net.named_parameters()), as_read(xs, masks), 3, masks, conds=conds)
 
     shares = net.gates[1](xs[1], given)
     assert shares.amax(-1).mean() > 1.3 / weights

@@ -4,6 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounter
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
 import mmdit
@@ -57,10 +59,12 @@ def check_same(net, xs, masks, **arguments):
             )
 
 
-@pytest.mark.parametrize("checkpointed", slow_but([False, True], False), ids=["kept", "recomputed"])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_packed_run_is_the_padded_one_at_valid_positions(variant, checkpointed):
-    options = VARIANTS[variant]
+KEPT, RECOMPUTED = ([(variant, how) for variant in VARIANTS] for how in ("kept", "recomputed"))
+
+
+@pytest.mark.parametrize("case", slow_but(KEPT + RECOMPUTED, *KEPT, ("qk-norm", "recomputed")), ids=", ".join)
+def test_a_packed_run_is_the_padded_one_at_valid_positions(case):
+    options, checkpointed = VARIANTS[case[0]], case[1] == "recomputed"
     net = MMDiT(
         depth=2,
         **SIZES,
@@ -280,6 +284,41 @@ def test_streams_of_a_modality_without_a_valid_token_train_in_every_precision(dt
     outs = net(modality_tokens=[x.to(dtype) for x in tokens(2)], modality_masks=masks)
     sum(x.float().square().sum() for x in outs).backward()
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+def test_a_packing_made_before_compiles_in_one_graph():
+    torch._dynamo.reset()
+    net, counter = drawn(MMDiT(**SINGLE, depth=1, single_stream_depth=1, dim_cond=COND)), CompileCounter()
+    given = dict(
+        modality_tokens=[randn(3, 5, 8), randn(3, 7, 8)],
+        modality_masks=Packing.from_masks((MASKS[0], MASKS[2]), (5, 7), 3),
+        modality_positions=[None, randn(7, 2)],
+        time_cond=randn(3, COND),
+    )
+    for a, b in zip(torch.compile(net, backend=counter)(**given), net(**given), strict=True):
+        torch.testing.assert_close(a, b)
+    assert counter.frame_count == 1
+
+
+def test_what_a_packing_keeps_of_an_evaluation_serves_training():
+    packing = Packing(((2, 1), (1, 4)))
+    with torch.inference_mode():
+        segments = packing.segments((1,), torch.device("cpu"))
+    assert packing.segments((1,), torch.device("cpu")) is segments and not segments.query_offsets.is_inference()
+
+
+def test_a_mask_on_the_host_is_read_under_fake_tensors_too():
+    with FakeTensorMode():
+        packing = Packing.from_masks(MASKS, LENGTHS, 3)
+    assert packing.lengths == Packing.from_masks(MASKS, LENGTHS, 3).lengths
+
+
+def test_lengths_and_masks_make_the_same_packing():
+    masks = [padded_mask(5, 2, 5, 0), None]
+    by_masks = Packing.from_masks(masks, (5, 7), 3)
+    by_lengths = Packing.from_lengths([(2, 5, 0), None], (5, 7), 3, torch.device("cpu"))
+    assert by_masks.lengths == by_lengths.lengths and by_lengths.index[1] is None
+    assert torch.equal(by_masks.index[0], by_lengths.index[0])
 
 
 def test_a_compiled_network_runs_packed():

@@ -18,6 +18,7 @@ ALLOWED = re.compile(
 
 STATED = {  # by packages whose metadata says nothing: where it is said
     "lazy-importer": "MIT: the LICENSE file in its repository",
+    "torchao": "BSD-3-Clause: the LICENSE file in its wheel",
 }
 
 

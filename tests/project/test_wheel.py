@@ -89,6 +89,7 @@ def test_configs_are_found_by_name_and_files_of_that_name_come_first(tmp_path, m
         mmdit.build("two-modality")
 
 
+@pytest.mark.slow
 def test_the_list_has_the_sizes_of_the_published_networks():
     from mmdit_cli.commands.shipped_sizes import shipped_sizes
 

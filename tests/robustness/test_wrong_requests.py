@@ -209,7 +209,8 @@ def test_a_target_that_takes_no_file_is_refused_before_the_work(tmp_path):
         ("shape-check", "-c", "c.json", "--weights", "w.json", "--report", "w.json"),
         ("profile", "-c", "c.json", "--trace", "c.json"),
         ("profile", "-c", "c.json", "--trace", "t.json", "--report", "t.json"),
-        ("profile", "-c", "c.json", "--trace", "w.json", "--baseline", "w.json"),
+        ("profile", "-c", "c.json", "--trace", "b.json", "--baseline", "b.json"),
+        ("profile", "-c", "c.json", "--report", "b.json", "--baseline", "b.json"),
         ("profile", "-c", "c.json", "--trace", "x.png", "--plot", "x.png"),
         ("profile", "-c", "c.json", "--plot", "link.png"),
         ("train-toy", "-c", "c.json", "--seeds", "2", "--plot", "link.png"),
@@ -222,10 +223,10 @@ def test_what_one_option_reads_or_writes_no_other_replaces(arguments, server, tm
         (tmp_path / name).write_text(json.dumps(TINY))
     for name in ("link.json", "link.png"):
         (tmp_path / name).symlink_to("c.json")
+    (tmp_path / "b.json").write_text('{"command": "profile", "results": []}')
     before = contents(tmp_path)
     ended = server.run(arguments, tmp_path)
-    if "--baseline" not in arguments:
-        assert b"is the file that --" in ended.err
+    assert b"is the file that --" in ended.err
     assert ended.code == 2 and ended.err.count(b"error: ") == 1 and contents(tmp_path) == before
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -44,14 +45,14 @@ class Net(Options):
     registers: Count | dict[Text, Count] = option(0)
     picks: tuple[Count, ...] = option(())
 
-    def check(self) -> None:
+    def check(self) -> Iterator[OptionError]:
         if self.label != self.label.lower():
-            raise OptionError(("label",), f"a label is lower case, not {self.label!r}")
+            yield OptionError(("label",), f"a label is lower case, not {self.label!r}")
         for index, pick in enumerate(self.picks):
             if pick >= self.depth:
-                raise OptionError(("picks", index), f"block {pick} does not exist")
+                yield OptionError(("picks", index), f"block {pick} does not exist")
         if self.scale == 0:
-            raise OptionError(("layers", "a", "even"), "scale 0 needs an even width")
+            yield OptionError(("layers", "a", "even"), "scale 0 needs an even width")
 
 
 @dataclass(frozen=True, kw_only=True)

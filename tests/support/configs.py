@@ -1,11 +1,13 @@
-"""Configs as a user writes them."""
+"""Configs as a user writes them, and the shipped ones with few blocks."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 from mmdit.options import as_data
+from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 
 
 def as_written(options: Any) -> Any:
@@ -21,3 +23,13 @@ def as_written(options: Any) -> Any:
         if each.name == "kind" or value != default:
             kept[each.name] = as_written(value)
     return kept
+
+
+def with_two_blocks(path: Path) -> ToolConfig:
+    """A shipped config with two blocks of each kind that it has."""
+    model, overrides = load_tool_config(path).model, ["model.depth=2"]
+    if model.attention.dual:
+        overrides.append("model.attention.dual=[0]")
+    if model.single_stream is not None:
+        overrides.append("model.single_stream.depth=2")
+    return load_tool_config(path, overrides)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
@@ -20,6 +22,15 @@ def drawn(module: nn.Module, std: float = 0.3) -> nn.Module:
 
 def randn(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, dtype=torch.float64)
+
+
+def as_read(xs: Sequence[Tensor], masks: Sequence[Tensor | None] | None) -> list[Tensor]:
+    """Tokens `b n d` with 1, -1, 1, ... at masked places, which is what networks read there whatever is given."""
+    every = [None] * len(xs) if masks is None else masks
+    return [
+        x if mask is None else torch.where(mask[..., None], x, (-1.0) ** torch.arange(x.shape[-1]).to(x.dtype))
+        for x, mask in zip(xs, every, strict=True)
+    ]
 
 
 def padded_mask(length: int, *valid: int) -> torch.Tensor:

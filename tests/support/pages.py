@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,3 +46,32 @@ def commands(page: Path) -> list[Shown]:
             lines = [part for line in match["text"].splitlines() for part in line.split(" && ")]
             shown += [Shown(line.strip()) for line in lines if line.strip()]
     return shown
+
+
+def figures(output: str) -> dict[str, list[str]]:
+    """What a command printed before its table of components: the values of a row or of a column, by its name."""
+    lines, found = [_cells(line) for line in output.partition(": components")[0].splitlines()], defaultdict(list)
+    head: list[str] = []
+    for before, cells in itertools.pairwise(lines):
+        if cells and set(cells[0]) == {"─"}:
+            head = before if len(before) > 1 else []
+        elif head and len(cells) == len(head):
+            for name, value in zip(head, cells, strict=True):
+                found[name].append(value)
+        elif len(cells) == 2:
+            found[cells[0]] = [cells[1]]
+    return found
+
+
+def _cells(line: str) -> list[str]:
+    return re.split(r" {2,}", line.strip()) if line.strip() else []
+
+
+def beside_commands(page: Path) -> dict[str, list[str]]:
+    """The values of tables whose last column is the command that prints them, by command."""
+    found = defaultdict(list)
+    for value, command in re.findall(
+        r"^\|[^|]+\| ([^|]+) \| `(mmdit [^`]+)` \|$", page.read_text("utf-8"), re.MULTILINE
+    ):
+        found[command].append(value)
+    return found

@@ -81,7 +81,7 @@ MODELS = {
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
     "padding-free": PAIR | {"varlen": True},
 }
-QUICK = {("pt2", "adaptive by token"), ("onnx", "standard")}
+QUICK = {("pt2", "whole"), ("onnx", "standard")}  # with inputs and outputs of its own, and bare
 CASES = [
     pytest.param(format, name, marks=() if (format, name) in QUICK else pytest.mark.slow)
     for format in ("pt2", "onnx")
@@ -202,12 +202,14 @@ def test_what_a_program_takes_and_gives_is_named(tmp_path):
     assert result.outputs == ("image",)
 
 
-def test_a_pt2_file_holds_the_config_it_was_made_from(tmp_path):
-    export_program(config("standard"), Export(out=tmp_path / "p.pt2", seed=3), format="pt2")
+def test_a_pt2_file_holds_the_config_it_was_made_from_and_its_device(tmp_path):
+    said = []
+    export_program(config("standard"), Export(out=tmp_path / "p.pt2", seed=3, on_message=said.append), format="pt2")
     extra = {programs.EXTRA: ""}
     torch.export.load(tmp_path / "p.pt2", extra_files=extra)
     kept = json.loads(extra[programs.EXTRA])
     assert kept["source"] == "seed 3" and mmdit.build(json.loads(kept["mmdit_config"]))
+    assert kept["device"] == "cpu" and "p.pt2 is a program for cpu; " in said[0]
 
 
 @pytest.mark.slow

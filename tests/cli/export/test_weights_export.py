@@ -179,7 +179,7 @@ MEASURED = """
 import resource, sys
 from pathlib import Path
 from mmdit_cli.export.weights_export import export_model
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import as_tool_config
 
 def export(dim, out, **options):
     modalities = {"text": {"dim": dim}, "image": {"dim": dim}}

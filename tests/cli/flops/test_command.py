@@ -47,7 +47,7 @@ def test_a_sweeps_table_is_one_row_a_point(flops):
     rows = [line.split() for line in out.splitlines() if line.split() and line.split()[0] in ("4", "16")]
     assert code == 0 and len(rows) == 2 and "step/token" in out
     parameters = count_flops(config()).parameters
-    assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "K"]] * 2
+    assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "k"]] * 2
 
 
 def test_a_budget_stands_in_the_document_and_the_table(flops):
@@ -58,6 +58,21 @@ def test_a_budget_stands_in_the_document_and_the_table(flops):
     assert plan["hours"] == pytest.approx(500 * step / (989.4e12 * 2 * 0.5) / 3600)
     code, out, _ = flops(*options)
     assert code == 0 and "2 × h100, bf16" in out and "card hours" in out
+
+
+@pytest.mark.parametrize(
+    ("varlen", "share", "text"),
+    [("true", 0.43, "of valid tokens alone"), ("false", 0.43, "of all tokens, the padding")],
+)
+def test_figures_a_token_say_which_tokens(varlen, share, text, flops):
+    padded = ["--set", f"model.varlen={varlen}", "--set", f"run.mask.text={share}"]
+    out = " ".join(flops(*padded, "--images", "100")[1].split())
+    assert f"Padding: (3 + 9) of a sample's tokens are valid. FLOPs are {text}" in out
+    assert "A token: one as it comes in, the padding included." in out and "model FLOPs, the padding" not in out
+    (result,) = json.loads(flops(*padded, "--json")[1])["results"]
+    assert (result["valid_tokens"], result["packed"]) == ({"text": 3, "image": 9}, varlen == "true")
+    (whole,) = json.loads(flops("--json")[1])["results"]
+    assert (result["forward_flops"] < whole["forward_flops"]) == result["packed"]
 
 
 def test_configs_stand_beside_the_first_with_their_ratio_to_it(flops):

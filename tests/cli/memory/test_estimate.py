@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from mmdit.config import build
+from mmdit_cli.errors import UserError
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.measured import measure_memory
+from mmdit_cli.memory.training import PROFILED, Training
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config, load_tool_config
@@ -30,16 +32,20 @@ def config(run: dict | None = None, **model) -> ToolConfig:
     return as_tool_config({"name": "small", "model": base | model, "run": run})
 
 
-def measured(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool):
-    model = replace(chosen.model, checkpoint_activations=checkpoint)
-    call = Call(build(model).to(dtype), example_inputs(chosen, dtype=dtype), chosen, mode, compile=False)
+def measured(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool, training: Training = PROFILED):
+    model, kept = replace(chosen.model, checkpoint_activations=checkpoint), training.weights_dtype(dtype)
+    call = Call(build(model, dtype=kept), example_inputs(chosen, dtype=kept), chosen, mode, compile=False)
+    if kept != dtype:
+        call.run_model = torch.autocast("cpu", dtype)(call.model)
+    if mode == "train":
+        training.freeze(call.model)
     call()
     return measure_memory(call.model, call, CPU, optimizer=call.optimizer)
 
 
-def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool) -> None:
-    guess = estimate(chosen, mode, dtype, CPU, checkpoint=checkpoint)
-    use = measured(chosen, mode, dtype, checkpoint)
+def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool, training: Training = PROFILED) -> None:
+    guess = estimate(chosen, mode, dtype, CPU, checkpoint=checkpoint, training=training)
+    use = measured(chosen, mode, dtype, checkpoint, training)
     assert guess.peak == pytest.approx(use.peak, rel=0.1)
     assert guess.activations == pytest.approx(use.activations, rel=0.1)
     assert (guess.weights, guess.gradients, guess.optimizer) == (use.weights, use.gradients, use.optimizer)
@@ -49,6 +55,22 @@ def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool) -
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_an_estimate_is_within_a_tenth_of_the_measured(mode, dtype, checkpoint):
     agree(config(qk_rmsnorm=True), mode, dtype, checkpoint)
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("trainable", [None, "blocks.2.*"])
+def test_mixed_precision_is_estimated_as_it_is_measured(checkpoint, trainable):
+    agree(config(qk_rmsnorm=True), "train", torch.bfloat16, checkpoint, Training("mixed", trainable=trainable))
+
+
+def test_what_training_keeps_is_counted():
+    kinds = [Training(), Training("mixed"), Training("mixed", ema=True), Training("mixed", "sgd")]
+    pure, mixed, averaged, sgd = (estimate(config(), "train", torch.bfloat16, CPU, training=kind) for kind in kinds)
+    assert mixed.weights == 2 * pure.weights and mixed.gradients == 2 * pure.gradients
+    assert averaged.peak == mixed.peak + mixed.weights and averaged.ema == mixed.weights
+    assert sgd.optimizer == mixed.gradients  # a momentum, beside AdamW's two moments
+    with pytest.raises(UserError, match="--trainable attn: no weight has such a name"):
+        estimate(config(), "train", torch.bfloat16, CPU, training=Training(trainable="attn"))
 
 
 SIZES = {
@@ -85,6 +107,16 @@ def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
     mode, checkpoint = kind
     chosen = config(**({"depth": 7} | VARIANTS[variant]))
     short, whole = (estimate(chosen, mode, torch.bfloat16, CPU, None, checkpoint, whole=w) for w in (False, True))
+    assert short == whole
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_a_shortened_model_gives_the_whole_models_figures_in_mixed_precision(checkpoint):
+    kinds = {"training": Training("mixed", ema=True)}
+    short, whole = (
+        estimate(config(depth=7), "train", torch.bfloat16, CPU, None, checkpoint, whole=w, **kinds)
+        for w in (False, True)
+    )
     assert short == whole
 
 

@@ -63,6 +63,41 @@ def test_the_peaks_phase_says_what_was_temporary():
     assert (top.name, top.temporaries) == ("backward", 30)
 
 
+def test_reserved_memory_is_the_calls_own_and_of_its_highest_phase(monkeypatch):
+    """A made-up allocator that had kept 900 bytes of buffers given back before; the weights are 100 of 128."""
+    state = {"reserved": 1028, "most": 1028}
+    happened = []
+
+    def hold(size):
+        state["reserved"], state["most"] = size, max(state["most"], size)
+
+    def empty():
+        happened.append("emptied")
+        hold(128)
+
+    cuda = {
+        "synchronize": lambda device: None,
+        "empty_cache": empty,
+        "memory_allocated": lambda device: 100,
+        "max_memory_allocated": lambda device: 100,
+        "max_memory_reserved": lambda device: state["most"],
+        "reset_peak_memory_stats": lambda device: state.update(most=state["reserved"]),
+        "mem_get_info": lambda device: (0, 5000),
+    }
+    for name, function in cuda.items():
+        monkeypatch.setattr(torch.cuda, name, function)
+
+    def call(begins):
+        happened.append("called")
+        hold(600)
+        hold(300)
+        begins("backward")
+        hold(400)
+
+    use = measure_memory(nn.Linear(1, 1), call, torch.device("cuda"))
+    assert use.reserved == 600 and happened == ["emptied", "called"]
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_says_what_the_allocator_and_the_card_hold():

@@ -15,6 +15,7 @@ from mmdit_cli.model_parts.follower import BACKWARD
 from mmdit_cli.model_parts.operator_counter import OpRecorder
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from tests.support.configs import with_two_blocks
 from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import BATCH, COND, IMAGE, TEXT, VARIANTS, D, config
@@ -55,10 +56,7 @@ def adds_up(result: FlopsResult) -> None:
 
 @pytest.mark.parametrize("path", slow_but(SHIPPED, *QUICK), ids=lambda path: path.stem)
 def test_two_blocks_of_a_shipped_config_count_as_torch_counts(path):
-    overrides = ["model.depth=2", "model.attention.dual=[0]"] if "3.5-medium" in path.stem else ["model.depth=2"]
-    if load_tool_config(path).model.single_stream is not None:
-        overrides.append("model.single_stream.depth=2")
-    holds_against_torch(load_tool_config(path, overrides))
+    holds_against_torch(with_two_blocks(path))
 
 
 @pytest.mark.slow

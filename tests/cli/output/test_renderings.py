@@ -61,3 +61,18 @@ def test_markdown_has_what_stands_beside_the_results_in_tables_of_its_own():
 def test_another_suffix_is_refused(name, tmp_path):
     with pytest.raises(UserError, match="ends in .json, .csv, .md"):
         check_target(tmp_path / name, "--report", suffixes=SUFFIXES)
+
+
+def test_values_are_no_literals_of_python():
+    result = {
+        "config": "a",
+        "ok": True,
+        "none": None,
+        "shape": [1, None, True],
+        "about": {"x": False},
+        "runs": [{"y": True}],
+    }
+    for suffix in (".md", ".csv"):
+        text = render({**DOCUMENT, "results": [result]}, suffix)
+        assert not [word for word in ("True", "False", "None", "'") if word in text], text
+        assert "true" in text and "false" in text and "[1, null, true]" in text.replace("\\", "")

@@ -45,6 +45,35 @@ def test_a_sweep_is_a_grid_with_its_growth_and_a_picture(run, tmp_path):
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(run, tmp_path):
+    old = tmp_path / "old.json"
+    assert run(*QUICK, "--report", "old.json").code == 0
+    done = run(*QUICK, "--dtype", "bf16", "--baseline", "old.json")
+    assert done.code == 2 and "measured in dtype 'fp32', and this run is in dtype 'bf16'" in " ".join(done.err.split())
+    document = json.loads(old.read_text())
+    document["threads"] += 1
+    for result in document["results"]:
+        result["latency_ms"] = {"median": 1e-6, "ci_low": 1e-6, "ci_high": 1e-6}
+    old.write_text(json.dumps(document))
+    done = run(*QUICK, "--baseline", "old.json")
+    assert done.code == 0, done.err
+    above, table = done.out.split("\nprofile\n")
+    assert "what is measured is not judged" in " ".join(above.split()) and "withheld" in table
+
+
+def test_threads_are_as_many_as_asked_for_and_stand_in_the_header(run, monkeypatch):
+    import torch
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    before = torch.get_num_threads()
+    try:
+        done = run(*QUICK, "--threads", "2" if before == 1 else "1")
+        assert done.code == 0, done.err
+        assert torch.get_num_threads() != before and f"{torch.get_num_threads()} threads)" in done.out
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     done = run("--mode", "train", "--estimate", "--memory", "1MB", "--json")
     assert done.code == 0, done.err
@@ -60,10 +89,45 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     assert "no, " in more.out
 
 
-def test_an_estimate_needs_no_device(run):
-    done = run("--estimate", "--device", "cuda", "--dtype", "bf16")
+def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
+    bf16 = ["--mode", "train", "--estimate", "--dtype", "bf16", "--json"]
+    toy, pure = (json.loads(run(*bf16, *more).out)["results"][0] for more in ([], ["--precision", "pure", "--no-ema"]))
+    assert toy["training"] == {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None}
+    assert toy["memory_bytes"]["weights"] == toy["memory_bytes"]["ema"] == 2 * pure["memory_bytes"]["weights"]
+    shown = " ".join(run(*bf16[:-1]).out.split())
+    assert "mixed: weights in float32, autocast bfloat16, AdamW, EMA" in shown and "--precision pure" in shown
+
+
+@pytest.mark.parametrize(("device", "current"), [("cuda:1", [1]), ("cuda", [])])
+def test_a_numbered_device_is_current_before_anything_is_made_on_it(device, current, run, monkeypatch):
+    import torch
+
+    from mmdit_cli.errors import UserError
+    from mmdit_cli.profile import grid_profile
+
+    happened: list[object] = []
+
+    def profile_grid(grid, settings, **more):
+        happened.append(settings.device)
+        raise UserError("measured")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", happened.append)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: name)
+    monkeypatch.setattr(grid_profile, "profile_grid", profile_grid)
+    assert "measured" in run("--device", device).err
+    assert happened == [*current, torch.device(device)]
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:99"])
+def test_an_estimate_needs_no_device(device, run):
+    done = run("--estimate", "--device", device, "--dtype", "bf16", "--json")
     assert done.code == 0, done.err
-    assert "peak" in done.out
+    document = json.loads(done.out)
+    assert document["device"] == device and document["results"][0]["memory_bytes"]["peak"] > 0
+    wrong = run("--estimate", "--device", "cuda:128")  # of which torch would make cuda:-128
+    assert wrong.code == 2 and "--device cuda:128: expected cpu, cuda or cuda:N" in wrong.err
 
 
 def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
@@ -92,7 +156,12 @@ def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
         (["--memory", "1GB", "--repeats", "2"], "--estimate measures nothing; leave out --repeats"),
         (["--estimate", "--tolerance", "5%"], "--estimate measures nothing; leave out --tolerance"),
         (["--tolerance", "5%"], "--tolerance is for --baseline"),
+        (["--estimate", "--no-ema"], "--ema is for --estimate with --mode train"),
+        (["--mode", "train", "--precision", "pure"], "--precision is for --estimate with --mode train"),
+        (["--mode", "train", "--estimate", "--trainable", "x"], "--trainable x: no weight has such a name"),
         (["--memory", "lots"], "--memory: "),
+        (["--threads", "99999"], "--threads 99999: this machine has "),
+        (["--estimate", "--threads", "1"], "--estimate measures nothing; leave out --threads"),
         (["--sweep", "run.batch_size"], "expected KEY=V1,V2"),
         (["--sweep", "run.batch=1,2"], "unknown key"),
         (["--sweep", "run.batch_size=1,2", "--trace", "t.json"], "--trace: is of one config"),

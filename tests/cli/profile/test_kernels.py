@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +14,9 @@ from torch.autograd import DeviceType
 from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.timed_call import Call
+from mmdit_cli.profile import kernels, measurement
 from mmdit_cli.profile.breakdown import device_parts
+from mmdit_cli.profile.conditions import judge
 from mmdit_cli.profile.kernels import kernel_seconds, profiled, write_trace
 from mmdit_cli.request.inputs import example_inputs
 from tests.support.small_configs import VARIANTS, config
@@ -52,6 +55,46 @@ def test_a_kernel_belongs_to_the_innermost_range_around_what_launched_it():
         ("backward", "ff"): 6,
         ("backward", "other"): 2,
     }
+
+
+def test_calls_of_the_runtime_and_kernels_before_a_call_are_no_part_of_it():
+    """An unlinked call of the runtime has a number that is also an operator's, and so its kernels a second time; the
+    kernel that flushes the caches begins in no phase."""
+    forward = event("forward", 10, 100)
+    ff = event("forward: ff", 20, 40, forward)
+    events = [
+        event("aten::add_", 2, 3, None, [("flush", 8e6)]),
+        forward,
+        ff,
+        event("aten::mm", 21, 30, ff, [("gemm", 3e6)]),
+        event("cudaLaunchKernel", 22, 23, ff, [("gemm", 3e6)]),
+        event("cuLaunchKernelEx", 50, 51, None, [("gemm", 3e6)]),
+        event("cudaDeviceSynchronize", 60, 90, forward, [("gemm", 3e6)]),
+    ]
+    assert kernel_seconds(events, ["ff"]) == {("forward", "ff"): 3}
+
+
+def test_cold_calls_are_profiled_cold(monkeypatch):
+    happened: list[str] = []
+    kernels.kernel_parts(
+        lambda start: happened.append("call"), [], CPU, runs=2, before=lambda: happened.append("flush")
+    )
+    assert happened == ["call", "flush", "call", "flush", "call"]
+
+
+@pytest.mark.parametrize(("seconds", "by"), [({}, None), ({("forward", "attention"): 1e-9}, "kernels")])
+def test_without_a_kernel_nothing_is_said_of_components(seconds, by, monkeypatch, quick_ceilings):
+    """The attribution of CUDA, on the CPU: what `kernel_parts` finds is made up."""
+    monkeypatch.setattr(measurement, "kernel_parts", lambda *args, before: seconds)
+    cuda = SimpleNamespace(device=torch.device("cuda"))
+    attribute = measurement._Hooked.attribute
+    monkeypatch.setattr(measurement._Hooked, "attribute", lambda self, settings, watch: attribute(self, cuda, watch))
+    (result,) = measurement.profile_configs([config()], measurement.Settings(repeats=1))
+    result = replace(result, attributed_by="kernels" if result.components else None)
+    assert (result.attributed_by, bool(result.components)) == (by, by is not None)
+    watch = SimpleNamespace(taken_by_others=lambda: 0.0, load_average=0.0, cores=[0])
+    notices = " ".join(judge([result], watch, on_cpu=False).notices)
+    assert ("torch's profiler recorded no kernel" in notices) == (by is None)
 
 
 def test_what_kernels_leave_of_the_latency_the_device_waited():

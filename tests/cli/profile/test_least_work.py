@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch import nn
 from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.follower import BACKWARD
-from mmdit_cli.profile.ceilings import Ceilings, StreamRate, best_of, measure_ceilings
+from mmdit_cli.profile import ceilings
+from mmdit_cli.profile.ceilings import Ceilings, StreamRate, best_of, measure_ceilings, repeated
 from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.roofline import bound
@@ -154,3 +157,42 @@ def test_models_are_grouped_as_their_weights_fit():
     assert groups_that_fit(models, CPU, train=False, free=100) == [[0, 1, 2], [3], [4]]
     assert groups_that_fit(models, CPU, train=True, free=400) == [[0, 1, 2], [3], [4]]
     assert groups_that_fit([], CPU, train=False, free=1) == []
+
+
+def test_small_streams_are_one_graph_on_cuda(monkeypatch):
+    happened: list[str] = []
+
+    class Graph:
+        def replay(self):
+            happened.append("replay")
+
+    @contextmanager
+    def capture(graph):
+        happened.append("capture")
+        yield
+        happened.append("captured")
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+    run = repeated(lambda: happened.append("add"), 3, torch.device("cuda"))
+    assert happened == ["add", "capture", *["add"] * 3, "captured"]
+    run()
+    assert happened.pop() == "replay"
+    for times, device in ((1, torch.device("cuda")), (3, CPU)):
+        happened.clear()
+        repeated(lambda: happened.append("add"), times, device)()
+        assert happened == ["add"] * times
+
+
+@pytest.mark.parametrize(
+    ("setting", "on"),
+    [({"fp32_precision": "tf32"}, True), ({"fp32_precision": "ieee"}, False), ({"allow_tf32": True}, True)],  # 2.6
+)
+def test_tf32_is_reported_of_products_of_float32_on_cuda(setting, on, monkeypatch):
+    streams = {"_best_gemm": lambda *args: (1.0, (1, 1, 1)), "_stream": lambda *args: 1.0}
+    for name, function in streams.items():
+        monkeypatch.setattr(ceilings, name, function)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**setting))
+    cuda = torch.device("cuda")
+    assert measure_ceilings(cuda, torch.float32).tf32 == on
+    assert measure_ceilings(cuda, torch.bfloat16).tf32 is None and measure_ceilings(CPU, torch.float32).tf32 is None

@@ -9,6 +9,7 @@ from mmdit.config import build
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.request.inputs import example_inputs
+from tests.support.leftovers import models_left
 from tests.support.small_configs import BATCH, config
 
 WIDE = {"modalities": {"text": {"dim": 64}, "image": {"dim": 64}}}
@@ -51,11 +52,20 @@ def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_re
     assert second.ratio.low <= second.ratio.ratio <= second.ratio.high
 
 
+def test_configs_that_do_not_fit_together_leave_nothing_for_those_after_them(monkeypatch):
+    from mmdit_cli.profile import measurement as profile
+
+    monkeypatch.setattr(profile, "groups_that_fit", lambda models, *_, **__: [[0, 1], [2]])
+    with models_left(monkeypatch, profile) as left:
+        profile_configs([config(depth=depth) for depth in (1, 2, 3)], Settings(mode="train", repeats=1, max_seconds=0))
+    assert left == [0, 1, 0]  # the first two share their rounds
+
+
 def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     from mmdit_cli.profile import measurement as profile
 
     built = []
-    monkeypatch.setattr(profile, "build", lambda model: built.append(model) or build(model))
+    monkeypatch.setattr(profile, "build", lambda model, **kind: built.append(model) or build(model, **kind))
     longer = config({"tokens": {"text": 3, "image": 4}})
     profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
     assert [model.depth for model in built] == [2, 1]

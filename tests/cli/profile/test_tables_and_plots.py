@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 import torch
 from rich.console import Console
 
+from mmdit_cli.memory.demand import Demand
 from mmdit_cli.memory.tables import estimate_tables
 from mmdit_cli.memory.verdict import judge_memory
 from mmdit_cli.output.figures import save_figure
 from mmdit_cli.profile import ceilings
 from mmdit_cli.profile import measurement as measure
+from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.profile.growth import fit_growth
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.profile.plots import profile_plot
@@ -74,6 +77,49 @@ def test_training_shows_its_phases_and_every_component_its_limit(results):
     assert sum(row.bound.ms for row in train.components if row.bound) > 0
 
 
+@pytest.mark.parametrize("which", ["pair", "sweep"])
+def test_of_a_busy_machine_it_is_said_above_and_no_limit_is(which, results):
+    busy = Conditions(2, 4.0, 0.5, quiet=False, notices=["Others took 50.0% of the 2 cores' time."])
+    text = text_of(profile_tables(results[which], 200, (), busy), 200)
+    assert text.startswith(busy.notices[0])
+    withheld = ("bound by", "of limit", "of the limit", "(memory)", "(compute)")
+    assert not any(word in text.split("FLOPs: 2")[0] for word in withheld)
+    assert "of limit" in text_of(profile_tables(results[which], 200), 200)
+
+
+def test_what_was_faster_than_can_be_is_named(results):
+    def notes(chosen):
+        return " ".join(text_of(profile_tables(chosen, 500), 500).split())
+
+    def limited(bound, share):
+        return bound and replace(bound, of_measured=share)
+
+    (train,) = results["train"]
+    quiet = replace(
+        train,
+        bound=limited(train.bound, 0.9),
+        components=[replace(row, bound=limited(row.bound, 1.0)) for row in train.components],
+    )
+    assert "Above 100%" not in notes([quiet])
+    first, *others = quiet.components
+    above = replace(quiet, components=[replace(first, bound=limited(first.bound, 4.29)), *others])
+    assert f"Above 100% of the limit: {first.name} (429.0%). No work can be: the machine's ceilings" in notes([above])
+    assert f"limit: {first.name} of small (429.0%)." in notes([above, replace(quiet, config="b")])
+    whole = replace(quiet, bound=limited(quiet.bound, 1.1), point={"run.batch_size": 2})
+    assert "limit: small run.batch_size=2 (110.0%)." in notes([whole, replace(whole, bound=quiet.bound)])
+
+
+@pytest.mark.parametrize(("packed", "of"), [(True, "of valid tokens alone"), (False, "of all tokens, the padding")])
+def test_figures_a_token_say_which_tokens(packed, of, results):
+    (train,) = results["train"]
+    text = " ".join(text_of(profile_tables([train], 500), 500).split())
+    assert "Padding" not in text and " tokens/s " in text
+    padded = replace(train, valid_tokens={"text": 3, "image": 9}, packed=packed, tokens_per_s=64, valid_tokens_per_s=48)
+    text = " ".join(text_of(profile_tables([padded], 500), 500).split())
+    assert "tokens/s, with padding 64 valid tokens/s 48" in text
+    assert "Padding: (3 + 9) of a sample's tokens are valid. FLOPs are " + of in text
+
+
 @pytest.mark.parametrize("which", ["pair", "train", "sweep"])
 def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_path):
     chosen = results[which]
@@ -96,7 +142,7 @@ def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_p
 def test_estimates_of_a_sweep_are_rows(results):
     points = [{"run.batch_size": b} for b in (1, 2)]
     chosen = [
-        judge_memory(config(p_run), "train", torch.float32, CPU, 10**9, p)
+        judge_memory(Demand(config(p_run), "train", torch.float32, CPU), 10**9, p)
         for p, p_run in zip(points, ({"batch_size": 1}, {"batch_size": 2}), strict=True)
     ]
     text = text_of(estimate_tables(chosen, 80), 80)

@@ -6,9 +6,10 @@ import math
 import random
 
 import pytest
+import torch
 
 from mmdit_cli.profile.statistics import compare, is_known
-from mmdit_cli.profile.timing import run_rounds, warm_up
+from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,26 @@ def test_warming_up_ends_when_two_runs_agree():
     assert len(warm_up(print, fake_stopwatch([1.0, 2.0] * 50), max_seconds=1e9)) == 20
     assert len(warm_up(print, fake_stopwatch([50.0, 20.0, 1.0]), max_seconds=1)) == 2
     assert len(warm_up(print, fake_stopwatch([0.001] * 200))) == 100  # a tenth of a second, for clocks to rise
+
+
+def test_events_are_recorded_on_the_streams_of_the_device_that_is_timed(monkeypatch):
+    happened: list[object] = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            pass
+
+        def record(self, stream):
+            happened.append(stream)
+
+        def elapsed_time(self, other):
+            return 2500.0
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: happened.append(f"wait for {device}"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"stream of {device}")
+    assert Stopwatch(torch.device("cuda:1"))(lambda: happened.append("call")) == 2.5
+    assert happened == ["wait for cuda:1", "stream of cuda:1", "call", "stream of cuda:1", "wait for cuda:1"]
 
 
 def test_every_round_has_every_call_once_and_the_order_changes():

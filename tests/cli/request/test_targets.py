@@ -80,3 +80,12 @@ def test_the_systems_errors_name_the_option():
         writing("--report", Path("no/x")),
     ):
         Path("no/x").write_text("")
+
+
+def test_what_is_replaced_without_being_asked_for_is_said(tmp_path, capsys):
+    (tmp_path / "r.json").write_text("{}")
+    check_target(tmp_path / "r.json", "--report")
+    assert capsys.readouterr().err == f"--report {tmp_path / 'r.json'}: exists, and will be replaced\n"
+    check_target(tmp_path / "r.json", "--out", force=True)
+    check_target(tmp_path / "new.json", "--report")
+    assert capsys.readouterr().err == ""

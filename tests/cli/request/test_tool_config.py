@@ -9,10 +9,14 @@ import torch
 
 import mmdit
 from mmdit.config import ConfigError
+from mmdit.config.file import validate_mapping
+from mmdit_cli.export.preconditions import Export
+from mmdit_cli.export.weights_export import export_model
+from mmdit_cli.memory.demand import Demand, shrunk
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.inputs import example_inputs
-from mmdit_cli.request.tool_config import as_tool_config
+from mmdit_cli.request.tool_config import FedConfig, ToolConfig, as_tool_config
 from mmdit_cli.shape_check.shapes import check_shapes
 
 TEXT = {
@@ -47,10 +51,10 @@ CONFIG = {
 }
 
 
-def made(**run):
+def made(schema=ToolConfig, **run):
     changed = copy.deepcopy(CONFIG)
     changed["run"] |= run
-    return as_tool_config(changed)
+    return validate_mapping(changed, schema, source="config")
 
 
 def test_a_video_has_its_frames_and_every_input_its_tokens_and_mask():
@@ -60,6 +64,7 @@ def test_a_video_has_its_frames_and_every_input_its_tokens_and_mask():
     assert shapes == {"text": (2, 4, 5), "glyphs": (2, 3, 3), "video": (2, 2, 5, 4, 6)}
     assert {name: m.sum().item() for name, m in given.kwargs["masks"].items()} == {"text": 4, "glyphs": 2}
     assert given.tokens == {"text": 7, "video": 30}
+    assert config.valid_tokens() == {"text": 3, "video": 30}
     result = check_shapes(config)
     assert result.ok and result.outputs["video"] == [2, 2, 5, 4, 6]
 
@@ -93,4 +98,15 @@ def test_every_parameter_is_of_a_component_and_every_flop_is_counted(varlen):
 )
 def test_what_no_network_can_be_fed_is_said(run, message):
     with pytest.raises(ConfigError, match=message):
-        made(**run)
+        made(FedConfig, **run)
+
+
+def test_a_smaller_video_keeps_its_frames(monkeypatch):
+    monkeypatch.setattr(Demand, "peak", lambda demand: sum(demand.config.all_tokens().values()))
+    demand = Demand(made(FedConfig), "forward", torch.float32, torch.device("cpu"))
+    smaller = shrunk(demand, demand.peak() - 1)["--set run.tokens.video=20"]
+    assert smaller.config.patch_grid("video") == (5, 2, 2)
+
+
+def test_an_export_of_a_network_of_video_is_compared(tmp_path):
+    assert export_model(made(), Export(out=tmp_path / "m.safetensors")).verified

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -25,6 +26,7 @@ from mmdit_cli.toy.run_folder import Metrics
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
 from tests.support.configs import as_written
+from tests.support.leftovers import models_left
 from tests.support.marks import slow_but
 from tests.support.toy import CPU, tiny
 
@@ -140,16 +142,34 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (a.loss.mean, a.loss.sd) == pytest.approx((0.6, 0.1)) and a.differences == []
     assert b.seeds == [3, 5] and (b.to_target.reached, b.to_target.runs) == (2, 2)
     assert (a.to_target.steps, a.to_target.seconds, a.to_target.flops) == (30, 3.0, 30 * a.step_flops)
-    assert b.step_flops > a.step_flops > 0 and b.parameters > a.parameters
+    assert b.step_flops > a.step_flops > 0 and b.parameters > a.parameters and a.tokens["image"] == 4
+    (note,) = found.notes
+    ratio = f"{b.parameters / a.parameters:.2f} times the parameters ({b.parameters / 1e3:.2g}"
+    assert note.startswith(f"b does not cost what a does: {ratio}") and "times the FLOPs a step" in note
+    assert "time a step" not in note and a.step_seconds == b.step_seconds == pytest.approx(0.1)
     loss = b.differences[0]  # of the seeds that both finished: 0.4 - 0.5 and 0.8 - 0.7
     assert (loss.figure, loss.n, loss.mean) == ("loss", 2, pytest.approx(0.0, abs=1e-12))
     (failed,) = found.failures
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
 
 
+def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> None:
+        trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=seed)
+        trainer.step()
+        if config.name == "b":
+            raise Diverged("the loss is nan")
+
+    with models_left(monkeypatch, trainer_module) as left:
+        compare_designs([named("a"), named("b", depth=2)], [0, 1], folder=tmp_path, train=run)
+    assert left == [0, 0, 0, 0]
+
+
+@pytest.mark.slow
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
     _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
+    assert found.notes == []  # one size
     assert "steps to the target" in [each.figure for each in found.designs[1].differences]
     _, found = compare_designs(
         [named("a"), named("b")], [0, 1, 2], folder=tmp_path / "y", train=fake_train(losses, []), target=1.1
@@ -199,12 +219,18 @@ def mmdit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 BOTH = ("-c", "a.yaml", "-c", "b.yaml")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_document(mmdit: Any, tmp_path: Path) -> None:
     code, out, err = mmdit(
-        *BOTH, "--seeds", "2", "--seed", "7", "--steps", "3", "--plot", "p.png", "--report", "r.json"
+        *(*BOTH, "--seeds", "2", "--seed", "7", "--steps", "3", "--dtype", "bf16"),
+        *("--plot", "p.png", "--report", "r.json"),
     )
     assert code == 0, err
-    assert "b against a" in out and "Fewer than 3 pairs" in out and "2 of 2" in out
+    assert "Fewer than 3 pairs" in out and "2 of 2" in out and "b does not cost what a does" in out
+    assert not re.search("better|worse|told apart", out.partition("b against a")[2].partition("b does not")[0])
+    assert re.search(r"accuracy, image .* [+-]\d+\.\d pp", out) and "loss, last 3 steps" in out
+    assert re.search(r"batch × tokens +4 × \(4 \+ \d+\)", out) and "tokens of image + text" in out
+    assert "mixed precision: fp32 weights, bf16 autocast" in out
     document = json.loads((tmp_path / "r.json").read_text())
     Draft202012Validator(document_schema("train-toy")).validate(document)
     assert [(r["config"], r["seed"]) for r in document["results"]] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
@@ -224,7 +250,7 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     code, out, err = mmdit(*BOTH, "--seeds", "3", "--steps", "2", "--run-dir", "x", width=width)
     assert code == 0, err
     assert Path("x/b-seed2/metrics.jsonl").exists() and Path("x/comparison.png").exists()
-    tables = out[out.index("designs") : out.index("Loss:")]
+    tables = out[out.index("designs") : out.index("b does not cost what a does")]
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -14,26 +16,62 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.toy import training
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.trainer import Trainer
 from tests.support.configs import as_written
 from tests.support.paths import ROOT
-from tests.support.toy import tiny
+from tests.support.toy import CPU, tiny
 
-STEPS = 6
+STEPS = 4
+KINDS = ("ddp", "fsdp")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parallel")
-    train = {"steps": STEPS, "batch_size": 5, "evaluation_samples": 8, "evaluate_every": 3, "checkpoint_every": 3}
+    train = {"steps": STEPS, "batch_size": 5, "evaluation_samples": 8, "evaluate_every": 2, "checkpoint_every": 2}
     content = as_written(tiny(sound=True))
     content["train"] = content.get("train", {}) | train
     (folder / "c.yaml").write_text(yaml.safe_dump(content))
     return folder
 
 
+def free_ports(count: int) -> list[str]:
+    with ExitStack() as held:
+        sockets = [held.enter_context(socket.create_server(("localhost", 0))) for _ in range(count)]
+        return [str(each.getsockname()[1]) for each in sockets]
+
+
+@pytest.fixture(scope="module")
+def in_two(folder):
+    """What two processes, started once, say of a run of each kind and of a wrong request: exit code, output and errors
+    of either by name."""
+    asked = {kind: ["--run-dir", kind, "--parallel", kind, "--json"] for kind in KINDS}
+    asked["wrong"] = ["--run-dir", "wrong", "--set", "train.batch_size=1"]
+    lines = json.dumps([["train-toy", "-c", "c.yaml", *more] for more in asked.values()])
+    ports, env = free_ports(len(asked)), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.support.one_of_several", f"{rank}.json", lines, *ports],
+            cwd=folder,
+            env={**env, "RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "01"
+    ]
+    try:
+        assert [process.wait(timeout=240) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
+    said = [json.loads((folder / f"{rank}.json").read_text()) for rank in "01"]
+    return dict(zip(asked, zip(*said, strict=True), strict=True))
+
+
 def start(folder: Path, *arguments: str, size: int = 2) -> subprocess.CompletedProcess[str]:
+    """By torchrun itself."""
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
     command = [sys.executable, *many, "-m", "mmdit_cli", "train-toy", "-c", "c.yaml", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -51,16 +89,16 @@ def last_weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def alone(folder):
-    done = start(folder, "--run-dir", "one", size=1)
-    assert done.returncode == 0, done.stderr
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_picture", "_curves"):
+            patch.setattr(training, name, lambda *_: None)
+        training.train(load_tool_config(folder / "c.yaml"), device=CPU, run_dir=folder / "one")
     return folder / "one"
 
 
-@pytest.fixture(scope="module", params=["ddp", "fsdp"])
-def together(request, folder, alone):
-    done = start(folder, "--run-dir", request.param, "--parallel", request.param, "--json")
-    assert done.returncode == 0, done.stderr
-    return request.param, folder / request.param, done
+@pytest.fixture(params=KINDS)
+def together(request, folder, in_two):
+    return request.param, folder / request.param, in_two[request.param]
 
 
 def same_curve(a, b):
@@ -69,7 +107,8 @@ def same_curve(a, b):
 
 
 def test_two_processes_have_the_losses_and_weights_of_one(together, alone):
-    _, run, _ = together
+    _, run, done = together
+    assert [code for code, _, _ in done] == [0, 0], done
     same_curve(losses(run), losses(alone))
     one, two = last_weights(alone), last_weights(run)
     assert one.keys() == two.keys()
@@ -78,10 +117,11 @@ def test_two_processes_have_the_losses_and_weights_of_one(together, alone):
 
 
 def test_only_the_first_process_speaks(together):
-    _, _, done = together
-    (result,) = json.loads(done.stdout)["results"]  # one document
+    _, _, ((_, out, err), other) = together
+    (result,) = json.loads(out)["results"]  # one document
     assert result["steps"] == STEPS
-    assert sum(f"{STEPS}/{STEPS} loss" in line for line in done.stderr.splitlines()) == 1
+    assert sum(f"{STEPS}/{STEPS} loss" in line for line in err.splitlines()) == 1
+    assert other[1] == "" and "loss" not in other[2]
 
 
 @pytest.mark.slow
@@ -107,15 +147,22 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
         assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
 
 
+def test_a_wrong_request_is_said_once(in_two):
+    (code, out, err), other = in_two["wrong"]
+    assert code == other[0] == 2 and out == other[1] == other[2] == ""
+    assert err.count("error: ") == 1 and "2 processes need a row each" in err
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("train.batch_size=1", "2 processes need a row each"),
-        pytest.param("model.depht=1", "unknown key; did you mean depth?", marks=pytest.mark.slow),
+        ("model.depht=1", "unknown key; did you mean depth?"),
     ],
 )
-def test_a_wrong_request_is_said_once(setting, message, folder):
-    done = start(folder, "--run-dir", "one", "--set", setting)
+def test_under_torchrun_a_wrong_request_is_said_once(setting, message, folder):
+    done = start(folder, "--run-dir", "wrong", "--set", setting)
     assert done.returncode != 0
     assert done.stderr.count("error: ") == 1 and message in done.stderr
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import load_file
 
 import mmdit
 from mmdit.options import as_data
+from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import load_tool_config
@@ -114,18 +116,36 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp
 
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
-    with pytest.raises(Interrupted, match=r"mmdit train-toy --config \S+ --run-dir \S+ --resume --seed 7"):
+    with pytest.raises(Interrupted, match=r"go on with\nmmdit train-toy --resume --run-dir \S+ --device cpu$"):
         train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_that_command_goes_on_with_the_config_it_names(tmp_path: Path) -> None:
-    folder = tmp_path / "run"
+def test_that_command_goes_on_with_the_config_seed_and_dtype_of_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    bf16 = dict(device=CPU, dtype=torch.bfloat16, seed=7, steps=5)
+    whole = train(tiny(), run_dir=tmp_path / "whole", **bf16)
+    folder = tmp_path / "a run"
     with pytest.raises(Interrupted):
-        train(tiny(), device=CPU, steps=5, run_dir=folder, on_progress=stop_after(3))
-    config = load_tool_config(folder / "config.yaml")
-    assert str(folder / "config.yaml") in resume_command(folder, {"seed": 0, "dtype": "fp32"}, CPU)
-    assert train(config, device=CPU, run_dir=folder, resume=True).steps == 5
+        train(tiny(), run_dir=folder, on_progress=stop_after(3), **bf16)
+    command = shlex.split(resume_command(folder, CPU))
+    assert "--config" not in command
+
+    def code_of(*more: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", [*command, *more])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code, capfd.readouterr().err
+
+    code, err = code_of("--set", "model.depth=2")
+    assert code == 2 and "config.model.depth was 1, is 2" in err
+    assert code_of("--seed", "8")[0] == 2
+    assert code_of()[0] == 0
+    assert same_bits(load_file(folder / "checkpoint-00000005" / "weights.safetensors"), weights(whole))
+    (folder / "config.yaml").unlink()
+    code, err = code_of()
+    assert code == 2 and "holds no config.yaml; give the run's --config" in err
 
 
 @pytest.mark.usefixtures("no_pictures")

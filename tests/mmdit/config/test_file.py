@@ -147,7 +147,7 @@ NET_KEYS = "depth, layers, scale, on, label, registers, picks"
         ("net: {depth: 1, layers: {a: 8}}", "c.yaml:1:29: net.layers.a: expected a mapping, got 8"),
         (
             changed("width: 8", "width: 8, mode: fsat"),
-            "c.yaml:4:25: net.layers.a.mode: expected 'fast' or 'slow' or null, got 'fsat'; did you mean fast?",
+            "c.yaml:4:25: net.layers.a.mode: expected one of fast, slow or null, got 'fsat'; did you mean fast?",
         ),
         (
             changed("kind: round", "kind: rond"),

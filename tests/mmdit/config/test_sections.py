@@ -87,7 +87,7 @@ def test_a_config_does_not_change() -> None:
         ({"modalities": {}}, "modalities: expected 1 or more entries, got 0"),
         (
             {"adaln": "zeros"},
-            "adaln: expected 'zero' or 'identity', got 'zeros'; did you mean zero?",
+            "adaln: expected one of zero, identity, got 'zeros'; did you mean zero?",
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {"kind": "patch"}}}},
@@ -153,7 +153,10 @@ def test_a_config_does_not_change() -> None:
         ),
         ({"register_tokens": -1}, "register_tokens: expected a number >= 0 or a mapping, got -1"),
         ({"register_tokens": {"image": "x"}}, "register_tokens.image: expected a whole number, got 'x'"),
-        ({"register_tokens": {"video": 1}}, "register_tokens.video: 'video' is no modality; they are text, image"),
+        (
+            {"register_tokens": {"video": 1}},
+            "register_tokens.video: 'video' is no modality; the modalities are text, image",
+        ),
         ({"discard": "text"}, "discard: expected a list, got 'text'"),
         ({"discard": [1]}, "discard[0]: expected text, got 1"),
         ({"discard": ["video"]}, "discard[0]: 'video' is no modality; the modalities are text, image"),
@@ -188,7 +191,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": LINEAR}}},
-            "timestep: a whole network makes its conditioning from the timestep; set timestep",
+            "timestep: missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}",
         ),
         (
             {

@@ -7,8 +7,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdit import JointAttention
+from mmdit.packing import Packing
 from tests.support import oracles
-from tests.support.draws import drawn, padded_mask, randn
+from tests.support.draws import as_read, drawn, padded_mask, randn
 
 DIMS, LENGTHS, HEADS, DIM_HEAD = (10, 6, 8), (5, 4, 7), 2, 4
 MASKS = [padded_mask(5, 3, 5), None, padded_mask(7, 7, 2)]
@@ -49,7 +50,7 @@ def test_it_is_one_attention_over_the_joined_sequences(options, masked, count):
     masks = MASKS[:count] if masked else None
     conds = [randn(2, 9) for _ in xs] if "gating" in options else None
     wanted = oracles.joint_attention(
-        net.state_dict(), xs, HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
+        net.state_dict(), as_read(xs, masks), HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
     )
     close(net(xs, masks, conds), wanted)
 
@@ -175,7 +176,32 @@ def test_no_mask_reaches_the_kernel_where_none_was_given():
     with mock.patch("torch.nn.functional.scaled_dot_product_attention", side_effect=real) as kernel:
         build()(inputs(), [None, None, None])
     (call,) = kernel.call_args_list
-    assert len(call.args) == 3 and not call.kwargs
+    assert call.args[3:] == (None,) and not call.kwargs
+
+
+class Copies(TorchDispatchMode):
+    """The sizes of what is copied into another layout."""
+
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.clone.default, torch.ops.aten.copy_.default, torch.ops.aten._to_copy.default):
+            self.shapes.append(tuple(args[0].shape))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_a_gpus_kernel_returns_is_projected_without_a_copy(packed):
+    """The meta device stands in for a GPU: its attention gives the layout of the queries, as the fused kernels do."""
+    net = JointAttention(dim_inputs=DIMS, heads=HEADS, dim_head=DIM_HEAD).to("meta")
+    packing = Packing(tuple((n, 2) for n in LENGTHS)) if packed else None
+    xs = [torch.empty(1, n + 2 * packed, d, device="meta") for n, d in zip(LENGTHS, DIMS, strict=True)]
+    with mock.patch.object(net.attend, "forward", lambda q, *_, **__: torch.empty_like(q)), Copies() as copies:
+        outs = net(xs, packing=packing)
+    assert [out.shape for out in outs] == [x.shape for x in xs]
+    assert copies.shapes == []
 
 
 @pytest.mark.parametrize("weights", [1, 3])

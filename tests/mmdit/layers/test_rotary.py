@@ -63,12 +63,8 @@ def test_coordinates_of_a_grid_are_rows_and_columns_and_may_be_counted_from_the_
     assert got == [[c, r] for r in (-1, 0) for c in (-2, -1, 0)]
 
 
-def test_coordinates_of_a_sequence_begin_somewhere_and_have_a_scale():
-    assert sequence_coordinates(3, count=3, axes=(0, 2), start=4, scale=0.5).tolist() == [
-        [4, 0, 4],
-        [4.5, 0, 4.5],
-        [5, 0, 5],
-    ]
+def test_coordinates_of_a_sequence_have_a_scale():
+    assert sequence_coordinates(3, count=3, axes=(0, 2), scale=0.5).tolist() == [[0, 0, 0], [0.5, 0, 0.5], [1, 0, 1]]
 
 
 @pytest.mark.parametrize("axes", [(), (3,), (4, 0)])

@@ -156,6 +156,24 @@ def test_a_published_file_is_loaded_with_its_config_and_layout(tmp_path):
         mmdit.load(file, config=config, layout="flux")
 
 
+def test_a_file_of_several_types_is_loaded_in_the_one_that_holds_them_all(tmp_path):
+    family = BY_NAME["sd3-medium"]
+    net, config = random_theirs(family), family.small_config()
+    halves = {name: x.bfloat16() if x.ndim == 2 and "to_q" not in name else x for name, x in net.state_dict().items()}
+    save_file(halves, tmp_path / "theirs")
+    net.load_state_dict(halves)
+    arguments = random_call(family)
+    with torch.no_grad():
+        ours = mmdit.load(tmp_path / "theirs", config=config, layout="diffusers")
+        assert {x.dtype for x in ours.parameters()} == {torch.float32}
+        assert relative(ours(**arguments)["image"], call_theirs(net, family, arguments)) < 1e-5
+        half = mmdit.load(tmp_path / "theirs", config=config, layout="diffusers", dtype=torch.bfloat16)
+        assert {x.dtype for x in half.parameters()} == {torch.bfloat16}
+    ours.time_embed.bfloat16()
+    mmdit.save(ours, tmp_path / "ours")
+    assert {x.dtype for x in mmdit.load(tmp_path / "ours").parameters()} == {torch.float32}
+
+
 def test_shards_are_converted_and_written(tmp_path):
     family = BY_NAME["sd3-medium"]
     config, file = tool_config(family), save_theirs(family, tmp_path / "theirs")

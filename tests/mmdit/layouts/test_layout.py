@@ -52,6 +52,14 @@ def test_there_and_back_are_the_same_bits(family, layout, dtype):
     same_bits(to_layout(from_layout(theirs, config, layout), config, layout), theirs)
 
 
+@pytest.mark.parametrize(("family", "layout"), HELD, ids=str)
+def test_tensors_stay_on_their_device(family, layout):
+    config = family.small_config().model
+    ours = {name: x.to("meta") for name, x in our_state(config).items()}
+    theirs = to_layout(ours, config, layout)
+    assert all(x.is_meta for x in (*theirs.values(), *from_layout(theirs, config, layout).values()))
+
+
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_state_dict_of_diffusers_comes_back_with_the_same_bits_and_its_position_table(family):
     config, theirs = family.small_config().model, random_theirs(family).state_dict()

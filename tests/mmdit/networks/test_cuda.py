@@ -6,6 +6,10 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import mmdit
+from benchmarks.families.diffusers_networks import FAMILIES
+from mmdit.packing import Packing
+from tests.support.draws import drawn
 from tests.support.float32_networks import VARIANTS, build, call
 
 pytestmark = [
@@ -119,9 +123,37 @@ def test_a_packed_run_is_the_padded_one_at_valid_positions(dtype):
         torch.testing.assert_close(packed[mask], padded[mask], **tolerance)
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("family", FAMILIES, ids=str)
+def test_a_network_is_captured_in_a_graph(family, packed):
+    net = drawn(mmdit.build(family.small_config())).to("cuda", torch.bfloat16).eval()
+    config, half = net.config, dict(device="cuda", dtype=torch.bfloat16)
+    mask = torch.arange(6, device="cuda") < torch.tensor([[4], [6]], device="cuda")
+    inputs = {
+        "text": torch.randn(2, 6, net.inputs["text"].dim_in, **half),
+        "image": torch.randn(2, net.inputs["image"].channels, 8, 4, **half),
+    }
+    given = dict(timestep=torch.full((2,), 0.5, device="cuda"), masks={"text": mask})
+    given |= {} if config.pooled is None else dict(pooled=torch.randn(2, config.pooled.dim, **half))
+    given |= {} if config.guidance is None else dict(guidance=torch.full((2,), 4.0, device="cuda"))
+    if packed:
+        given["masks"] = Packing.from_masks([mask, None], [6, 8], 2)
+    with torch.no_grad():
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            net(inputs, **given)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = net(inputs, **given)["image"]
+        for x in inputs.values():
+            x.normal_()
+        graph.replay()
+        torch.testing.assert_close(captured, net(inputs, **given)["image"], rtol=3e-2, atol=3e-2)
+
+
 def test_a_packed_block_does_not_wait_for_the_device():
     from mmdit.networks.transformer import MMDiTBlock
-    from mmdit.packing import Packing
 
     block = MMDiTBlock(dim_modalities=(64, 64), dim_cond=16, heads=2, dim_head=32).to("cuda", torch.bfloat16)
     masks = [torch.arange(7, device="cuda") < torch.tensor([[3], [7]], device="cuda"), None]

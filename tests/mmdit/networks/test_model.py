@@ -185,6 +185,13 @@ def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector
         (lambda g: g.update(timestep=None), "timestep is missing"),
         (lambda g: g.update(timestep=torch.rand(3)), r"timestep must have the shape \(batch,\) = \(2,\), got \(3,\)"),
         (lambda g: g.update(timestep={"text": 1}), "timestep must be named text, image, audio, got text"),
+        (lambda g: g.update(timestep=[0.5, 0.5]), r"timestep must have the shape \(batch,\) = \(2,\), got list"),
+        (lambda g: g.update(masks=torch.ones(2, 6).bool()), r"masks must be a mapping by modality, got \(2, 6\)"),
+        (lambda g: g.update(masks={"text": [[True] * 6] * 2}), "text mask must be of dtype torch.bool .*got list"),
+        (lambda g: g.update(masks={"text": 1}), "text mask must be of dtype torch.bool .*got int"),
+        (lambda g: g.update(inputs=g["inputs"]["image"]), r"inputs must be a mapping by modality, got \(2, 3, 8, 4\)"),
+        (lambda g: g.update(pooled=[1.0]), r"pooled must have the shape .*, got list"),
+        (lambda g: g.update(guidance=3.5), "this model was built without guidance, got float"),
         (
             lambda g: g["inputs"].update(audio=randn(3, 5, 4)),
             "audio has a batch of 3, but text has one of 2",
@@ -216,11 +223,27 @@ def test_wrong_calls_are_named(change, message):
         model()(**given)
 
 
+def test_a_number_is_one_for_all_samples():
+    net, given = model(guidance={"frequencies": 8}), dict(inputs=inputs(), pooled=randn(2, 10))
+    wanted = net(**given, timestep=torch.full((2,), 0.5), guidance=torch.full((2,), 3.0))
+    for timestep in (0.5, dict.fromkeys(("text", "image", "audio"), 0.5)):
+        for name, x in net(**given, timestep=timestep, guidance=3).items():
+            torch.testing.assert_close(x, wanted[name], rtol=1e-9, atol=1e-9)
+
+
+def test_the_tokens_say_what_the_conditioning_is_computed_in():
+    given = dict(inputs={name: x.float() if x.is_floating_point() else x for name, x in inputs().items()})
+    net, pooled = model().float(), randn(2, 10)
+    wanted = net(**given, timestep=torch.ones(2), pooled=pooled.float())
+    for name, x in net(**given, timestep=torch.ones(2).bfloat16(), pooled=pooled).items():
+        assert torch.equal(x, wanted[name])
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"discard": ["text", "audio"]}, "'audio' is discarded, so it can have no output head"),
-        ({"timestep": None, "pooled": None}, "makes its conditioning from the timestep"),
+        ({"timestep": None, "pooled": None}, "makes its conditioning vector of the timestep"),
         ({"dim_cond": None}, "dim_cond, which is null"),
         ({"variant": "two_modality"}, "two_modality needs exactly text, image in this order, got text, image, audio"),
         ({"attention": {"dual": [2]}}, "block 2 does not exist; depth is 2"),

@@ -159,6 +159,22 @@ def test_a_refiner_depends_on_the_timestep_where_it_is_conditioned(conditioning,
     assert (net.refiners["text"].mean_embed is not None) == (conditioning == "own")
 
 
+def test_a_frame_that_is_given_has_its_own_timestep_and_refined_text_one_a_sample():
+    net, given, t = made(), inputs(), torch.tensor([300.0, 700.0])
+    of_tokens = t[:, None].repeat(1, 18)
+    with torch.no_grad():
+        wanted = net(given, t)["video"]
+        assert torch.allclose(net(given, {"text": t, "video": of_tokens})["video"], wanted, atol=1e-5)
+        of_tokens[:, :9] = 0  # the first of two frames of patches
+        assert (net(given, {"text": t, "video": of_tokens})["video"] - wanted).abs().amax((1, 3, 4)).min() > 1e-3
+        with pytest.raises(ValueError, match=r"timestep of text must have the shape \(batch,\) = \(2,\), got \(2, 9\)"):
+            net(given, {"text": t[:, None].repeat(1, 9), "video": t})
+        # one for each token of the text, of its further inputs too, where the refiner takes the network's conditioning
+        net = made("text", refiner={"depth": 1})
+        got = net(given, {"text": t[:, None].repeat(1, 9), "video": t})["video"]
+        assert torch.allclose(got, net(given, t)["video"], atol=1e-5)
+
+
 def test_the_mean_of_what_came_in_is_that_of_the_valid_tokens():
     x, mask = randn(3, 4, 5), torch.tensor([[True, True, True, False], [False, True, False, False], [False] * 4])
     wanted = torch.stack([x[0, :3].mean(0), x[1, 1], torch.zeros(5)])
@@ -200,7 +216,10 @@ def test_a_modality_that_a_block_does_not_write_has_no_gates_and_so_no_modulatio
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (changed("video", input={"kind": "patches", "channels": 2, "patch": [1, 2, 2]}), "set positions: none"),
+        (
+            changed("video", rotary=None, input={"kind": "patches", "channels": 2, "patch": [1, 2, 2]}),
+            "positions: none",
+        ),
         (changed("video", input={"kind": "patches", "channels": 2, "patch": [1, 2]}), "3 or more entries"),
         (changed("video", input={"kind": "patches", "channels": 2, "patch": [1] * 4, "positions": "none"}), "got 4"),
         (changed("video", rotary={"axes": [1, 2]}), "a video three, that of its frames first"),

@@ -5,7 +5,7 @@ import torch
 
 from mmdit.networks.transformer import MMDiT, MMDiTBlock
 from tests.support import oracles
-from tests.support.draws import drawn, padded_mask, randn
+from tests.support.draws import as_read, drawn, padded_mask, randn
 from tests.support.small_networks import COND, DIMS, SIZES, VARIANTS, tokens
 
 MASKS = (padded_mask(5, 3, 5), None, padded_mask(7, 7, 2))
@@ -31,7 +31,9 @@ def close(ours, theirs):
 def test_a_block_is_the_papers_figure(kind, conditioned):
     net = drawn(MMDiTBlock(**SIZES, dim_cond=COND if conditioned else None, bias=True, ff_kwargs=dict(kind=kind)))
     xs, cond = tokens(), randn(2, COND) if conditioned else None
-    wanted = oracles.block(net.state_dict(), xs, 2, MASKS, [cond] * 3 if conditioned else None, kind=kind)
+    wanted = oracles.block(
+        net.state_dict(), as_read(xs, MASKS), 2, MASKS, [cond] * 3 if conditioned else None, kind=kind
+    )
     close(net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond), wanted)
 
 
@@ -53,7 +55,8 @@ def test_a_network_is_its_formula_with_every_option_at_once(variant, masks):
     )
     xs, conds = tokens(), [randn(2, COND) for _ in DIMS]
     state, streams = drawn(net).state_dict(), options.get("num_residual_streams", 1)
-    wanted = oracles.network(state, xs, 2, masks, conds, depth=2, streams=streams, eps=1e-3, **oracle_options(options))
+    given, options = as_read(xs, masks), oracle_options(options)
+    wanted = oracles.network(state, given, 2, masks, conds, depth=2, streams=streams, eps=1e-3, **options)
     assert wanted[0] is None
     close(net(modality_tokens=xs, modality_masks=masks, time_cond=conds), wanted)
 
@@ -63,7 +66,8 @@ def test_a_network_without_conditioning_is_its_formula(variant):
     options, xs = VARIANTS[variant], tokens()
     net = drawn(MMDiT(depth=2, **SIZES, dual_blocks=(1,), **options))
     streams = options.get("num_residual_streams", 1)
-    wanted = oracles.network(net.state_dict(), xs, 2, MASKS, depth=2, streams=streams, **oracle_options(options))
+    given, options = as_read(xs, MASKS), oracle_options(options)
+    wanted = oracles.network(net.state_dict(), given, 2, MASKS, depth=2, streams=streams, **options)
     close(net(modality_tokens=xs, modality_masks=MASKS), wanted)
 
 
@@ -71,7 +75,8 @@ def test_a_network_without_conditioning_is_its_formula(variant):
 def test_any_number_of_modalities_makes_a_network(count):
     net = drawn(MMDiT(depth=2, dim_modalities=DIMS[:count], heads=2, dim_head=4, dim_cond=COND))
     xs, cond = tokens()[:count], randn(2, COND)
-    wanted = oracles.network(net.state_dict(), xs, 2, MASKS[:count], [cond] * count, depth=2)
+    given = as_read(xs, MASKS[:count])
+    wanted = oracles.network(net.state_dict(), given, 2, MASKS[:count], [cond] * count, depth=2)
     close(net(modality_tokens=xs, modality_masks=MASKS[:count], time_cond=cond), wanted)
 
 
@@ -159,6 +164,28 @@ def test_recomputing_activations_changes_no_gradient(variant):
         sum(o.square().sum() for o in net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond)).backward()
         grads.append([p.grad.clone() for p in net.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+def test_dropout_is_the_same_again_where_activations_are_recomputed(monkeypatch):
+    seen = []
+    keep = torch.utils.checkpoint.get_device_states
+    monkeypatch.setattr(torch.utils.checkpoint, "get_device_states", lambda *args: seen.append(args) or keep(*args))
+    monkeypatch.setattr(torch.utils.checkpoint, "_infer_device_type", lambda *args: seen.append(args) or "cpu")
+    single = dict(single_stream="parallel", single_stream_depth=1, dim_modalities=(8, 8, 8), heads=2, dim_head=4)
+    net = drawn(MMDiT(depth=2, dim_cond=COND, ff_kwargs=dict(dropout=0.5), **single))
+    xs, cond, grads = [x[..., :1].expand(-1, -1, 8) for x in tokens()], randn(2, COND), []
+    for recompute in (False, True):
+        net.checkpoint_activations = recompute
+        net.zero_grad()
+        torch.manual_seed(0)
+        outs = net(modality_tokens=xs, time_cond=cond)
+        torch.manual_seed(1)  # the backward pass goes back to the forward's
+        sum(o.square().sum() for o in outs).backward()
+        grads.append([p.grad.clone() for p in net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+    # torch keeps the random state of the devices that it finds here, and of no other
+    assert [len(args) for args in seen if args] == [3, 3, 1]
+    assert all(isinstance(x, torch.Tensor) for args in seen for x in args)
 
 
 def test_each_modality_can_have_a_conditioning_of_its_own():

@@ -49,6 +49,8 @@ def edit(path: Path, change) -> None:
         ("1B", 1),
         (7, 7),
         ("2TB", 2 * 10**12),
+        ("24G", 24 * 10**9),
+        ("24Gi", 24 << 30),
     ],
 )
 def test_sizes_are_read(text, size):
@@ -135,6 +137,7 @@ def test_foreign_shards_have_the_stem_and_the_metadata_that_are_asked_for(tmp_pa
         on_tensor=lambda *count: done.append(count),
     ):
         pass
+    assert not_an_export(folder) is None
     first, second, index = sorted(os.listdir(folder))
     assert first == "diffusion_pytorch_model-00001-of-00002.safetensors"
     save_file({name: tensors[name] for name in "ab"}, tmp_path / "theirs", metadata={"format": "pt"})

@@ -1,0 +1,86 @@
+"""Masks, and what stands where they are False: it is replaced before anything reads it.
+
+Keeping it out of the attention is not enough. With nan or inf there, 0 * nan = nan in the attention's sum of values and
+in the gradients of weights, and one bad number at the end of a caption makes its whole sample nan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmdit.layers.arguments import described
+
+
+class Masks(NamedTuple):
+    """One `b n` bool mask, or None, for each modality. `filled`: nothing of the caller's stands at masked places."""
+
+    by_modality: tuple[Tensor | None, ...]
+    filled: bool = False
+
+    def only(self, index: int) -> Masks:
+        """That of one modality."""
+        return Masks((self.by_modality[index],), self.filled)
+
+
+def check_mask(mask: Tensor, x: Tensor, name: str, shape: Sequence[int] | None = None) -> None:
+    """Raises ValueError where it is not a bool mask `b n` beside tokens `b n ...` (or of the shape `b n`)."""
+    shape = x.shape[:2] if shape is None else shape
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = str(mask.dtype) if isinstance(mask, Tensor) else described(mask)
+        raise ValueError(f"{name} mask must be of dtype torch.bool (True = valid token), got {got}")
+    if tuple(mask.shape) != tuple(shape):
+        raise ValueError(f"{name} mask must have the shape {tuple(shape)} (batch, length), got {tuple(mask.shape)}")
+    if mask.device != x.device:
+        raise ValueError(f"{name} mask is on {mask.device}, but the tokens are on {x.device}; move it there")
+
+
+def check_masks(masks: Sequence[Tensor | None] | Masks | None, tokens: Sequence[Tensor], names: Sequence[str]) -> Masks:
+    """One `b n` bool mask or None for each modality, of tokens `b n ...`; as they are where that is known."""
+    if isinstance(masks, Masks):
+        return masks
+    if masks is None:
+        return Masks((None,) * len(tokens))
+    if isinstance(masks, Tensor) or len(masks) != len(tokens):
+        got = "one tensor" if isinstance(masks, Tensor) else f"{len(masks)}"
+        raise ValueError(
+            f"masks must be a sequence of {len(tokens)}, one (or None) for each of {', '.join(names)}, got {got}"
+        )
+    for mask, x, name in zip(masks, tokens, names, strict=True):
+        if mask is not None:
+            check_mask(mask, x, name)
+    return Masks(tuple(masks))
+
+
+def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
+    """`x`: b n ...; `mask`: b n or None -> the same with 1, -1, 1, ... where it is False (0 in integers), through which
+    no gradient flows.
+
+    Not with zeros: what is constant has no size, so norms would divide it by their eps, and by nothing where that is 0.
+    """
+    if mask is None:
+        return x
+    mask = mask.view(mask.shape + (1,) * (x.ndim - mask.ndim))
+    if not x.is_floating_point():
+        return x.masked_fill(~mask, 0)
+    filler = x.new_ones(x.shape[-1])
+    filler[1::2] = -1
+    return torch.where(mask, x, filler)
+
+
+def enter_masked(
+    tokens: Sequence[Tensor], masks: Sequence[Tensor | None] | Masks | None, names: Sequence[str]
+) -> tuple[Sequence[Tensor], Masks]:
+    """Tokens `b n_i ...` with masked places filled, and their masks, checked: once, where tokens enter.
+
+    Raises:
+        ValueError: a count, a mask's dtype or its shape is wrong.
+    """
+    checked = check_masks(masks, tokens, names)
+    if checked.filled:
+        return tokens, checked
+    entered = [fill_masked(x, mask) for x, mask in zip(tokens, checked.by_modality, strict=True)]
+    return entered, Masks(checked.by_modality, filled=True)

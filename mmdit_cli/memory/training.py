@@ -1,0 +1,59 @@
+"""How a model is trained, as far as memory goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mmdit_cli.errors import UserError
+
+Precision = Literal["pure", "mixed"]
+OptimizerName = Literal["adamw", "sgd"]
+OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+NAMED = 3
+
+
+@dataclass(frozen=True)
+class Training:
+    """What a training step keeps.
+
+    `pure`: weights, gradients and optimizer in the run's dtype; `mixed`: in float32, with the dtype that of autocast.
+    `sgd` has a momentum. `ema`: an average of the weights beside them. `trainable`: a pattern of the names of the
+    weights that are trained (`*`: any characters), the others being frozen; None: all.
+    """
+
+    precision: Precision = "pure"
+    optimizer: OptimizerName = "adamw"
+    ema: bool = False
+    trainable: str | None = None
+
+    def weights_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        return torch.float32 if self.precision == "mixed" else dtype
+
+    def freeze(self, model: nn.Module) -> None:
+        """Leave gradients to what is trained.
+
+        Raises:
+            UserError: no weight has such a name.
+        """
+        names = dict(model.named_parameters())
+        for name, parameter in names.items():
+            parameter.requires_grad_(self.trainable is None or fnmatchcase(name, self.trainable))
+        if not any(parameter.requires_grad for parameter in names.values()):
+            some = ", ".join(list(names)[:NAMED])
+            raise UserError(f"--trainable {self.trainable}: no weight has such a name; they are {some}, ...")
+
+    def described(self, dtype: str) -> str:
+        kept = "weights in float32, autocast" if self.precision == "mixed" else "all in"
+        parts = [f"{self.precision}: {kept} {dtype}" if dtype != "float32" else "float32"]
+        parts += ["AdamW" if self.optimizer == "adamw" else "SGD with momentum"]
+        parts += ["EMA"] if self.ema else []
+        return ", ".join([*parts, f"only {self.trainable}"] if self.trainable else parts)
+
+
+PROFILED = Training()  # the step that `profile` measures
+TRAINED = Training("mixed", ema=True)  # as train-toy trains
