@@ -21,9 +21,11 @@ class AdaptiveLayerNorm(nn.Module):
         self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if normed else nn.Identity()
 
     def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
-        if shift is None or scale is None:
+        """`x`: b n d; `shift`, `scale`: b 1 d, or None where the conditioning does not give them."""
+        if scale is None:
             return self.norm(x)
+        if shift is None:
+            return self.norm(x) * (1 + scale)
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
         if shift.shape[:2] == (1, 1) and shift.dtype == x.dtype and isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)
