@@ -80,6 +80,5 @@ def profile_grid(
 
 
 def _batch(config: ToolConfig) -> dict[str, Any]:
-    tokens = config.all_tokens()
-    valid = {name: count - config.padded_of(name) for name, count in tokens.items()}
+    tokens, valid = config.all_tokens(), config.valid_tokens()
     return {"batch_size": config.run.batch_size, "tokens": tokens, "valid_tokens": valid}
