@@ -59,10 +59,37 @@ def check_run(run_dir: Path | None) -> Path:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if not run_dir.is_dir():
         raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
-    if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(run_dir)):
+    if not holds_run(run_dir):
         raise UserError(f"--resume: {run_dir} is no run: it holds neither {CONFIG} nor a checkpoint")
     checkpoint_to_resume(run_dir)
     return run_dir
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was begun in it."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in names)
+
+
+@contextmanager
+def open_comparison(folder: Path, *, resume: bool) -> Iterator[Path]:
+    """The folder of several runs, new or empty unless they are resumed, and locked.
+
+    Raises:
+        UserError: as in `open_run`, or it holds a single run.
+    """
+    if not resume:
+        with new_folder(folder):
+            yield folder
+        return
+    if not folder.is_dir():
+        raise UserError(f"--run-dir {folder}: there is no such comparison to resume")
+    if holds_run(folder):
+        raise UserError(
+            f"--run-dir {folder}: is one run; go on with it by --resume alone, without --config and --seeds"
+        )
+    with _alone_in(folder):
+        yield folder
 
 
 def in_runs(name: str) -> Path:
