@@ -78,8 +78,10 @@ class MultiHeadRMSNorm(nn.Module):
 
 def make_head_norm(options: JointAttentionOptions) -> nn.Module:
     """The norm of each head's queries or keys, if any."""
+    own = options.attention.qk_norm_eps
+    eps = options.norm_eps if own is None else own
     if options.qk_rmsnorm:
         heads, dim_head = options.head_sizes
         shared = options.attention.qk_norm_scale == "shared"
-        return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=options.norm_eps)
-    return HeadLayerNorm(eps=options.norm_eps) if options.attention.qk_layernorm else nn.Identity()
+        return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=eps)
+    return HeadLayerNorm(eps=eps) if options.attention.qk_layernorm else nn.Identity()

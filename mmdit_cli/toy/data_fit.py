@@ -111,9 +111,10 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
     if model.timestep is None:
         problems.append("model.timestep is missing; set it to {frequencies: 256, scale: 1000}")
     problems += [
-        f"model.modalities.{name}.inputs must be left out: the data has nothing for them"
+        f"model.modalities.{name}.{key} must be left out: the data has nothing for them"
         for name, modality in model.modalities.items()
-        if modality.inputs
+        for key in ("inputs", "conditions")
+        if getattr(modality, key)
     ]
     if model.pooled is not None:
         problems.append("model.pooled must be left out: the captions have no pooled vector")
