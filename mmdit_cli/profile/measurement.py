@@ -152,10 +152,10 @@ def profile_configs(
     ceilings = measure_ceilings(device, dtype, gemms=gemms)
     for s in subjects:
         if (least := s.work.total_flops / ceilings.gemm_flops_per_s) > SLOW:
-            needed = " and ".join(
-                (flop_text(s.work.total_flops), f"{seconds_text(least)} at the speed of this machine")
+            work = flop_text(s.work.total_flops)
+            on_message(
+                f"{s.config.name}: a call takes {work}, here {seconds_text(least)} or more, and several are made"
             )
-            on_message(f"{s.config.name}: a call takes {needed}, or more, and several are made; Ctrl-C ends it")
     groups = groups_that_fit([(_model_key(s, settings), s.work.weight_bytes) for s in subjects], device, train=train)
     for group in groups:
         _measure([subjects[index] for index in group], settings, watch or nullcontext(), on_progress)

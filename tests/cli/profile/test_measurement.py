@@ -32,7 +32,7 @@ def test_of_a_call_that_takes_long_is_told_before_it_is_made(monkeypatch):
     monkeypatch.setattr(measurement, "_result", lambda *args: None)
     profile_configs(given, Settings(repeats=1), on_message=told.append)
     flops = count_flops(given[0]).forward_flops
-    assert len(told) == 1 and told[0].startswith(f"small: a call takes {flop_text(flops)} and ")
+    assert len(told) == 1 and told[0].startswith(f"small: a call takes {flop_text(flops)}, here ")
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])
