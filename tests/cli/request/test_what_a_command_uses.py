@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import mmdit
 from mmdit.config import ConfigError
 from mmdit_cli.request.request import READS, Request, make_request
 from mmdit_cli.request.tool_config import as_tool_config, tokens_by_default
+from mmdit_cli.toy.checkpoints import save_checkpoint
 from tests.support.paths import CONFIGS
 
 SMALL = """
@@ -163,10 +163,11 @@ def test_a_run_and_a_file_of_weights_are_configs_and_a_run_can_be_loaded(tmp_pat
     net, run = mmdit.build(config.model), tmp_path / "run"
     mmdit.save(net, tmp_path / "m.safetensors", metadata={"config_name": "small"})
     mmdit.save(net, tmp_path / "shards", max_shard_size="1KB")
+    run.mkdir()
     for step, scale in ((8, 1), (12, 3)):
-        (run / f"checkpoint-{step:08}").mkdir(parents=True)
-        state = {name: x * scale for name, x in net.state_dict().items()}
-        save_file(state, run / f"checkpoint-{step:08}" / "ema.safetensors")
+        average = mmdit.build(config.model)
+        average.load_state_dict({name: x * scale for name, x in net.state_dict().items()})
+        save_checkpoint(run, step, net, average, {"0.step": torch.tensor(1.0)}, averaged=1)
     (run / "config.yaml").write_text(SMALL)
     for path in (run, tmp_path / "m.safetensors", tmp_path / "shards"):
         request = make_request("flops", [str(path)], ["run.batch_size=3"], "cpu", "fp32", 0, False, None)
