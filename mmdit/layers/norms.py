@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.runs import ConditioningRuns, over_runs
 from mmdit.options import JointAttentionOptions
 
 
@@ -20,12 +21,20 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if normed else nn.Identity()
 
-    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """`x`: b n d; `shift`, `scale`: b 1 d, or None where the conditioning does not give them."""
+    def forward(
+        self, x: Tensor, shift: Tensor | ConditioningRuns | None = None, scale: Tensor | ConditioningRuns | None = None
+    ) -> Tensor:
+        """`x`: b n d; `shift`, `scale`: b 1 d, b n d, runs, or None where the conditioning does not give them."""
         if scale is None:
             return self.norm(x)
         if shift is None:
-            return self.norm(x) * (1 + scale)
+            return over_runs(self._scaled, x, scale)
+        return over_runs(self._modulated, x, shift, scale)
+
+    def _scaled(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.norm(x) * (1 + scale)
+
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
         if shift.shape[:2] == (1, 1) and shift.dtype == x.dtype and isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)

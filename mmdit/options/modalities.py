@@ -18,7 +18,7 @@ class LinearInput(Options):
     """A sequence `b n dim`, normed if asked for, projected to the stream's width."""
 
     kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what comes in.", gt=0)
+    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
@@ -29,8 +29,10 @@ class MlpInput(Options):
     """A sequence `b n dim` through linears with an activation between them, to the stream's width."""
 
     kind: Literal["mlp"] = "mlp"
-    dim: Whole = option(sentence="Width of what comes in.", gt=0)
-    hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(sentence="Widths between the linears.", min_length=1)
+    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
+    hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(
+        sentence="Widths between the linears.", example="[512]", min_length=1
+    )
     activation: Literal["gelu", "gelu_tanh", "silu"] = option("gelu", "What stands between the linears.")
     norm: Literal["none", "layer"] = option("none", "A layer norm with weights before them.")
     norm_out: Literal["none", "layer"] = option("none", "The same behind them.")
@@ -42,7 +44,7 @@ class FeedForwardInput(Options):
     """A sequence `b n dim` through a projection, an activation and a feedforward, to the stream's width (MMAudio)."""
 
     kind: Literal["feedforward"] = "feedforward"
-    dim: Whole = option(sentence="Width of what comes in.", gt=0)
+    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     kernel: Kernel = option(1, "Over how many tokens the projection is a convolution, an odd number.")
     activation: Literal["gelu", "gelu_tanh", "silu"] = option("silu", "What stands behind the projection.")
     feedforward: FeedForwardOptions | None = option(None, "The feedforward; null: as the modality's in the blocks.")
@@ -66,9 +68,9 @@ class PatchInput(Options):
     cut into boxes."""
 
     kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", gt=0)
+    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
     patch: Annotated[Whole, Gt(0)] | Annotated[tuple[Annotated[Whole, Gt(0)], ...], MinLen(3)] = option(
-        sentence="Pixels a side of a patch; of a video [frames, rows, columns] of it."
+        sentence="Pixels a side of a patch; of a video [frames, rows, columns] of it.", example="2"
     )
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos", "learned"] | None = option(
@@ -95,8 +97,8 @@ class TokenInput(Options):
     """Integer token ids `b n`, embedded, with learned positions."""
 
     kind: Literal["tokens"] = "tokens"
-    vocabulary: Whole = option(sentence="Number of different ids.", gt=0)
-    max_length: Whole = option(sentence="Most tokens of a sample.", gt=0)
+    vocabulary: Whole = option(sentence="Number of different ids.", example="256", gt=0)
+    max_length: Whole = option(sentence="Most tokens of a sample.", example="128", gt=0)
 
 
 AnyInput = LinearInput | MlpInput | FeedForwardInput | PatchInput | TokenInput
@@ -107,7 +109,7 @@ class LinearOutput(Options):
     """Adaptive final norm, then a projection to `b n dim`."""
 
     kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what goes out.", gt=0)
+    dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
     kernel: Kernel = option(
@@ -123,7 +125,7 @@ class PatchOutput(Options):
     """Adaptive final norm, then a projection to patches, put together to `b c h w` (of a video `b c f h w`)."""
 
     kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", gt=0)
+    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
 
@@ -134,7 +136,8 @@ class ModalityRotary(Options):
 
     axes: tuple[Count, ...] = option(
         sentence="An image has its rows on the first and its columns on the second, a video its frames before them; a "
-        "sequence counts tokens on each."
+        "sequence counts tokens on each.",
+        example="[0, 1]",
     )
     start: tuple[Number, ...] | None = option(
         None, "Where it begins, on every axis of the network, its own or not (LongCat-Image); null: at 0.", min_length=1
@@ -160,7 +163,7 @@ class ReferenceOptions(Options):
 class RefinerOptions(Options):
     """Blocks over one modality alone, before the joint ones. What is unset is as in these."""
 
-    depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    depth: Whole = option(sentence="Number of these blocks.", example="2", ge=1)
     conditioning: Literal["none", "network", "own"] = option(
         "network",
         "What modulates them: nothing, the network's vector, or one of their own, of the timestep and of the mean of "
@@ -178,7 +181,7 @@ class RefinerOptions(Options):
 class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
-    dim: Whole = option(sentence="Width of its tokens.", gt=0)
+    dim: Whole = option(sentence="Width of its tokens.", example="512", gt=0)
     input: Annotated[AnyInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )

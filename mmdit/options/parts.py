@@ -189,7 +189,7 @@ class ModulationOptions(Options):
 class SingleStreamOptions(Options):
     """Blocks after the joint ones, over all tokens as one stream, with one set of weights for all modalities in it."""
 
-    depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    depth: Whole = option(sentence="Number of these blocks.", example="4", ge=1)
     kind: Literal["parallel", "sequential"] = option(
         "parallel", "Attention beside the feedforward (FLUX), or before it (AuraFlow)."
     )
@@ -207,7 +207,7 @@ class RotaryOptions(Options):
     """Rotary positions (Su et al. 2021): each axis turns its own share of a head's features."""
 
     axes: tuple[Annotated[Whole, Ge(2), MultipleOf(2)], ...] = option(
-        sentence="Features of a head that each axis turns; they add up to dim_head.", min_length=1
+        sentence="Features of a head that each axis turns; they add up to dim_head.", example="[32, 32]", min_length=1
     )
     theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
 
@@ -240,7 +240,7 @@ class GuidanceOptions(TimestepOptions):
 class PooledOptions(Options):
     """A vector a sample, such as the pooled text, added to the conditioning."""
 
-    dim: Whole = option(sentence="Its width.", gt=0)
+    dim: Whole = option(sentence="Its width.", example="2048", gt=0)
 
 
 # ------------------------------------------------------------------------------------------------------ their rules

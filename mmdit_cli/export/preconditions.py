@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from mmdit.config import build
+from mmdit.weights.checkpoints import EMA, WEIGHTS, newest_checkpoint
 from mmdit.weights.reader import SINGLE, WeightFiles
 from mmdit.weights.shards import not_an_export
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
-from mmdit_cli.request.newest_checkpoint import EMA, WEIGHTS, newest_checkpoint
 from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target
@@ -141,9 +141,7 @@ def check_room(config: ToolConfig, out: Path, *, dtype: torch.dtype, device: tor
 
 def _held(parameters: int, dtype: torch.dtype, device: torch.device, file: Path | None) -> int:
     """Bytes of memory that can't be given back while the model is there; its copy comes when it is gone."""
-    if file is None:
-        return parameters * max(4, dtype.itemsize)  # drawn in float32, then converted weight by weight
-    if device.type == "cpu":
+    if device.type == "cpu" and file is not None:
         with WeightFiles(file) as files:
             if all(files.spec(name).dtype == dtype for name in files.tensors):
                 return 0  # mapped: the system holds what it has room for

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -11,12 +12,12 @@ from safetensors.torch import load_file
 
 import mmdit
 from mmdit.options import as_data
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
 from mmdit_cli.export import weights_export as export
 from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.weights_export import export_model
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, tiny
@@ -116,6 +117,14 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tmp_path, 
     monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
     with pytest.raises(UserError, match=r"^tiny: the model needs .* kB of memory and 1 kB are free; fewer blocks"):
         export_model(config(), Export(out=tmp_path / "m"))
+
+
+def test_a_model_in_bfloat16_needs_two_bytes_a_weight(tmp_path, monkeypatch):
+    needed = 2 * sum(p.numel() for p in mmdit.build(config().model).parameters())
+    for free, what in ((needed, nullcontext()), (needed - 1, pytest.raises(UserError, match="of memory"))):
+        monkeypatch.setattr(export_checks, "free_memory", lambda device, free=free: free)
+        with what:
+            export_model(config(), Export(out=tmp_path / str(free), dtype=torch.bfloat16))
 
 
 def test_shards_are_exported_verified_and_exported_again(tmp_path):
