@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -55,6 +56,10 @@ class Document:
     data: Any = None
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     values: dict[KeyPath, Place] = field(default_factory=dict)
+
+    def copy(self) -> Document:
+        """Another of the same, to be changed."""
+        return Document(self.source, deepcopy(self.data), {**self.keys}, {**self.values})
 
     def where(self, path: KeyPath, *, key: bool = False) -> Place:
         """The place of the value at the path (`key`: of its key), or else of the deepest key above it that exists."""
@@ -207,15 +212,13 @@ class _Parser:
         text: str = node.value
         if found := _FORBIDDEN.search(text):
             self.fail(node.start_mark, f"character U+{ord(found.group()):04X} is not allowed")
-        if node.tag != "plain":
+        if node.tag != "plain" or is_text(text):
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _NOT_FINITE.fullmatch(text):
             return float(text.replace(".", ""))
         whole = _INT.fullmatch(text)
-        if not whole and not _FLOAT.fullmatch(text):
-            return text
         if len(text) > _LONGEST_NUMBER:
             self.fail(node.start_mark, f"a number of {len(text)} characters is too long")
         if not whole:
@@ -237,6 +240,11 @@ class _Parser:
 
     def fail(self, mark: yaml.Mark | None, problem: str) -> NoReturn:
         raise ConfigError(f"{self.place(mark) if mark else self.document.source}: {one_line(problem)}") from None
+
+
+def is_text(plain: str) -> bool:
+    """Whether a scalar without quotes is text, and not a number, true, false or null."""
+    return plain not in _WORDS and not any(form.fullmatch(plain) for form in (_NOT_FINITE, _INT, _FLOAT))
 
 
 def _mark(before: str) -> yaml.Mark:
