@@ -1,7 +1,7 @@
 """A config file's text as data, with the keys of the config that it `extends`.
 
-What is extended is the name of a shipped config or a file, from the folder of the file that names it; it may extend another
-in turn. Mappings merge, anything else replaces what was there, and null leaves a key out.
+It is extended by the name of a shipped config or by its file, from the folder of the file that names it, and may extend
+another in turn. Mappings merge, anything else replaces what was there, and null leaves a key out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmdit.config.yaml_document import MAX_BYTES, ConfigError, Document, KeyPath
 
 KEY = "extends"
 MAX_CHAIN = 16  # configs of which each extends the next
+MAX_EXTENDED = 20_000  # values in all but the first
 
 
 def read_document(path: str | Path, text: bytes | None = None) -> Document:
@@ -55,7 +56,7 @@ def with_extended(document: Document, path: str = "") -> Document:
         path = _at_hand(name, os.path.dirname(path))
         source = one_line(path, 300)
         try:
-            chain.append(_as_mapping(parse(_read(path, source), source)))
+            chain.append(_as_mapping(parse(_read(path, source), source, most=MAX_EXTENDED)))
         except ConfigError as error:
             raise ConfigError(f"{place}: {error}") from None
         paths.append(path)
@@ -63,6 +64,8 @@ def with_extended(document: Document, path: str = "") -> Document:
             raise ConfigError(f"{place}: a config can't extend itself: {' extends '.join(map(one_line, paths))}")
         if len(chain) > MAX_CHAIN:
             raise ConfigError(f"{place}: more than {MAX_CHAIN} configs, of which each extends the next")
+        if sum(len(each.values) for each in chain[1:]) > MAX_EXTENDED:
+            raise ConfigError(f"{place}: more than {MAX_EXTENDED} values in all that is extended")
     whole = chain.pop()
     while chain:
         whole = _merged(whole, chain.pop())

@@ -20,13 +20,12 @@ MAX_LINES = 10  # of an error
 
 
 def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
-    """Read a YAML file (`-`: standard input) and what it extends, apply `KEY=VALUE` overrides in their order and validate
-    it.
+    """Read a YAML file (`-`: standard input) with what it extends, apply `KEY=VALUE` overrides in their order, check.
 
     The name of a shipped config (`sd3-medium`) stands for its file where no file has that name.
 
-    An override's value is read as YAML: `model.depth=4`, `model.attention={kind: standard}`, `model.dim_cond=null`; a `*`
-    in its key is every key that the config has there: `model.modalities.*.dim=64`.
+    An override's value is read as YAML: `model.depth=4`, `model.attention={kind: standard}`, `model.dim_cond=null`. A
+    `*` in its key is every key that the config has there: `model.modalities.*.dim=64`.
 
     Raises:
         ConfigError: the file can't be read, an override is malformed, or a key is wrong. Each line of the message

@@ -23,8 +23,8 @@ class Config(Options):
     name: Text = option("model", "What tables and reports call it.", min_length=1)
     extends: Text | None = option(
         None,
-        "A shipped config's name or a file, from this one's folder, whose keys hold here too, changed by those of this one: "
-        "mappings merge, lists and values replace, null leaves a key out.",
+        "A shipped config's name, or a file from this one's folder: its keys hold here, changed by this one's. "
+        "Mappings merge, lists and values replace, null leaves a key out.",
         later=True,
     )
     model: ModelOptions = option(sentence="What the model is.")

@@ -93,16 +93,17 @@ class Document:
             places.update({path + below: place for below, place in others.items()})
 
 
-def parse(text: str | bytes, source: str, *, lines: bool = True) -> Document:
+def parse(text: str | bytes, source: str, *, lines: bool = True, most: int = MAX_NODES) -> Document:
     """Read one YAML document; bytes are UTF-8. An empty text is `None`.
 
     Args:
         source: how errors name the text; with `lines`, `:line:column` is added to it.
+        most: values that it may hold after aliases are expanded.
 
     Raises:
         ConfigError: too large or deep, not text, not YAML, several documents, a duplicate key, a tag, a merge key, ...
     """
-    return _Parser(source, lines).parse(text)
+    return _Parser(source, lines, most).parse(text)
 
 
 class _Loader(yaml.BaseLoader):
@@ -130,8 +131,8 @@ class _Loader(yaml.BaseLoader):
 
 
 class _Parser:
-    def __init__(self, source: str, lines: bool) -> None:
-        self.lines = lines
+    def __init__(self, source: str, lines: bool, most: int) -> None:
+        self.lines, self.most = lines, most
         self.document = Document(source)
         self.nodes = 0
         self.open: set[int] = set()  # ids of the nodes being built
@@ -231,8 +232,8 @@ class _Parser:
     def check_limits(self, mark: yaml.Mark, nodes: int, depth: int) -> None:
         if depth > MAX_DEPTH:
             self.fail(mark, f"nested deeper than {MAX_DEPTH} levels")
-        if nodes > MAX_NODES:
-            self.fail(mark, f"more than {MAX_NODES} values, counting what aliases repeat")
+        if nodes > self.most:
+            self.fail(mark, f"more than {self.most} values, counting what aliases repeat")
 
     def place(self, mark: yaml.Mark) -> Place:
         source = self.document.source

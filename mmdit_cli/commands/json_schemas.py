@@ -36,8 +36,7 @@ NULL = {"type": "null"}
 
 
 def _changes(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema of what is written of it where the rest is extended: nothing is required, no default holds, and null leaves
-    a key out."""
+    """A schema of what is written of it where the rest is extended: nothing is required, and null leaves a key out."""
     changed = {key: value for key, value in schema.items() if key not in WHOLE_ONLY}
     if "$ref" in changed:
         changed["$ref"] = changed["$ref"].replace("#/$defs/", f"#/$defs/{CHANGE}")
