@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from textwrap import indent
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 from mmdit.config.yaml_document import is_text
-
-WIDTH = 120
 
 
 class _Dumper(yaml.SafeDumper):
@@ -20,35 +18,29 @@ class _Dumper(yaml.SafeDumper):
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.Node:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if is_text(text) else "'")
+    style = '"' if not text.isprintable() else None if is_text(text) else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 
 _Dumper.add_representer(str, _text)
 
 
 def to_yaml(data: dict[str, Any]) -> str:
-    """A config as one writes it: a line for each key of a section; what holds no more than scalars stands on one."""
-    text = ""
-    for key, value in data.items():
-        if isinstance(value, dict) and value:
-            lines = (_entry(inner, item) for inner, item in value.items())
-            text += f"{to_line(key)}:\n{indent(''.join(lines), '  ')}"
-        else:
-            text += _entry(key, value)
-    return text
+    """A config as one writes it: a line for each key, but what holds no mappings, and is no section, stands on one."""
+    return "".join(f"{line}\n" for key, value in data.items() for line in _lines(key, value, ""))
 
 
 def to_line(value: Any) -> str:
     """A value on one line."""
-    return _dump([value], flow=True, width=float("inf")).strip()[1:-1]
-
-
-def _entry(key: str, value: Any) -> str:
-    return _dump({key: value}, flow=None if isinstance(value, (dict, list)) else False)
-
-
-def _dump(data: Any, *, flow: bool | None, width: float = WIDTH) -> str:
     text: str = yaml.dump(
-        data, Dumper=_Dumper, default_flow_style=flow, allow_unicode=True, sort_keys=False, width=width
+        [value], Dumper=_Dumper, default_flow_style=True, allow_unicode=True, sort_keys=False, width=float("inf")
     )
-    return text
+    return text.strip()[1:-1]
+
+
+def _lines(key: str, value: Any, indent: str) -> Iterator[str]:
+    spread = isinstance(value, dict) and value and (not indent or any(isinstance(x, dict) for x in value.values()))
+    yield f"{indent}{to_line(key)}:" + ("" if spread else f" {to_line(value)}")
+    if spread:
+        for inner, item in value.items():
+            yield from _lines(inner, item, f"{indent}  ")
