@@ -22,7 +22,8 @@ AnyConfig: TypeAlias = str | Path | Mapping[str, Any] | Config | ModelOptions
 
 
 def as_config(config: AnyConfig) -> Config:
-    """Read a config from a path, a mapping (`{"model": {...}}` or the model section alone) or a config object.
+    """Read a config from a path, a mapping (`{"model": {...}}`, `{"extends": "sd3-medium", ...}` or the model section
+    alone) or a config object.
 
     Raises:
         ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.

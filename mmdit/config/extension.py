@@ -61,7 +61,7 @@ def with_extended(document: Document, path: str = "") -> Document:
             raise ConfigError(f"{place}: {error}") from None
         paths.append(path)
         if os.path.realpath(path) in map(os.path.realpath, paths[:-1]):
-            raise ConfigError(f"{place}: a config can't extend itself: {' extends '.join(map(one_line, paths))}")
+            raise ConfigError(f"{place}: a config can't extend itself: {one_line(' extends '.join(paths))}")
         if len(chain) > MAX_CHAIN:
             raise ConfigError(f"{place}: more than {MAX_CHAIN} configs, of which each extends the next")
         if sum(len(each.values) for each in chain[1:]) > MAX_EXTENDED:

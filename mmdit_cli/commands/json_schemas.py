@@ -13,20 +13,19 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def config_schema() -> dict[str, Any]:
-    """What an editor needs to check and complete a config file."""
+    """What an editor needs to check and complete a config file, whole or with what it `extends`."""
     from mmdit_cli.request.tool_config import ToolConfig
 
-    schema = TypeAdapter(ToolConfig).json_schema()
-    parts = schema.pop("$defs")
-    defs = parts | {CHANGE + name: _changes(part) for name, part in parts.items()}
-    defs |= {"Config": schema, f"{CHANGE}Config": _changes(schema)}
+    whole = TypeAdapter(ToolConfig).json_schema()
+    parts = whole.pop("$defs") | {"Config": whole}
     return {
         "$schema": DIALECT,
         "title": "mmdit config",
+        "properties": {name: {"anyOf": [each, {}]} for name, each in whole["properties"].items()},  # these names, and:
         "if": {"required": ["extends"], "properties": {"extends": {"type": "string"}}},
         "then": {"$ref": f"#/$defs/{CHANGE}Config"},
         "else": {"$ref": "#/$defs/Config"},
-        "$defs": defs,
+        "$defs": parts | {CHANGE + name: _changes(part) for name, part in parts.items()},
     }
 
 
