@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import MAX_BYTES, parse
+from mmdit.config.yaml_text import to_yaml
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
 from mmdit_cli.toy.checkpoints import checkpoint_to_resume
@@ -164,7 +165,7 @@ def describe(
     changes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step."""
-    write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
+    write_atomic(folder / CONFIG, to_yaml(identity["config"]).encode())
     about = {
         "command_line": list(command_line),
         "seed": identity["seed"],
@@ -218,14 +219,9 @@ def resume_command(folder: Path, device: torch.device) -> str:
     return shlex.join(["mmdit", "train-toy", "--resume", "--run-dir", str(folder), "--device", str(device)])
 
 
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+def differences(saved: Any, wanted: Any) -> list[str]:
     """The dotted keys in which two documents differ, each with both values."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        keys = [*saved, *(key for key in wanted if key not in saved)]
-        return [
-            text for key in keys for text in differences(saved.get(key), wanted.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
+    return [f"{key} was {json.dumps(a)}, is {json.dumps(b)}" for key, a, b in differing(saved, wanted)]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
