@@ -149,22 +149,22 @@ def gradient_errors(family: Family) -> dict[str, float]:
 
 def blocks_of(net: nn.Module) -> list[nn.Module]:
     """The joint and single-stream blocks of either side, in order."""
-    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks")
+    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks", "layers")
     stack = getattr(net, "transformer", None)
     if stack is not None:
         return [*stack.blocks, *stack.single_blocks]
     return [block for name in lists for block in getattr(net, name, ())]
 
 
-def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any]) -> list[Tensor]:
-    """What each block gives for the image."""
+def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any], first: bool = False) -> list[Tensor]:
+    """What each block gives for the image; `first`: of a stream that begins with it."""
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
         # a single stream ends with the image; of two outputs that is the image which is as long
         pieces = (output,) if isinstance(output, Tensor) else output
         image = [x for x in pieces if x is not None and x.shape[1] >= image_tokens][-1]
-        outputs.append(image[:, -image_tokens:].detach())
+        outputs.append((image[:, :image_tokens] if first else image[:, -image_tokens:]).detach())
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
     with torch.no_grad():

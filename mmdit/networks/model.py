@@ -16,6 +16,7 @@ from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
+from mmdit.networks.pads import PadTokens
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
 from mmdit.networks.refiner import Refiner
@@ -46,6 +47,7 @@ class MMDiTModel(nn.Module):
                 for each in stream
             }
         )
+        self.pads = nn.ModuleDict({name: PadTokens(m.pad, m.dim) for name, m in config.modalities.items() if m.pad})
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
@@ -62,6 +64,8 @@ class MMDiTModel(nn.Module):
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
         self.places = None if config.rotary is None else RotaryPlaces(config)
+        # whose masks are read apart from the transformer's
+        self.read_masks = {*self.refiners, *(m.rotary.after for m in config.modalities.values() if m.rotary)} - {None}
         self.transformer = MMDiT(config)
         heads = {name: make_head(modality, config) for name, modality in config.modalities.items()}
         self.outputs = nn.ModuleDict({name: head for name, head in heads.items() if head is not None})
@@ -116,26 +120,33 @@ class MMDiTModel(nn.Module):
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
             conds, timestep = self._known(modulation, batch), modulation.timestep.expand(batch)
 
+        given_lengths = [tokens[name].shape[1] for name in self.modality_names]
+        packing = self._packing(masks, tokens, lengths)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None or self.pads else self.read_masks)
+        for name, pad in self.pads.items():
+            tokens[name], valid[name] = pad(tokens[name], valid[name])
         own = [tokens[name].shape[1] for name in self.modality_names]
         of_own = self._of_own_tokens(conds, own)
-        packing = self._packing(masks, tokens, lengths)
-        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
-        for name, cond in zip(self.modality_names, of_own, strict=True):
+        places = [None] * len(own) if self.places is None else self.places(inputs, references, valid)
+        for name, cond, n, place in zip(self.modality_names, of_own, own, places, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
-                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
+                turned = None if place is None else place[..., :n, :]
+                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond, turned)
         joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
-        whole, places = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
+        whole, masked = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
+        if packing is not None and self.pads:  # which one of what was given does not count
+            packing = Packing.from_masks(masked.by_modality, [x.shape[1] for x in whole], batch)
         outs = self.transformer(
             modality_tokens=whole,
-            modality_masks=packing or places,
+            modality_masks=packing or masked,
             time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole),
-            modality_positions=None if self.places is None else self.places(inputs, references),
+            modality_positions=None if self.places is None else places,
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond in zip(self.modality_names, outs, own, of_own, strict=True):
+        for name, x, n, cond in zip(self.modality_names, outs, given_lengths, of_own, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
                 result[name] = ragged.head(heads.get(name), x[:, :n], cond, inputs[name], lengths[name], known)
@@ -246,8 +257,8 @@ class MMDiTModel(nn.Module):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
-        joined = len(tokens) > len(self.streams)
-        if masks or joined or not self.transformer.varlen or not any(lengths.values()):
+        longer = len(tokens) > len(self.streams) or bool(self.pads)
+        if masks or longer or not self.transformer.varlen or not any(lengths.values()):
             return None
         padded = [x.shape[1] for x in tokens.values()]
         first = tokens[self.modality_names[0]]

@@ -70,7 +70,8 @@ class MMDiT(nn.Module):
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
             every = ATTENTION_PARTS + FEEDFORWARD_PARTS
-            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in dims)
+            joint = dims if options.depth else ()
+            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
                 self.shared_single_modulation = make_modulation(dims[0], parts, options, shared=True)

@@ -76,6 +76,10 @@ class TokenInput(Options):
     max_length: Whole = option(sentence="Most tokens of a sample.", gt=0)
 
 
+HEAD_PARTS = "What the conditioning gives the final norm (scale: Lumina-Image, Z-Image)."
+HEAD_EPS = "Added to the variance in the final norm; null: norm_eps of the model."
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearOutput(Options):
     """Adaptive final norm, then a projection to `b n dim`."""
@@ -84,6 +88,8 @@ class LinearOutput(Options):
     dim: Whole = option(sentence="Width of what goes out.", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
+    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +100,8 @@ class PatchOutput(Options):
     channels: Whole = option(sentence="Channels of the image.", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
+    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +117,21 @@ class ModalityRotary(Options):
     )
     centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
     after: Text | None = option(
-        None, "On its axes it begins behind this modality's last token, row or column (Qwen-Image, LongCat-Image-Edit)."
+        None,
+        "On its axes it begins behind this modality's last token that is valid, row or column (Qwen-Image, "
+        "LongCat-Image-Edit).",
+    )
+    after_axes: tuple[Count, ...] | None = option(
+        None, "Axes on which it does so instead of on its own (Lumina-Image).", later=True, min_length=1
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadOptions(Options):
+    """A learned token behind a modality's own, as valid as they are, as often as it takes."""
+
+    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +169,11 @@ class ModalityOptions(Options):
     dim: Whole = option(sentence="Width of its tokens.", gt=0)
     input: Annotated[LinearInput | MlpInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
+    )
+    pad: PadOptions | None = option(
+        None,
+        "Pad tokens that are learned (Z-Image). On the rotary axes a sequence's count on, an image's stand at 0.",
+        later=True,
     )
     refiner: RefinerOptions | None = option(
         None, "Blocks over what is embedded, before the joint ones (HunyuanVideo).", later=True
@@ -196,6 +221,9 @@ class ModalityOptions(Options):
         if sides == 3 and self.input.positions != "none":  # type: ignore[union-attr]
             message = "a video has no table of positions; set positions: none, and rotary to tell the place"
             yield OptionError(("input", "positions"), message)
+        if self.pad is not None and (self.input is None or self.references is not None or self.inputs):
+            message = "pad tokens stand behind what a modality's input gives: set one, and no references or inputs"
+            yield OptionError(("pad",), message)
         if self.type_embedding and not self.inputs:
             yield OptionError(("type_embedding",), "type embeddings tell several inputs apart; set inputs as well")
         if self.inputs and self.rotary is not None:
@@ -214,6 +242,7 @@ class ModalityOptions(Options):
                 + ("; a video three, that of its frames first" if sides == 3 else ""),
             ),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
+            ("after_axes", place.after_axes and not place.after, "behind which modality? set after as well"),
         ):
             if wrong:
                 yield OptionError(("rotary", key), message)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.modalities import LinearInput, MlpInput, ModalityOptions, PatchInput, TokenInput
 from mmdit.options.modality_keywords import NAMED, by_names, distinct, for_each
+from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
@@ -67,6 +68,9 @@ class JointAttentionOptions(Options):
         elif width is not None and heads * dim_head != width:
             name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
             yield OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
+        if heads % (kv_heads := self.attention.kv_heads or heads):
+            message = f"each head of keys and values serves as many of the {heads} heads, got {kv_heads}"
+            yield OptionError(("attention", "kv_heads"), message)
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
             yield OptionError(("attention", "qk_layernorm"), message)
@@ -89,6 +93,7 @@ class BlockOptions(JointAttentionOptions):
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
     )
+    norm: NormOptions = option(NormOptions(), "The norms of attention and feedforward.", later=True)
     modulation: ModulationOptions = option(ModulationOptions(), "From the conditioning to shifts, scales and gates.")
     adaln: Literal["zero", "identity"] = option(
         "zero", "Gates start at 0, as in DiT, or at 1, as in the published `mmdit` package."
@@ -101,6 +106,8 @@ class BlockOptions(JointAttentionOptions):
         if self.adaln == "identity" and not self.modulation.bias:
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             yield OptionError(("modulation", "bias"), message)
+        if self.adaln == "identity" and self.modulation.gate == "tanh":
+            yield OptionError(("modulation", "gate"), "adaln 'identity' starts the gates at 1, which no tanh reaches")
 
     @property
     def modulates_norms(self) -> bool:
@@ -122,7 +129,7 @@ class ModelOptions(BlockOptions):
     variant: Literal["two_modality", "generalized"] = option(
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
-    depth: Whole = option(sentence="Number of joint blocks.", gt=0)
+    depth: Whole = option(sentence="Number of joint blocks; 0: those of single_stream alone.", ge=0)
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
@@ -211,6 +218,8 @@ class ModelOptions(BlockOptions):
                 **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
             ),
             norm_eps=self.norm_eps,
+            norm=self.norm,
+            rotary=None if modality.rotary is None else self.rotary,
             residual=self.residual,
             feedforward=refiner.feedforward or self.feedforward,
             modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
@@ -336,6 +345,8 @@ class ModelOptions(BlockOptions):
 
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
+            if not self.depth:
+                yield OptionError(("depth",), "there would be no block at all; set depth > 0, or single_stream")
             return
         widths = {name: modality.dim for name, modality in self.modalities.items()}
         if len({*widths.values()}) > 1:
@@ -362,6 +373,9 @@ class ModelOptions(BlockOptions):
             for index, axis in enumerate(place.axes):
                 if axis >= len(axes):
                     yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
+            for index, axis in enumerate(place.after_axes or ()):
+                if axis >= len(axes):
+                    yield OptionError((*at, "after_axes", index), f"axis {axis} does not exist; there are {len(axes)}")
             if place.start is not None and len(place.start) != len(axes):
                 yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
             if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):

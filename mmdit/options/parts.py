@@ -54,6 +54,13 @@ class AttentionOptions(Options):
         made=lambda shared: "shared" if shared else "per_head",
     )
     qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
+    kv_heads: Whole | None = option(
+        None,
+        "Heads of keys and values, each for as many heads of queries (Lumina-Image); unset: as many.",
+        keywords={},
+        later=True,
+        gt=0,
+    )
 
     def check(self) -> Iterator[OptionError]:
         if self.kind == "adaptive" and self.num_adaptive_weights < 2:
@@ -64,6 +71,9 @@ class AttentionOptions(Options):
             yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
             yield OptionError(("gating",), "gating is a setting of kind 'adaptive'")
+        if self.kv_heads is not None and self.kind == "adaptive":
+            message = "adaptive weights are mixed for each head, so that keys and values have as many heads as queries"
+            yield OptionError(("kv_heads",), message)
         if self.flash_attn and self.softclamp is not None:
             yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
 
@@ -153,6 +163,12 @@ class ModulationOptions(Options):
         keywords={},
         later=True,
     )
+    gate: Literal["plain", "tanh"] = option(
+        "plain", "What is done to the gates (tanh: Lumina-Image, Z-Image).", keywords={}, later=True
+    )
+    activation: Literal["silu", "none"] = option(
+        "silu", "What is done to the conditioning vector before (none: Z-Image, Ideogram 4).", keywords={}, later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,6 +201,9 @@ class TimestepOptions(Options):
     frequencies: Whole = option(256, "Sines and cosines of it.", ge=2, multiple_of=2)
     scale: Number = option(1, "It is multiplied by this: 1 for 0..1000, 1000 for 0..1.", gt=0)
     bias: Flag = option(True, "Whether the MLP has a bias.")
+    hidden: Whole | None = option(
+        None, "Width between its linears; null: that of the conditioning vector.", later=True, gt=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,55 @@
+"""A published network: the shipped config of it, and the class that is the same network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from benchmarks.paths import CONFIGS
+from mmdit.config import Config
+from mmdit.config.file import load_config
+
+
+@dataclass(frozen=True)
+class Family:
+    """A shipped config and the class of diffusers that is the same network.
+
+    `small` is what makes the config small, and `options` what makes theirs small; `published` are their arguments at
+    the published size, which has so many `parameters`. `call` runs theirs on what ours takes. `image_first`: in the
+    sequence of their single-stream blocks.
+    """
+
+    config: str
+    small: dict[str, Any]
+    theirs: Callable[..., nn.Module]
+    options: dict[str, Any]
+    call: Callable[..., Tensor]
+    published: dict[str, Any]
+    parameters: int
+    image_first: bool = False
+
+    def __str__(self) -> str:
+        return self.config
+
+    @property
+    def drawn(self) -> str:
+        """The modality that comes out."""
+        return self.small_config().model.names[-1]
+
+    def small_config(self) -> Config:
+        overrides = [f"{key}={value}" for key, value in self.small.items()]
+        return load_config(CONFIGS / f"{self.config}.yaml", Config, overrides=overrides)
+
+
+def theirs(name: str) -> Callable[..., nn.Module]:
+    """A class of diffusers, imported when it is made."""
+
+    def make(**options: Any) -> nn.Module:
+        import diffusers
+
+        return getattr(diffusers, name)(**options)
+
+    return make
