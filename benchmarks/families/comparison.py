@@ -69,7 +69,7 @@ def random_call(
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
     for index, (name, end) in enumerate((config.modalities["text"].inputs or {}).items()):
         arguments["inputs"][name] = draw(batch, 3 + index, end.dim)
-    if config.modalities["text"].refiner is not None:
+    if config.modalities["text"].refiner is not None and family.masked:
         texts = {name: arguments["inputs"][name].shape[1] for name in ("text", "text_2") if name in arguments["inputs"]}
         valid = {name: [*[count] * (batch - 1), max(count - 3, 1)] for name, count in texts.items()}
         arguments["masks"] = {

@@ -9,21 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.families.family import Family, theirs
+from benchmarks.families.family import Family, pack, theirs, unpack
 from benchmarks.families.one_stream import ONE_STREAM
 
 # ----------------------------------------------------------------------------------------------- theirs, called as ours
-
-
-def pack(image: Tensor) -> Tensor:
-    return rearrange(image, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
-
-
-def unpack(patches: Tensor, like: Tensor) -> Tensor:
-    return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=like.shape[2] // 2)
 
 
 def grids(image: Tensor, references: Sequence[Tensor]) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks.paths import CONFIGS
@@ -19,7 +20,7 @@ class Family:
 
     `small` is what makes the config small, and `options` what makes theirs small; `published` are their arguments at
     the published size, which has so many `parameters`. `call` runs theirs on what ours takes. `image_first`: in the
-    sequence of their single-stream blocks.
+    sequence of their single-stream blocks; `masked`: whether they take a mask of a text that is refined.
     """
 
     config: str
@@ -30,6 +31,7 @@ class Family:
     published: dict[str, Any]
     parameters: int
     image_first: bool = False
+    masked: bool = True
 
     def __str__(self) -> str:
         return self.config
@@ -53,3 +55,11 @@ def theirs(name: str) -> Callable[..., nn.Module]:
         return getattr(diffusers, name)(**options)
 
     return make
+
+
+def pack(image: Tensor) -> Tensor:
+    return rearrange(image, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+
+
+def unpack(patches: Tensor, like: Tensor) -> Tensor:
+    return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=like.shape[2] // 2)

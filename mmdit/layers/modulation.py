@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -112,6 +112,20 @@ class Modulation(nn.Module):
         chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
         named = zip(self.parts, chunks, strict=True)
         return BlockModulation(**{part: self.gate(x) if part.endswith("gate") else x for part, x in named})
+
+
+class ModulationOfKinds(nn.Module):
+    """One modulation for each kind of a modality's tokens: its own, and its references (FLUX.3)."""
+
+    def __init__(self, kinds: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.kinds = nn.ModuleList(kinds)
+
+    def forward(self, cond: Tensor) -> BlockModulation:
+        """`cond`: b k dim_cond, a vector for each kind, or b dim_cond where there are no references -> b k d."""
+        vectors = cond.unbind(1) if cond.ndim == 3 else [cond]
+        each = [kind(vector) for kind, vector in zip(self.kinds, vectors, strict=False)]
+        return BlockModulation(*(None if x[0] is None else torch.cat(x, dim=1) for x in zip(*each, strict=True)))
 
 
 def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:

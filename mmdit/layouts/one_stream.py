@@ -1,10 +1,11 @@
-"""Lumina-Image-2.0 and Z-Image, whose blocks are all of one stream: the names of diffusers 0.42."""
+"""Lumina-Image-2.0, Z-Image and FLUX.3, whose blocks are all of one stream: the names of diffusers 0.42."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from mmdit.layouts.block_lines import below, lines_of, single_lines
+from mmdit.layouts.diffusers_names import TIME
 from mmdit.options import ModelOptions, PatchInput
 
 LUMINA = """
@@ -30,6 +31,15 @@ Z_IMAGE = """
     .joint_attn.k_norms.0 = .attention.norm_k
     .feedforwards.0.proj_in = .feed_forward.w3 + .feed_forward.w1
     .feedforwards.0.proj_out = .feed_forward.w2
+"""
+
+FLUX_3 = """
+    .attn.to_qkv.0.linear = .attn.to_q + .attn.to_k + .attn.to_v
+    .attn.to_out.0.linear = .attn.to_out.0
+    .attn.q_norms.0 = .attn.norm_q
+    .attn.k_norms.0 = .attn.norm_k
+    .feedforward.proj_in = swap(.ff.linear_in)
+    .feedforward.proj_out = .ff.linear_out
 """
 
 
@@ -74,6 +84,31 @@ def z_image(config: ModelOptions) -> Iterator[str]:
     yield from single_lines(config, "layers", Z_IMAGE)
 
 
+def flux_3(config: ModelOptions) -> Iterator[str]:
+    yield from lines_of("""
+        inputs.image.linear = x_embedders.image
+        reference_inputs.image.linear = x_embedders.image_cond
+        inputs.text.linear = context_embedder
+        outputs.image.modulation = swap(norm_out.linear)
+        outputs.image.linear = patch(proj_out)
+        transformer.shared_single_modulations.0.linear = single_stream_modulations.txt.linear
+        transformer.shared_single_modulations.1.kinds.0.linear = single_stream_modulations.image.linear
+        transformer.shared_single_modulations.1.kinds.1.linear = single_stream_modulations.image_cond.linear
+    """)
+    yield from below("", "", TIME)
+    for ours, mode, blocks in (
+        ("refiners.text", "txt", "txt_mode_blocks"),
+        ("refiners.image", "image", "mode_blocks.image"),
+        ("reference_refiners.image", "image_cond", "mode_blocks.image_cond"),
+    ):
+        modulation = f"{ours}.transformer.shared_single_modulation"
+        yield f"{modulation}.linear = early_stream_modulations.{mode}.linear"
+        refiner = config.modalities["text" if mode == "txt" else "image"].refiner
+        for n in range(refiner.depth if refiner else 0):
+            yield from below(f"{ours}.transformer.single_blocks.{n}", f"{blocks}.{n}", FLUX_3)
+    yield from single_lines(config, "single_transformer_blocks", FLUX_3)
+
+
 def _refiner(config: ModelOptions, name: str, theirs: str, lines: str) -> Iterator[str]:
     refiner = config.modalities[name].refiner
     for n in range(refiner.depth if refiner else 0):
@@ -83,6 +118,11 @@ def _refiner(config: ModelOptions, name: str, theirs: str, lines: str) -> Iterat
 def blocks_lumina(config: ModelOptions, image: PatchInput) -> bool:
     """Whether a config has the blocks of Lumina-Image-2.0: one stream alone, with norms around the branches."""
     return config.depth == 0 and config.norm.place == "around"
+
+
+def blocks_flux_3(config: ModelOptions, image: PatchInput) -> bool:
+    """Whether a config has the blocks of FLUX.3: one stream alone, of parallel blocks."""
+    return config.depth == 0 and config.single_stream is not None and config.single_stream.kind == "parallel"
 
 
 def blocks_z_image(config: ModelOptions, image: PatchInput) -> bool:

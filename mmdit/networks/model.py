@@ -51,6 +51,9 @@ class MMDiTModel(nn.Module):
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
+        own = {name: m for name, m in config.modalities.items() if m.references and m.references.own}
+        self.reference_inputs = nn.ModuleDict({name: make_embed(m.input, m.dim, eps=eps) for name, m in own.items()})
+        self.reference_refiners = nn.ModuleDict({name: Refiner(config, name) for name, m in own.items() if m.refiner})
         self.type_embeds = nn.ModuleDict(
             {
                 name: nn.Embedding(len(self.streams[name]), m.dim)
@@ -58,7 +61,9 @@ class MMDiTModel(nn.Module):
                 if m.type_embedding
             }
         )
+        # at timestep 0: the references of some modalities, and some modalities
         self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
+        self.still = {name for name, m in config.modalities.items() if m.clean}
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
@@ -131,8 +136,14 @@ class MMDiTModel(nn.Module):
         for name, cond, n, place in zip(self.modality_names, of_own, own, places, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
+                t = 0.0 if name in self.still else t
                 turned = None if place is None else place[..., :n, :]
                 tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond, turned)
+        for name in behind.keys() & self.reference_refiners.keys():
+            i = self.modality_names.index(name)
+            cond, place = self._of_references(conds, own)[i], places[i]
+            turned = None if place is None else place[..., own[i] :, :]
+            behind[name] = self.reference_refiners[name](behind[name], behind[name], None, None, cond, turned)
         joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
         whole, masked = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
         if packing is not None and self.pads:  # which one of what was given does not count
@@ -199,8 +210,9 @@ class MMDiTModel(nn.Module):
         conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
-        kept = conds if self.clean else conds[:1]
-        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads, t)
+        kept = conds if self.clean or self.still else conds[:1]
+        stack = self.transformer.modulate(kept if len(kept) > 1 else kept[0])
+        whole = NetworkModulation(tuple(kept), stack, heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
     def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
@@ -222,7 +234,8 @@ class MMDiTModel(nn.Module):
         for name, images in references.items():
             if self.config.modalities[name].references is None:
                 raise ValueError(f"references: {name} takes none; set model.modalities.{name}.references in the config")
-            each = [self.inputs[name](image, f"references: {name}[{index}]") for index, image in enumerate(images)]
+            embed = self.reference_inputs[name] if name in self.reference_inputs else self.inputs[name]
+            each = [embed(image, f"references: {name}[{index}]") for index, image in enumerate(images)]
             for index, tokens in enumerate(each):
                 if len(tokens) != batch:
                     raise ValueError(
@@ -268,6 +281,13 @@ class MMDiTModel(nn.Module):
         """The conditioning of each modality's own tokens, which its refiner and its head read."""
         return [
             cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in self.clean else cond[:, :n]
+            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
+        ]
+
+    def _of_references(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+        """That of each modality's references."""
+        return [
+            cond if cond is None or cond.ndim == 2 else cond[:, 1] if name in self.clean else cond[:, n:]
             for name, cond, n in zip(self.modality_names, conds, own, strict=True)
         ]
 
@@ -331,7 +351,9 @@ class MMDiTModel(nn.Module):
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
-        for i, name in enumerate(self.modality_names):
-            if name in clean:
-                conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
+        if clean or self.still:
+            at_zero = of_number(self.time_embed, 0.0, "timestep") + extra
+            conds = [at_zero if n in self.still else c for n, c in zip(self.modality_names, conds, strict=True)]
+            named = zip(self.modality_names, conds, strict=True)
+            conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in named]
         return [*conds]

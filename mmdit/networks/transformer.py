@@ -22,6 +22,7 @@ from mmdit.layers.modulation import (
     Conditioning,
     ConditioningRuns,
     Modulate,
+    ModulationOfKinds,
     OwnModulation,
     StackModulation,
     make_modulation,
@@ -65,8 +66,8 @@ class MMDiT(nn.Module):
         self.rotary = None if options.rotary is None else RotaryTable(options.rotary.axes, theta=options.rotary.theta)
         single = options.single_stream
         parallel = single is not None and single.kind == "parallel"
-        # one modulation for all joint blocks, and one for all single-stream blocks
-        self.shared_modulations = nn.ModuleList()
+        # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
+        self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
             every = ATTENTION_PARTS + FEEDFORWARD_PARTS
@@ -74,7 +75,14 @@ class MMDiT(nn.Module):
             self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
-                self.shared_single_modulation = make_modulation(dims[0], parts, options, shared=True)
+                if single.modulation == "joined":
+                    self.shared_single_modulation = make_modulation(dims[0], parts, options, shared=True)
+                else:
+                    for modality in options.modalities.values():
+                        made = make_modulation(dims[0], parts, options, shared=True)
+                        if modality.references is not None and modality.references.own:
+                            made = ModulationOfKinds([made, make_modulation(dims[0], parts, options, shared=True)])
+                        self.shared_single_modulations.append(made)
 
         def block(index: int) -> nn.Module:
             last = index == options.depth - 1
@@ -90,10 +98,11 @@ class MMDiT(nn.Module):
             )
 
         def single_block(index: int) -> nn.Module:
+            name = JOINED if len(names) > 1 else names[0]
             if parallel:
-                return ParallelBlock(options, dim=dims[0], layer_index=2 * options.depth + index)
+                return ParallelBlock(options, dim=dims[0], name=name, layer_index=2 * options.depth + index)
             place = options.depth + index
-            return MMDiTBlock(options, dim_modalities=dims[:1], modality_names=[JOINED], layer_index=place)
+            return MMDiTBlock(options, dim_modalities=dims[:1], modality_names=[name], layer_index=place)
 
         self.blocks = nn.ModuleList(map(block, range(options.depth)))
         self.single_blocks = nn.ModuleList(map(single_block, range(0 if single is None else single.depth)))
@@ -203,6 +212,8 @@ class MMDiT(nn.Module):
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
+        elif self.shared_single_modulations:
+            single = tuple(make(cond) for make, cond in zip(self.shared_single_modulations, conds, strict=True))
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
     def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:

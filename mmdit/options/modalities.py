@@ -142,6 +142,12 @@ class ReferenceOptions(Options):
     start: Number = option(1, "Where the first stands on it, from the image's own place.")
     step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
     clean: Flag = option(False, "Their timestep is 0, whatever that of the image (Qwen-Image-Edit-2511).")
+    own: Flag = option(
+        False,
+        "They are embedded and refined, and in a single_stream with modulation: by_modality modulated, by weights of "
+        "their own (FLUX.3).",
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +155,9 @@ class RefinerOptions(Options):
     """Blocks over one modality alone, before the joint ones. What is unset is as in these."""
 
     depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    kind: Literal["sequential", "parallel"] = option(
+        "sequential", "Attention before the feedforward, or beside it (FLUX.3).", later=True
+    )
     conditioning: Literal["none", "network", "own"] = option(
         "network",
         "What modulates them: nothing, the network's vector, or one of their own, of the timestep and of the mean of "
@@ -193,6 +202,7 @@ class ModalityOptions(Options):
         None, "How its tokens go out; null: as they are."
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
+    clean: Flag = option(False, "Its timestep is 0, whatever that of the others (FLUX.3's text).", later=True)
     references: ReferenceOptions | None = option(
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )

@@ -207,8 +207,10 @@ class ModelOptions(BlockOptions):
         assert refiner is not None
         attention = refiner.attention or self.attention
         conditioned = refiner.conditioning != "none"
+        parallel = refiner.kind == "parallel"
         return ModelOptions(
-            depth=refiner.depth,
+            depth=0 if parallel else refiner.depth,
+            single_stream=SingleStreamOptions(depth=refiner.depth, kind="parallel") if parallel else None,
             modalities={name: ModalityOptions(dim=modality.dim)},
             dim_cond=self.dim_cond if conditioned else None,
             heads=refiner.heads or heads,
@@ -338,6 +340,9 @@ class ModelOptions(BlockOptions):
                 yield OptionError((key,), message)
             if self.timestep is None:
                 yield OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
+        for name, modality in self.modalities.items():
+            if modality.clean and self.timestep is None:
+                yield OptionError(("modalities", name, "clean"), "there is no timestep to be 0; set timestep")
         placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
         if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
             message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
@@ -353,6 +358,14 @@ class ModelOptions(BlockOptions):
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
+        if self.single_stream.modulation == "by_modality" and not (self.modulation.shared and self.dim_cond):
+            message = "each modality has one for all of these blocks; set modulation: {shared: true}, and dim_cond"
+            yield OptionError(("single_stream", "modulation"), message)
+        for name, modality in self.modalities.items():
+            apart = modality.references
+            if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
+                message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
+                yield OptionError(("modalities", name, "references", "own"), message)
         if self.unused_weights != "none":
             message = "the single-stream blocks read every modality, so no weight is unused"
             yield OptionError(("unused_weights",), message)

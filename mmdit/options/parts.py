@@ -179,6 +179,11 @@ class SingleStreamOptions(Options):
     kind: Literal["parallel", "sequential"] = option(
         "parallel", "Attention beside the feedforward (FLUX), or before it (AuraFlow)."
     )
+    modulation: Literal["joined", "by_modality"] = option(
+        "joined",
+        "One modulation for all tokens, or with modulation.shared one for those of each modality (FLUX.3).",
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,8 +46,10 @@ QUICK = (
     "auraflow",
     "lumina-image-2.0",
     "z-image",
+    "flux.3-klein-base",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
+SOME += ("flux.3-klein-base",)
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
@@ -78,7 +80,8 @@ def test_every_block_gives_what_its_counterpart_gives(family):
     ours = ours_of(theirs, family)
     arguments = random_call(family, height=16)
     if not ours.transformer.blocks:  # padding moves their image in the one stream
-        arguments.pop("masks")
+        arguments.pop("masks", None)
+        arguments.pop("references", None)
     end = ours.config.modalities[family.drawn].input
     tokens = arguments["inputs"][family.drawn][0, 0].numel() // math.prod(end.sizes)
     wanted = block_outputs(theirs, tokens, lambda: call_theirs(theirs, family, arguments), family.image_first)
@@ -140,28 +143,33 @@ def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(fam
         assert relative(kept[x], kept[y]) < OUTPUT
 
 
-@pytest.mark.parametrize("family", slow_but(ONE_STREAM, BY_NAME["z-image"]), ids=str)
+@pytest.mark.parametrize("family", slow_but(ONE_STREAM, BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]), ids=str)
 def test_refiners_of_text_and_image_give_what_diffusers_does_block_by_block(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
     arguments = random_call(family)
-    arguments.pop("masks")
+    arguments.pop("masks", None)
     kept: dict[torch.nn.Module, torch.Tensor] = {}
 
     def keep(module, given, output):
         kept[module] = output if isinstance(output, torch.Tensor) else output[0]
 
+    stacks = [*ours.refiners.values(), *ours.reference_refiners.values()]
+    if len(stacks) == 3:
+        counterparts = [theirs.txt_mode_blocks, theirs.mode_blocks["image"], theirs.mode_blocks["image_cond"]]
+    else:
+        counterparts = [theirs.context_refiner, theirs.noise_refiner]
     pairs = [
         pair
-        for name, stack in (("text", theirs.context_refiner), ("image", theirs.noise_refiner))
-        for pair in zip(ours.refiners[name].transformer.blocks, stack, strict=True)
+        for stack, blocks in zip(stacks, counterparts, strict=True)
+        for pair in zip([*stack.transformer.blocks, *stack.transformer.single_blocks], blocks, strict=True)
     ]
     for module in (module for pair in pairs for module in pair):
         module.register_forward_hook(keep)
     with torch.no_grad():
         ours(**arguments)
         call_theirs(theirs, family, arguments)
-    assert len(kept) == 8
+    assert len(kept) == 4 * len(stacks)
     for x, y in pairs:
         assert relative(kept[x], kept[y]) < OUTPUT
 

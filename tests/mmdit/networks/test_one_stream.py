@@ -169,6 +169,92 @@ def test_a_modulation_known_before_gives_the_same():
         torch.testing.assert_close(torch.stack(net(listed, modulation=modulation)["image"]), wanted)
 
 
+# ------------------------------------------------------------------------- parallel blocks, each modality for itself
+
+
+PARALLEL = {
+    "norm": {},
+    "modulation": {"shared": True},
+    "attention": {},
+    "single_stream": {"depth": 2, "kind": "parallel", "modulation": "by_modality"},
+    "rotary": {"axes": [4, 2, 2]},
+}
+REFERENCES = {"axis": 0, "clean": True, "own": True}
+
+
+def parallel(text=None, image=None, **model):
+    config = changed(model=PARALLEL | model)
+    for name, refined, change in (("text", True, text), ("image", False, image)):
+        modality = config["model"]["modalities"][name]
+        modality |= {"pad": None, "refiner": {"depth": 1, "kind": "parallel"} if refined else None} | (change or {})
+    torch.manual_seed(6)
+    return drawn(mmdit.build(config)).eval()
+
+
+def filled_from(net, other, *renamed):
+    """With the weights of another, of which some go by other names here."""
+    state = other.state_dict()
+    for ours, theirs in renamed:
+        state |= {ours + n.removeprefix(theirs): x for n, x in other.state_dict().items() if n.startswith(theirs)}
+    net.load_state_dict({name: state[name] for name in net.state_dict()})
+    return net
+
+
+KINDS = "transformer.shared_single_modulations"
+JOINED = "transformer.shared_single_modulation."
+
+
+def test_one_modulation_a_modality_is_that_of_all_where_they_are_equal():
+    joined = parallel(single_stream={"depth": 2, "kind": "parallel"})
+    net = filled_from(parallel(), joined, *((f"{KINDS}.{i}.", JOINED) for i in range(2)))
+    xs, t = inputs(), torch.rand(2).double()
+    torch.testing.assert_close(net(xs, t)["image"], joined(xs, t)["image"])
+
+
+def test_a_modality_at_timestep_0_has_it_whatever_the_others_have():
+    net, plain = parallel({"clean": True}), parallel()
+    xs, t = inputs(), torch.rand(2).double() * 900
+    wanted = plain(xs, {"text": torch.zeros(2).double(), "image": t})["image"]
+    torch.testing.assert_close(net(xs, t)["image"], wanted)
+    torch.testing.assert_close(net(xs, {"text": t, "image": t})["image"], wanted)
+    for step, modulation in zip(t, net.precompute_modulation(t), strict=True):
+        torch.testing.assert_close(net(xs, modulation=modulation)["image"], net(xs, step.expand(2))["image"])
+
+
+def test_references_with_weights_of_their_own_are_as_the_others_where_these_are_equal():
+    rotary = {"axes": [1, 2]}
+    shared = parallel(image={"rotary": rotary, "references": REFERENCES | {"own": False}})
+    renamed = [(f"{KINDS}.1.kinds.{i}.", f"{KINDS}.1.") for i in range(2)]
+    renamed.append(("reference_inputs.image.", "inputs.image."))
+    net = filled_from(parallel(image={"rotary": rotary, "references": REFERENCES}), shared, *renamed)
+    xs, t, references = inputs(), torch.rand(2).double(), {"image": [randn(2, 2, 3, 2), randn(2, 2, 1, 2)]}
+    wanted = shared(xs, t, references=references)["image"]
+    torch.testing.assert_close(net(xs, t, references=references)["image"], wanted)
+    alone = net(xs, t)["image"]
+    for module in (net.reference_inputs["image"], net.transformer.shared_single_modulations[1].kinds[1]):
+        drawn(module)
+        assert not torch.allclose(net(xs, t, references=references)["image"], wanted)
+    assert torch.equal(net(xs, t)["image"], alone)
+
+
+def test_references_are_refined_together_by_blocks_of_their_own_at_their_places():
+    refiner = {"depth": 1, "kind": "parallel"}
+    net = parallel(image={"rotary": {"axes": [1, 2]}, "references": REFERENCES, "refiner": refiner})
+    xs, t, given = inputs(), torch.rand(2).double(), [randn(2, 2, 3, 2), randn(2, 2, 1, 2)]
+    calls = []
+    net.reference_refiners["image"].register_forward_hook(lambda *call: calls.append(call[1:]))
+    net(xs, t, references={"image": given})
+    (((x, _, mask, _, cond, places), refined),) = calls
+    embed = net.reference_inputs["image"]
+    torch.testing.assert_close(x, torch.cat([embed(image, "") for image in given], 1))
+    torch.testing.assert_close(cond, net.time_embed(torch.zeros(2).double(), torch.float64))
+    assert mask is None and refined.shape == x.shape
+    assert places.tolist() == [[1, h, w] for h in range(3) for w in range(2)] + [[2, 0, w] for w in range(2)]
+    (modulation,) = net.precompute_modulation(t[:1])
+    wanted = net(xs, t[:1].expand(2), references={"image": given})["image"]
+    torch.testing.assert_close(net(xs, modulation=modulation, references={"image": given})["image"], wanted)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -183,6 +269,15 @@ def test_a_modulation_known_before_gives_the_same():
         (changed("image", rotary={"axes": [1, 2], "after_axes": [0]}), "set after as well"),
         (changed("image", rotary={"axes": [1, 2], "after": "text", "after_axes": [3]}), "axis 3 does not exist"),
         (changed("image", references={"axis": 0}), "pad: pad tokens stand behind"),
+        (
+            changed(model={"single_stream": {"depth": 1, "modulation": "by_modality"}}),
+            "single_stream.modulation: each modality has one for all of these blocks",
+        ),
+        (
+            changed("image", model=PARALLEL, pad=None, references=REFERENCES | {"clean": False}),
+            "references.own: .* set clean: true",
+        ),
+        (changed("text", model={"timestep": None, "dim_cond": None}, clean=True), "clean: there is no timestep"),
         (changed("text", refiner={"depth": 1, "dim_head": 4}), "refiner.rotary.axes"),
     ],
 )
