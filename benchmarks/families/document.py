@@ -10,7 +10,7 @@ import mmdit
 from benchmarks.families.comparison import gradient_errors, output_error
 from benchmarks.families.diffusers_networks import Family
 from benchmarks.paths import CONFIGS
-from mmdit.options import ModelOptions, PatchInput
+from mmdit.options import ModelOptions, NormOptions, PatchInput
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
@@ -104,10 +104,21 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"dual attention in {len(model.attention.dual)} blocks")
     if model.single_stream:
         used.append(f"{model.single_stream.kind} single_stream")
+    if model.single_stream and model.single_stream.modulation == "by_modality":
+        used.append("modulation by modality")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
-    if model.modalities["text"].refiner:
-        used.append(f"text refiner of {model.modalities['text'].refiner.depth} blocks")
+    for name, modality in model.modalities.items():
+        if modality.refiner:
+            used.append(f"{name} refiner of {modality.refiner.depth} blocks")
+        if modality.pad:
+            used.append(f"{name} pad tokens")
+    if model.norm != NormOptions():
+        used.append(f"{model.norm.kind} norms {model.norm.place} the branches")
+    if model.attention.kv_heads:
+        used.append(f"{model.attention.kv_heads} kv_heads")
+    if model.modulation.gate != "plain":
+        used.append(f"{model.modulation.gate} gates")
     if model.modalities["text"].inputs:
         used.append(f"further inputs {', '.join(model.modalities['text'].inputs)}")
     if model.modulation.shared:

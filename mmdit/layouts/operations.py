@@ -30,6 +30,11 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
             lambda x: rearrange(x, f"({each} c) ... -> (c {each}) ...", **patch),
             lambda x, shape: rearrange(x, f"(c {each}) ... -> ({each} c) ...", **patch),
         ),
+        # a patch's columns, channels first in ours and last in theirs; the bias is the same
+        "channels_last": Operation(
+            lambda x: rearrange(x, f"d (c {each}) -> d ({each} c)", **patch) if x.ndim == 2 else x,
+            lambda x, shape: rearrange(x, f"d ({each} c) -> d (c {each})", **patch) if x.ndim == 2 else x,
+        ),
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
         "conv": _reshaped(lambda x: rearrange(x, f"d (c {each}) -> d c {each}", **sizes) if x.ndim == 2 else x),
         # a convolution's kernel over time, where ours is a linear on as many neighbours; the bias is the same

@@ -170,10 +170,10 @@ class NoEmbed(nn.Module):
 class VectorEmbed(nn.Module):
     """`linear -> silu -> linear`, from a vector to the conditioning."""
 
-    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
+    def __init__(self, dim_in: int, dim: int, *, hidden: int | None = None, bias: bool = True) -> None:
         super().__init__()
-        self.dim_in = dim_in
-        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
+        self.dim_in, hidden = dim_in, hidden or dim
+        self.linear_in, self.linear_out = nn.Linear(dim_in, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: b dim_in -> b dim."""
@@ -184,7 +184,7 @@ class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
     def __init__(self, options: TimestepOptions, dim: int) -> None:
-        super().__init__(options.frequencies, dim, bias=options.bias)
+        super().__init__(options.frequencies, dim, hidden=options.hidden, bias=options.bias)
         self.frequencies, self.scale, self.fastest = options.frequencies, options.scale, options.fastest
 
     def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.networks import ragged
+from mmdit.networks.pads import filled_up, lengthened
 from mmdit.networks.ragged import Given
 from mmdit.options import ModalityOptions, ModelOptions, PatchInput
 
@@ -23,15 +25,24 @@ class RotaryPlaces(nn.Module):
         self.modalities = config.modalities
 
     def forward(
-        self, inputs: Mapping[str, Given], references: Mapping[str, Sequence[Tensor]] | None = None
+        self,
+        inputs: Mapping[str, Given],
+        references: Mapping[str, Sequence[Tensor]] | None = None,
+        valid: Mapping[str, Tensor | None] | None = None,
     ) -> list[Tensor | None]:
         """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
-        where samples have sizes of their own."""
+        where samples differ: in their sizes, or in how many tokens of a modality are `valid` that another is behind."""
         if all(isinstance(x, Tensor) for x in inputs.values()):
-            return self._of_one(inputs, references or {})  # type: ignore[arg-type]
-        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}) for i in range(ragged.batch_of(inputs))])
+            return self._of_one(inputs, references or {}, valid or {})  # type: ignore[arg-type]
+        every = range(ragged.batch_of(inputs))
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}, {}) for i in every])
 
-    def _of_one(self, inputs: Mapping[str, Tensor], references: Mapping[str, Sequence[Tensor]]) -> list[Tensor | None]:
+    def _of_one(
+        self,
+        inputs: Mapping[str, Tensor],
+        references: Mapping[str, Sequence[Tensor]],
+        valid: Mapping[str, Tensor | None],
+    ) -> list[Tensor | None]:
         places = {
             name: None if modality.rotary is None else self._place(modality, inputs[name], references.get(name, ()))
             for name, modality in self.modalities.items()
@@ -41,10 +52,17 @@ class RotaryPlaces(nn.Module):
             if place is None or rotary is None or rotary.after is None:
                 continue
             other = self.modalities[rotary.after].rotary
-            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes]).amax((0, 1))  # type: ignore[index,union-attr]
-            for axis in rotary.axes:
-                place[:, axis] += last + 1
-        return list(places.values())
+            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes])  # type: ignore[index,union-attr]
+            mask = valid.get(rotary.after)
+            if mask is None:
+                last = last.amax((0, 1))
+            else:
+                mask = F.pad(mask, (0, last.shape[1] - mask.shape[1]), value=True)  # references
+                last = torch.where(mask, last.amax(0), -1).amax(1, keepdim=True)
+                places[name] = place = place.repeat(mask.shape[0], 1, 1)
+            for axis in rotary.after_axes or rotary.axes:
+                place[..., axis] += last + 1
+        return [_with_pads(place, self.modalities[name]) for name, place in places.items()]
 
     def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
         rotary, end, apart = modality.rotary, modality.input, modality.references
@@ -59,10 +77,20 @@ class RotaryPlaces(nn.Module):
                     grids[-1][:, apart.axis] += apart.start + apart.step * (index - 1)
             coordinates = torch.cat(grids)
         else:
-            coordinates = sequence_coordinates(x.shape[1], **options)
+            length = x.shape[1] if modality.pad is None else filled_up(x.shape[1], modality.pad.multiple)
+            coordinates = sequence_coordinates(length, **options)
         for axis, start in enumerate(rotary.start or ()):
             coordinates[:, axis] += start
         return coordinates
+
+
+def _with_pads(places: Tensor | None, modality: ModalityOptions) -> Tensor | None:
+    """`... n a -> ... m a`: an image's pad tokens stand at 0; a sequence's are counted already."""
+    if places is None or modality.pad is None or not isinstance(modality.input, PatchInput):
+        return places
+    longer = filled_up(places.shape[-2], modality.pad.multiple)
+    every = places.view(-1, *places.shape[-2:])
+    return lengthened(every, places.new_zeros(()), longer).view(*places.shape[:-2], longer, -1)
 
 
 def grid_coordinates(

@@ -22,6 +22,7 @@ from mmdit.layers.modulation import (
     Conditioning,
     ConditioningRuns,
     Modulate,
+    ModulationOfKinds,
     OwnModulation,
     StackModulation,
     make_modulation,
@@ -66,15 +67,24 @@ class MMDiT(nn.Module):
         self.rotary = None if options.rotary is None else RotaryTable(options.rotary.axes, theta=options.rotary.theta)
         single = options.single_stream
         parallel = single is not None and single.kind == "parallel"
-        # one modulation for all joint blocks, and one for all single-stream blocks
-        self.shared_modulations = nn.ModuleList()
+        # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
+        self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
             every = ATTENTION_PARTS + FEEDFORWARD_PARTS
-            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in dims)
+            joint = dims if options.depth else ()
+            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
-                self.shared_single_modulation = make_modulation(dims[self.streamed[0]], parts, options, shared=True)
+                if single.modulation == "joined":
+                    self.shared_single_modulation = make_modulation(dims[self.streamed[0]], parts, options, shared=True)
+                else:
+                    modalities = list(options.modalities.values())
+                    for i in self.streamed:
+                        apart, made = modalities[i].references, make_modulation(dims[i], parts, options, shared=True)
+                        if apart is not None and apart.own:
+                            made = ModulationOfKinds([made, make_modulation(dims[i], parts, options, shared=True)])
+                        self.shared_single_modulations.append(made)
 
         def block(index: int) -> nn.Module:
             last = index == options.depth - 1
@@ -205,6 +215,9 @@ class MMDiT(nn.Module):
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(self._of_stream(conds)))
+        elif self.shared_single_modulations:
+            of_stream = zip(self.shared_single_modulations, self._of_stream(conds), strict=True)
+            single = tuple(make(cond) for make, cond in of_stream)
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
     def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.modalities import AnyInput, LinearInput, MlpInput, ModalityOptions
 from mmdit.options.modality_keywords import NAMED, by_names, distinct, for_each
+from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
@@ -68,6 +69,9 @@ class JointAttentionOptions(Options):
         elif width is not None and heads * dim_head != width:
             name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
             yield OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
+        if heads % (kv_heads := self.attention.kv_heads or heads):
+            message = f"each head of keys and values serves as many of the {heads} heads, got {kv_heads}"
+            yield OptionError(("attention", "kv_heads"), message)
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
             yield OptionError(("attention", "qk_layernorm"), message)
@@ -90,6 +94,7 @@ class BlockOptions(JointAttentionOptions):
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
     )
+    norm: NormOptions = option(NormOptions(), "The norms of attention and feedforward.", later=True)
     modulation: ModulationOptions = option(ModulationOptions(), "From the conditioning to shifts, scales and gates.")
     adaln: Literal["zero", "identity"] = option(
         "zero", "Gates start at 0, as in DiT, or at 1, as in the published `mmdit` package."
@@ -102,6 +107,8 @@ class BlockOptions(JointAttentionOptions):
         if self.adaln == "identity" and not self.modulation.bias:
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             yield OptionError(("modulation", "bias"), message)
+        if self.adaln == "identity" and self.modulation.gate == "tanh":
+            yield OptionError(("modulation", "gate"), "adaln 'identity' starts the gates at 1, which no tanh reaches")
 
     def of_modality(self, name: str) -> BlockOptions:
         """Those of a block of that modality alone."""
@@ -129,7 +136,7 @@ class ModelOptions(BlockOptions):
     variant: Literal["two_modality", "generalized"] = option(
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
-    depth: Whole = option(sentence="Number of joint blocks.", example="24", gt=0)
+    depth: Whole = option(sentence="Number of joint blocks; 0: those of single_stream alone.", example="24", ge=0)
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
@@ -223,8 +230,10 @@ class ModelOptions(BlockOptions):
         assert refiner is not None
         attention = (refiner.attention or self.attention).of_modality(name)
         conditioned = refiner.conditioning != "none"
+        parallel = refiner.kind == "parallel"
         return ModelOptions(
-            depth=refiner.depth,
+            depth=0 if parallel else refiner.depth,
+            single_stream=SingleStreamOptions(depth=refiner.depth, kind="parallel") if parallel else None,
             modalities={name: ModalityOptions(dim=modality.dim)},
             dim_cond=self.dim_cond if conditioned else None,
             heads=refiner.heads or heads,
@@ -234,6 +243,8 @@ class ModelOptions(BlockOptions):
                 **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
             ),
             norm_eps=self.norm_eps,
+            norm=self.norm,
+            rotary=None if modality.rotary is None else self.rotary,
             residual=self.residual,
             feedforward=(refiner.feedforward or self.feedforward).of_modality(name),
             modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
@@ -349,6 +360,9 @@ class ModelOptions(BlockOptions):
                 yield OptionError((key,), message)
             if self.timestep is None:
                 yield OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
+        for name, modality in self.modalities.items():
+            if modality.clean and self.timestep is None:
+                yield OptionError(("modalities", name, "clean"), "there is no timestep to be 0; set timestep")
         placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
         if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
             message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
@@ -356,12 +370,22 @@ class ModelOptions(BlockOptions):
 
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
+            if not self.depth:
+                yield OptionError(("depth",), "there would be no block at all; set depth > 0, or single_stream")
             return
         widths = {name: self.modalities[name].dim for name in self.streamed}
         if len({*widths.values()}) > 1:
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
+        if self.single_stream.modulation == "by_modality" and not (self.modulation.shared and self.dim_cond):
+            message = "each modality has one for all of these blocks; set modulation: {shared: true}, and dim_cond"
+            yield OptionError(("single_stream", "modulation"), message)
+        for name, modality in self.modalities.items():
+            apart = modality.references
+            if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
+                message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
+                yield OptionError(("modalities", name, "references", "own"), message)
         if self.unused_weights != "none" and {*self.discard}.issubset(self.streamed):
             message = "the single-stream blocks read every modality, so no weight is unused"
             yield OptionError(("unused_weights",), message)
@@ -382,6 +406,9 @@ class ModelOptions(BlockOptions):
             for index, axis in enumerate(place.axes if axes else ()):
                 if axis >= len(axes):
                     yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
+            for index, axis in enumerate((place.after_axes or ()) if axes else ()):
+                if axis >= len(axes):
+                    yield OptionError((*at, "after_axes", index), f"axis {axis} does not exist; there are {len(axes)}")
             if place.start is not None and axes and len(place.start) != len(axes):
                 yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
             if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):

@@ -65,6 +65,14 @@ class AttentionOptions(Options):
         later=True,
     )
 
+    kv_heads: Whole | None = option(
+        None,
+        "Heads of keys and values, each for as many heads of queries (Lumina-Image); unset: as many.",
+        keywords={},
+        later=True,
+        gt=0,
+    )
+
     def of_modality(self, name: str) -> AttentionOptions:
         """The same where that modality is the only one."""
         return self if isinstance(self.out_kernel, int) else replace(self, out_kernel=self.out_kernel.get(name, 1))
@@ -78,6 +86,9 @@ class AttentionOptions(Options):
             yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
             yield OptionError(("gating",), "gating is a setting of kind 'adaptive'")
+        if self.kv_heads is not None and self.kind == "adaptive":
+            message = "adaptive weights are mixed for each head, so that keys and values have as many heads as queries"
+            yield OptionError(("kv_heads",), message)
         if self.flash_attn and self.softclamp is not None:
             yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
         yield from check_kernel("out_kernel", self.out_kernel)
@@ -183,6 +194,12 @@ class ModulationOptions(Options):
         keywords={},
         later=True,
     )
+    gate: Literal["plain", "tanh"] = option(
+        "plain", "What is done to the gates (tanh: Lumina-Image, Z-Image).", keywords={}, later=True
+    )
+    activation: Literal["silu", "none"] = option(
+        "silu", "What is done to the conditioning vector before (none: Z-Image, Ideogram 4).", keywords={}, later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +216,11 @@ class SingleStreamOptions(Options):
         keywords={},
         later=True,
         min_length=1,
+    )
+    modulation: Literal["joined", "by_modality"] = option(
+        "joined",
+        "One modulation for all tokens, or with modulation.shared one for those of each modality (FLUX.3).",
+        later=True,
     )
 
 
@@ -228,6 +250,9 @@ class TimestepOptions(Options):
         "slowest is 10,000 times as slow. null: 1.",
         later=True,
         gt=0,
+    )
+    hidden: Whole | None = option(
+        None, "Width between its linears; null: that of the conditioning vector.", later=True, gt=0
     )
 
 
