@@ -18,16 +18,23 @@ if TYPE_CHECKING:
 
 def config_tables(sizes: Sequence[ShippedConfig], width: int) -> list[RenderableType]:
     """On a narrow screen with fewer columns."""
+    first = {size.task: size.config for size in reversed(sizes)}
     columns = (
+        Column("task", lambda s: s.task if first[s.task] == s.config else "", 72, "text"),
         Column("name", lambda s: s.config, kind="text"),
         Column("params", lambda s: f.count(s.parameters)),
         Column("bf16", lambda s: f.bytes_(s.weight_bytes["bf16"]), 56),
-        Column("blocks", lambda s: str(s.blocks), 64),
-        Column("tokens", lambda s: tokens_text(s.tokens), 88, "word"),
-        Column("about", lambda s: s.about, 120, "text"),
+        Column("forward", lambda s: f.flops(s.forward_flops), 64),
+        Column("blocks", lambda s: str(s.blocks), 80),
+        Column("tokens", lambda s: tokens_text(s.tokens), 112, "word"),
+        Column("about", lambda s: s.about, 150, "text"),
     )
     table = listing("configs that --config takes", sizes, columns, width, tight=False)
-    return [table, note("mmdit configs NAME prints the file, with --resolved whole where it extends another.")]
+    return [
+        table,
+        note("Forward: FLOPs of one sample of the tokens in run.tokens."),
+        note("mmdit configs NAME prints the file, with --resolved whole where it extends another."),
+    ]
 
 
 def difference_tables(configs: Sequence[DifferingConfig]) -> list[RenderableType]:

@@ -82,3 +82,17 @@ def run_backward(outputs: dict[str, Tensor]) -> None:
     """A backward pass from gradients of all outputs, so that no loss adds work of its own."""
     reached = [x for x in outputs.values() if x.requires_grad]
     torch.autograd.backward(reached, [torch.empty_like(x) for x in reached])
+
+
+def count_forward(model: nn.Module, inputs: ModelInputs) -> int:
+    """FLOPs of the forward pass alone, sooner: of blocks that are alike the first one is run. The model is left so."""
+    groups = like_blocks(model)
+    keep_blocks(groups, [group.blocks[:1] for group in groups])
+    names = {module: name for name, module in model.named_modules()}
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(**inputs.kwargs)
+    counts, total = counter.get_flop_counts(), counter.get_total_flops()
+    for group in groups:
+        of_first = counts.get(f"{type(model).__name__}.{names[group.blocks[0]]}", {})
+        total += (len(group.blocks) - 1) * sum(of_first.values())
+    return total
