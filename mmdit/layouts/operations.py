@@ -35,6 +35,11 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
         ),
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
         "conv": _reshaped(lambda x: rearrange(x, f"d (c {each}) -> d c {each}", **sizes) if x.ndim == 2 else x),
+        # rows of queries or keys: a pair that turns together is neighbours in ours, a half of the head apart in theirs
+        "halves": Operation(
+            lambda x: rearrange(x, "(h j two) ... -> (h two j) ...", two=2, j=config.head_sizes[1] // 2),
+            lambda x, shape: rearrange(x, "(h two j) ... -> (h j two) ...", two=2, j=config.head_sizes[1] // 2),
+        ),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
         "gamma": Operation(
             lambda x: x + 1 if x.ndim == 1 else x,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from mmdit.layers.feedforward import FEEDFORWARD_KINDS
 from mmdit.layers.masks import check_mask, fill_masked
 from mmdit.layers.norms import RMSNorm
-from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
+from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, ddpm_sinusoid, timestep_sinusoid
 from mmdit.networks.patches import cut
 from mmdit.options import LinearInput, MlpInput, PatchInput, TimestepOptions, TokenInput
 
@@ -27,6 +27,7 @@ class SequenceEmbed(nn.Module):
     def __init__(self, options: LinearInput, dim: int, *, eps: float) -> None:
         super().__init__()
         self.dim_in = options.dim
+        eps = eps if options.norm_eps is None else options.norm_eps
         self.norm = RMSNorm(options.dim, eps=eps) if options.norm == "rms" else nn.Identity()
         self.linear = nn.Linear(options.dim, dim, bias=options.bias)
         self.positions = SinCos1D() if options.positions == "sincos" else nn.Identity()
@@ -140,14 +141,19 @@ class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
     def __init__(self, options: TimestepOptions, dim: int) -> None:
-        super().__init__(options.frequencies, dim, hidden=options.hidden, bias=options.bias)
+        super().__init__(options.frequencies, options.width or dim, hidden=options.hidden, bias=options.bias)
         self.frequencies, self.scale = options.frequencies, options.scale
+        self.waves = ddpm_sinusoid if options.waves == "ddpm" else timestep_sinusoid
+        self.narrowed: nn.Module = nn.Identity()
+        if options.width is not None:
+            self.narrowed = nn.Sequential(nn.Linear(options.width, dim, bias=options.bias), nn.SiLU())
 
     def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`timestep`: b -> b dim, b n -> b n dim, computed in `dtype`; None: see `own_dtype`."""
         # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
-        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
-        return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
+        waves = self.waves(timestep.float() * self.scale, self.frequencies)
+        vector: Tensor = self.narrowed(super().forward(waves.to(own_dtype(self) if dtype is None else dtype)))
+        return vector
 
 
 def own_dtype(module: nn.Module) -> torch.dtype:

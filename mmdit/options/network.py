@@ -312,6 +312,10 @@ class ModelOptions(BlockOptions):
         for each in modality.inputs or ():
             if others.count(each) > 1:
                 yield OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
+        typed = [1 + len(m.inputs or ()) for m in self.modalities.values() if m.type_embedding]
+        if modality.type_embedding and sum(typed) == 1:
+            message = "type embeddings tell several inputs apart; set inputs as well, or another modality's"
+            yield OptionError((*at, "type_embedding"), message)
         if modality.refiner is None:
             return
         conditioning = modality.refiner.conditioning
