@@ -132,7 +132,7 @@ ONE_STREAM = (
             "model.feedforward.dim": 96,
             "model.dim_cond": 24,
             "model.timestep.frequencies": 64,
-            "model.timestep.width": 64,
+            "model.timestep.dim": 64,
             "model.rotary.axes": "[8, 4, 4]",
         },
         theirs("Ideogram4Transformer2DModel"),

@@ -141,12 +141,12 @@ class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
     def __init__(self, options: TimestepOptions, dim: int) -> None:
-        super().__init__(options.frequencies, options.width or dim, hidden=options.hidden, bias=options.bias)
+        super().__init__(options.frequencies, options.dim or dim, hidden=options.hidden, bias=options.bias)
         self.frequencies, self.scale = options.frequencies, options.scale
         self.waves = ddpm_sinusoid if options.waves == "ddpm" else timestep_sinusoid
         self.narrowed: nn.Module = nn.Identity()
-        if options.width is not None:
-            self.narrowed = nn.Sequential(nn.Linear(options.width, dim, bias=options.bias), nn.SiLU())
+        if options.dim is not None:
+            self.narrowed = nn.Sequential(nn.Linear(options.dim, dim, bias=options.bias), nn.SiLU())
 
     def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`timestep`: b -> b dim, b n -> b n dim, computed in `dtype`; None: see `own_dtype`."""

@@ -219,7 +219,7 @@ class TimestepOptions(Options):
     scale: Number = option(1, "It is multiplied by this: 1 for 0..1000, 1000 for 0..1.", gt=0)
     bias: Flag = option(True, "Whether the MLP has a bias.")
     hidden: Whole | None = option(None, "Width between its linears; null: that of what comes out.", later=True, gt=0)
-    width: Whole | None = option(
+    dim: Whole | None = option(
         None,
         "Width of what comes out, which another linear and a silu then make the conditioning vector of (Ideogram 4); "
         "null: it is that vector.",

@@ -172,7 +172,7 @@ def test_a_modulation_known_before_gives_the_same():
 
 
 def test_the_timesteps_vector_may_be_narrowed_and_its_waves_be_ddpms():
-    net = made(timestep={"frequencies": 8, "width": 14, "hidden": 12, "waves": "ddpm", "scale": 10})
+    net = made(timestep={"frequencies": 8, "dim": 14, "hidden": 12, "waves": "ddpm", "scale": 10})
     embed, t = net.time_embed, torch.tensor([0.3, 0.7]).double()
     hidden = F.silu(embed.linear_in(ddpm_sinusoid(t.float() * 10, 8).double()))
     torch.testing.assert_close(embed(t), F.silu(embed.narrowed[0](embed.linear_out(hidden))))
