@@ -22,6 +22,9 @@ class LinearInput(Options):
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
+    norm_eps: Number | None = option(
+        None, "Added to the variance in the norm; null: norm_eps of the model.", later=True, ge=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,7 +169,7 @@ class ModalityRotary(Options):
 class PadOptions(Options):
     """A learned token behind a modality's own, as valid as they are, as often as it takes."""
 
-    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", ge=2)
+    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", example="32", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +239,7 @@ class ModalityOptions(Options):
     )
     type_embedding: Flag = option(
         False,
-        "Add a learned vector to its tokens, and another to those of each of `inputs` (HunyuanVideo-1.5).",
+        "Add a learned vector to its tokens (Ideogram 4), and another to those of each of `inputs` (HunyuanVideo-1.5).",
         later=True,
     )
     output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
@@ -275,8 +278,6 @@ class ModalityOptions(Options):
         if self.pad is not None and (self.input is None or self.references is not None or self.inputs):
             message = "pad tokens stand behind what a modality's input gives: set one, and no references or inputs"
             yield OptionError(("pad",), message)
-        if self.type_embedding and not self.inputs:
-            yield OptionError(("type_embedding",), "type embeddings tell several inputs apart; set inputs as well")
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
             yield OptionError(("inputs",), message)
