@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdit.layers.feedforward import FEEDFORWARD_KINDS, FeedForward
 from mmdit.layers.masks import check_mask, fill_masked
-from mmdit.layers.neighbours import make_neighbours
+from mmdit.layers.neighbours import alone, make_neighbours
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, ddpm_sinusoid, scaled_sinusoid, timestep_sinusoid
 from mmdit.networks.patches import cut
@@ -33,6 +33,11 @@ from mmdit.options import (
 )
 from mmdit.options.modalities import AnyInput
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of inputs
+    "none": alone,
+    "selu": F.selu,
+    **{kind: activation for kind, (activation, _) in FEEDFORWARD_KINDS.items()},
+}
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
 
 
@@ -96,7 +101,7 @@ class FeedForwardEmbed(nn.Module):
             self.deviation = nn.Parameter(torch.ones(options.dim), requires_grad=False)
         self.beside = make_neighbours(options.kernel)
         self.linear = nn.Linear(options.kernel * options.dim, dim)
-        self.activation, _ = FEEDFORWARD_KINDS[options.activation]
+        self.activation = ACTIVATIONS[options.activation]
         self.feedforward = FeedForward(dim, options.feedforward or feedforward)
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:

@@ -49,7 +49,9 @@ class FeedForwardInput(Options):
     kind: Literal["feedforward"] = "feedforward"
     dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     kernel: Kernel = option(1, "Over how many tokens the projection is a convolution, an odd number.")
-    activation: Literal["gelu", "gelu_tanh", "silu"] = option("silu", "What stands behind the projection.")
+    activation: Literal["none", "gelu", "gelu_tanh", "silu", "selu"] = option(
+        "silu", "What stands behind the projection (MMAudio's first version: selu, or none)."
+    )
     feedforward: FeedForwardOptions | None = option(None, "The feedforward; null: as the modality's in the blocks.")
     period: Count = option(0, "Learned places, added to what comes in, that begin anew after so many tokens; 0: none.")
     empty: Count = option(

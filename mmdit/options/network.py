@@ -90,7 +90,7 @@ class BlockOptions(JointAttentionOptions):
     residual: ResidualOptions = option(ResidualOptions(), "How branches are added to the tokens.")
     feedforward: FeedForwardOptions = option(
         FeedForwardOptions(),
-        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout.",
+        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout, kernel.",
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
     )
