@@ -30,7 +30,8 @@ A small network of each family, with every weight drawn away from its initial va
 the same weights: several batch sizes, image shapes, text lengths, timesteps and guidance scales, in float32. The
 largest relative difference (Euclidean norm) of the outputs must be under 1e-5, that of any weight's or input's gradient
 under 1e-4. `tests/benchmarks/test_families.py` also compares block by block, in bfloat16, and over 8 sampling steps.
-`video-to-audio` is MMAudio's large_44k_v2, which diffusers has not: it is held against {sound}.
+`video-to-audio` and `mmaudio-small-16k` are MMAudio's large_44k_v2 and small_16k, which diffusers has not: they are
+held against {sound}.
 """
 AUTHORS = "its authors' own class (hkchengrex/MMAudio at 974010a; `--mmaudio PATH_OF_A_CLONE`)"
 STATED = "its formulas, stated again in `benchmarks/families/mmaudio.py`"

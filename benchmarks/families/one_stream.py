@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from benchmarks.families.family import Family, pack, theirs, unpack
@@ -46,6 +48,30 @@ def call_flux_3(
         )
     out = net(pack(image), text, timestep, ids(image, 0), text_ids, **apart, return_dict=False)
     return unpack(out[0], image)
+
+
+def call_ideogram(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    patches = rearrange(image, "b c (h p) (w q) -> b (h w) (p q c)", p=2, q=2)
+    length, (rows, columns) = text.shape[1], (torch.arange(side // 2) for side in image.shape[2:])
+    total = length + patches.shape[1]
+    places = torch.cat(
+        [
+            torch.arange(length)[:, None].expand(-1, 3),
+            torch.cartesian_prod(torch.zeros(1, dtype=torch.long), rows, columns) + 65536,
+        ]
+    )
+    kinds = torch.tensor([3] * length + [2] * patches.shape[1]).expand(len(text), -1)
+    out = net(
+        F.pad(patches, (0, 0, length, 0)),
+        timestep,
+        F.pad(text, (0, 0, 0, patches.shape[1])),
+        places.expand(len(text), -1, -1),
+        torch.ones(len(text), total, dtype=torch.long),
+        kinds,
+        return_dict=False,
+    )[0]
+    height = image.shape[2] // 2
+    return rearrange(out[:, length:], "b (h w) (p q c) -> b c (h p) (w q)", p=2, q=2, h=height)
 
 
 TEXT, IMAGE = "model.modalities.text", "model.modalities.image"
@@ -97,6 +123,32 @@ ONE_STREAM = (
         {},
         6_154_908_736,
         image_first=True,
+    ),
+    Family(
+        "ideogram-4",
+        SMALL
+        | {
+            f"{IMAGE}.input.channels": 4,
+            "model.feedforward.dim": 96,
+            "model.dim_cond": 24,
+            "model.timestep.frequencies": 64,
+            "model.timestep.dim": 64,
+            "model.rotary.axes": "[8, 4, 4]",
+        },
+        theirs("Ideogram4Transformer2DModel"),
+        dict(
+            in_channels=16,
+            num_layers=3,
+            attention_head_dim=16,
+            num_attention_heads=4,
+            intermediate_size=96,
+            adaln_dim=24,
+            llm_features_dim=40,
+            mrope_section=(4, 2, 2),
+        ),
+        call_ideogram,
+        {},
+        9_279_288_448,
     ),
     Family(
         "flux.3-klein-base",

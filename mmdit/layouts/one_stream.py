@@ -1,4 +1,4 @@
-"""Lumina-Image-2.0, Z-Image and FLUX.3, whose blocks are all of one stream: the names of diffusers 0.42."""
+"""Lumina-Image-2.0, Z-Image, Ideogram 4 and FLUX.3, whose blocks are all of one stream: the names of diffusers 0.42."""
 
 from __future__ import annotations
 
@@ -42,6 +42,14 @@ FLUX_3 = """
     .feedforward.proj_out = .ff.linear_out
 """
 
+# the shapes of Z-Image's, but for the names of the modulation and of the features that turn together
+IDEOGRAM = (
+    Z_IMAGE.replace("adaLN_modulation.0", "adaln_modulation")
+    .replace(".attention.to_q + .attention.to_k +", "halves(.attention.to_q) + halves(.attention.to_k) +")
+    .replace("= .attention.norm_q", "= halves(.attention.norm_q)")
+    .replace("= .attention.norm_k", "= halves(.attention.norm_k)")
+)
+
 
 def lumina(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
@@ -84,6 +92,21 @@ def z_image(config: ModelOptions) -> Iterator[str]:
     yield from single_lines(config, "layers", Z_IMAGE)
 
 
+def ideogram(config: ModelOptions) -> Iterator[str]:
+    yield from lines_of("""
+        inputs.image.linear = channels_last(input_proj)
+        inputs.text.norm = llm_cond_norm
+        inputs.text.linear = llm_cond_proj
+        type_embeds.text.weight + type_embeds.image.weight = embed_image_indicator.weight
+        time_embed.linear_in = t_embedding.mlp_in
+        time_embed.linear_out = t_embedding.mlp_out
+        time_embed.narrowed.0 = adaln_proj
+        outputs.image.modulation = final_layer.adaln_modulation
+        outputs.image.linear = final_layer.linear
+    """)
+    yield from single_lines(config, "layers", IDEOGRAM)
+
+
 def flux_3(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = x_embedders.image
@@ -123,6 +146,11 @@ def blocks_lumina(config: ModelOptions, image: PatchInput) -> bool:
 def blocks_flux_3(config: ModelOptions, image: PatchInput) -> bool:
     """Whether a config has the blocks of FLUX.3: one stream alone, of parallel blocks."""
     return config.depth == 0 and config.single_stream is not None and config.single_stream.kind == "parallel"
+
+
+def blocks_ideogram(config: ModelOptions, image: PatchInput) -> bool:
+    """Whether a config has the blocks of Ideogram 4: Z-Image's, whose axes take turns at one ladder of frequencies."""
+    return blocks_lumina(config, image) and config.rotary is not None and config.rotary.ladder == "shared"
 
 
 def blocks_z_image(config: ModelOptions, image: PatchInput) -> bool:

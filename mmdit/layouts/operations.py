@@ -44,6 +44,11 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
             lambda x: rearrange(x, "(j h d) ... -> (h d j) ...", j=3, h=config.head_sizes[0]),
             lambda x, shape: rearrange(x, "(h d j) ... -> (j h d) ...", j=3, h=config.head_sizes[0]),
         ),
+        # rows of queries or keys: a pair that turns together is neighbours in ours, a half of the head apart in theirs
+        "halves": Operation(
+            lambda x: rearrange(x, "(h j two) ... -> (h two j) ...", two=2, j=config.head_sizes[1] // 2),
+            lambda x, shape: rearrange(x, "(h two j) ... -> (h j two) ...", two=2, j=config.head_sizes[1] // 2),
+        ),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
         "gamma": Operation(
             lambda x: x + 1 if x.ndim == 1 else x,

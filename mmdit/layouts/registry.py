@@ -23,6 +23,7 @@ class Family(NamedTuple):
 
 FAMILIES = (  # the first whose blocks a config has is meant
     Family("z-image", one_stream.blocks_z_image, "swiglu", True, {"diffusers": one_stream.z_image}),
+    Family("ideogram-4", one_stream.blocks_ideogram, "swiglu", True, {"diffusers": one_stream.ideogram}),
     Family("flux.3", one_stream.blocks_flux_3, "swiglu", True, {"diffusers": one_stream.flux_3}),
     Family("lumina-image-2.0", one_stream.blocks_lumina, "swiglu", True, {"diffusers": one_stream.lumina}),
     Family("hunyuan-video", hunyuan.blocks_video, "gelu_tanh", True, {"diffusers": hunyuan.video}),

@@ -107,8 +107,8 @@ class MMDiTModel(nn.Module):
                 their own names a modality's further `inputs` and its `conditions`. Or a list of `b` tensors without the
                 batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
             timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
-                a one, or `b n`, one for each of its tokens, those of its further inputs and its references included: 0
-                for a frame that is given.
+                a one, or `b n`, one for each of its tokens, those of its further inputs, its references and its pad
+                tokens included: 0 for a frame that is given.
             pooled: `b dim`, where the config has `pooled`.
             masks: by the name of an input, `b n` bool, True = valid; inputs may be left out, and those given as lists
                 must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of

@@ -30,7 +30,7 @@ from mmdit.layers.modulation import (
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.registers import make_registers
 from mmdit.layers.residuals import ExpandStreams, ReduceStreams
-from mmdit.layers.rotary import RotaryTable
+from mmdit.layers.rotary import make_rotary
 from mmdit.networks.block import MMDiTBlock
 from mmdit.networks.parallel_block import JOINED, ParallelBlock
 from mmdit.networks.sequences import Packed, Padded
@@ -64,7 +64,7 @@ class MMDiT(nn.Module):
         self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
         self.expand_streams = ExpandStreams(options.residual.streams)
         self.reduce_streams = ReduceStreams(options.residual.streams)
-        self.rotary = None if options.rotary is None else RotaryTable(options.rotary.axes, theta=options.rotary.theta)
+        self.rotary = make_rotary(options.rotary)
         single = options.single_stream
         parallel = single is not None and single.kind == "parallel"
         # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these

@@ -22,6 +22,9 @@ class LinearInput(Options):
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
+    norm_eps: Number | None = option(
+        None, "Added to the variance in the norm; null: norm_eps of the model.", later=True, ge=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,9 @@ class FeedForwardInput(Options):
     kind: Literal["feedforward"] = "feedforward"
     dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     kernel: Kernel = option(1, "Over how many tokens the projection is a convolution, an odd number.")
-    activation: Literal["gelu", "gelu_tanh", "silu"] = option("silu", "What stands behind the projection.")
+    activation: Literal["none", "gelu", "gelu_tanh", "silu", "selu"] = option(
+        "silu", "What stands behind the projection (MMAudio's first version: selu, or none)."
+    )
     feedforward: FeedForwardOptions | None = option(None, "The feedforward; null: as the modality's in the blocks.")
     period: Count = option(0, "Learned places, added to what comes in, that begin anew after so many tokens; 0: none.")
     empty: Count = option(
@@ -166,7 +171,7 @@ class ModalityRotary(Options):
 class PadOptions(Options):
     """A learned token behind a modality's own, as valid as they are, as often as it takes."""
 
-    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", ge=2)
+    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", example="32", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,7 +241,7 @@ class ModalityOptions(Options):
     )
     type_embedding: Flag = option(
         False,
-        "Add a learned vector to its tokens, and another to those of each of `inputs` (HunyuanVideo-1.5).",
+        "Add a learned vector to its tokens (Ideogram 4), and another to those of each of `inputs` (HunyuanVideo-1.5).",
         later=True,
     )
     output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
@@ -275,8 +280,6 @@ class ModalityOptions(Options):
         if self.pad is not None and (self.input is None or self.references is not None or self.inputs):
             message = "pad tokens stand behind what a modality's input gives: set one, and no references or inputs"
             yield OptionError(("pad",), message)
-        if self.type_embedding and not self.inputs:
-            yield OptionError(("type_embedding",), "type embeddings tell several inputs apart; set inputs as well")
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
             yield OptionError(("inputs",), message)

@@ -22,11 +22,11 @@ from mmdit.options.parts import (
     SingleStreamOptions,
     TimestepOptions,
 )
+from mmdit.options.rotary_rules import check_rotary
 from mmdit.options.sequence_rules import check_sequences
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
 TWO = ("text", "image")
-INPUTS = "as in input: {kind: linear, dim: 64}, or of an image input: {kind: patches, channels: 16, patch: 2}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class BlockOptions(JointAttentionOptions):
     residual: ResidualOptions = option(ResidualOptions(), "How branches are added to the tokens.")
     feedforward: FeedForwardOptions = option(
         FeedForwardOptions(),
-        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout.",
+        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout, kernel.",
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
     )
@@ -308,7 +308,7 @@ class ModelOptions(BlockOptions):
         yield from self._check_conditioning()
         yield from self._check_single_stream()
         yield from check_sequences(self)
-        yield from self._check_rotary()
+        yield from check_rotary(self)
         for name in self.names:
             yield from self._check_streams(name)
 
@@ -332,6 +332,10 @@ class ModelOptions(BlockOptions):
 
     def _check_streams(self, name: str) -> Iterator[OptionError]:
         modality, at = self.modalities[name], ("modalities", name)
+        typed = [1 + len(m.inputs or ()) for m in self.modalities.values() if m.type_embedding]
+        if modality.type_embedding and sum(typed) == 1:
+            message = "type embeddings tell several inputs apart; set inputs as well, or another modality's"
+            yield OptionError((*at, "type_embedding"), message)
         if modality.refiner is None:
             return
         conditioning = modality.refiner.conditioning
@@ -392,37 +396,3 @@ class ModelOptions(BlockOptions):
         if {*(self.skip_last_feedforward or ())}.intersection(self.streamed):
             message = "the single-stream blocks read what the last feedforward gives"
             yield OptionError(("skip_last_feedforward",), message)
-
-    def _check_rotary(self) -> Iterator[OptionError]:
-        axes = () if self.rotary is None else self.rotary.axes
-        for name, modality in self.modalities.items():
-            at, place = ("modalities", name, "rotary"), modality.rotary
-            if place is None:
-                continue
-            if self.rotary is None:
-                yield OptionError(
-                    at, "the model has no rotary axes; set them below model, as in rotary: {axes: [32, 32]}"
-                )
-            for index, axis in enumerate(place.axes if axes else ()):
-                if axis >= len(axes):
-                    yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
-            for index, axis in enumerate((place.after_axes or ()) if axes else ()):
-                if axis >= len(axes):
-                    yield OptionError((*at, "after_axes", index), f"axis {axis} does not exist; there are {len(axes)}")
-            if place.start is not None and axes and len(place.start) != len(axes):
-                yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
-            if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
-                message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"
-                yield OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
-            other = None if place.after is None else self.modalities.get(place.after)
-            if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
-                yield OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
-            if modality.input is None:
-                yield OptionError(at, f"{name!r} has no input, which knows where its tokens are; give it one, {INPUTS}")
-        if self.rotary is None:
-            return
-        _, dim_head = self.head_sizes
-        if sum(axes) != dim_head:
-            default = "" if self.dim_head or self.dim_joint_attn else ", its default"
-            message = f"the axes share the dim_head = {dim_head} features of a head{default}, got a sum of {sum(axes)}"
-            yield OptionError(("rotary", "axes"), message)

@@ -232,6 +232,18 @@ class RotaryOptions(Options):
         sentence="Features of a head that each axis turns; they add up to dim_head.", example="[32, 32]", min_length=1
     )
     theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
+    ladder: Literal["own", "shared"] = option(
+        "own",
+        "The frequencies of each axis are its own, or all take turns at those of one axis (Qwen3-VL, Ideogram 4).",
+        later=True,
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        count, pairs = len(self.axes), sum(self.axes) // 2
+        for index, share in enumerate(self.axes):
+            if self.ladder == "shared" and index and index + count * (share // 2 - 1) >= pairs:
+                message = f"every {count}th of {pairs} frequencies is not enough for it; the first axis has the rest"
+                yield OptionError(("axes", index), message)
 
 
 # ------------------------------------------------------------------------------------------------------ conditioning
@@ -251,8 +263,18 @@ class TimestepOptions(Options):
         later=True,
         gt=0,
     )
-    hidden: Whole | None = option(
-        None, "Width between its linears; null: that of the conditioning vector.", later=True, gt=0
+    hidden: Whole | None = option(None, "Width between its linears; null: that of what comes out.", later=True, gt=0)
+    dim: Whole | None = option(
+        None,
+        "Width of what comes out, which another linear and a silu then make the conditioning vector of (Ideogram 4); "
+        "null: it is that vector.",
+        later=True,
+        gt=0,
+    )
+    waves: Literal["dit", "ddpm"] = option(
+        "dit",
+        "Cosines first, of frequencies from 1 to just above 1/10000; or sines first, down to it (DDPM, Ideogram 4).",
+        later=True,
     )
 
 

@@ -46,10 +46,11 @@ QUICK = (
     "auraflow",
     "lumina-image-2.0",
     "z-image",
+    "ideogram-4",
     "flux.3-klein-base",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-SOME += ("flux.3-klein-base",)
+SOME += ("ideogram-4", "flux.3-klein-base")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
@@ -106,7 +107,7 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
                 lambda a: call_theirs(copy.deepcopy(theirs).bfloat16(), family, a),
             )
         ]
-    assert errors[0] < 1.25 * errors[1] < 0.1, errors
+    assert errors[0] < min(1.25 * errors[1], 0.08), errors  # Ideogram 4 rounds its rotary frequencies as well
 
 
 def cast(arguments, dtype):
@@ -143,7 +144,11 @@ def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(fam
         assert relative(kept[x], kept[y]) < OUTPUT
 
 
-@pytest.mark.parametrize("family", slow_but(ONE_STREAM, BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]), ids=str)
+@pytest.mark.parametrize(
+    "family",
+    slow_but([f for f in ONE_STREAM if f.config != "ideogram-4"], BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    ids=str,
+)
 def test_refiners_of_text_and_image_give_what_diffusers_does_block_by_block(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

@@ -104,7 +104,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {**LINEAR, "patch": 2}}}},
-            "modalities.text.input.patch: unknown key. Valid keys are kind, dim, norm, bias, positions",
+            "modalities.text.input.patch: unknown key. Valid keys are kind, dim, norm, bias, positions, norm_eps",
         ),
         (
             {"modalities": {"image": {"dim": 8, "output": {"kind": "patches", "channels": 3}}}},

@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import mmdit
+from mmdit.layers.positions import ddpm_sinusoid
 from mmdit.networks.pads import PadTokens
 from mmdit.networks.places import RotaryPlaces
 from mmdit.options import ModelOptions, OptionError, PadOptions
@@ -167,6 +169,39 @@ def test_a_modulation_known_before_gives_the_same():
         torch.testing.assert_close(net(xs, modulation=modulation)["image"], wanted)
         listed = {name: [*x] for name, x in xs.items()}
         torch.testing.assert_close(torch.stack(net(listed, modulation=modulation)["image"]), wanted)
+
+
+def test_the_timesteps_vector_may_be_narrowed_and_its_waves_be_ddpms():
+    net = made(timestep={"frequencies": 8, "dim": 14, "hidden": 12, "waves": "ddpm", "scale": 10})
+    embed, t = net.time_embed, torch.tensor([0.3, 0.7]).double()
+    hidden = F.silu(embed.linear_in(ddpm_sinusoid(t.float() * 10, 8).double()))
+    torch.testing.assert_close(embed(t), F.silu(embed.narrowed[0](embed.linear_out(hidden))))
+    assert embed.linear_out.weight.shape == (14, 12) and embed(t).shape == (2, 10)
+
+
+def test_an_inputs_norm_has_an_eps_of_its_own():
+    text = {"kind": "linear", "dim": 6, "norm": "rms"}
+    own, networks = (
+        mmdit.build(changed("text", {"norm_eps": 1e-2}, input=text | more)).inputs["text"].norm.eps
+        for more in ({"norm_eps": 1e-6}, {})
+    )
+    assert (own, networks) == (1e-6, 1e-2)
+
+
+def test_every_modality_may_have_a_type():
+    config = changed("text", type_embedding=True)
+    config["model"]["modalities"]["image"]["type_embedding"] = True
+    torch.manual_seed(5)
+    net, plain = drawn(mmdit.build(config)).eval(), made()
+    plain.load_state_dict({name: x for name, x in net.state_dict().items() if "type_embeds" not in name})
+    entered, xs, t = {}, inputs(), torch.rand(2).double()
+    for each, key in ((net, "typed"), (plain, "plain")):
+        each.transformer.register_forward_pre_hook(
+            lambda _, args, given, key=key: entered.update({key: given["modality_tokens"]}), with_kwargs=True
+        )
+        each(xs, t)
+    for name, typed, bare in zip(("text", "image"), entered["typed"], entered["plain"], strict=True):
+        torch.testing.assert_close(typed, bare + net.type_embeds[name].weight)
 
 
 # ------------------------------------------------------------------------- parallel blocks, each modality for itself
