@@ -16,17 +16,61 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
+from mmdit.config.shipped import shipped_configs
+from mmdit.config.yaml_text import to_line
+from mmdit_cli.commands.config_contents import compared
 from mmdit_cli.commands.option_tables import key_table, keyword_table
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.commands.shipped_sizes import shipped_sizes, task_of
+from mmdit_cli.output.tables import tokens_text
+from mmdit_cli.output.units import flops
+from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```console\n\$ (?P<command>[^\n]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
 PICTURES = {f"runs/readme/{name}.png": f"docs/pictures/toy-{name}.png" for name in ("samples", "loss")}
+TASKS = {"image": "text to image", "edit": "editing", "video": "video", "audio": "sound"}  # of published networks
+
+
+def network_table() -> str:
+    """The published networks, with what they cost."""
+    rows = [
+        f"| `{size.config}` | {size.about} | {TASKS[size.task]} | {size.parameters / 1e9:.1f} billion | "
+        f"{flops(size.forward_flops)} | `{tokens_text(size.tokens)}` |\n"
+        for size in shipped_sizes()
+        if size.task in TASKS
+    ]
+    head = "| config | network | for | parameters | forward | of tokens |\n| --- | --- | --- | --- | --- | --- |\n"
+    return head + "".join(rows)
+
+
+def differences() -> str:
+    """For each of them the keys of its model that are not as SD3's, defaults left out."""
+    parts = []
+    for name, path in shipped_configs().items():
+        if name == "sd3-medium" or task_of(name, load_tool_config(path)) not in TASKS:
+            continue
+        _, other = compared("sd3-medium", name)
+        keys = {key.removeprefix("model."): v for key, v in other.differing.items() if key.startswith("model.")}
+        lines = [f"{key}: {to_line(without_defaults(value))}\n" for key, value in keys.items() if key != "variant"]
+        parts.append(f"### {name}\n\n```text\n{''.join(lines)}```\n")
+    return "\n".join(parts)
+
+
+def without_defaults(value: Any) -> Any:
+    """Without what is null or false, to be short."""
+    if not isinstance(value, dict):
+        return value
+    return {key: without_defaults(each) for key, each in value.items() if each is not None and each is not False}
+
+
 TABLES: dict[str, Callable[[], str]] = {  # name of the markers -> the Markdown between them
     "keys": lambda: key_table(ToolConfig),
     "keywords": keyword_table,
+    "networks": network_table,
+    "differences": differences,
 }
 
 

@@ -47,7 +47,7 @@ def says(plan: Plan) -> str:
 def section(model: Model, machine: Machine) -> list[str]:
     text = [f"## {model.name}", ""]
     count, shapes = (f"mmdit {command} -c {model.name}" for command in ("flops", "shape-check"))
-    fits = f"mmdit profile -c {model.name} --mode train --dtype bf16 --estimate"
+    fits = f"mmdit profile -c {model.name} --mode train --dtype bf16 --precision pure --no-ema --estimate"
     recomputing = "--set model.checkpoint_activations=true"
     text += table(
         ["figure", "value", "command"],
@@ -171,7 +171,7 @@ def document(machine: Machine, card: str, utilization: float) -> str:
             [
                 "card",
                 f"{card}, {machine.flops_per_s / utilization / 1e12:.0f} TFLOP/s dense bf16",
-                "`mmdit flops --card`",
+                "`--card h100` of `mmdit flops`",
             ],
             [
                 "utilization",

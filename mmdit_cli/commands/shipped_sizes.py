@@ -58,7 +58,7 @@ def _size(name: str, path: Path) -> ShippedConfig:
     single = config.model.single_stream
     return ShippedConfig(
         config=name,
-        task=_task(name, config),
+        task=task_of(name, config),
         about=_about(path.read_text(encoding="utf-8")),
         file=str(path),
         blocks=config.model.depth + (0 if single is None else single.depth),
@@ -70,7 +70,8 @@ def _size(name: str, path: Path) -> ShippedConfig:
     )
 
 
-def _task(name: str, config: ToolConfig) -> Task:
+def task_of(name: str, config: ToolConfig) -> Task:
+    """What a shipped config is for, by what its network is given and what it draws."""
     if name.startswith("ablations/"):
         return "ablation"
     if name.startswith("toy-"):

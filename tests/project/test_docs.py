@@ -25,12 +25,14 @@ COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--esti
 FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
 
 
-def test_the_tables_of_options_are_those_of_the_fields():
+@pytest.mark.parametrize("name", slow_but(["config.md", "library.md", "networks.md"], "config.md", "library.md"))
+def test_the_tables_of_options_and_networks_are_those_of_the_fields_and_configs(name):
     with_tables = runpy.run_path(str(ROOT / "docs" / "refresh.py"))["with_tables"]
-    marked = [page for page in PAGES if "<!-- /key" in page.read_text(encoding="utf-8")]
-    assert {page.name for page in marked} == {"config.md", "library.md"}
-    for page in marked:
-        assert with_tables(page.read_text(encoding="utf-8")) == page.read_text(encoding="utf-8"), page.name
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert "<!-- /" in text and with_tables(text) == text
+    assert {page.name for page in PAGES if "<!-- /" in page.read_text(encoding="utf-8")} == {
+        *("config.md", "library.md", "networks.md")
+    }
 
 
 @pytest.fixture

@@ -1,13 +1,17 @@
-"""`mmdit configs NAME --resolved` and `--diff A B`."""
+"""`mmdit configs`: the list, `NAME --resolved` and `--diff A B`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from mmdit.config.shipped import shipped_configs
 from mmdit_cli.commands.config_contents import compared, resolved
+from mmdit_cli.commands.shipped_sizes import Task, _size, shipped_sizes
+from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 from tests.support.command_lines import in_this_process
 from tests.support.marks import slow_but
@@ -28,6 +32,37 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("tiny.yaml").write_text(TINY)
     Path("mine.yaml").write_text(MINE)
+
+
+SHIPPED = [path.relative_to(CONFIGS).with_suffix("").as_posix() for path in sorted(CONFIGS.rglob("*.yaml"))]
+FEW = ["sd3-medium", "toy-two-modality", "hunyuan-video-1.5"]
+
+
+@pytest.mark.parametrize("name", slow_but(SHIPPED, *FEW))
+def test_the_lists_sizes_are_those_that_flops_counts(name: str) -> None:
+    size, counted = _size(name, shipped_configs()[name]), count_flops(load_tool_config(name))
+    assert size.parameters == counted.parameters and size.tokens == counted.tokens
+    assert size.forward_flops * size.batch_size == counted.forward_flops
+
+
+def test_configs_are_listed_by_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {
+        **{"auraflow": "image", "hunyuan-image-2.1": "image", "flux.1-fill-dev": "edit", "flux.1-kontext-dev": "edit"},
+        **{"qwen-image-edit": "edit", "hunyuan-video-i2v": "video", "video-to-audio": "audio"},
+        **{"two-modality": "example", "toy-digits": "toy", "ablations/qk-norm/qk-norm": "ablation"},
+    }
+    found = shipped_configs()
+    monkeypatch.setattr("mmdit_cli.commands.shipped_sizes.count_forward", lambda model, inputs: 0)
+    monkeypatch.setattr(
+        "mmdit_cli.commands.shipped_sizes.shipped_configs", lambda: {name: found[name] for name in reversed(wanted)}
+    )
+    sizes = shipped_sizes()
+    assert {size.config: size.task for size in sizes} == wanted
+    assert [size.task for size in sizes] == sorted(wanted.values(), key=get_args(Task).index)
+    monkeypatch.setattr(
+        "mmdit_cli.commands.shipped_sizes.shipped_configs", lambda: {k: found[k] for k in [*wanted][::-1]}
+    )
+    assert [size.task for size in shipped_sizes()] == [*wanted.values()]
 
 
 @pytest.mark.parametrize("path", slow_but(EXTENDING, *EXTENDING[::6]), ids=lambda path: path.stem)
