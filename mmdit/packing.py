@@ -179,13 +179,6 @@ class Packing:
         pieces = joined.split(lengths, dim=1)
         return [torch.cat(pieces[place :: len(of)], dim=1) for place in range(len(of))]
 
-    def spread(self, x: Tensor, modality: int) -> Tensor:
-        """What each sample has one of, `b 1 d`, for each of its tokens: `1 T d` (as it is where b is 1)."""
-        if len(x) == 1:
-            return x
-        # a copy of each sample's row: its gradient is a sum over neighbours, not one scattered token by token
-        return torch.cat([row.expand(n, -1) for row, n in zip(x, self.lengths[modality], strict=True)]).unsqueeze(0)
-
     def by_sample(self, module: nn.Module, x: Tensor, of_sample: Tensor, modality: int) -> Any:
         """Call a module on each sample's tokens, `1 n ...`, with its own row of `of_sample`, and join the results."""
         pieces = x.split(self.lengths[modality], dim=1)

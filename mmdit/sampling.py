@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mmdit.layers.modulation import NetworkModulation
+from mmdit.networks.embeddings import own_dtype
 from mmdit.networks.model import MMDiTModel
 from mmdit.packing import Packing
 
@@ -24,7 +25,6 @@ __all__ = ["guide", "network_velocity", "sample", "shift_timesteps", "timestep_g
 
 Tensors = dict[str, Tensor]
 Velocity = Callable[[Tensors, Tensors], Tensors]  # (x, t) by modality -> dx / dt by modality
-COMPUTED = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their own count noise in
 
 
@@ -79,20 +79,18 @@ def network_velocity(
     """
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
+    # the sampler's state may be wider than what the network computes in, which its conditions tell before its weights
+    told = [c.dtype for c in (pooled, *(condition or {}).values()) if c is not None and c.is_floating_point()]
+    dtype = told[0] if told else own_dtype(net)
+
     known: dict[float | None, NetworkModulation] = {}
     if sigmas is not None:
         parameter = next(net.parameters())
         numbers = [float(np.float32(value)) for value in _numbers(sigmas)]
         grid = torch.tensor(numbers, dtype=torch.float32, device=parameter.device)
         with torch.no_grad():
-            made = net.precompute_modulation(grid * (TRAINING_TIMESTEPS / scale), pooled, guidance)
+            made = net.precompute_modulation(grid * (TRAINING_TIMESTEPS / scale), pooled, guidance, dtype=dtype)
         known = dict(zip(numbers, made, strict=True))
-
-    # the sampler's state may be wider than what the network computes in, which its conditions tell before its weights,
-    # which may be stored in yet another type
-    told = [c.dtype for c in (pooled, *(condition or {}).values()) if c is not None and c.is_floating_point()]
-    stored = (p.dtype for p in net.parameters() if p.dtype in COMPUTED)
-    dtype = told[0] if told else next(stored, None)
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
         inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}

@@ -8,10 +8,12 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from mmdit_cli import __version__
 from mmdit_cli.commands import configs, schema
@@ -19,13 +21,37 @@ from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import command as export
 from mmdit_cli.flops import command as flops
 from mmdit_cli.interrupts import caught, exit_code, forget
-from mmdit_cli.output.console import error, is_main
+from mmdit_cli.output.console import error, is_main, printable
 from mmdit_cli.profile import command as profile
 from mmdit_cli.shape_check import command as shape_check
 from mmdit_cli.toy import command as train_toy
 
+
+class _Group(TyperGroup):
+    """Commands, whose usage errors quote what was typed spelled out, as every other message does."""
+
+    def make_context(self, *given: Any, **named: Any) -> Any:
+        with _spelled_out():
+            return super().make_context(*given, **named)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _spelled_out():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _spelled_out() -> Iterator[None]:
+    try:
+        yield
+    except Exception as problem:
+        if hasattr(problem, "format_message"):  # Typer's own, which it shows later
+            problem.message = printable(problem.message)  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
     name="mmdit",
+    cls=_Group,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help wraps on a narrow screen, where panels would cut the flags

@@ -21,7 +21,7 @@ class Config(Options):
     the two; here they pass through unread, so that `build("file.yaml")` works on any config file."""
 
     name: Text = option("model", "What tables and reports call it.", min_length=1)
-    model: ModelOptions = option(sentence="What the model is.")
+    model: ModelOptions = option(sentence="What the model is.", example="{depth: 2, modalities: {image: {dim: 512}}}")
     run: Any = option(None, "What profile, flops and shape-check feed it.")
     train: Any = option(None, "How train-toy trains it.")
 

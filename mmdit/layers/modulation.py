@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from mmdit.layers.runs import ConditioningRuns, each_token
 from mmdit.options import BlockOptions
 from mmdit.packing import Packing
 
@@ -20,51 +21,47 @@ FEEDFORWARD_PARTS = ("ff_shift", "ff_scale", "ff_gate")
 DUAL_PARTS = ("dual_shift", "dual_scale", "dual_gate")
 
 
-class ConditioningRuns(NamedTuple):
-    """The conditioning of a modality whose tokens are of several kinds, one kind behind the other.
-
-    `vectors`: b k d; `lengths`: how many tokens each of the k is for. What follows from a vector is computed once.
-    """
-
-    vectors: Tensor
-    lengths: tuple[int, ...]
-
-
 Conditioning = Tensor | ConditioningRuns  # of one modality: b d, b n d (a vector for each token), or runs of them
 
 
+Part = Tensor | ConditioningRuns | None  # of a modulation: b 1 d, b n d where tokens differ, runs of them, or unused
+
+
 class BlockModulation(NamedTuple):
-    """What a block needs of one modality's modulation: `b 1 d` each, `b n d` where tokens differ, or None where the
-    block does not use it."""
+    """What a block needs of one modality's modulation; None where the block does not use it."""
 
-    attn_shift: Tensor | None = None
-    attn_scale: Tensor | None = None
-    attn_gate: Tensor | None = None
-    ff_shift: Tensor | None = None
-    ff_scale: Tensor | None = None
-    ff_gate: Tensor | None = None
-    dual_shift: Tensor | None = None
-    dual_scale: Tensor | None = None
-    dual_gate: Tensor | None = None
+    attn_shift: Part = None
+    attn_scale: Part = None
+    attn_gate: Part = None
+    ff_shift: Part = None
+    ff_scale: Part = None
+    ff_gate: Part = None
+    dual_shift: Part = None
+    dual_scale: Part = None
+    dual_gate: Part = None
 
-    def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
-        """For packed tokens, every one of them its own row: `1 T d`."""
-        if packing is None:
-            return self
-
-        def rows(x: Tensor) -> Tensor:
-            if x.shape[1] == 1:
-                return packing.spread(x, modality)
-            return packing.pack(x.expand(packing.batch, -1, -1), modality)
-
-        return BlockModulation(*(None if x is None else rows(x) for x in self))
+    def map(self, change: Callable[[Tensor | ConditioningRuns], Tensor | ConditioningRuns]) -> BlockModulation:
+        """The same with other parts."""
+        return BlockModulation(*(None if part is None else change(part) for part in self))
 
     def along(self, lengths: Sequence[int]) -> BlockModulation:
-        """`b k d` -> `b n d`: each of the k rows for so many tokens."""
-        parts = (
-            None if x is None else [x[:, i : i + 1].expand(-1, n, -1) for i, n in enumerate(lengths)] for x in self
-        )
-        return BlockModulation(*(None if runs is None else torch.cat(runs, dim=1) for runs in parts))
+        """`b k d` -> runs of so many tokens."""
+        return self.map(lambda x: ConditioningRuns(x, tuple(lengths)))  # type: ignore[arg-type]
+
+    def spread(self, packing: Packing | None, modality: int) -> BlockModulation:
+        """For packed tokens: each sample a run, or, where its tokens differ, `1 T d`."""
+        if packing is None:
+            return self
+        lengths = packing.lengths[modality]
+
+        def spread(x: Tensor | ConditioningRuns) -> Tensor | ConditioningRuns:
+            every = each_token(x)
+            if every.shape[1] == 1:
+                rows = every.transpose(0, 1)
+                return rows if rows.shape[1] < 2 else ConditioningRuns(rows, lengths)
+            return packing.pack(every.expand(packing.batch, -1, -1), modality)
+
+        return self.map(spread)
 
 
 # a block's own modulation of conditioning vectors `b dim_cond`, and what makes of it that of the tokens
@@ -108,7 +105,7 @@ class Modulation(nn.Module):
 def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:
     """One modulation for the joined sequence, `b N d`, from those of the modalities in it."""
     parts = (
-        torch.cat([part.expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)], dim=1)
+        torch.cat([each_token(part).expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)], dim=1)
         if parts[0] is not None
         else None
         for parts in zip(*modulations, strict=True)

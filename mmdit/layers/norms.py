@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.runs import ConditioningRuns, over_runs
 from mmdit.options import JointAttentionOptions
 
 
@@ -20,10 +21,13 @@ class AdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if normed else nn.Identity()
 
-    def forward(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
-        """`x`: b n d; `shift`, `scale`: b 1 d, or None for a norm built without conditioning."""
-        if shift is None or scale is None:
-            return self.norm(x)
+    def forward(
+        self, x: Tensor, shift: Tensor | ConditioningRuns | None = None, scale: Tensor | ConditioningRuns | None = None
+    ) -> Tensor:
+        """`x`: b n d; `shift`, `scale`: b 1 d, b n d, runs, or None for a norm built without conditioning."""
+        return self.norm(x) if shift is None or scale is None else over_runs(self._modulated, x, shift, scale)
+
+    def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
         if shift.shape[:2] == (1, 1) and shift.dtype == x.dtype and isinstance(self.norm, nn.LayerNorm):
             return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)

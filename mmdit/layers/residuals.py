@@ -24,7 +24,10 @@ from mmdit.layers.residual_kernels import (
     without_autocast,
     write_streams,
 )
+from mmdit.layers.runs import ConditioningRuns, over_runs
 from mmdit.options import ResidualOptions
+
+Gate = Tensor | ConditioningRuns | None
 
 # ------------------------------------------------------------------------------------------------------------- plain
 
@@ -48,9 +51,9 @@ class NestedWidth(nn.Module):
 class PlainDepth(nn.Module):
     """`x + gate * out`."""
 
-    def forward(self, x: Tensor, out: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`x`, `out`: b n d; `gate`: b 1 d or None."""
-        return x + out if gate is None else torch.addcmul(x, gate, out)
+    def forward(self, x: Tensor, out: Tensor, gate: Gate = None) -> Tensor:
+        """`x`, `out`: b n d; `gate`: b 1 d, b n d, runs or None."""
+        return x + out if gate is None else over_runs(torch.addcmul, x, gate, out)
 
 
 class PlainResidual(nn.Module):
@@ -187,10 +190,13 @@ class ManifoldWidthConnection(WidthConnection):
 class DepthConnection(nn.Module):
     """Mixes the streams, and adds the gated branch output to every one of them, weighted by `post`."""
 
-    def forward(self, state: tuple[Tensor, Tensor, Tensor], out: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`state`: streams b n s d, mix b n s s, post b n s 1; `out`: b n d; `gate`: b 1 d or None -> b n s d."""
+    def forward(self, state: tuple[Tensor, Tensor, Tensor], out: Tensor, gate: Gate = None) -> Tensor:
+        """`state`: streams b n s d, mix b n s s, post b n s 1; `out`: b n d; `gate`: b 1 d, b n d, runs or None
+        -> b n s d."""
         x, mix, post = state
         with without_autocast(x):
+            if isinstance(gate, ConditioningRuns):
+                out, gate = over_runs(torch.mul, out, gate), None
             if not is_traced(x):
                 return write_streams(x, mix, post, out, gate)
             out = out if gate is None else gate * out

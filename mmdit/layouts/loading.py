@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mmdit.config import Config, as_config, build
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import LayoutFiles, our_weights
 from mmdit.options import ModelOptions
+from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.saved_model import check_dtype, filled, load_weights
 from mmdit.weights.writer import common_dtype
@@ -37,7 +39,7 @@ def load(
 
     Args:
         path: a safetensors file, an index of shards (`*.index.json`), a folder with either, or the folder of a training
-            run, of which the newest checkpoint's averaged weights are taken.
+            run, of which the averaged weights of the newest checkpoint are taken whose checksums are right.
         device: where the tensors go.
         dtype: the floating-point type they are converted to; None: as in the file or, where it has several, the
             narrowest that holds them all, for a network computes in one.
@@ -72,8 +74,12 @@ def load(
 
 
 def _averaged(run: Path) -> Path | None:
-    """The averaged weights of the newest checkpoint in a run's folder; None where it is none."""
+    """The averaged weights of the newest checkpoint in a run's folder that is whole; None where it is none."""
     if not os.path.isfile(run / "config.yaml"):  # which is false of names that are too long, too
         return None
-    found = {path.name: path / "ema.safetensors" for path in run.glob("checkpoint-*") if path.name[11:].isdecimal()}
-    return max(((int(name[11:]), file) for name, file in found.items() if file.is_file()), default=(0, None))[1]
+    checkpoint, problems = newest_checkpoint(run)
+    if checkpoint is None and problems:
+        raise CheckpointError(f"{run}: holds no whole checkpoint; {'; '.join(problems)}")
+    for problem in problems:
+        warnings.warn(problem, stacklevel=3)
+    return None if checkpoint is None else checkpoint.path / EMA

@@ -23,6 +23,7 @@ from mmdit.layers.modulation import (
 )
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
+from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
 from mmdit.options.fields import takes
 from mmdit.options.network import modality_indexes, modality_labels
@@ -190,4 +191,8 @@ def _added(mod: BlockModulation, first: Tensor, second: Tensor) -> Tensor:
     """Both attentions' outputs, each with its gate."""
     if mod.attn_gate is None or mod.dual_gate is None:
         return first + second
-    return torch.addcmul(mod.attn_gate * first, mod.dual_gate, second)
+    return over_runs(_gated_sum, first, second, mod.attn_gate, mod.dual_gate)
+
+
+def _gated_sum(first: Tensor, second: Tensor, gate: Tensor, other_gate: Tensor) -> Tensor:
+    return torch.addcmul(gate * first, other_gate, second)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,7 @@ from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import BlockModulation, join_modulations
 from mmdit.layers.registers import NoRegisterTokens, RegisterTokens
 from mmdit.layers.rotary import fill_tables
+from mmdit.layers.runs import each_token
 from mmdit.packing import Packing
 
 Registers = RegisterTokens | NoRegisterTokens
@@ -110,7 +111,7 @@ class Packed:
         return self._in_front(i).join([still, packed]).squeeze(0)
 
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
-        """By modality: `b 1 d -> 1 T d`."""
+        """By modality: `b 1 d` -> runs of each sample's tokens."""
         return [modulation.spread(self.packing, i) for i, modulation in enumerate(modulations)]
 
     def join(self, tokens: Sequence[Tensor], tables: Sequence[Tensor | None] | None) -> OneStream:
@@ -129,9 +130,9 @@ class Packed:
         if len(modulations) == 1:
             return modulations[0].spread(stream.packing, 0)
 
-        def joined(parts: Sequence[Tensor]) -> Tensor:
+        def joined(parts: Sequence[Any]) -> Tensor:
             lengths = zip(parts, stream.lengths, strict=True)
-            return self.packing.join([row.expand(-1, length, -1) for row, length in lengths])
+            return self.packing.join([each_token(part).expand(-1, length, -1) for part, length in lengths])
 
         by_part = zip(*(m.spread(self.packing, i) for i, m in enumerate(modulations)), strict=True)
         return BlockModulation(*(None if parts[0] is None else joined(parts) for parts in by_part))

@@ -38,6 +38,7 @@ def option(
     keywords: str | Mapping[str, Any] | None = None,
     made: Callable[..., Any] | None = None,
     later: bool = False,
+    example: str = "",
     **bounds: Any,
 ) -> Any:
     """A field of a part.
@@ -49,9 +50,17 @@ def option(
             defaults, of which `made` makes the value. None at all: `{}`.
         later: came after files were written without it, which are to stay as they are: `as_data` leaves it out where it
             is at its default.
+        example: a value as a config file has it, which errors show where the option is missing.
         bounds: gt, ge, lt, le, multiple_of or min_length, as pydantic calls them.
     """
-    metadata = {"description": sentence, "keywords": keywords, "made": made, "later": later, **bounds}
+    metadata = {
+        "description": sentence,
+        "keywords": keywords,
+        "made": made,
+        "later": later,
+        "example": example,
+        **bounds,
+    }
     if isinstance(default, dict):
         return field(default_factory=default.copy, metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -170,10 +170,11 @@ class ModelOptions(BlockOptions):
     variant: Literal["two_modality", "generalized"] = option(
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
-    depth: Whole = option(sentence="Number of joint blocks.", gt=0)
+    depth: Whole = option(sentence="Number of joint blocks.", example="24", gt=0)
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
+        example="{text: {dim: 768}, image: {dim: 512}}",
         keywords=_NAMED,
         made=lambda dims, names: {
             name: ModalityOptions(dim=dim) for name, dim in zip(_distinct(dims, names), dims, strict=True)
@@ -352,10 +353,10 @@ class ModelOptions(BlockOptions):
                 yield OptionError(
                     at, "the model has no rotary axes; set them below model, as in rotary: {axes: [32, 32]}"
                 )
-            for index, axis in enumerate(place.axes):
+            for index, axis in enumerate(place.axes if axes else ()):
                 if axis >= len(axes):
                     yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
-            if place.start is not None and len(place.start) != len(axes):
+            if place.start is not None and axes and len(place.start) != len(axes):
                 yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
             if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
                 message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"

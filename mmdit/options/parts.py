@@ -154,7 +154,7 @@ class ModulationOptions(Options):
 class SingleStreamOptions(Options):
     """Blocks after the joint ones, over all tokens as one stream, with one set of weights for all modalities."""
 
-    depth: Whole = option(sentence="Number of these blocks.", ge=1)
+    depth: Whole = option(sentence="Number of these blocks.", example="4", ge=1)
     kind: Literal["parallel", "sequential"] = option(
         "parallel", "Attention beside the feedforward (FLUX), or before it (AuraFlow)."
     )
@@ -165,7 +165,7 @@ class RotaryOptions(Options):
     """Rotary positions (Su et al. 2021): each axis turns its own share of a head's features."""
 
     axes: tuple[Annotated[Whole, Ge(2), MultipleOf(2)], ...] = option(
-        sentence="Features of a head that each axis turns; they add up to dim_head.", min_length=1
+        sentence="Features of a head that each axis turns; they add up to dim_head.", example="[32, 32]", min_length=1
     )
     theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
 
@@ -178,7 +178,7 @@ class LinearInput(Options):
     """A sequence `b n dim`, normed if asked for, projected to the stream's width."""
 
     kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what comes in.", gt=0)
+    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
@@ -189,8 +189,8 @@ class PatchInput(Options):
     """An image `b c h w` cut into `patch` x `patch` squares, with a 2D table of positions cropped at its centre."""
 
     kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", gt=0)
-    patch: Whole = option(sentence="Pixels a side of a patch.", gt=0)
+    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
+    patch: Whole = option(sentence="Pixels a side of a patch.", example="2", gt=0)
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos", "learned"] | None = option(
         None, "What is added to tell the place; null: sincos, or none where the modality turns by its rotary place."
@@ -206,8 +206,8 @@ class TokenInput(Options):
     """Integer token ids `b n`, embedded, with learned positions."""
 
     kind: Literal["tokens"] = "tokens"
-    vocabulary: Whole = option(sentence="Number of different ids.", gt=0)
-    max_length: Whole = option(sentence="Most tokens of a sample.", gt=0)
+    vocabulary: Whole = option(sentence="Number of different ids.", example="256", gt=0)
+    max_length: Whole = option(sentence="Most tokens of a sample.", example="128", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +215,7 @@ class LinearOutput(Options):
     """Adaptive final norm, then a projection to `b n dim`."""
 
     kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what goes out.", gt=0)
+    dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
 
@@ -225,7 +225,7 @@ class PatchOutput(Options):
     """Adaptive final norm, then a projection to patches, put together to `b c h w`."""
 
     kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", gt=0)
+    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
 
@@ -235,7 +235,8 @@ class ModalityRotary(Options):
     """Where a modality's tokens stand on the rotary axes; on the others they stand at 0."""
 
     axes: tuple[Count, ...] = option(
-        sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each."
+        sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each.",
+        example="[0, 1]",
     )
     start: tuple[Number, ...] | None = option(
         None, "Where it begins, on every axis of the network, its own or not (LongCat-Image); null: at 0.", min_length=1
@@ -261,7 +262,7 @@ class ReferenceOptions(Options):
 class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
-    dim: Whole = option(sentence="Width of its tokens.", gt=0)
+    dim: Whole = option(sentence="Width of its tokens.", example="512", gt=0)
     input: Annotated[LinearInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )
@@ -331,4 +332,4 @@ class GuidanceOptions(TimestepOptions):
 class PooledOptions(Options):
     """A vector a sample, such as the pooled text, added to the conditioning."""
 
-    dim: Whole = option(sentence="Its width.", gt=0)
+    dim: Whole = option(sentence="Its width.", example="2048", gt=0)

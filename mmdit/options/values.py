@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from numbers import Integral, Real
@@ -16,6 +17,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mmdit.options.numbers import as_number
+from mmdit.options.unread import UNREAD, UnreadError
 
 At = tuple[str | int, ...]  # a path of keys
 MOST = 20  # unknown keys for which another is looked for
@@ -92,65 +94,82 @@ class Reading:
             return self._refuse(at, expected, value, get_args(hint) if origin is Literal else ())
         elif hint in (bool, int, float):
             value = hint(value)
-        for name, (text, holds) in _BOUNDS.items():
-            if name in bounds and not holds(value, bounds[name]):
-                if name == "min_length":
-                    text, given = ("text of {} or more characters", given) if hint is str else (text, len(given))
-                return self._refuse(at, text.format(bounds[name]), given)
+        broken = [name for name, (_, holds) in _BOUNDS.items() if name in bounds and not holds(value, bounds[name])]
+        if broken == ["min_length"]:
+            text, given = (
+                ("text of {} or more characters", given) if hint is str else (_BOUNDS[broken[0]][0], len(given))
+            )
+            return self._refuse(at, text.format(bounds["min_length"]), given)
+        if broken:
+            return self._refuse(at, " and ".join(_BOUNDS[name][0].format(bounds[name]) for name in broken), given)
         return value
 
-    def _refuse(self, at: At, expected: str, value: Any, names: Sequence[str] = ()) -> None:
+    def _refuse(self, at: At, expected: str, value: Any, names: Sequence[str] = ()) -> Any:
         message = f"expected {expected}, got {self.quote(value)}{_near(value, names)}"
         self.problems.append(Problem(at, message, expected=expected, names=names))
+        return UNREAD
 
     def _part(self, given: Mapping[str, Any], part: Any, at: At) -> Any:
-        """Options from a mapping."""
+        """Options from a mapping; where one is wrong, those that could be read, and the rules between them."""
         already, values, hints = len(self.problems), {}, hints_of(part)
         for each in fields(part):
             if each.name in given:
                 values[each.name] = self.read(given[each.name], hints[each.name], each.metadata, (*at, each.name))
             elif each.default is MISSING and each.default_factory is MISSING:
-                self.problems.append(Problem((*at, each.name), "missing, and it has no default", key=True))
+                form = each.metadata.get("example")
+                message = "missing, and it has no default" + (f"; write it as in {each.name}: {form}" if form else "")
+                self.problems.append(Problem((*at, each.name), message, key=True))
         names = [each.name for each in fields_of(part)]
-        for key in [key for key in given if key not in hints]:
+        unknown = [key for key in given if key not in hints]
+        for key in unknown:
             near = self.meant((*at, key), given[key]) if len(self.problems) < MOST else ""
             message = f"unknown key{near or '.'} Valid keys are {', '.join(names)}"
             self.problems.append(Problem((*at, key), message, key=True))
-        if len(self.problems) > already:
-            return None
+        wrong = len(self.problems) > already
+        made = _unchecked(part, values, complete=not unknown)
         try:
-            return part(**values)
+            return part(**values) if not wrong else self._told(at, made.check(), made)
         except OptionError as error:
-            self.problems += [Problem((*at, *each.at), each.message) for each in error.all]
+            return self._told(at, error.all, made)
+
+    def _told(self, at: At, errors: Iterable[OptionError], made: Any) -> Any:
+        """What was made although rules are broken; a rule that depends on what is wrong or missing is left out, and
+        those after it."""
+        with suppress(UnreadError):
+            for each in errors:
+                self.problems.append(Problem((*at, *each.at), each.message))
+        return made
 
     def _part_by_kind(self, given: Mapping[str, Any], parts: Sequence[Any], at: At) -> Any:
         """Options of the part among several that the key `kind` names."""
         kinds = {name: part for part in parts for kind in types_of(part)["kind"] for name in get_args(kind)}
         if "kind" not in given:
-            message = f"missing; expected one of {', '.join(kinds)}"
+            message = f"missing; expected one of {', '.join(kinds)}, as in kind: {next(iter(kinds))}"
             self.problems.append(Problem((*at, "kind"), message, key=True))
         elif not isinstance(given["kind"], str) or given["kind"] not in kinds:
             self._refuse((*at, "kind"), f"one of {', '.join(kinds)}", given["kind"], list(kinds))
         else:
             return self._part(given, kinds[given["kind"]], at)
+        return UNREAD
 
     def _one_of(self, value: Any, members: Sequence[Any], bounds: Mapping[str, Any], at: At) -> Any:
         """A value of one of several types; what is wrong is said of the one that it came furthest in, or of all."""
-        tried = []
+        tried, furthest = [], UNREAD
         for member in members:
             reading = Reading(self.quote, plain=self.plain, meant=self.meant)
             result = reading.read(value, member, {} if member is NoneType else bounds, at)
             if not reading.problems:
                 return result
             tried += reading.problems
+            furthest = result if furthest is UNREAD else furthest
         inner = [problem for problem in tried if problem.at != at or not problem.expected]
         if inner:
             self.problems += inner
-            return None
+            return furthest
         expected = dict.fromkeys(problem.expected for problem in tried)
         if any(words.startswith("a number <= ") for words in expected):
             expected.pop("null", None)  # no advice where a number is too large
-        self._refuse(at, " or ".join(expected), value, [name for problem in tried for name in problem.names])
+        return self._refuse(at, " or ".join(expected), value, [name for problem in tried for name in problem.names])
 
     def _mismatch(self, value: Any, hint: Any) -> str:
         """What a value should have been, if it is of another type."""
@@ -173,6 +192,16 @@ class Reading:
         }
         fits, expected = right.get(get_origin(hint) or hint, (True, ""))
         return "" if fits else expected
+
+
+def _unchecked(part: Any, values: Mapping[str, Any], *, complete: bool) -> Any:
+    """Options with these values; those not given are at their defaults if `complete`, and nobody knows them if not."""
+    made = object.__new__(part)
+    for each in fields(part):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        value = default if complete and default is not MISSING else UNREAD
+        object.__setattr__(made, each.name, values.get(each.name, value))
+    return made
 
 
 def _is_finite(value: Any) -> bool:

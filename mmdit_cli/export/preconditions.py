@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from mmdit.config import build
+from mmdit.weights.checkpoints import EMA, WEIGHTS, newest_checkpoint
 from mmdit.weights.reader import SINGLE, WeightFiles
 from mmdit.weights.shards import not_an_export
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
-from mmdit_cli.request.newest_checkpoint import EMA, WEIGHTS, newest_checkpoint
 from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from mmdit_cli.model_parts.flop_count import FlopsResult
     from mmdit_cli.request.budget import TrainingPlan
 
+IN_FLOP = ", in FLOP"  # of tables whose narrow cells leave the unit out: G stands beside the B of parameters
 WIDE = 100  # columns of a screen from which on a parameter count is written out beside others, and a bar fits too
 
 
@@ -71,7 +72,7 @@ def _summary(results: Sequence[FlopsResult], width: int) -> Table:
         row("step a token", lambda r: r.step_flops_per_token),
         row("arithmetic intensity", lambda r: r.arithmetic_intensity, lambda x: f.number(x) + " FLOP/B" * exact),
     )
-    return _labelled("flops", results, rows)
+    return _labelled("flops" if exact else f"flops{IN_FLOP}", results, rows)
 
 
 def _labelled(title: str, results: Sequence[FlopsResult], rows: Iterable[Row]) -> Table:
@@ -95,7 +96,7 @@ def _components(result: FlopsResult, width: int) -> Table:
         Column("elementwise", lambda c: _cell(c.elementwise or 0), 0 if elementwise else NEVER),
         Column("parameters", lambda c: f"{c.parameters:,}" if c.parameters else "", 66),
     ]
-    return listing(f"{result.config}: components", result.components, columns, width)
+    return listing(f"{result.config}: components{IN_FLOP}", result.components, columns, width)
 
 
 def _modalities(result: FlopsResult, width: int) -> Table:
@@ -108,7 +109,7 @@ def _modalities(result: FlopsResult, width: int) -> Table:
         Column("forward a token", lambda m: _cell(m.flops_per_token or 0)),
         Column("parameters", lambda m: f"{m.parameters:,}" if m.parameters else "", 76),
     )
-    return listing(f"{result.config}: modalities", result.modalities, columns, width)
+    return listing(f"{result.config}: modalities{IN_FLOP}", result.modalities, columns, width)
 
 
 def _elementwise(result: FlopsResult) -> Table:
@@ -126,7 +127,7 @@ def _elementwise(result: FlopsResult) -> Table:
         Column("forward", lambda r: r[1]),
         Column("backward", lambda r: r[2]),
     )
-    title = f"{result.config}: softmax and elementwise work, in no total"
+    title = f"{result.config}: softmax and elementwise work{IN_FLOP}, in no total"
     return listing(title, rows, columns, style=lambda r: "bold" if r[0] == "all" else None, tight=False)
 
 
@@ -164,7 +165,7 @@ def _points(results: Sequence[FlopsResult], width: int) -> Table:
         Column("time", lambda r: _hours(r.training.hours), 0 if timed else NEVER),
         Column("steps", lambda r: f"{r.training.steps:,}", 0 if plan is not None and not timed else NEVER),
     ]
-    return listing("flops", results, columns, width)
+    return listing(f"flops{IN_FLOP}", results, columns, width)
 
 
 def _notes(results: Sequence[FlopsResult]) -> list[str]:

@@ -89,7 +89,7 @@ def reach(end: Any) -> int | None:
     """Tokens of a sequence, or rows and columns of patches, that an input places at most; None: any number."""
     if isinstance(end, TokenInput):
         return end.max_length
-    return end.max_size if isinstance(end, PatchInput) and end.positions != "none" else None
+    return end.max_size if isinstance(end, PatchInput) and end.positions not in (None, "none") else None
 
 
 def tokens_by_default(configs: Iterable[ToolConfig]) -> str:

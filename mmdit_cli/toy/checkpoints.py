@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import mmdit
 from mmdit.weights.atomic import replacing_folder
-from mmdit.weights.matching import listed, misfits
-from mmdit.weights.writer import specs_of, write_tensors
-from mmdit_cli.request.newest_checkpoint import (
+from mmdit.weights.checkpoints import (
     EMA,
     OPTIMIZER,
     PREFIX,
@@ -31,8 +29,12 @@ from mmdit_cli.request.newest_checkpoint import (
     Checkpoint,
     checkpoint_folders,
     file_digest,
+    newest_checkpoint,
     state_digest,
 )
+from mmdit.weights.matching import listed, misfits
+from mmdit.weights.writer import specs_of, write_tensors
+from mmdit_cli.errors import UserError
 from mmdit_cli.toy.processes import put, whole
 
 SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
@@ -58,6 +60,20 @@ def save_checkpoint(
     for old in checkpoint_folders(run_dir)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return target
+
+
+def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
+    """The newest whole checkpoint; None where the run has none yet. What was wrong with others is told.
+
+    Raises:
+        UserError: there are some, and none is whole.
+    """
+    checkpoint, problems = newest_checkpoint(run_dir)
+    for problem in problems:
+        on_problem(problem)
+    if checkpoint is None and problems:
+        raise UserError(f"--resume: {run_dir} holds no whole checkpoint: {'; '.join(problems)}")
+    return checkpoint
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:

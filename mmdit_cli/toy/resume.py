@@ -8,9 +8,10 @@ from typing import Any
 
 from mmdit.options import as_data
 from mmdit.weights.atomic import remove_leftovers
+from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.newest_checkpoint import Checkpoint, checkpoint_to_resume
 from mmdit_cli.request.tool_config import as_tool_config
+from mmdit_cli.toy.checkpoints import checkpoint_to_resume
 from mmdit_cli.toy.run_folder import Metrics, described, differences
 from mmdit_cli.toy.trainer import Trainer
 

@@ -22,12 +22,13 @@ import yaml
 from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import MAX_BYTES, parse
 from mmdit.weights.atomic import write_atomic
+from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.newest_checkpoint import LONGEST, PREFIX, checkpoint_to_resume
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
+from mmdit_cli.toy.checkpoints import checkpoint_to_resume
 
 CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
 

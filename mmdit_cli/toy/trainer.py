@@ -15,9 +15,9 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from mmdit.config import build
 from mmdit.options import as_data
 from mmdit.sampling import Tensors
+from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.model_parts.follower import tensors_of
-from mmdit_cli.request.newest_checkpoint import Checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
-from mmdit_cli.request.newest_checkpoint import EMA, newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import world_of

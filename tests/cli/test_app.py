@@ -158,6 +158,22 @@ def test_a_wrong_flag_is_exit_2_without_a_traceback(arguments, mmdit):
     assert code == 2 and out == "" and err and "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["flops", "-c", "tiny.yaml", "--fo\u202eo"],
+        ["flops", "-c", "tiny.yaml", "ex\u2066tra\x1b[2J"],
+        ["flops", "-c", "tiny.yaml", "--seed", "1\u202e"],
+        ["fl\u2069ops"],
+        ["--versi\u200fon"],
+    ],
+)
+def test_marks_of_direction_are_spelled_out_in_a_wrong_flag_too(arguments, mmdit):
+    code, out, err = mmdit(*arguments)
+    assert code == 2 and not out and re.search(r"\\u2\d\w\w", err)
+    assert all(sign.isprintable() or sign == "\n" for sign in err)
+
+
 def test_a_failed_check_is_exit_1_and_still_shows_what_was_found(mmdit, monkeypatch):
     from mmdit_cli.shape_check import shapes
 

@@ -123,3 +123,14 @@ def test_a_wide_state_meets_a_network_in_half_precision() -> None:
     velocity = network_velocity(net, {"text": torch.randn(1, 3, 4, dtype=torch.bfloat16)})
     drawn = sample(velocity, {"image": torch.randn(1, 5, 4)}, steps=2)["image"]
     assert drawn.dtype == torch.float32 and drawn.isfinite().all()
+
+
+def test_known_steps_are_computed_in_what_the_conditions_tell_not_in_what_weights_are_stored_as(monkeypatch) -> None:
+    text = {"dim": 8, "input": {"kind": "linear", "dim": 4}}
+    net = mmdit.build({"depth": 1, "modalities": {"text": text}, "timestep": {}, "dim_cond": 8}).bfloat16()
+    net.inputs["text"].float()  # the first weights, kept wider; so with adapters, or norms beside float8
+    seen = []
+    monkeypatch.setattr(net, "precompute_modulation", lambda *given, dtype: seen.append(dtype) or [])
+    for condition, wanted in (({"text": torch.ones(1, 3, 4).bfloat16()}, torch.bfloat16), ({}, torch.float32)):
+        network_velocity(net, condition, sigmas=[])
+        assert seen.pop() == wanted

@@ -13,8 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
+import mmdit
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.toy import checkpoints
 from mmdit_cli.toy.run_folder import LOCK, described, safe_name
 from mmdit_cli.toy.training import Interrupted, train
@@ -93,6 +94,9 @@ def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
     path.write_text(json.dumps(state | {"averaged": 5}))
     checkpoint, problems = newest_checkpoint(tmp_path / "run")
     assert checkpoint.step == 4 and "state.json does not match" in problems[0]
+    with pytest.warns(UserWarning, match="checkpoint-00000006 is damaged .*; passed over"):
+        loaded = mmdit.load(tmp_path / "run").state_dict()
+    assert same_bits(loaded, load_file(checkpoint.path / "ema.safetensors"))
     del state["sha256"]["state.json"]  # as earlier versions wrote it
     path.write_text(json.dumps(state))
     assert newest_checkpoint(tmp_path / "run")[0].step == 6

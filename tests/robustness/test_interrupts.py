@@ -9,8 +9,8 @@ import threading
 
 import pytest
 
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli import interrupts
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.toy.training import Interrupted, train
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights

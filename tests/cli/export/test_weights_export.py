@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 import mmdit
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
 from mmdit_cli.export import weights_export as export
 from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.weights_export import export_model
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, tiny

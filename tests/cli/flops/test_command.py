@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 
 import pytest
@@ -79,6 +80,13 @@ def test_configs_stand_beside_the_first_with_their_ratio_to_it(flops):
     code, out, _ = flops("-c", "small.yaml")
     forward = next(line for line in out.splitlines() if line.split()[:1] == ["forward"])
     assert code == 0 and forward.split()[-1] == "×1"
+
+
+@pytest.mark.parametrize("options", [["--elementwise"], ["-c", "small.yaml"], ["--sweep", "model.depth=1,2"]])
+def test_a_table_whose_figures_have_no_unit_has_one_in_its_title(options, flops):
+    tables = re.split(r"\n(?=\S)", flops(*options)[1])  # each with the title in front
+    bare = [table.splitlines()[0] for table in tables if re.search(r"\d [kMGT]\s", table)]
+    assert bare and all(", in FLOP" in title for title in bare)
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import mmdit
 from mmdit.config import ConfigError
 from mmdit_cli.request.request import READS, Request, make_request
 from mmdit_cli.request.tool_config import as_tool_config, tokens_by_default
+from mmdit_cli.toy.checkpoints import save_checkpoint
 from tests.support.paths import CONFIGS
 
 SMALL = """
@@ -107,6 +107,42 @@ def test_what_a_rotary_config_lacks_is_said_at_once_and_in_a_form_that_works():
     as_tool_config({"model": ROTARY | {"timestep": {}, "modalities": {"image": image | {"input": PATCHES}}}})
 
 
+WRONG = {  # of the section below rotary, and of what the rest of the config says beside it
+    "rotary": {"axes": [3, 1, 32], "theta": -1},
+    "dim_head": 64,
+    "modalities": {"image": {"dim": 16, "rotary": {"axes": [0, 7, 7], "start": [1], "after": "sound", "scale": 0}}},
+}
+
+
+def test_what_is_wrong_with_a_section_does_not_hide_what_is_wrong_beside_it():
+    found = "\n".join(problems(ROTARY | WRONG))
+    for line in (
+        "rotary.axes[0]: expected a multiple of 2, got 3",
+        "rotary.axes[1]: expected a number >= 2 and a multiple of 2, got 1",
+        "rotary.theta: expected a number > 0, got -1",
+        "image.rotary.scale: expected a number > 0, got 0",
+        "image.rotary.axes: its axes must be one or more, all different, got [0, 7, 7]",
+        "image.rotary.axes[1]: axis 7 does not exist; there are 3",
+        "image.rotary.start: there are 3 axes, got 1 numbers",
+        "image.rotary.after: 'sound' is no modality with a rotary place of its own",
+    ):
+        assert line in found
+
+
+@pytest.mark.parametrize(
+    ("changes", "only"),
+    [
+        ({"dim_con": 16, "dim_cond": None, "timestep": {}}, "unknown key; did you mean dim_cond?"),  # so not "set it"
+        ({"rotary": {"axis": [4, 4]}}, "rotary.axes: missing"),  # so no sum of them
+        ({"rotary": 3}, "rotary: expected a mapping or null, got 3"),  # so not "the model has none"
+    ],
+)
+def test_no_rule_is_broken_by_what_could_not_be_read(changes, only):
+    image = {"dim": 16, "rotary": {"axes": [0, 1]}, "input": PATCHES}
+    found = problems(ROTARY | {"timestep": {}, "modalities": {"image": image}} | changes)
+    assert any(only in line for line in found) and all("unknown key" in line or only in line for line in found)
+
+
 @pytest.mark.parametrize(
     ("image", "wanted"),
     [
@@ -127,10 +163,11 @@ def test_a_run_and_a_file_of_weights_are_configs_and_a_run_can_be_loaded(tmp_pat
     net, run = mmdit.build(config.model), tmp_path / "run"
     mmdit.save(net, tmp_path / "m.safetensors", metadata={"config_name": "small"})
     mmdit.save(net, tmp_path / "shards", max_shard_size="1KB")
+    run.mkdir()
     for step, scale in ((8, 1), (12, 3)):
-        (run / f"checkpoint-{step:08}").mkdir(parents=True)
-        state = {name: x * scale for name, x in net.state_dict().items()}
-        save_file(state, run / f"checkpoint-{step:08}" / "ema.safetensors")
+        average = mmdit.build(config.model)
+        average.load_state_dict({name: x * scale for name, x in net.state_dict().items()})
+        save_checkpoint(run, step, net, average, {"0.step": torch.tensor(1.0)}, averaged=1)
     (run / "config.yaml").write_text(SMALL)
     for path in (run, tmp_path / "m.safetensors", tmp_path / "shards"):
         request = make_request("flops", [str(path)], ["run.batch_size=3"], "cpu", "fp32", 0, False, None)

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 
 import mmdit
 from mmdit.options import as_data
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.training import Interrupted, TrainResult, train

@@ -11,8 +11,8 @@ import torch
 import mmdit
 from mmdit.config.file import validate_mapping
 from mmdit.options import as_data
+from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.newest_checkpoint import newest_checkpoint
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data import Batch

@@ -159,7 +159,7 @@ NET_KEYS = "depth, layers, scale, on, label, registers, picks"
         ),
         (
             changed("kind: round, ", ""),
-            "c.yaml:7:7: net.layers.b.shape.kind: missing; expected one of round, square",
+            "c.yaml:7:7: net.layers.b.shape.kind: missing; expected one of round, square, as in kind: round",
         ),
         (
             changed("{kind: round, radius: 1e-6}", "round"),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import FrozenInstanceError
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 
 from mmdit.config import ConfigError, as_config, build
+from mmdit.config.sections import Config
+from mmdit.config.yaml_document import parse
 from mmdit.options import ModelOptions, PatchInput, as_data
+from mmdit.options.values import Reading, alternatives, hints_of, types_of
 from tests.support.paths import CONFIGS as SHIPPED
 
 CONFIGS = sorted(SHIPPED.glob("*.yaml"))
@@ -95,7 +98,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "output": {"dim": 8}}}},
-            "modalities.text.output.kind: missing; expected one of linear, patches",
+            "modalities.text.output.kind: missing; expected one of linear, patches, as in kind: linear",
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {**LINEAR, "patch": 2}}}},
@@ -203,7 +206,7 @@ def test_a_config_does_not_change() -> None:
     ],
 )
 def test_a_model_that_can_not_be_is_refused_by_key(changes: Mapping[str, Any], message: str) -> None:
-    assert refusal(**changes) == f"config: model.{message}"
+    assert refusal(**changes).splitlines()[0] == f"config: model.{message}"  # and what else is then missing
 
 
 def test_a_cross_check_between_keys_names_its_line(tmp_path: Path) -> None:
@@ -236,3 +239,27 @@ def test_a_modality_has_a_name_that_a_module_can_have(name: str) -> None:
 @pytest.mark.parametrize("name", ["глубина", "camera_2"])
 def test_a_modality_may_have_any_word_for_a_name(name: str) -> None:
     assert name in as_config({"depth": 1, "modalities": {name: {"dim": 64}}}).model.modalities
+
+
+def required(part: Any, seen: set[Any]) -> Iterator[tuple[Any, Any]]:
+    """Every part below one, and its fields without a default."""
+    for each in fields(part):
+        yield part, each
+        for kind in types_of(part)[each.name]:
+            members = alternatives(get_args(kind)[1]) if get_origin(kind) is dict else [kind]
+            for member in members:
+                if is_dataclass(member) and member not in seen:
+                    seen.add(member)
+                    yield from required(member, seen)
+
+
+def test_what_is_missing_is_told_with_a_line_that_could_be_written() -> None:
+    found = [(p, f) for p, f in required(Config, set()) if f.default is MISSING and f.default_factory is MISSING]
+    assert len(found) >= 15
+    for part, each in found:
+        reading = Reading(repr, plain=True)
+        value = parse(each.metadata["example"].encode(), "example").data
+        reading.read(value, hints_of(part)[each.name], each.metadata, (each.name,))
+        assert not reading.problems, each.name
+    with pytest.raises(ConfigError, match="model.depth: missing, and it has no default; write it as in depth: 24"):
+        as_config({"heads": 2})

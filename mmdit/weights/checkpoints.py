@@ -1,4 +1,4 @@
-"""Finding a run's newest whole checkpoint: for whoever resumes the run, or takes its weights.
+"""Finding a training run's newest whole checkpoint: for whoever resumes the run, or takes its weights.
 
 A checkpoint is a folder with safetensors files and a JSON that binds them: each file's SHA-256 is in it, and a
 checkpoint that does not match is passed over.
@@ -9,13 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmdit.config.regular_file import open_regular, read_regular
-from mmdit_cli.errors import UserError
 
 PREFIX, STATE = "checkpoint-", "state.json"
 NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
@@ -51,20 +49,6 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
         except RecursionError:
             problems.append(f"{folder} is damaged ({STATE} is nested too deep); passed over")
     return None, problems
-
-
-def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
-    """The newest whole checkpoint; None where the run has none yet. What was wrong with others is told.
-
-    Raises:
-        UserError: there are some, and none is whole.
-    """
-    checkpoint, problems = newest_checkpoint(run_dir)
-    for problem in problems:
-        on_problem(problem)
-    if checkpoint is None and problems:
-        raise UserError(f"--resume: {run_dir} holds no whole checkpoint: {'; '.join(problems)}")
-    return checkpoint
 
 
 def checkpoint_folders(run_dir: Path) -> list[Path]:

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+from mmdit.layers import runs
+from mmdit.layers.modulation import BlockModulation
+from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.residuals import PlainDepth
+from mmdit.packing import Packing
+from tests.support.draws import randn
+
+LENGTHS = {"one length": (4, 4, 4), "long runs": (5, 1, 6), "an empty run": (5, 0, 7), "one run": (12,)}
+LAYERS = {  # and how many tensors of all tokens it keeps for its gradient: what came in, and what was normed
+    "norm": (lambda x, out, a, b: AdaptiveLayerNorm(8, conditioned=True)(x, a, b), 2),
+    "gate": (lambda x, out, a, b: PlainDepth()(x, out, a), 1),
+}
+
+
+@pytest.mark.parametrize(("layer", "most"), LAYERS.values(), ids=LAYERS)
+@pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS)
+def test_a_vector_acts_on_every_token_of_its_run_and_is_kept_once(lengths, layer, most, monkeypatch):
+    monkeypatch.setattr(runs, "LONG", 1)
+    tokens = [randn(1, 12, 8).requires_grad_() for _ in range(2)]
+    vectors = [randn(len(lengths), 1, 8).requires_grad_() for _ in range(2)]
+    index = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    packing = Packing((lengths,))
+    a, b = BlockModulation(*vectors).spread(packing, 0)[:2]
+
+    kept: dict[int, int] = {}
+
+    def note(x):
+        kept[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with saved_tensors_hooks(note, lambda x: x):
+        got = layer(*tokens, a, b)
+    assert sum(size >= got.nbytes for size in kept.values()) <= most
+    wanted = layer(*tokens, *(x[index, 0][None] for x in vectors))
+    torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
+    inputs, weight = (*tokens, *vectors), randn(1, 12, 8)
+    mine, theirs = (torch.autograd.grad(y, inputs, weight, materialize_grads=True) for y in (got, wanted))
+    torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
