@@ -23,7 +23,7 @@ def as_vector(given: object, argument: str, batch: int, device: torch.device, *,
         ValueError: it is something else, or of another length.
     """
     if isinstance(given, (int, float)):
-        return torch.full((batch,), float(given), device=device)
+        return torch.full((batch,), float(given), dtype=torch.float32, device=device)
     if not isinstance(given, Tensor) or given.shape[:1] != (batch,) or given.ndim > 1 + each_token:
         also = f" or ({batch}, tokens)" if each_token else ""
         raise ValueError(f"{argument} must have the shape (batch,) = ({batch},){also}, got {described(given)}")
@@ -75,13 +75,16 @@ def check_conditioning(
     for i, (c, name) in enumerate(zip(conds, names, strict=True)):
         vectors = c.vectors if isinstance(c, ConditioningRuns) else c
         shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else ()
-        tokens = sum(c.lengths) if isinstance(c, ConditioningRuns) else shape[1:2]
-        fits = len(shape) == 2 or (lengths is not None and len(shape) == 3 and tokens in (lengths[i], (lengths[i],)))
+        if isinstance(c, ConditioningRuns):
+            of_tokens, got = len(shape) == 3 and shape[1] == len(c.lengths), f" for runs of {tuple(c.lengths)} tokens"
+            fits = of_tokens and lengths is not None and sum(c.lengths) == lengths[i]
+        else:
+            fits, got = len(shape) == 2 or (lengths is not None and shape[1:-1] == (lengths[i],)), ""
         if not fits or shape[0] != batch or shape[-1] != dim_cond:
             each = "" if lengths is None else f", or ({batch}, {lengths[i]}, {dim_cond}), one for each token"
             raise ValueError(
                 f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond){each}, "
-                f"got {described(vectors)}"
+                f"got {described(vectors)}{got}"
             )
     return conds
 

@@ -6,7 +6,7 @@ in the gradients of weights, and one bad number at the end of a caption makes it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmdit.layers.arguments import described
+from mmdit.layers.modulation import Conditioning
 
 
 class Masks(NamedTuple):
@@ -77,6 +78,13 @@ def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     filler = x.new_ones(x.shape[-1])
     filler[1::2] = -1
     return torch.where(mask, x, filler)
+
+
+def fill_conditioning(
+    conds: Sequence[Conditioning | None], mask: Callable[[int], Tensor | None]
+) -> list[Conditioning | None]:
+    """The same of each modality's conditioning where that is a vector for each token, `b n d`."""
+    return [fill_masked(c, mask(i)) if isinstance(c, Tensor) and c.ndim == 3 else c for i, c in enumerate(conds)]
 
 
 def enter_masked(

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmdit.layers.masks import fill_masked
+
 Given = Tensor | Sequence[Tensor]  # of one modality
 
 
@@ -39,7 +41,9 @@ def embed(module: nn.Module, x: Given, name: str, mask: Tensor | None = None) ->
         for i, each in enumerate(x)
     ]
     lengths = tuple(len(piece) for piece in pieces)
-    return pad_sequence(pieces, batch_first=True), None if len({*lengths}) == 1 else lengths
+    differ = lengths if len({*lengths}) > 1 else None
+    padded = pad_sequence(pieces, batch_first=True)
+    return fill_masked(padded, mask_of(differ, padded.shape[1], padded.device)), differ
 
 
 def head(
@@ -58,7 +62,8 @@ def head(
         own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
         if module is not None:
             mod = modulation and tuple(part[i : i + 1] if len(part) > 1 else part for part in modulation)
-            own = module(own, None if cond is None else cond[i : i + 1], each.unsqueeze(0), mod)
+            vector = cond if cond is None else cond[i : i + 1, : own.shape[1]] if cond.ndim == 3 else cond[i : i + 1]
+            own = module(own, vector, each.unsqueeze(0), mod)
         outs.append(own.squeeze(0))
     return outs
 

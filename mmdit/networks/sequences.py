@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks, fill_masked
@@ -36,6 +36,7 @@ class Padded:
     packing = None
 
     def __init__(self, masks: Masks, registers: Sequence[Registers]) -> None:
+        self.bare = masks.by_modality  # without register tokens
         self.to_fill = (None,) * len(registers) if masks.filled else masks.by_modality  # where that has yet to be done
         # registers are valid everywhere
         with_registers = (
@@ -49,9 +50,14 @@ class Padded:
         """`x`: b n d -> b (r n) d."""
         return self.registers[i](fill_masked(x, self.to_fill[i]))
 
-    def leave(self, x: Tensor, i: int) -> Tensor:
-        """The reverse of `enter`."""
-        return x[:, self.registers[i].count :]
+    def leave(self, x: Tensor, i: int, norm: nn.Module) -> Tensor:
+        """The reverse of `enter`, and normed."""
+        normed: Tensor = norm(x[:, self.registers[i].count :])
+        return normed
+
+    def valid(self, i: int) -> Tensor | None:
+        """`b n`, without register tokens; None where all are."""
+        return self.bare[i]
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
@@ -96,11 +102,15 @@ class Packed:
         """`x`: b n d -> 1 T d."""
         return self.registers[i](self.bare.pack(x, i), self._in_front(i))
 
-    def leave(self, x: Tensor, i: int) -> Tensor:
-        """The reverse of `enter`, zeros at the padding."""
+    def leave(self, x: Tensor, i: int, norm: nn.Module) -> Tensor:
+        """The reverse of `enter`, normed; zeros at the padding."""
         if self.registers[i].count:
             _, x = self._in_front(i).split(x)
-        return self.bare.unpack(x, i)
+        return self.bare.unpack(norm(x), i)
+
+    def valid(self, i: int) -> Tensor | None:
+        """`b n`, without register tokens; None where all are."""
+        return self.bare.mask(i)
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> T a."""
