@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks, fill_masked
@@ -50,10 +50,9 @@ class Padded:
         """`x`: b n d -> b (r n) d."""
         return self.registers[i](fill_masked(x, self.to_fill[i]))
 
-    def leave(self, x: Tensor, i: int, norm: nn.Module) -> Tensor:
-        """The reverse of `enter`, and normed."""
-        normed: Tensor = norm(x[:, self.registers[i].count :])
-        return normed
+    def leave(self, x: Tensor, i: int) -> Tensor:
+        """The reverse of `enter`."""
+        return x[:, self.registers[i].count :]
 
     def valid(self, i: int) -> Tensor | None:
         """`b n`, without register tokens; None where all are."""
@@ -102,11 +101,11 @@ class Packed:
         """`x`: b n d -> 1 T d."""
         return self.registers[i](self.bare.pack(x, i), self._in_front(i))
 
-    def leave(self, x: Tensor, i: int, norm: nn.Module) -> Tensor:
-        """The reverse of `enter`, normed; zeros at the padding."""
+    def leave(self, x: Tensor, i: int) -> Tensor:
+        """The reverse of `enter`, zeros at the padding."""
         if self.registers[i].count:
             _, x = self._in_front(i).split(x)
-        return self.bare.unpack(norm(x), i)
+        return self.bare.unpack(x, i)
 
     def valid(self, i: int) -> Tensor | None:
         """`b n`, without register tokens; None where all are."""

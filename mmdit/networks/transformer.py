@@ -161,7 +161,7 @@ class MMDiT(nn.Module):
             tokens = self._single_stream(tokens, sequences, conds, tables, known)
 
         return tuple(
-            None if x is None or i in self.discarded else sequences.leave(self.reduce_streams(x), i, norm)
+            None if x is None or i in self.discarded else sequences.leave(norm(self.reduce_streams(x)), i)
             for i, (x, norm) in enumerate(zip(tokens, self.final_norms, strict=True))
         )
 

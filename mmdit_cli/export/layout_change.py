@@ -35,9 +35,9 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: s
     if file is None:
         if source != "mmdit":
             raise UserError(f"--from {source}: names the layout of --weights, which is missing")
-        check_room(config, out, dtype=dtype or torch.float32, device=torch.device("cpu"), file=None)
+        check_room(config, out, dtype=asked.weights_dtype, device=torch.device("cpu"), file=None)
         torch.manual_seed(asked.seed)
-        state = build(model).state_dict()
+        state = build(model, dtype=asked.weights_dtype).state_dict()
         given = Weights(specs_of(state), state.__getitem__)
     else:
         held = LayoutFiles(file, layouts[0])

@@ -141,9 +141,7 @@ def check_room(config: ToolConfig, out: Path, *, dtype: torch.dtype, device: tor
 
 def _held(parameters: int, dtype: torch.dtype, device: torch.device, file: Path | None) -> int:
     """Bytes of memory that can't be given back while the model is there; its copy comes when it is gone."""
-    if file is None:
-        return parameters * max(4, dtype.itemsize)  # drawn in float32, then converted weight by weight
-    if device.type == "cpu":
+    if device.type == "cpu" and file is not None:
         with WeightFiles(file) as files:
             if all(files.spec(name).dtype == dtype for name in files.tensors):
                 return 0  # mapped: the system holds what it has room for

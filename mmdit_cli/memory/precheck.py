@@ -22,7 +22,7 @@ def check_fits(
     device: torch.device,
     what: Literal["profile", "train-toy"] = "profile",
 ) -> None:
-    """Refuse what would not fit into the memory that is free on the device.
+    """Refuse what would not fit into the memory that is free on the device, called as the config's `run` says.
 
     Raises:
         UserError: it says what is needed, what there is, and which changes would make it fit, each one tried.
@@ -34,8 +34,8 @@ def check_fits(
     if free is None:
         return
     toy = what == "train-toy"
-    batch, section = (config.train.batch_size, "train") if toy else (config.run.batch_size, "run")
-    demand = Demand(config, mode, dtype, device, TRAINED if toy else PROFILED, batch)
+    demand = Demand(config, mode, dtype, device, TRAINED if toy else PROFILED)
+    section = "train" if toy else "run"
     total = demand.peak()
     if total <= free:
         return

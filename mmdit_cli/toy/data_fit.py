@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmdit.options import LinearInput, LinearOutput, ModelOptions, PatchInput, PatchOutput, TokenInput
 from mmdit.sampling import Tensors
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import RunConfig, ToolConfig
 from mmdit_cli.toy import digits, world
 from mmdit_cli.toy.data import ToyData
 from mmdit_cli.toy.world import FRAME, SAMPLES
@@ -54,6 +54,15 @@ def world_of(config: ToolConfig) -> ToyData:
     if unknown:
         raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected {' or '.join(drawn)}")
     return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn, echo=data == "echo")
+
+
+def as_fed(config: ToolConfig) -> ToolConfig:
+    """The config with what training feeds its model as its `run`: the data's own tokens, captions at their longest."""
+    needs, image = NEEDS[config.train.data], config.model.modalities["image"].input
+    assert isinstance(image, PatchInput)  # world_of has refused others
+    tokens = {"text": needs.max_words, "image": (needs.size // image.patch) ** 2, "audio": SAMPLES // FRAME}
+    known = {name: tokens[name] for name in config.model.modalities}
+    return replace(config, run=RunConfig(batch_size=config.train.batch_size, tokens=known, mask={"text": 1.0}))
 
 
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:

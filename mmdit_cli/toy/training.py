@@ -19,7 +19,7 @@ from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.any_to_any import any_to_any
-from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
@@ -120,7 +120,7 @@ def train(
     if config.train.batch_size < group.size:
         raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
     world = world_of(config)
-    check_fits(config, "train", dtype, device, "train-toy")
+    check_fits(as_fed(config), "train", dtype, device, "train-toy")
     with ExitStack() as until_the_end:
         folder = group.on_main(lambda: until_the_end.enter_context(open_run(config.name, run_dir, resume=resume)))
         trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)

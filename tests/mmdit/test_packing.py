@@ -98,6 +98,10 @@ def test_it_is_so_without_conditioning_and_for_one_sample(batch):
     check_same(net, tokens(batch), tuple(None if m is None else m[:batch] for m in MASKS))
 
 
+def test_it_is_so_where_a_norm_of_zeros_is_not_a_number():
+    check_same(drawn(MMDiT(depth=1, **SIZES, num_register_tokens=(1, 2, 0), norm_eps=0.0)), tokens(3), MASKS)
+
+
 def test_samples_of_one_length_attend_in_one_call(monkeypatch):
     calls = []
     monkeypatch.setattr(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -99,6 +100,14 @@ def test_a_model_larger_than_the_memory_is_refused_before_it_is_built(tmp_path, 
     monkeypatch.setattr(export_checks, "free_memory", lambda device: 1000)
     with pytest.raises(UserError, match=r"^tiny: the model needs .* kB of memory and 1 kB are free; fewer blocks"):
         export_model(config(), Export(out=tmp_path / "m"))
+
+
+def test_a_model_in_bfloat16_needs_two_bytes_a_weight(tmp_path, monkeypatch):
+    needed = 2 * sum(p.numel() for p in mmdit.build(config().model).parameters())
+    for free, what in ((needed, nullcontext()), (needed - 1, pytest.raises(UserError, match="of memory"))):
+        monkeypatch.setattr(export_checks, "free_memory", lambda device, free=free: free)
+        with what:
+            export_model(config(), Export(out=tmp_path / str(free), dtype=torch.bfloat16))
 
 
 def test_shards_are_exported_verified_and_exported_again(tmp_path):

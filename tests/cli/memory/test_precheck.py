@@ -43,8 +43,7 @@ def test_every_remedy_is_one_that_fits_and_has_its_figure(monkeypatch):
 
 
 def test_a_toys_training_is_that_of_float32_weights_and_their_average(monkeypatch):
-    batch = SMALL.train.batch_size
-    peak = estimate(SMALL, "train", torch.bfloat16, CPU, batch, training=TRAINED).peak
+    peak = estimate(SMALL, "train", torch.bfloat16, CPU, training=TRAINED).peak
     monkeypatch.setattr(precheck, "free_memory", lambda device: peak)
     precheck.check_fits(SMALL, "train", torch.bfloat16, CPU, "train-toy")
     assert "--set train.batch_size=" in refused(monkeypatch, peak - 1, "train-toy", torch.bfloat16)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -13,10 +15,12 @@ from mmdit.config.file import validate_mapping
 from mmdit.options import as_data
 from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+from mmdit_cli.memory.demand import Demand
+from mmdit_cli.memory.training import TRAINED
+from mmdit_cli.request.tool_config import RunConfig, ToolConfig, load_tool_config
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data import Batch
-from mmdit_cli.toy.data_fit import predict, world_of
+from mmdit_cli.toy.data_fit import as_fed, predict, world_of
 from mmdit_cli.toy.evaluation import SEEN, draw, evaluate
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
@@ -64,6 +68,28 @@ def test_the_learning_rate_warms_up_and_falls_to_zero() -> None:
     rates = [trainer.learning_rate_factor(step) for step in range(101)]
     assert rates[:10] == sorted(rates[:10]) and rates[9:] == sorted(rates[9:], reverse=True)
     assert rates[0] == pytest.approx(0.1) and rates[-1] == pytest.approx(0)
+
+
+def test_whether_a_step_fits_is_asked_of_what_it_is_fed_not_of_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunConfig(batch_size=1000, tokens={"image": 65536}, mask={"image": 0.5})
+    config = replace(tiny(sound=True, batch_size=3), run=run)
+    trainer, fed = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=0), as_fed(config).run
+    given: list[Any] = []
+    transformer = trainer.model.get_submodule("transformer")
+    transformer.register_forward_pre_hook(lambda module, args, kwargs: given.append(kwargs), with_kwargs=True)
+    trainer.step()
+    tokens = dict(zip(config.model.modalities, given[0]["modality_tokens"], strict=True))
+    assert {len(x) for x in tokens.values()} == {fed.batch_size} and tokens.keys() == fed.tokens.keys()
+    assert all(tokens[name].shape[1] == fed.tokens[name] for name in tokens if name != "text")
+    assert 0.3 * fed.tokens["text"] < tokens["text"].shape[1] <= fed.tokens["text"]
+
+    needed = Demand(as_fed(config), "train", torch.float32, CPU, TRAINED).peak()
+    monkeypatch.setattr("mmdit_cli.toy.training.open_run", mock.Mock(side_effect=UserError("it fits")))
+    monkeypatch.setattr("mmdit_cli.memory.precheck.free_memory", lambda device: needed)
+    with pytest.raises(UserError, match="it fits"):
+        train(config, device=CPU, run_dir=tmp_path / "run")
 
 
 @pytest.mark.usefixtures("no_pictures")

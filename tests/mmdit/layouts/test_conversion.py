@@ -292,6 +292,23 @@ def test_fresh_weights_are_written_in_another_layout(tmp_path):
     assert torch.equal(theirs.x_embedder.weight, net.inputs["image"].linear.weight)
 
 
+def test_fresh_weights_in_bfloat16_are_never_there_in_float32(tmp_path, monkeypatch):
+    """So that they fit where they need two bytes each, and are those of float32 rounded."""
+    from mmdit_cli.export import preconditions as export_checks
+
+    family = BY_NAME["flux.2-dev"]
+    count = sum(p.numel() for p in mmdit.build(family.small_config()).parameters())
+    monkeypatch.setattr(export_checks, "free_memory", lambda device: 2 * count)
+    kwargs = dict(weights=None, source="mmdit", target="diffusers", seed=3)
+    written(tool_config(family), out=tmp_path / "half", dtype=torch.bfloat16, **kwargs)
+    with pytest.raises(UserError, match="of memory"):
+        written(tool_config(family), out=tmp_path / "whole", **kwargs)
+    monkeypatch.undo()
+    written(tool_config(family), out=tmp_path / "whole", **kwargs)
+    half, whole = load_file(tmp_path / "half"), load_file(tmp_path / "whole")
+    assert all(torch.equal(half[name], x.bfloat16()) for name, x in whole.items())
+
+
 def test_a_table_of_positions_of_another_config_is_refused(tmp_path):
     family = BY_NAME["sd3-medium"]
     model = as_written(family.small_config().model)
