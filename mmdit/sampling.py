@@ -102,7 +102,7 @@ def network_velocity(
                 return {name: out[name] for name in x if name in out}
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
-        each = {name: times.get(name, noisiest) for name in inputs}
+        each = {name: times.get(name, noisiest) for name in net.modality_names}
         out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance, references=references)
         return {name: out[name] for name in x if name in out}
 

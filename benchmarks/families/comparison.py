@@ -48,16 +48,18 @@ def random_call(
     references: Sequence[tuple[int, int]] = ((8, 14),),
     seed: int = 1,
 ) -> dict[str, Any]:
-    """What `mmdit.MMDiTModel` is called with: an image, text, timesteps, and what else the family takes; `references`:
-    their sizes, where it takes them."""
+    """What `mmdit.MMDiTModel` is called with: an image (or a video of 4 frames), text, timesteps, and what else the
+    family takes; `references`: their sizes, where it takes them. Text that is refined is padded in the last sample."""
     config: Any = family.small_config().model
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     scale = config.timestep.scale
+    image = config.modalities[family.drawn]
+    frames = (4,) if len(image.input.sizes) == 3 else ()
     arguments: dict[str, Any] = dict(
         inputs={
             "text": draw(batch, length, config.modalities["text"].input.dim),
-            "image": draw(batch, config.modalities["image"].input.channels, height, width),
+            family.drawn: draw(batch, image.input.channels, *frames, height, width),
         },
         timestep=torch.rand(batch, generator=generator) * (1000 if scale == 1 else 1),
     )
@@ -65,18 +67,27 @@ def random_call(
         arguments["pooled"] = draw(batch, config.pooled.dim)
     if config.guidance is not None:
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
-    image = config.modalities["image"]
+    for index, (name, end) in enumerate((config.modalities["text"].inputs or {}).items()):
+        arguments["inputs"][name] = draw(batch, 3 + index, end.dim)
+    if config.modalities["text"].refiner is not None:
+        texts = {name: arguments["inputs"][name].shape[1] for name in ("text", "text_2") if name in arguments["inputs"]}
+        valid = {name: [*[count] * (batch - 1), max(count - 3, 1)] for name, count in texts.items()}
+        arguments["masks"] = {
+            name: torch.arange(count) < torch.tensor(valid[name])[:, None] for name, count in texts.items()
+        }
     if image.references is not None:
         arguments["references"] = {"image": [draw(batch, image.input.channels, *size) for size in references]}
     return arguments
 
 
 def call_theirs(net: nn.Module, family: Family, arguments: dict[str, Any]) -> Tensor:
-    """Their image, from our arguments."""
+    """Their image or video, from our arguments."""
     rest = {key: value for key, value in arguments.items() if key != "inputs"}
+    inputs = dict(arguments["inputs"])
+    drawn, text = inputs.pop(family.drawn), inputs.pop("text")
     if "references" in rest:
         rest["references"] = rest["references"]["image"]
-    return family.call(net, arguments["inputs"]["image"], arguments["inputs"]["text"], **rest)
+    return family.call(net, drawn, text, **inputs, **rest)
 
 
 CALLS: tuple[dict[str, Any], ...] = (
@@ -99,7 +110,7 @@ def output_error(family: Family) -> float:
     with torch.no_grad():
         for call in CALLS:
             arguments = random_call(family, **call)
-            errors.append(relative(ours(**arguments)["image"], call_theirs(theirs, family, arguments)))
+            errors.append(relative(ours(**arguments)[family.drawn], call_theirs(theirs, family, arguments)))
     return max(errors)
 
 
@@ -116,7 +127,7 @@ def gradient_errors(family: Family) -> dict[str, float]:
     found = []
     for net, run in (
         (theirs, lambda: call_theirs(theirs, family, arguments)),
-        (ours, lambda: ours(**arguments)["image"]),
+        (ours, lambda: ours(**arguments)[family.drawn]),
     ):
         leaves = {name: x.requires_grad_() for name, x in inputs.items()}
         for x in leaves.values():
@@ -150,8 +161,10 @@ def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any]) -> 
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        last = output if isinstance(output, Tensor) else output[-1]  # a single stream ends with the image
-        outputs.append(last[:, -image_tokens:].detach())
+        # a single stream ends with the image; of two outputs that is the image which is as long
+        pieces = (output,) if isinstance(output, Tensor) else output
+        image = [x for x in pieces if x is not None and x.shape[1] >= image_tokens][-1]
+        outputs.append(image[:, -image_tokens:].detach())
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
     with torch.no_grad():

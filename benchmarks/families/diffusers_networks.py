@@ -5,7 +5,7 @@ The facts about the published sizes are those of the constructors of diffusers 0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,11 @@ class Family:
 
     def __str__(self) -> str:
         return self.config
+
+    @property
+    def drawn(self) -> str:
+        """The modality that comes out."""
+        return self.small_config().model.names[-1]
 
     def small_config(self) -> Config:
         overrides = [f"{key}={value}" for key, value in self.small.items()]
@@ -150,6 +155,28 @@ def call_auraflow(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor,
     return net(image, text, timestep, return_dict=False)[0]
 
 
+def call_hunyuan_video(
+    net: nn.Module,
+    video: Tensor,
+    text: Tensor,
+    timestep: Tensor,
+    masks: Mapping[str, Tensor],
+    pooled: Tensor,
+    guidance: Tensor | None = None,
+) -> Tensor:
+    return net(video, timestep, text, masks["text"], pooled, guidance, return_dict=False)[0]
+
+
+def call_hunyuan_text(
+    net: nn.Module, drawn: Tensor, text: Tensor, timestep: Tensor, masks: Mapping[str, Tensor], **further: Tensor
+) -> Tensor:
+    """HunyuanImage-2.1, and HunyuanVideo-1.5, which has tokens of an image besides."""
+    given = dict(encoder_hidden_states_2=further["text_2"], encoder_attention_mask_2=masks["text_2"])
+    if "image" in further:
+        given["image_embeds"] = further["image"]
+    return net(drawn, timestep, text, masks["text"], **given, return_dict=False)[0]
+
+
 # --------------------------------------------------------------------------------------------------------- the families
 
 
@@ -162,7 +189,7 @@ def _theirs(name: str) -> Callable[..., nn.Module]:
     return make
 
 
-TEXT, IMAGE = "model.modalities.text", "model.modalities.image"
+TEXT, IMAGE, VIDEO = (f"model.modalities.{name}" for name in ("text", "image", "video"))
 SD3_SMALL = {
     "model.depth": 3,
     f"{TEXT}.dim": 64,
@@ -242,6 +269,32 @@ LONGCAT_PUBLISHED: dict[str, Any] = dict(num_layers=10, num_single_layers=20, jo
 FLUX2_SMALL = ROTARY_SMALL | {"model.rotary.axes": "[4, 4, 4, 4]", "model.single_stream.depth": 3}
 FLUX2_OPTIONS = ROTARY_OPTIONS | dict(axes_dims_rope=(4, 4, 4, 4), num_single_layers=3)
 
+HUNYUAN_SMALL = {
+    "model.depth": 2,
+    "model.single_stream.depth": 3,
+    f"{TEXT}.dim": 64,
+    f"{TEXT}.input.dim": 40,
+    f"{VIDEO}.dim": 64,
+    f"{VIDEO}.input.channels": 4,
+    f"{VIDEO}.output.channels": 4,
+    "model.dim_cond": 64,
+    "model.heads": 4,
+    "model.dim_head": 16,
+    "model.rotary.axes": "[4, 6, 6]",
+}
+HUNYUAN_OPTIONS: dict[str, Any] = dict(
+    in_channels=4,
+    out_channels=4,
+    num_attention_heads=4,
+    attention_head_dim=16,
+    num_layers=2,
+    text_embed_dim=40,
+)
+HUNYUAN_VIDEO_OPTIONS = HUNYUAN_OPTIONS | dict(
+    num_single_layers=3, patch_size_t=2, pooled_projection_dim=24, rope_axes_dim=(4, 6, 6)
+)
+
+HUNYUAN_VIDEO = _theirs("HunyuanVideoTransformer3DModel")
 SD3 = _theirs("SD3Transformer2DModel")
 QWEN = _theirs("QwenImageTransformer2DModel")
 FLUX1 = _theirs("FluxTransformer2DModel")
@@ -358,6 +411,49 @@ FAMILIES = (
         call_longcat_edit,
         LONGCAT_PUBLISHED,
         6_270_668_864,
+    ),
+    Family(
+        "hunyuan-video",
+        HUNYUAN_SMALL | {f"{VIDEO}.input.patch": "[2, 2, 2]", "model.pooled.dim": 24},
+        HUNYUAN_VIDEO,
+        HUNYUAN_VIDEO_OPTIONS,
+        call_hunyuan_video,
+        {},
+        12_821_012_544,
+    ),
+    Family(
+        "hunyuan-video-i2v",
+        HUNYUAN_SMALL | {f"{VIDEO}.input.channels": 9, "model.pooled.dim": 24},
+        HUNYUAN_VIDEO,
+        HUNYUAN_VIDEO_OPTIONS | dict(in_channels=9, patch_size_t=1, guidance_embeds=False),
+        call_hunyuan_video,
+        dict(in_channels=33, guidance_embeds=False),
+        12_810_991_680,
+    ),
+    Family(
+        "hunyuan-image-2.1",
+        {key.replace("video", "image"): value for key, value in HUNYUAN_SMALL.items()}
+        | {f"{IMAGE}.input.patch": 2, f"{TEXT}.inputs.text_2.dim": 20, "model.rotary.axes": "[8, 8]"},
+        _theirs("HunyuanImageTransformer2DModel"),
+        HUNYUAN_OPTIONS | dict(num_single_layers=3, patch_size=(2, 2), text_embed_2_dim=20, rope_axes_dim=(8, 8)),
+        call_hunyuan_text,
+        dict(text_embed_2_dim=1472),
+        17_425_795_520,
+    ),
+    Family(
+        "hunyuan-video-1.5",
+        {key: value for key, value in HUNYUAN_SMALL.items() if "single" not in key}
+        | {
+            f"{VIDEO}.input.patch": "[1, 2, 2]",
+            f"{TEXT}.inputs.text_2.dim": 20,
+            f"{TEXT}.inputs.image.dim": 12,
+            f"{TEXT}.inputs.image.hidden": "[12]",
+        },
+        _theirs("HunyuanVideo15Transformer3DModel"),
+        HUNYUAN_OPTIONS | dict(patch_size=2, text_embed_2_dim=20, image_embed_dim=12, rope_axes_dim=(4, 6, 6)),
+        call_hunyuan_text,
+        {},
+        8_326_608_160,
     ),
     Family("flux.2-dev", FLUX2_SMALL, FLUX2, FLUX2_OPTIONS, call_flux2, {}, 32_223_281_152),
     Family(

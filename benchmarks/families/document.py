@@ -15,7 +15,8 @@ from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
-PIXELS, LATENT = 1024, 8  # a side of the picture, and of the square of it that one latent stands for
+PIXELS = 1024  # a side of the picture
+PATCH = {"hunyuan-image-2.1": 32}  # a side of the square of it that one token stands for
 Rows = list[list[str]]
 
 INTRODUCTION = """# The published networks
@@ -33,9 +34,10 @@ under 1e-4. `tests/benchmarks/test_families.py` also compares block by block, in
 SIZES = """
 ## Sizes
 
-Forward FLOPs of one picture of 1024 x 1024 and the text tokens of the config's `run` section (2 FLOPs a multiply-add;
-matrix products and attention). `mmdit flops -c NAME` shows them by component; AuraFlow's row, with its parameters, is
-that of `mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
+Forward FLOPs of one picture of 1024 x 1024 (of a network for video, of the config's video) and the text tokens of the
+config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c NAME` shows them by
+component; AuraFlow's row, with its parameters, is that of
+`mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
 """
 MISSING = """
 ## What is not exact
@@ -46,7 +48,8 @@ MISSING = """
   audio token (from a synchronization encoder). The block would have to be bent for each, so they are left out.
 - AuraFlow's checkpoints come with position tables of several sizes; the published count above is that of diffusers'
   default, 32 x 32, which ends at 512 x 512 pixels; the sizes are those of the table for 1024 x 1024, 96 x 96.
-- HunyuanVideo and LTX-2 need patches of video, and refine their text before the first block; there is no config.
+- HunyuanVideo's other image-to-video network (16 channels) has the timestep 0 for its first frame; the distilled
+  HunyuanImage-2.1 and HunyuanVideo-1.5 have a second timestep. There is no config of them, nor of LTX-2.
 """
 
 
@@ -63,8 +66,10 @@ def equality(family: Family) -> tuple[list[str], bool]:
 
 def size(name: str) -> list[str]:
     """A full network's row."""
-    side = PIXELS // LATENT // 2
+    side = PIXELS // PATCH.get(name, 16)
     overrides = [f"run.tokens.image={side * side}"]
+    if load_tool_config(CONFIGS / f"{name}.yaml").model.names[-1] != "image":
+        overrides = []
     if name == "auraflow":  # its default table of positions ends at half of that picture
         overrides.append("model.modalities.image.input.max_size=96")
     config = load_tool_config(CONFIGS / f"{name}.yaml", overrides)
@@ -85,7 +90,7 @@ def size(name: str) -> list[str]:
 def options(model: ModelOptions) -> list[str]:
     """What a network has that the plain block of the paper has not, in the words of the config."""
     used = []
-    image = model.modalities["image"].input
+    image = model.modalities[model.names[-1]].input
     if isinstance(image, PatchInput) and image.positions != "none":
         used.append(f"{image.positions} positions {image.max_size} x {image.max_size}")
     if model.rotary:
@@ -100,6 +105,10 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"{model.single_stream.kind} single_stream")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
+    if model.modalities["text"].refiner:
+        used.append(f"text refiner of {model.modalities['text'].refiner.depth} blocks")
+    if model.modalities["text"].inputs:
+        used.append(f"further inputs {', '.join(model.modalities['text'].inputs)}")
     if model.modulation.shared:
         used.append("shared modulation")
     if not model.modulation.bias:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -102,3 +102,11 @@ def check_positions(
                 f"the positions of {name} must have the shape {(x.shape[1], axes)} (length, axes), "
                 f"got {tuple(place.shape)}"
             )
+
+
+def check_names(given: Mapping[str, Any], argument: str, names: Sequence[str], *, complete: bool) -> None:
+    """A mapping by some of these names, or by all of them where it has to be complete."""
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{argument} must be a mapping by modality, got {described(given)}")
+    if any(name not in names for name in given) or (complete and len(given) < len(names)):
+        raise ValueError(f"{argument} must be named {', '.join(names)}, got {', '.join(given) or 'none'}")

@@ -17,7 +17,7 @@ from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
 from mmdit.options.fields import takes
-from mmdit.options.network import modality_indexes, modality_labels
+from mmdit.options.modality_keywords import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 

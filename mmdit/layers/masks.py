@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mmdit.layers.arguments import described
@@ -22,13 +21,6 @@ class Masks(NamedTuple):
 
     by_modality: tuple[Tensor | None, ...]
     filled: bool = False
-
-    def behind(self, counts: Sequence[int]) -> Masks:
-        """Those of longer sequences: so many more tokens at the end of each, all valid."""
-        longer = (
-            m if m is None else F.pad(m, (0, n), value=True) for m, n in zip(self.by_modality, counts, strict=True)
-        )
-        return self._replace(by_modality=tuple(longer))
 
     def only(self, index: int) -> Masks:
         """That of one modality."""

@@ -127,13 +127,14 @@ class NetworkModulation(NamedTuple):
     """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
 
     `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each (`b 2
-    dim_cond` where references have their own); `heads` the shift and scale of each output head, `b 1 d`. A batch of 1
-    serves any batch.
+    dim_cond` where references have their own); `heads` the shift and scale of each output head, `b 1 d`; `timestep`,
+    `b`, is for what depends on the inputs too (a refiner). A batch of 1 serves any batch.
     """
 
     conds: tuple[Tensor, ...]
     stack: StackModulation
     heads: dict[str, tuple[Tensor, Tensor]]
+    timestep: Tensor
 
     def rows(self, start: int, stop: int) -> NetworkModulation:
         """That of some samples of the batch; views."""
@@ -142,14 +143,19 @@ class NetworkModulation(NamedTuple):
 
 
 class NoModulation(nn.Module):
-    """Without conditioning: plain norms with their own weights, and no gates."""
+    """Nothing comes from the conditioning: plain norms with their own weights, and no gates."""
 
     def forward(self, cond: Conditioning | None) -> BlockModulation:
         return BlockModulation()
 
 
 def make_modulation(dim: int, parts: tuple[str, ...], options: BlockOptions, *, shared: bool = False) -> nn.Module:
-    """The modulation of one modality: a block's own, or `shared` by several blocks, as the options say; else none."""
-    if options.dim_cond is None or options.modulation.shared != shared:
+    """The modulation of one modality: a block's own, or `shared` by several blocks, as the options say; else none.
+
+    Of the parts that the block has use for it gives those that the options name.
+    """
+    named = options.modulation.parts.split("_")
+    given = tuple(part for part in parts if part.rpartition("_")[2] in named)
+    if options.dim_cond is None or options.modulation.shared != shared or not given:
         return NoModulation()
-    return Modulation(options.dim_cond, dim, parts, adaln=options.adaln, bias=options.modulation.bias)
+    return Modulation(options.dim_cond, dim, given, adaln=options.adaln, bias=options.modulation.bias)

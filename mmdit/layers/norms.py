@@ -24,8 +24,12 @@ class AdaptiveLayerNorm(nn.Module):
     def forward(
         self, x: Tensor, shift: Tensor | ConditioningRuns | None = None, scale: Tensor | ConditioningRuns | None = None
     ) -> Tensor:
-        """`x`: b n d; `shift`, `scale`: b 1 d, b n d, runs, or None for a norm built without conditioning."""
-        return self.norm(x) if shift is None or scale is None else over_runs(self._modulated, x, shift, scale)
+        """`x`: b n d; `shift`, `scale`: b 1 d, b n d, runs, or None where the conditioning does not give them."""
+        if scale is None:
+            return self.norm(x)
+        if shift is None:
+            return over_runs(lambda normed, by: normed * (1 + by), self.norm(x), scale)
+        return over_runs(self._modulated, x, shift, scale)
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone

@@ -10,24 +10,26 @@ from torch import Tensor
 
 from mmdit.layers.positions import SinCos2D
 from mmdit.layouts.language import Operation
+from mmdit.networks.patches import inside_of
 from mmdit.options import ModelOptions, PatchInput
 
 
 def operations_for(config: ModelOptions) -> dict[str, Operation]:
     """The operations by name; those on patches have the sizes of the config's image."""
     image = _image(config)
-    patch = {} if image is None else dict(p=image.patch, q=image.patch)
+    patch = {} if image is None else inside_of(image.sizes)
     sizes = {} if image is None else patch | dict(c=image.channels)
+    each = " ".join(patch)  # p q, of a video o p q
     return {
         # the two halves of the rows change places: scale and shift, value and gate
         "swap": Operation(_swap, lambda x, shape: _swap(x)),
         # a patch's values, channels last in ours and first in theirs
         "patch": Operation(
-            lambda x: rearrange(x, "(p q c) ... -> (c p q) ...", **patch),
-            lambda x, shape: rearrange(x, "(c p q) ... -> (p q c) ...", **patch),
+            lambda x: rearrange(x, f"({each} c) ... -> (c {each}) ...", **patch),
+            lambda x, shape: rearrange(x, f"(c {each}) ... -> ({each} c) ...", **patch),
         ),
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
-        "conv": _reshaped(lambda x: rearrange(x, "o (c p q) -> o c p q", **sizes) if x.ndim == 2 else x),
+        "conv": _reshaped(lambda x: rearrange(x, f"d (c {each}) -> d c {each}", **sizes) if x.ndim == 2 else x),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
         "gamma": Operation(
             lambda x: x + 1 if x.ndim == 1 else x,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from mmdit.layouts import auraflow, flux, qwen, sd3
+from mmdit.layouts import auraflow, flux, hunyuan, qwen, sd3
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.lucidrains import lucidrains
 from mmdit.options import ModelOptions, PatchInput
@@ -22,6 +22,9 @@ class Family(NamedTuple):
 
 
 FAMILIES = (  # the first whose blocks a config has is meant
+    Family("hunyuan-video", hunyuan.blocks_video, "gelu_tanh", True, {"diffusers": hunyuan.video}),
+    Family("hunyuan-image-2.1", hunyuan.blocks_image, "gelu_tanh", True, {"diffusers": hunyuan.image}),
+    Family("hunyuan-video-1.5", hunyuan.blocks_video_15, "gelu_tanh", True, {"diffusers": hunyuan.video_15}),
     Family("auraflow", auraflow.blocks, "swiglu", False, {"diffusers": auraflow.diffusers}),
     Family("sd3", sd3.blocks, "gelu_tanh", False, {"diffusers": sd3.diffusers, "stability": sd3.stability}),
     Family("flux.1", flux.blocks_1, "gelu_tanh", True, {"diffusers": flux.diffusers_1, "flux": flux.original_1}),
@@ -51,10 +54,12 @@ def lines_for(layout: str, config: ModelOptions) -> list[str]:
 
 
 def _family_of(config: ModelOptions) -> Family:
-    image = config.modalities["image"].input if tuple(config.modalities) == ("text", "image") else None
+    drawn = config.names[1] if config.names in (("text", "image"), ("text", "video")) else None
+    image = None if drawn is None else config.modalities[drawn].input
     if not isinstance(image, PatchInput):
         raise LayoutError(
-            "the published networks have the modalities text and image, in this order, and an image input of patches"
+            "the published networks have the modalities text and image (or video), in this order, and an input of "
+            "patches for the second"
         )
     family = next((family for family in FAMILIES if family.blocks(config, image)), None)
     if family is None:

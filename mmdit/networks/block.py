@@ -26,7 +26,7 @@ from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
 from mmdit.options.fields import takes
-from mmdit.options.network import modality_indexes, modality_labels
+from mmdit.options.modality_keywords import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
@@ -88,7 +88,7 @@ class MMDiTBlock(nn.Module):
             return make_modulation(dims[i], parts, options)
 
         def norm(i: int) -> nn.Module:
-            return AdaptiveLayerNorm(dims[i], conditioned=options.dim_cond is not None, eps=options.norm_eps)
+            return AdaptiveLayerNorm(dims[i], conditioned=options.modulates_norms, eps=options.norm_eps)
 
         def residual(i: int, sublayer: int) -> nn.Module:
             place = dict(layer_index=2 * layer_index + sublayer, sublayer=sublayer)

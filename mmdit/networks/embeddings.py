@@ -5,15 +5,18 @@ An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones 
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
+from mmdit.layers.feedforward import FEEDFORWARD_KINDS
 from mmdit.layers.masks import check_mask, fill_masked
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
-from mmdit.options import LinearInput, ModalityOptions, PatchInput, TimestepOptions, TokenInput
+from mmdit.networks.patches import cut
+from mmdit.options import LinearInput, MlpInput, PatchInput, TimestepOptions, TokenInput
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
 
@@ -30,18 +33,45 @@ class SequenceEmbed(nn.Module):
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
         """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
-        if x.ndim != 3 or x.shape[-1] != self.dim_in:
-            raise ValueError(f"{name} must have the shape (batch, length, {self.dim_in}), got {tuple(x.shape)}")
+        _check_sequence(x, self.dim_in, name)
         return self.positions(self.linear(self.norm(_entered(x, name, mask))))
 
 
+class MlpEmbed(nn.Module):
+    """`b n dim_in -> b n d`: linears with an activation between them, a layer norm before or behind if asked for."""
+
+    def __init__(self, options: MlpInput, dim: int) -> None:
+        super().__init__()
+        self.dim_in = options.dim
+        widths = (options.dim, *options.hidden, dim)
+
+        def norm(kind: str, width: int) -> nn.Module:
+            return nn.LayerNorm(width, eps=options.norm_eps) if kind == "layer" else nn.Identity()
+
+        self.norm, self.norm_out = norm(options.norm, options.dim), norm(options.norm_out, dim)
+        self.linears = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
+        self.activation, _ = FEEDFORWARD_KINDS[options.activation]
+
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
+        _check_sequence(x, self.dim_in, name)
+        first, *rest = self.linears
+        x = first(self.norm(_entered(x, name, mask)))
+        for linear in rest:
+            x = linear(self.activation(x))
+        return self.norm_out(x)
+
+
 class PatchEmbed(nn.Module):
-    """`b c (h p) (w p) -> b (h w) d`: a linear on each p x p patch, and a table of positions if asked for."""
+    """`b c (h p) (w q) -> b (h w) d`: a linear on each patch, and a table of positions if asked for.
+
+    Of a video `b c (f o) (h p) (w q) -> b (f h w) d`.
+    """
 
     def __init__(self, options: PatchInput, dim: int) -> None:
         super().__init__()
-        self.channels, self.patch = options.channels, options.patch
-        self.linear = nn.Linear(options.channels * options.patch**2, dim, bias=options.bias)
+        self.channels, self.sizes = options.channels, options.sizes
+        self.linear = nn.Linear(options.channels * math.prod(self.sizes), dim, bias=options.bias)
         self.positions: nn.Module = nn.Identity()
         if options.positions in ("sincos", None):
             self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)
@@ -49,19 +79,21 @@ class PatchEmbed(nn.Module):
             self.positions = Learned2D(dim, max_size=options.max_size)
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
-        """`x`: b c h w -> b n d, a token a patch. Raises ValueError, with `name`, where it has another shape."""
-        p = self.patch
-        if x.ndim != 4 or x.shape[1] != self.channels:
-            raise ValueError(
-                f"{name} must have the shape (batch, {self.channels}, height, width), got {tuple(x.shape)}"
-            )
-        if x.shape[2] % p or x.shape[3] % p or not x.shape[2] or not x.shape[3]:
-            raise ValueError(f"{name} must have a height and width that are multiples of {p}, got {tuple(x.shape)}")
-        patches = rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=p)
+        """`x`: b c h w (b c f h w) -> b n d, a token a patch. Raises ValueError, with `name`, where it has another
+        shape."""
+        sides = ("frames", "height", "width")[-len(self.sizes) :]
+        if x.ndim != 2 + len(sides) or x.shape[1] != self.channels:
+            wanted = ", ".join(sides)
+            raise ValueError(f"{name} must have the shape (batch, {self.channels}, {wanted}), got {tuple(x.shape)}")
+        if any(not length or length % p for length, p in zip(x.shape[2:], self.sizes, strict=True)):
+            multiples = ", ".join(map(str, self.sizes if len({*self.sizes}) > 1 else self.sizes[:1]))
+            lengths = "a height and width" if len(sides) == 2 else "frames, height and width"
+            raise ValueError(f"{name} must have {lengths} that are multiples of {multiples}, got {tuple(x.shape)}")
+        patches = cut(x, self.sizes)
         if mask is not None:
-            check_mask(mask, x, name, (x.shape[0], patches.shape[1] * patches.shape[2]))
-            patches = fill_masked(patches, mask.view(patches.shape[:3]))
-        return rearrange(self.positions(self.linear(patches)), "b h w d -> b (h w) d")
+            check_mask(mask, x, name, (x.shape[0], math.prod(patches.shape[1:-1])))
+            patches = fill_masked(patches, mask.view(patches.shape[:-1]))
+        return self.positions(self.linear(patches)).flatten(1, -2)
 
 
 class TokenEmbed(nn.Module):
@@ -131,16 +163,23 @@ def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
     return fill_masked(x, mask)
 
 
-def make_embed(config: ModalityOptions, *, eps: float) -> nn.Module:
-    match config.input:
-        case LinearInput() as options:
-            return SequenceEmbed(options, config.dim, eps=eps)
-        case PatchInput() as options:
-            return PatchEmbed(options, config.dim)
-        case TokenInput() as options:
-            return TokenEmbed(options, config.dim)
+def make_embed(options: LinearInput | MlpInput | PatchInput | TokenInput | None, dim: int, *, eps: float) -> nn.Module:
+    match options:
+        case LinearInput():
+            return SequenceEmbed(options, dim, eps=eps)
+        case MlpInput():
+            return MlpEmbed(options, dim)
+        case PatchInput():
+            return PatchEmbed(options, dim)
+        case TokenInput():
+            return TokenEmbed(options, dim)
         case _:
             return NoEmbed()
+
+
+def _check_sequence(x: Tensor, dim: int, name: str) -> None:
+    if x.ndim != 3 or x.shape[-1] != dim:
+        raise ValueError(f"{name} must have the shape (batch, length, {dim}), got {tuple(x.shape)}")
 
 
 def make_timestep_embed(options: TimestepOptions | None, dim_cond: int | None) -> TimestepEmbed | None:

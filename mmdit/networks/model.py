@@ -8,14 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import as_vector, described
+from mmdit.layers.arguments import as_vector, check_names, described
+from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
+from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
+from mmdit.networks.refiner import Refiner
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
 from mmdit.packing import Packing
@@ -24,8 +27,9 @@ from mmdit.packing import Packing
 class MMDiTModel(nn.Module):
     """A network from its inputs' own forms to its outputs' (Esser et al. 2024, Figure 2a), built from a config.
 
-    Timestep, guidance scale and pooled vector become the conditioning; each input is embedded to tokens and given its
-    place; the transformer runs; each modality with an output head is brought back to its form.
+    Timestep, guidance scale and pooled vector become the conditioning; each input is embedded to tokens, refined where
+    the config says so, and given its place; the transformer runs; each modality with an output head is brought back to
+    its form.
     """
 
     def __init__(self, config: ModelOptions) -> None:
@@ -33,8 +37,24 @@ class MMDiTModel(nn.Module):
         self.config = config
         self.modality_names = tuple(config.modalities)
         dim_cond, eps = config.dim_cond, config.norm_eps
+        # behind the tokens of a modality stand those of its further inputs
+        self.streams = {name: (name, *(modality.inputs or ())) for name, modality in config.modalities.items()}
         self.inputs = nn.ModuleDict(
-            {name: make_embed(modality, eps=eps) for name, modality in config.modalities.items()}
+            {
+                each: make_embed(config.inputs[each], config.modalities[name].dim, eps=eps)
+                for name, stream in self.streams.items()
+                for each in stream
+            }
+        )
+        self.refiners = nn.ModuleDict(
+            {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
+        )
+        self.type_embeds = nn.ModuleDict(
+            {
+                name: nn.Embedding(len(self.streams[name]), m.dim)
+                for name, m in config.modalities.items()
+                if m.type_embedding
+            }
         )
         self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
@@ -59,13 +79,16 @@ class MMDiTModel(nn.Module):
         """Run the network.
 
         Args:
-            inputs: by modality: an image `b c h w`, a sequence `b n d`, token ids `b n`. Or a list of `b` tensors
-                without the batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
+            inputs: by modality: an image `b c h w`, a video `b c f h w`, a sequence `b n d`, token ids `b n`; and by
+                their own names a modality's further `inputs`. Or a list of `b` tensors without the batch dimension,
+                each of its own size; with `varlen` nothing is computed for the padding.
             timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
-                a one, or `b n`, one for each of its tokens, its references' included: 0 for a frame that is given.
+                a one, or `b n`, one for each of its tokens, those of its further inputs and its references included: 0
+                for a frame that is given.
             pooled: `b dim`, where the config has `pooled`.
-            masks: by modality, `b n` bool, True = valid; modalities may be left out, and those given as lists must be.
-                What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of them.
+            masks: by the name of an input, `b n` bool, True = valid; inputs may be left out, and those given as lists
+                must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of
+                them, where those of further inputs stand behind their modality's own.
             guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
             modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
             references: by modality, where its config has `references`, further images `b c h' w'`, each of its own
@@ -73,47 +96,49 @@ class MMDiTModel(nn.Module):
 
         Returns:
             By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
-            modalities are absent.
+            modalities are absent, and so are the tokens of further inputs.
 
         Raises:
             ValueError: a modality is missing or unknown, or a shape is wrong; it names the modality, got and wanted.
         """
-        self._check_names(inputs, "inputs", complete=True)
-        ordered = [inputs[name] for name in self.modality_names]
+        check_names(inputs, "inputs", tuple(self.inputs), complete=True)
         batch = ragged.batch_of(inputs)
         behind = self._embed_references(references or {}, inputs, batch)
-        valid = self._given_masks(masks, behind)
-        embedded = [
-            ragged.embed(self.inputs[name], inputs[name], name, valid.get(name)) for name in self.modality_names
-        ]
-        tokens, lengths = zip(*embedded, strict=True)
+        given = given_masks(masks, self.streams, inputs, behind)
+        embedded = {name: ragged.embed(self.inputs[name], inputs[name], name, given.get(name)) for name in self.inputs}
+        tokens = {name: x for name, (x, _) in embedded.items()}
+        lengths = {name: each for name, (_, each) in embedded.items()}
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch, tokens[0], self.clean.intersection(behind))
+            like = tokens[self.modality_names[0]]
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, self.clean.intersection(behind))
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
-            conds = self._known(modulation, batch)
+            conds, timestep = self._known(modulation, batch), modulation.timestep.expand(batch)
 
-        places = self._masks(masks, tokens, dict(zip(self.modality_names, lengths, strict=True)))
-        own = [x.shape[1] for x in tokens]
-        named = zip(self.modality_names, tokens, strict=True)
-        whole = [torch.cat([x, behind[name]], dim=1) if name in behind else x for name, x in named]
-        if behind and isinstance(places, Masks):
-            places = places.behind([x.shape[1] - n for n, x in zip(own, whole, strict=True)])
-        of_tokens, conds = self._for_each_token(conds, own, [x.shape[1] for x in whole])
+        own = [tokens[name].shape[1] for name in self.modality_names]
+        of_own = self._of_own_tokens(conds, own)
+        packing = self._packing(masks, tokens, lengths)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
+        for name, cond in zip(self.modality_names, of_own, strict=True):
+            if name in self.refiners:
+                t = timestep[name] if isinstance(timestep, Mapping) else timestep
+                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
+        joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
+        whole, places = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
         outs = self.transformer(
             modality_tokens=whole,
-            modality_masks=places,
-            time_cond=None if conds[0] is None else of_tokens,
+            modality_masks=packing or places,
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole),
             modality_positions=None if self.places is None else self.places(inputs, references),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond, given, sizes in zip(self.modality_names, outs, own, conds, ordered, lengths, strict=True):
+        for name, x, n, cond in zip(self.modality_names, outs, own, of_own, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
-                result[name] = ragged.head(heads.get(name), x[:, :n], cond, given, sizes, known)
+                result[name] = ragged.head(heads.get(name), x[:, :n], cond, inputs[name], lengths[name], known)
         return result
 
     def precompute_modulation(
@@ -164,7 +189,7 @@ class MMDiTModel(nn.Module):
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
         kept = conds if self.clean else conds[:1]
-        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads)
+        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
     def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
@@ -179,7 +204,7 @@ class MMDiTModel(nn.Module):
         self, references: Mapping[str, Sequence[Tensor]], inputs: Mapping[str, Given], batch: int
     ) -> dict[str, Tensor]:
         """Tokens `b n d` of all images of a modality, by its name."""
-        self._check_names(references, "references", complete=False)
+        check_names(references, "references", self.modality_names, complete=False)
         if references and not all(isinstance(x, Tensor) for x in inputs.values()):
             raise ValueError("references go with inputs that are tensors, not lists of samples of their own sizes")
         embedded = {}
@@ -196,57 +221,55 @@ class MMDiTModel(nn.Module):
                 embedded[name] = torch.cat(each, dim=1)
         return embedded
 
-    def _for_each_token(
-        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[int]
-    ) -> tuple[list[Conditioning | None], list[Tensor | None]]:
-        """The conditioning of each modality's tokens, of which those from `own` on are references, and of its head."""
-        of_tokens: list[Conditioning | None] = [*conds]
-        of_heads = [*conds]
-        for i, (name, cond) in enumerate(zip(self.modality_names, conds, strict=True)):
-            if cond is None or cond.ndim == 2:
-                continue
-            if name in self.clean:  # that of the image, and that of its references
-                of_tokens[i], of_heads[i] = ConditioningRuns(cond, (own[i], whole[i] - own[i])), cond[:, 0]
-            else:
-                of_heads[i] = cond[:, : own[i]]
-        return of_tokens, of_heads
+    def _join(
+        self, name: str, tokens: Mapping[str, Tensor], valid: Mapping[str, Tensor | None], references: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """A modality's tokens, those of its further inputs and of its references behind them, and which are valid."""
+        parts, masks = [tokens[each] for each in self.streams[name]], [valid.get(each) for each in self.streams[name]]
+        if name in self.type_embeds:
+            types = self.type_embeds[name](torch.arange(len(parts), device=parts[0].device))
+            parts = [x + types[i] for i, x in enumerate(parts)]
+        if references is not None:
+            parts, masks = [*parts, references], [*masks, None]
+        if len(parts) == 1:
+            return parts[0], masks[0]
+        return torch.cat(parts, dim=1), join_masks(masks, [x.shape[1] for x in parts], parts[0])
 
-    def _given_masks(
-        self, masks: Mapping[str, Tensor] | Packing | None, behind: Mapping[str, Tensor]
-    ) -> dict[str, Tensor | None]:
-        """Those of the inputs, by name, without the references `behind` them."""
-        if isinstance(masks, Packing):
-            every = {name: masks.mask(i) for i, name in enumerate(self.modality_names)}
-            return {n: m if m is None or n not in behind else m[:, : -behind[n].shape[1]] for n, m in every.items()}
-        given = {} if masks is None else masks
-        self._check_names(given, "masks", complete=False)
-        return {**given}
-
-    def _masks(
+    def _packing(
         self,
         masks: Mapping[str, Tensor] | Packing | None,
-        tokens: Sequence[Tensor],
+        tokens: Mapping[str, Tensor],
         lengths: Mapping[str, tuple[int, ...] | None],
-    ) -> Packing | Masks | None:
-        """Those given, and those of modalities whose samples have lengths of their own."""
+    ) -> Packing | None:
+        """The one given, or that of samples of different sizes where nothing else is masked."""
         if isinstance(masks, Packing):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
-        given = {} if masks is None else masks
-        self._check_names(given, "masks", complete=False)
-        if any(lengths.values()) and self.transformer.varlen and not given:
-            return Packing.from_lengths(
-                list(lengths.values()), [x.shape[1] for x in tokens], len(tokens[0]), tokens[0].device
-            )
-        made = {
-            name: ragged.mask_of(own, x.shape[1], x.device)
-            for x, (name, own) in zip(tokens, lengths.items(), strict=True)
-        }
-        for name, own in lengths.items():
-            if own is not None and name in given:
-                raise ValueError(f"{name} is a list of samples, whose sizes say what is valid; leave it out of masks")
-        return Masks(tuple(given.get(name, made[name]) for name in self.modality_names), filled=True)
+        joined = len(tokens) > len(self.streams)
+        if masks or joined or not self.transformer.varlen or not any(lengths.values()):
+            return None
+        padded = [x.shape[1] for x in tokens.values()]
+        first = tokens[self.modality_names[0]]
+        return Packing.from_lengths(list(lengths.values()), padded, len(first), first.device)
+
+    def _of_own_tokens(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+        """The conditioning of each modality's own tokens, which its refiner and its head read."""
+        return [
+            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in self.clean else cond[:, :n]
+            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
+        ]
+
+    def _of_all_tokens(
+        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[Tensor]
+    ) -> list[Conditioning | None]:
+        """That of each modality's tokens, of which those from `own` on are of its references where these are clean."""
+        return [
+            cond
+            if cond is None or cond.ndim == 2 or name not in self.clean
+            else ConditioningRuns(cond, (n, x.shape[1] - n))
+            for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True)
+        ]
 
     def _conditioning(
         self,
@@ -290,7 +313,7 @@ class MMDiTModel(nn.Module):
                 raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
             extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):
-            self._check_names(timestep, "timestep", complete=True)
+            check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
             for name in self.modality_names:
                 vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", name not in clean)
@@ -301,12 +324,3 @@ class MMDiTModel(nn.Module):
             if name in clean:
                 conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
         return [*conds]
-
-    def _check_names(self, given: Mapping[str, Any], argument: str, *, complete: bool) -> None:
-        if not isinstance(given, Mapping):
-            raise ValueError(f"{argument} must be a mapping by modality, got {described(given)}")
-        unknown = [name for name in given if name not in self.modality_names]
-        missing = [name for name in self.modality_names if name not in given] if complete else []
-        if unknown or missing:
-            wanted = ", ".join(self.modality_names)
-            raise ValueError(f"{argument} must be named {wanted}, got {', '.join(given) or 'none'}")

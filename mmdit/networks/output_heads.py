@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.networks.patches import together
 from mmdit.options import LinearOutput, ModalityOptions, ModelOptions, PatchInput, PatchOutput
 
 ShiftScale = tuple[Tensor | None, Tensor | None]
@@ -43,17 +45,15 @@ class SequenceHead(nn.Module):
 
 
 class PatchHead(SequenceHead):
-    """The same for an image: `b (h w) d -> b c (h p) (w p)`."""
+    """The same for an image, `b (h w) d -> b c (h p) (w q)`, or a video."""
 
-    def __init__(self, dim: int, patch: int, options: PatchOutput, network: ModelOptions) -> None:
-        super().__init__(dim, options.channels * patch**2, options, network)
-        self.patch = patch
+    def __init__(self, dim: int, sizes: tuple[int, ...], options: PatchOutput, network: ModelOptions) -> None:
+        super().__init__(dim, options.channels * math.prod(sizes), options, network)
+        self.sizes = sizes
 
     def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
-        """`like`: the image b c' h' w' that came in, whose size the output takes."""
-        p = self.patch
-        patches = super().forward(x, cond, like, modulation)
-        return rearrange(patches, "b (h w) (p q c) -> b c (h p) (w q)", h=like.shape[2] // p, p=p, q=p)
+        """`like`: the image b c' h' w' or video that came in, whose size the output takes."""
+        return together(super().forward(x, cond, like, modulation), self.sizes, like)
 
 
 def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:
@@ -61,7 +61,7 @@ def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | N
     match modality.output, modality.input:
         case LinearOutput() as out, _:
             return SequenceHead(modality.dim, out.dim, out, network)
-        case PatchOutput() as out, PatchInput(patch=patch):
-            return PatchHead(modality.dim, patch, out, network)
+        case PatchOutput() as out, PatchInput() as end:
+            return PatchHead(modality.dim, end.sizes, out, network)
         case _:
             return None

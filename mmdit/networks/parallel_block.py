@@ -50,7 +50,7 @@ class ParallelBlock(nn.Module):
         self.shares_modulation = options.modulation.shared
         self.modulation = make_modulation(dim, ATTENTION_PARTS, options)
         self.residual: Any = make_residual(options.residual, dim, layer_index=layer_index)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=options.dim_cond is not None, eps=options.norm_eps)
+        self.norm = AdaptiveLayerNorm(dim, conditioned=options.modulates_norms, eps=options.norm_eps)
         self.attn = JointAttention(options, dim_inputs=[dim], names=[name], out_bias=False)
         self.feedforward = FeedForward(dim, options.feedforward)
 

@@ -53,8 +53,8 @@ class RotaryPlaces(nn.Module):
         if isinstance(end, PatchInput):
             grids = []
             for index, image in enumerate((x, *references)):
-                height, width = image.shape[2] // end.patch, image.shape[3] // end.patch
-                grids.append(grid_coordinates(height, width, centered=rotary.centered, **options))
+                sides = [length // size for length, size in zip(image.shape[2:], end.sizes, strict=True)]
+                grids.append(grid_coordinates(*sides, centered=rotary.centered, **options))
                 if index and apart is not None:
                     grids[-1][:, apart.axis] += apart.start + apart.step * (index - 1)
             coordinates = torch.cat(grids)
@@ -66,9 +66,7 @@ class RotaryPlaces(nn.Module):
 
 
 def grid_coordinates(
-    height: int,
-    width: int,
-    *,
+    *sides: int,
     count: int,
     axes: Sequence[int],
     scale: float = 1.0,
@@ -78,15 +76,17 @@ def grid_coordinates(
     """The place of each patch of an image: `(h w) count`, rows on `axes[0]`, columns on `axes[1]`, 0 elsewhere.
 
     Args:
+        sides: patches along each: rows and columns, of a video frames before them, each on its axis of `axes`.
         count: number of axes.
         scale: distance of two rows or columns.
-        centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1.
+        centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1; frames are counted from the first.
     """
-    coordinates = torch.zeros(height, width, count, dtype=torch.float64, device=device)
-    for axis, length, shape in ((axes[0], height, (-1, 1)), (axes[1], width, (1, -1))):
-        places = torch.arange(length, dtype=torch.float64, device=device) - (length - length // 2 if centered else 0)
-        coordinates[:, :, axis] = scale * places.view(shape)
-    return coordinates.flatten(0, 1)
+    coordinates = torch.zeros(*sides, count, dtype=torch.float64, device=device)
+    for side, (axis, length) in enumerate(zip(axes, sides, strict=True)):
+        middle = length - length // 2 if centered and side >= len(sides) - 2 else 0
+        places = scale * (torch.arange(length, dtype=torch.float64, device=device) - middle)
+        coordinates[..., axis] = places.view([-1 if i == side else 1 for i in range(len(sides))])
+    return coordinates.flatten(0, -2)
 
 
 def sequence_coordinates(

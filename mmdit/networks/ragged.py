@@ -28,6 +28,11 @@ def batch_of(inputs: Mapping[str, Given]) -> int:
     return batch
 
 
+def length_of(x: Given) -> int:
+    """Tokens of a sequence, `b n d`, or of the longest in a list."""
+    return x.shape[1] if isinstance(x, Tensor) else max(len(each) for each in x)
+
+
 def embed(module: nn.Module, x: Given, name: str, mask: Tensor | None = None) -> tuple[Tensor, tuple[int, ...] | None]:
     """Tokens `b n d`, and each sample's own length where they differ; the shorter ones are padded at the end.
 

@@ -1,25 +1,29 @@
 """What a model is, as plain data: one frozen dataclass a part, which constructors, YAML, JSON Schema and docs read."""
 
 from mmdit.options.fields import OptionError, Options, as_data, option
+from mmdit.options.modalities import (
+    LinearInput,
+    LinearOutput,
+    MlpInput,
+    ModalityOptions,
+    ModalityRotary,
+    PatchInput,
+    PatchOutput,
+    RefinerOptions,
+    TokenInput,
+)
 from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
     GuidanceOptions,
-    LinearInput,
-    LinearOutput,
-    ModalityOptions,
-    ModalityRotary,
     ModulationOptions,
     NetworkAttentionOptions,
-    PatchInput,
-    PatchOutput,
     PooledOptions,
     ResidualOptions,
     RotaryOptions,
     SingleStreamOptions,
     TimestepOptions,
-    TokenInput,
 )
 
 __all__ = [
@@ -30,6 +34,7 @@ __all__ = [
     "JointAttentionOptions",
     "LinearInput",
     "LinearOutput",
+    "MlpInput",
     "ModalityOptions",
     "ModalityRotary",
     "ModelOptions",
@@ -40,6 +45,7 @@ __all__ = [
     "PatchInput",
     "PatchOutput",
     "PooledOptions",
+    "RefinerOptions",
     "ResidualOptions",
     "RotaryOptions",
     "SingleStreamOptions",

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import MISSING, dataclass
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+from mmdit.options.modalities import LinearInput, MlpInput, ModalityOptions, PatchInput, TokenInput
+from mmdit.options.modality_keywords import NAMED, by_names, distinct, for_each
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
     GuidanceOptions,
-    ModalityOptions,
     ModulationOptions,
     NetworkAttentionOptions,
     PooledOptions,
@@ -101,59 +102,10 @@ class BlockOptions(JointAttentionOptions):
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             yield OptionError(("modulation", "bias"), message)
 
-
-def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
-    """What errors and tables call the modalities; numbered where they have no names."""
-    if names is None:
-        return tuple(f"{what} {index}" for index in range(count))
-    if len(names) != count:
-        raise ValueError(
-            f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
-        )
-    return tuple(names)
-
-
-def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:
-    """The set of modality indexes in `given`, each checked to exist."""
-    for index in given:
-        if not 0 <= index < count:
-            raise ValueError(f"{argument} holds modality indexes below {count}, got {index}")
-    return frozenset(given)
-
-
-# The constructors' keywords speak of modalities by their places, options by their names.
-_NAMED = {"dim_modalities": MISSING, "modality_names": None}
-
-
-def _distinct(dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
-    labels = modality_labels(names, len(dims))
-    if len({*labels}) < len(labels):
-        raise ValueError(f"modality_names must differ from one another, got {labels}")
-    return labels
-
-
-def _by_names(argument: str) -> dict[str, Any]:
-    """The names of the modalities whose places a keyword gives."""
-
-    def named(given: Collection[int], dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
-        labels = modality_labels(names, len(dims))
-        return tuple(labels[i] for i in sorted(modality_indexes(given, len(dims), argument)))
-
-    return {"keywords": {argument: (), **_NAMED}, "made": named}
-
-
-def _for_each(argument: str, default: Any) -> dict[str, Any]:
-    """One value for all modalities, or by name its own for each."""
-
-    def values(given: Any, dims: Sequence[int], names: Sequence[str] | None) -> Any:
-        labels = modality_labels(names, len(dims))
-        if isinstance(given, (int, bool)):
-            return given
-        if len(given) != len(dims):
-            raise ValueError(f"{argument} must be one value or one for each of {', '.join(labels)}, got {len(given)}")
-        return dict(zip(labels, given, strict=True))
-
-    return {"keywords": {argument: default, **_NAMED}, "made": values}
+    @property
+    def modulates_norms(self) -> bool:
+        """Whether the conditioning scales what is normed; the norms have weights of their own where it does not."""
+        return self.dim_cond is not None and self.modulation.parts != "gate"
 
 
 def _single_stream(kind: Any, depth: int) -> SingleStreamOptions | None:
@@ -175,9 +127,9 @@ class ModelOptions(BlockOptions):
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
         example="{text: {dim: 768}, image: {dim: 512}}",
-        keywords=_NAMED,
+        keywords=NAMED,
         made=lambda dims, names: {
-            name: ModalityOptions(dim=dim) for name, dim in zip(_distinct(dims, names), dims, strict=True)
+            name: ModalityOptions(dim=dim) for name, dim in zip(distinct(dims, names), dims, strict=True)
         },
         min_length=1,
     )
@@ -196,23 +148,23 @@ class ModelOptions(BlockOptions):
     register_tokens: Count | dict[Text, Count] = option(
         0,
         "Learned tokens in front of every modality (two_modality: of the image), or by modality; dropped at the end.",
-        **_for_each("num_register_tokens", 0),
+        **for_each("num_register_tokens", 0),
     )
     discard: tuple[Text, ...] = option(
         (),
         "Modalities not needed after the last block, which then holds only what the others attend to.",
-        **_by_names("discard"),
+        **by_names("discard"),
     )
     skip_last_feedforward: tuple[Text, ...] | None = option(
         None,
         "Modalities without a feedforward in the last block; unset: text for two_modality, none for generalized.",
-        **_by_names("skip_last_feedforward"),
+        **by_names("skip_last_feedforward"),
     )
     final_norm: Flag | dict[Text, Flag] | None = option(
         None,
         "An RMS norm on the tokens that come out, or by modality; unset: where a modality has no output head, whose "
         "norm would repeat it. Of two_modality only the image has one.",
-        **_for_each("final_norms", True),
+        **for_each("final_norms", True),
     )
     timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
     guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
@@ -233,8 +185,40 @@ class ModelOptions(BlockOptions):
     @property
     def is_whole_network(self) -> bool:
         """Whether this is a whole network (`MMDiTModel`) rather than a bare transformer."""
-        ends = any(m.input is not None or m.output is not None for m in self.modalities.values())
+        ends = any(m.input or m.output or m.refiner or m.inputs for m in self.modalities.values())
         return ends or self.timestep is not None
+
+    @property
+    def inputs(self) -> dict[str, LinearInput | MlpInput | PatchInput | TokenInput | None]:
+        """By the name under which it is given, every input: those of the modalities, and their further ones."""
+        further = {name: end for m in self.modalities.values() for name, end in (m.inputs or {}).items()}
+        return {name: m.input for name, m in self.modalities.items()} | further
+
+    def refiner(self, name: str) -> ModelOptions:
+        """The stack of blocks that refines a modality."""
+        modality, (heads, dim_head) = self.modalities[name], self.head_sizes
+        refiner = modality.refiner
+        assert refiner is not None
+        attention = refiner.attention or self.attention
+        conditioned = refiner.conditioning != "none"
+        return ModelOptions(
+            depth=refiner.depth,
+            modalities={name: ModalityOptions(dim=modality.dim)},
+            dim_cond=self.dim_cond if conditioned else None,
+            heads=refiner.heads or heads,
+            dim_head=refiner.dim_head or dim_head,
+            qk_rmsnorm=self.qk_rmsnorm if refiner.qk_rmsnorm is None else refiner.qk_rmsnorm,
+            attention=NetworkAttentionOptions(
+                **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
+            ),
+            norm_eps=self.norm_eps,
+            residual=self.residual,
+            feedforward=refiner.feedforward or self.feedforward,
+            modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
+            adaln=self.adaln,
+            final_norm=False,
+            checkpoint_activations=self.checkpoint_activations,
+        )
 
     @property
     def registers(self) -> list[int]:
@@ -291,6 +275,8 @@ class ModelOptions(BlockOptions):
         yield from self._check_conditioning()
         yield from self._check_single_stream()
         yield from self._check_rotary()
+        for name in self.names:
+            yield from self._check_streams(name)
 
     def _check_names(self) -> Iterator[OptionError]:
         known = ", ".join(self.names)
@@ -309,6 +295,27 @@ class ModelOptions(BlockOptions):
             if "image" in (self.skip_last_feedforward or ()):
                 message = "two_modality can skip the last feedforward of text alone"
                 yield OptionError(("skip_last_feedforward",), message)
+
+    def _check_streams(self, name: str) -> Iterator[OptionError]:
+        modality, at = self.modalities[name], ("modalities", name)
+        others = [each for other, m in self.modalities.items() for each in (other, *(m.inputs or ()))]
+        for each in modality.inputs or ():
+            if others.count(each) > 1:
+                yield OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
+        if modality.refiner is None:
+            return
+        conditioning = modality.refiner.conditioning
+        if conditioning == "own" and (self.timestep is None or not isinstance(modality.input, (LinearInput, MlpInput))):
+            message = "it is made of the timestep and of an input of kind linear or mlp; set timestep and input"
+            yield OptionError((*at, "refiner", "conditioning"), message)
+        elif conditioning == "network" and self.dim_cond is None:
+            message = "the network has no conditioning; set dim_cond, or conditioning: none"
+            yield OptionError((*at, "refiner", "conditioning"), message)
+        else:
+            try:
+                self.refiner(name)
+            except OptionError as error:
+                yield from (OptionError((*at, "refiner", *each.at), each.message) for each in error.all)
 
     def _check_conditioning(self) -> Iterator[OptionError]:
         for name in self.discard:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, MultipleOf
-from pydantic import Discriminator
 
-from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Whole, option
 
 # ------------------------------------------------------------------------------------------------ parts of a block
 
@@ -148,6 +147,12 @@ class ModulationOptions(Options):
         keywords={"shared_modulation": False, "own_modulation": True},
         made=lambda shared, own: shared or not own,
     )
+    parts: Literal["shift_scale_gate", "scale_gate", "gate"] = option(
+        "shift_scale_gate",
+        "What it gives each norm and branch; with gates alone the norms have weights (HunyuanVideo's refiner).",
+        keywords={},
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,147 +173,6 @@ class RotaryOptions(Options):
         sentence="Features of a head that each axis turns; they add up to dim_head.", example="[32, 32]", min_length=1
     )
     theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
-
-
-# ---------------------------------------------------------------------------------------------- ends of a modality
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearInput(Options):
-    """A sequence `b n dim`, normed if asked for, projected to the stream's width."""
-
-    kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
-    norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
-    bias: Flag = option(True, "Whether the projection has a bias.")
-    positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchInput(Options):
-    """An image `b c h w` cut into `patch` x `patch` squares, with a 2D table of positions cropped at its centre."""
-
-    kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
-    patch: Whole = option(sentence="Pixels a side of a patch.", example="2", gt=0)
-    bias: Flag = option(True, "Whether the projection has a bias.")
-    positions: Literal["none", "sincos", "learned"] | None = option(
-        None, "What is added to tell the place; null: sincos, or none where the modality turns by its rotary place."
-    )
-    max_size: Whole = option(192, "Patches a side of the position table.", gt=0)
-    base_size: Whole | None = option(
-        None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class TokenInput(Options):
-    """Integer token ids `b n`, embedded, with learned positions."""
-
-    kind: Literal["tokens"] = "tokens"
-    vocabulary: Whole = option(sentence="Number of different ids.", example="256", gt=0)
-    max_length: Whole = option(sentence="Most tokens of a sample.", example="128", gt=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LinearOutput(Options):
-    """Adaptive final norm, then a projection to `b n dim`."""
-
-    kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
-    norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
-    bias: Flag = option(True, "Whether the projection has a bias.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class PatchOutput(Options):
-    """Adaptive final norm, then a projection to patches, put together to `b c h w`."""
-
-    kind: Literal["patches"] = "patches"
-    channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
-    norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
-    bias: Flag = option(True, "Whether the projection has a bias.")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModalityRotary(Options):
-    """Where a modality's tokens stand on the rotary axes; on the others they stand at 0."""
-
-    axes: tuple[Count, ...] = option(
-        sentence="An image has its rows on the first, its columns on the second; a sequence counts tokens on each.",
-        example="[0, 1]",
-    )
-    start: tuple[Number, ...] | None = option(
-        None, "Where it begins, on every axis of the network, its own or not (LongCat-Image); null: at 0.", min_length=1
-    )
-    centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
-    after: Text | None = option(
-        None, "On its axes it begins behind this modality's last token, row or column (Qwen-Image, LongCat-Image-Edit)."
-    )
-    scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReferenceOptions(Options):
-    """Images given beside the one that is drawn: embedded as it is, behind it in the sequence, and not returned."""
-
-    axis: Count = option(0, "The rotary axis on which they stand apart.")
-    start: Number = option(1, "Where the first stands on it, from the image's own place.")
-    step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
-    clean: Flag = option(False, "Their timestep is 0, whatever that of the image (Qwen-Image-Edit-2511).")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModalityOptions(Options):
-    """One modality: the width of its tokens, and how they come in and go out."""
-
-    dim: Whole = option(sentence="Width of its tokens.", example="512", gt=0)
-    input: Annotated[LinearInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
-        None, "How it is embedded; null: tokens come at the stream's width."
-    )
-    output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
-        None, "How its tokens go out; null: as they are."
-    )
-    rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
-    references: ReferenceOptions | None = option(
-        None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
-    )
-
-    def __post_init__(self) -> None:
-        if isinstance(self.input, PatchInput) and self.input.positions is None:
-            positions: Literal["none", "sincos"] = "sincos" if self.rotary is None else "none"
-            object.__setattr__(self, "input", replace(self.input, positions=positions))
-        super().__post_init__()
-
-    def check(self) -> Iterator[OptionError]:
-        image = isinstance(self.input, PatchInput)
-        if isinstance(self.output, PatchOutput) and not image:
-            message = "output 'patches' puts an image together, so it needs input kind 'patches'"
-            yield OptionError(("output", "kind"), message)
-        multiple = 4 if image else 2
-        if getattr(self.input, "positions", None) == "sincos" and self.dim % multiple:
-            message = f"sine-cosine positions need a dim that is a multiple of {multiple}, got {self.dim}"
-            yield OptionError(("dim",), message)
-        if self.references is not None and (not image or self.rotary is None):
-            message = (
-                "references are further images of one with rotary positions; it needs input kind 'patches', and rotary"
-            )
-            yield OptionError(("references",), message)
-        if (place := self.rotary) is None:
-            return
-        if len(set(place.axes)) != len(place.axes) or not place.axes:
-            message = f"its axes must be one or more, all different, got {list(place.axes)}"
-            yield OptionError(("rotary", "axes"), message)
-        for key, wrong, message in (
-            (
-                "axes",
-                image and len(place.axes) != 2,
-                "an image needs two axes: that of its rows and that of its columns",
-            ),
-            ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
-        ):
-            if wrong:
-                yield OptionError(("rotary", key), message)
 
 
 # ------------------------------------------------------------------------------------------------------ conditioning

@@ -21,10 +21,10 @@ from torch.utils._pytree import (
 )
 
 from mmdit.config.yaml_document import one_line
-from mmdit.options import ModelOptions, PatchInput
+from mmdit.options import PatchInput
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
-from mmdit_cli.request.tool_config import ToolConfig, reach
+from mmdit_cli.request.tool_config import ToolConfig, is_video, reach
 
 Path_ = tuple[str | int, ...]  # where a tensor stands in the arguments of a call
 Run = Callable[[Mapping[str, Any]], Mapping[str, Tensor]]  # from a call's arguments to outputs by modality
@@ -60,7 +60,7 @@ class Signature:
                 places.append(None)
                 continue
             path = tuple(key.key if isinstance(key, MappingKey) else cast(SequenceKey[Any], key).idx for key in keys)
-            modality, is_mask = _modality(path, tuple(config.model.modalities))
+            modality, is_mask = _modality(path, tuple(config.model.inputs))
             name = str(path[0]) if modality is None else modality + "_mask" * is_mask
             while name in paths:  # a modality that is called as an argument is
                 name += "_"
@@ -89,10 +89,10 @@ class Signature:
         return {name: {0: batch, **self._own_dims(path, made)} for name, path in self.paths.items()}
 
     def _own_dims(self, path: Path_, made: dict[str, Any]) -> dict[int, Any]:
-        modality, is_mask = _modality(path, tuple(self.config.model.modalities))
+        modality, is_mask = _modality(path, tuple(self.config.model.inputs))
         if modality is None:
             return {}
-        end = self.config.model.modalities[modality].input
+        end = self.config.model.inputs[modality]
         if isinstance(end, PatchInput) and is_mask:
             return {1: Dim.AUTO}  # rows x columns
         if _most(end) < FREE:
@@ -104,7 +104,8 @@ class Signature:
             return free if times == 1 else times * free
 
         if isinstance(end, PatchInput):
-            return {2: dim("rows", end.patch), 3: dim("columns", end.patch)}
+            sides = ("frames", "rows", "columns")[-len(end.sizes) :]
+            return {2 + i: dim(side, size) for i, (side, size) in enumerate(zip(sides, end.sizes, strict=True))}
         return {1: dim("tokens")}
 
 
@@ -135,8 +136,9 @@ def example_call(config: ToolConfig, size: tuple[int, int, tuple[int, int]], **o
     has none valid, where that is not all of them.
     """
     batch, length, grid = size
-    tokens = {name: _tokens(config.model, name, length, grid) for name in config.model.modalities}
-    small = replace(config.run, tokens=tokens, batch_size=batch)
+    tokens = {name: _tokens(end, length, grid) for name, end in config.model.inputs.items()}
+    videos = [name for name, end in config.model.inputs.items() if is_video(end)]
+    small = replace(config.run, tokens=tokens, frames=dict.fromkeys(videos, length), batch_size=batch)
     padded = replace(config.model, varlen=False)
     call = example_inputs(replace(config, run=small, model=padded), **options).kwargs
     generator = torch.Generator().manual_seed(options.get("seed", 0) + 1)
@@ -227,10 +229,9 @@ def _most(end: Any) -> int:
     return reach(end) or (MOST_PATCHES if isinstance(end, PatchInput) else MOST_TOKENS)
 
 
-def _tokens(model: ModelOptions, name: str, length: int, grid: tuple[int, int]) -> int:
-    end = model.modalities[name].input
+def _tokens(end: Any, length: int, grid: tuple[int, int]) -> int:
     if isinstance(end, PatchInput):
-        return min(grid[0], _most(end)) * min(grid[1], _most(end))
+        return min(grid[0], _most(end)) * min(grid[1], _most(end)) * (length if is_video(end) else 1)
     return min(length, _most(end))
 
 

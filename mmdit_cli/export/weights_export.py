@@ -146,8 +146,8 @@ def verify(model: nn.Module, path: Path, written: Written, config: ToolConfig, a
 
 def _outputs(model: nn.Module, config: ToolConfig, asked: Export) -> dict[str, torch.Tensor]:
     """What a model makes of a few random tokens."""
-    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.modalities}
-    config = replace(config, run=replace(config.run, tokens=small))
+    small = {name: min(TOKENS, config.tokens_of(name)) for name in config.model.inputs}
+    config = replace(config, run=replace(config.run, tokens=small, frames={}))
     inputs = example_inputs(config, batch_size=1, **asked.drawn)
     with torch.inference_mode():
         return outputs_by_name(config, model.eval()(**inputs.kwargs))

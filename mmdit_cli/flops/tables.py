@@ -19,6 +19,7 @@ from mmdit_cli.output.tables import (
     share_bar,
     side_by_side,
     tokens_text,
+    unlike_batches,
 )
 from mmdit_cli.request.sweep import point_columns
 
@@ -186,6 +187,7 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
     notes.append(f"Not counted ({how}): {', '.join(names)}.")
     if first.elementwise is not None:
         notes.append(f"Elementwise, our own convention: {first.elementwise.convention}.")
+    notes += unlike_batches(results)
     if padding := padding_notes(results):
         notes += [f"{padding[0]} A token: one as it comes in, the padding included."]
     plan = first.training

@@ -60,14 +60,15 @@ def shrunk(demand: Demand, limit: int, *, section: str = "run") -> dict[str, Dem
     if smaller:
         found[f"--set {section}.batch_size={smaller}"] = replace(demand, batch_size=smaller)
     if section == "run":
-        counts = {name: demand.config.tokens_of(name) for name in demand.config.model.modalities}
+        counts = {name: demand.config.tokens_of(name) for name in demand.config.model.inputs}
         name = max(counts, key=lambda name: counts[name])
+        frames = demand.config.run.frames.get(name, 1)
 
         def at(side: int) -> Demand:
-            return _with(demand, "run", tokens={**demand.config.run.tokens, name: side * side})
+            return _with(demand, "run", tokens={**demand.config.run.tokens, name: frames * side * side})
 
-        if side := largest(lambda n: at(n).peak(), limit, most=isqrt(counts[name] - 1)):
-            found[f"--set run.tokens.{name}={side * side}"] = at(side)
+        if side := largest(lambda n: at(n).peak(), limit, most=isqrt((counts[name] - 1) // frames)):
+            found[f"--set run.tokens.{name}={frames * side * side}"] = at(side)
     return found
 
 

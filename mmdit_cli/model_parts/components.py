@@ -14,6 +14,7 @@ from mmdit.layers.registers import NoRegisterTokens
 from mmdit.layers.residuals import NestedWidth, PlainWidth
 from mmdit.networks.model import MMDiTModel
 from mmdit.networks.parallel_block import JOINED, ParallelBlock
+from mmdit.networks.refiner import Refiner
 from mmdit.networks.transformer import MMDiT, MMDiTBlock
 
 OTHER = "other"
@@ -73,9 +74,13 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
     for module in model.modules():
         if isinstance(module, MMDiTModel):
             yield from (("embedding", name, m) for name, m in module.inputs.items())
+            yield from (("embedding", name, m) for name, m in module.type_embeds.items())
             yield from (("output head", name, m) for name, m in module.outputs.items())
             embeds = (module.time_embed, module.guidance_embed, module.pooled_embed)
             yield from (("conditioning", None, m) for m in embeds if m is not None)
+        elif isinstance(module, Refiner):
+            name = module.transformer.modality_names[0]
+            yield from (("conditioning", name, m) for m in (module.time_embed, module.mean_embed) if m is not None)
         elif isinstance(module, MMDiT):
             for name, norm, registers in zip(module.modality_names, module.final_norms, module.registers, strict=True):
                 yield "norm", name, norm

@@ -175,7 +175,7 @@ def count_flops(
         weight_bytes=weight_bytes,
         batch_size=inputs.batch_size,
         tokens=inputs.tokens,
-        valid_tokens={name: count - config.padded_of(name) for name, count in inputs.tokens.items()},
+        valid_tokens=config.valid_tokens(),
         packed=config.model.varlen,
         forward_flops=forward,
         backward_flops=backward,

@@ -124,6 +124,14 @@ def padding_notes(results: Sequence[Any]) -> list[str]:
     return [f"Padding: {', '.join(valid)} of a sample's tokens are valid. {text}."]
 
 
+def unlike_batches(results: Sequence[Any]) -> list[str]:
+    """That configs side by side (no points of a sweep) are given other batches; nothing where they are alike."""
+    batches = {(result.batch_size, tuple(result.tokens.items())) for result in results if not result.point}
+    if len(batches) < 2:
+        return []
+    return ["Other batch × tokens: ratios are of whole batches, not of the same work. Compare a sample's or a token's."]
+
+
 def note(text: str) -> Text:
     return styled(text, "dim")
 

@@ -23,6 +23,7 @@ MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_byte
 COUNTED = (("parameters", ("parameters",)), ("FLOPs", ("flops",)))
 # of a document or a result: what has to be as it was, and the flag that makes it so
 SETTINGS = {"mode": "--mode", "dtype": "--dtype", "device": "--device", "compiled": "--compile", "caches": "--cold"}
+SETTINGS |= {"batch_size": "run.batch_size", "tokens": "run.tokens", "valid_tokens": "run.mask"}
 # of a document: what may differ, but then nothing that is measured can be judged
 SURROUNDINGS = {
     "threads": ("{} threads", " (--threads {} measures as it did)"),

@@ -20,6 +20,7 @@ from mmdit_cli.profile.fresh_processes import median_latencies
 from mmdit_cli.profile.growth import Growth, fit_growth
 from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
 from mmdit_cli.request.sweep import PointConfig
+from mmdit_cli.request.tool_config import ToolConfig
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,9 @@ def profile_grid(
     """
     if earlier is not None:
         how = {"mode": settings.mode, "compiled": settings.compile, "caches": "cold" if settings.cold else "warm"}
-        find_earlier([{"config": p.config.name, "point": p.point, **how} for p in grid], earlier, run)
+        find_earlier(
+            [{"config": p.config.name, "point": p.point, **how, **_batch(p.config)} for p in grid], earlier, run
+        )
     watch = CoreWatch()
     results = profile_configs(
         [point.config for point in grid],
@@ -74,3 +77,8 @@ def profile_grid(
             changes = [repeated_latency(c, m, tolerance) if seems_changed(c) else c for c, m in repeated]
     growth = fit_growth(results) if any(point.point for point in grid) else []
     return GridProfile(results, growth, changes, conditions)
+
+
+def _batch(config: ToolConfig) -> dict[str, Any]:
+    tokens, valid = config.all_tokens(), config.valid_tokens()
+    return {"batch_size": config.run.batch_size, "tokens": tokens, "valid_tokens": valid}

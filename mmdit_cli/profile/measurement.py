@@ -256,7 +256,7 @@ def _result(subject: _Subject, settings: Settings, ceilings: Ceilings, reference
     phases: dict[str, float] = defaultdict(float)
     for (phase, _), share in subject.shares.items():
         phases[phase] += share * latency.median
-    valid = {name: count - subject.config.padded_of(name) for name, count in work.tokens.items()}
+    valid = subject.config.valid_tokens()
     instrumented = None
     if subject.instrumented:
         plain = subject.times[: len(subject.instrumented)]

@@ -23,6 +23,7 @@ from mmdit_cli.output.tables import (
     side_by_side,
     styled,
     tokens_text,
+    unlike_batches,
 )
 from mmdit_cli.request.sweep import point_columns, value_text
 
@@ -263,6 +264,7 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
             f"Above 100% of the limit: {above}. No work can be: the machine's ceilings were measured lower than what "
             "these reached, or their own times are of too few runs. Measure again on a quiet machine, and longer."
         )
+    notes += unlike_batches(results)
     if growth:
         notes.append(
             "Growth: least squares on logarithms; tokens are those of all modalities. At first, at last: between the "

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmdit.options import ModalityOptions, PatchInput, TokenInput
+from mmdit.options import PatchInput, TokenInput
 from mmdit.packing import Packing
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
-from mmdit_cli.request.tool_config import ToolConfig, patch_grid
+from mmdit_cli.request.tool_config import ToolConfig
 
 MASK_BYTES = 9  # of a token: its mask, and its index among those kept
 
@@ -28,7 +28,7 @@ class ModelInputs:
     kwargs: dict[str, Any]
     batch_size: int
     tokens: dict[str, int]  # of one sample, by modality
-    by_modality: dict[str, Tensor]  # their own tensors
+    by_modality: dict[str, Tensor]  # their own tensors, and those of further inputs
 
 
 def example_inputs(
@@ -47,8 +47,8 @@ def example_inputs(
     batch = batch_size or config.run.batch_size
     names = tuple(config.model.modalities)
     draw = _Draw(torch.device(device), dtype, seed)
-    tokens = {name: config.tokens_of(name) for name in names}
-    data = {name: _input(config.model.modalities[name], tokens[name], batch, draw) for name in names}
+    tokens = {name: config.tokens_of(name) for name in config.model.inputs}
+    data = {name: _input(config, name, batch, draw) for name in tokens}
     masks = {name: _mask(config, name, batch, draw.device) for name in config.run.mask}
     packing = None
     if draw.device.type == "meta" and config.model.varlen and masks:
@@ -65,7 +65,7 @@ def example_inputs(
             kwargs["guidance"] = draw.uniform(batch) + 3  # about what pictures are made with
         if config.run.references:
             kwargs["references"] = {
-                name: [_input(config.model.modalities[name], tokens[name], batch, draw) for _ in range(count)]
+                name: [_input(config, name, batch, draw) for _ in range(count)]
                 for name, count in config.run.references.items()
             }
         return ModelInputs(kwargs, batch, config.all_tokens(), data)
@@ -108,14 +108,14 @@ class _Draw:
         return draw(shape, generator=self.generator).to(self.device, dtype)
 
 
-def _input(modality: ModalityOptions, tokens: int, batch: int, draw: _Draw) -> Tensor:
-    end = modality.input
+def _input(config: ToolConfig, name: str, batch: int, draw: _Draw) -> Tensor:
+    end, tokens = config.model.inputs[name], config.tokens_of(name)
     if isinstance(end, TokenInput):
         return draw.integers(end.vocabulary, batch, tokens)
     if isinstance(end, PatchInput):
-        rows, columns = patch_grid(tokens)
-        return draw.normal(batch, end.channels, rows * end.patch, columns * end.patch)
-    return draw.normal(batch, tokens, modality.dim if end is None else end.dim)
+        sides = zip(config.patch_grid(name), end.sizes, strict=True)
+        return draw.normal(batch, end.channels, *(count * size for count, size in sides))
+    return draw.normal(batch, tokens, config.model.modalities[name].dim if end is None else end.dim)
 
 
 def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:
@@ -128,12 +128,14 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
             f"{bytes_(free)} are free; lower run.batch_size or run.tokens"
         )
     total = config.all_tokens()
-    masks = [  # references are valid everywhere
-        F.pad(_mask(config, name, batch, cpu), (0, total[name] - count), value=True)
-        if name in config.run.mask
-        else None
-        for name, count in tokens.items()
-    ]
+    masks: list[Tensor | None] = []
+    for name, modality in config.model.modalities.items():
+        stream = [name, *(modality.inputs or ())]
+        if config.run.mask.keys().isdisjoint(stream):
+            masks.append(None)
+            continue
+        joined = torch.cat([_mask(config, each, batch, cpu) for each in stream], dim=1)
+        masks.append(F.pad(joined, (0, total[name] - joined.shape[1]), value=True))  # references are valid everywhere
     packing = Packing.from_masks(masks, list(total.values()), batch)
     return packing.map(lambda index: index.to("meta")) if packing.has_padding else None
 

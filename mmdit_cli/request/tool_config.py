@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +26,10 @@ class RunConfig(Options):
     batch_size: Whole = option(1, "Samples of a call.", gt=0)
     tokens: dict[Text, Annotated[Whole, Gt(0)]] = option(
         {},
-        f"Tokens of a sample, by modality; by default {DEFAULT_TOKENS}, or as many as its input can place.",
+        f"Tokens of a sample, by modality or further input; by default {DEFAULT_TOKENS}, or as many as it can place.",
+    )
+    frames: dict[Text, Annotated[Whole, Gt(0)]] = option(
+        {}, "Patches of a video along time, among which its tokens are shared, by modality; 1 where it says nothing."
     )
     mask: dict[Text, Annotated[Number, Ge(0), Le(1)]] = option({}, "Share of valid tokens, by masked modality.")
     references: dict[Text, Count] = option(
@@ -42,10 +46,12 @@ class ToolConfig(Config):
 
     def check(self) -> Iterator[OptionError]:
         yield from super().check()
-        for key in ("tokens", "mask", "references"):
+        modalities, inputs = tuple(self.model.modalities), tuple(self.model.inputs)
+        known = {"tokens": inputs, "mask": inputs, "frames": modalities, "references": modalities}
+        for key, names in known.items():
             for name in getattr(self.run, key):
-                if name not in self.model.modalities:
-                    message = f"{name!r} is no modality of the model; they are {', '.join(self.model.modalities)}"
+                if name not in names:
+                    message = f"{name!r} is no modality of the model; they are {', '.join(names)}"
                     yield OptionError(("run", key, name), message)
         for name in self.run.references:
             if name in self.model.modalities and self.model.modalities[name].references is None:
@@ -53,8 +59,8 @@ class ToolConfig(Config):
                 yield OptionError(("run", "references", name), message)
 
     def tokens_of(self, name: str) -> int:
-        """Tokens of one sample in the modality; by default no more than its input can place."""
-        end = self.model.modalities[name].input
+        """Tokens of one sample in an input; by default no more than it can place."""
+        end = self.model.inputs[name]
         most = reach(end) or DEFAULT_TOKENS
         return self.run.tokens.get(name, min(DEFAULT_TOKENS, most**2 if isinstance(end, PatchInput) else most))
 
@@ -63,8 +69,26 @@ class ToolConfig(Config):
         return self.tokens_of(name) - round(self.tokens_of(name) * self.run.mask.get(name, 1.0))
 
     def all_tokens(self) -> dict[str, int]:
-        """Tokens of one sample by modality, those of its references included."""
-        return {name: self.tokens_of(name) * (1 + self.run.references.get(name, 0)) for name in self.model.modalities}
+        """Tokens of one sample by modality, those of its further inputs and of its references included."""
+        return {
+            name: self.tokens_of(name) * (1 + self.run.references.get(name, 0))
+            + sum(map(self.tokens_of, m.inputs or ()))
+            for name, m in self.model.modalities.items()
+        }
+
+    def valid_tokens(self) -> dict[str, int]:
+        """The same without padding."""
+        return {
+            name: count - sum(map(self.padded_of, (name, *(self.model.modalities[name].inputs or ()))))
+            for name, count in self.all_tokens().items()
+        }
+
+    def patch_grid(self, name: str) -> tuple[int, ...]:
+        """Rows and columns of the most square image of so many patches, rows <= columns; of a video frames first."""
+        frames = (self.run.frames.get(name, 1),) if is_video(self.model.inputs[name]) else ()
+        tokens = self.tokens_of(name) // prod(frames)
+        rows = next(rows for rows in range(int(tokens**0.5), 0, -1) if tokens % rows == 0)
+        return (*frames, rows, tokens // rows)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +97,21 @@ class FedConfig(ToolConfig):
 
     def check(self) -> Iterator[OptionError]:
         yield from super().check()
+        inputs = self.model.inputs
+        for name, frames in self.run.frames.items():
+            if name in inputs and (not is_video(inputs[name]) or self.tokens_of(name) % frames):
+                got = f"{name!r} has {self.tokens_of(name)} tokens"
+                yield OptionError(
+                    ("run", "frames", name), f"only a video's tokens are shared by frames, equally; {got}"
+                )
         for name, count in self.run.tokens.items():
-            end = self.model.modalities[name].input if name in self.model.modalities else None
+            end = inputs.get(name)
             most, at = reach(end), ("run", "tokens", name)
             if most is None:
                 continue
             if not isinstance(end, PatchInput) and count > most:
                 yield OptionError(at, f"{count} tokens exceed the input's max_length of {most}")
-            if isinstance(end, PatchInput) and (sides := patch_grid(count))[1] > most:
+            if isinstance(end, PatchInput) and (sides := self.patch_grid(name))[1] > most:
                 message = f"{count} patches are {sides[0]} x {sides[1]}, but positions reach max_size {most}"
                 yield OptionError(at, message)
 
@@ -92,21 +123,20 @@ def reach(end: Any) -> int | None:
     return end.max_size if isinstance(end, PatchInput) and end.positions not in (None, "none") else None
 
 
+def is_video(end: Any) -> bool:
+    """Whether what comes in has frames."""
+    return isinstance(end, PatchInput) and len(end.sizes) == 3
+
+
 def tokens_by_default(configs: Iterable[ToolConfig]) -> str:
     """What of `run.tokens` no config says, in words; empty where all is said."""
     taken = {
         f"{name} {config.tokens_of(name)}": None
         for config in configs
-        for name in config.model.modalities
+        for name in config.model.inputs
         if name not in config.run.tokens
     }
     return f"run.tokens by default: {', '.join(taken)}" if taken else ""
-
-
-def patch_grid(tokens: int) -> tuple[int, int]:
-    """Rows and columns of the most square image of so many patches, rows <= columns."""
-    rows = next(rows for rows in range(int(tokens**0.5), 0, -1) if tokens % rows == 0)
-    return rows, tokens // rows
 
 
 def load_tool_config(path: str | Path, overrides: Sequence[str] = ()) -> ToolConfig:

@@ -102,8 +102,8 @@ def expected_output(config: ToolConfig, name: str, given: Shape) -> Shape | None
 
 def _compare(config: ToolConfig, inputs: ModelInputs, outputs: dict[str, Tensor]) -> list[str]:
     problems = []
-    for name, x in inputs.by_modality.items():
-        end, head = config.model.modalities[name].input, config.model.modalities[name].output
+    for name, modality in config.model.modalities.items():
+        x, end, head = inputs.by_modality[name], modality.input, modality.output
         if isinstance(end, PatchInput) and head is None and name not in config.model.discard:
             output = f"output: {{kind: patches, channels: {end.channels}}}"
             problems.append(f"{name}: goes in as a picture and comes out as tokens; give it {output}, or discard it")

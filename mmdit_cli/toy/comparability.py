@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +27,7 @@ def as_trained(config: ToolConfig) -> ToolConfig:
     tokens = {"text": world.encode(batch.captions)[0].shape[1]}
     for name, x in batch.data.items():
         end = config.model.modalities[name].input
-        tokens[name] = x[0, 0].numel() // end.patch**2 if isinstance(end, PatchInput) else x.shape[1]
+        tokens[name] = x[0, 0].numel() // math.prod(end.sizes) if isinstance(end, PatchInput) else x.shape[1]
     run = replace(config.run, batch_size=config.train.batch_size, tokens=tokens)
     return replace(config, run=run)
 

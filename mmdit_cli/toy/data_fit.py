@@ -101,12 +101,13 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
             image.output,
             "1 channel" if needs.channels == 1 else f"{needs.channels} channels",
         )
-        if not isinstance(end, PatchInput) or end.channels != needs.channels or needs.size % end.patch:
+        sizes = end.sizes if isinstance(end, PatchInput) else ()
+        if not isinstance(end, PatchInput) or end.channels != needs.channels or len(sizes) > 2 or needs.size % sizes[0]:
             problems.append(
                 f"model.modalities.image.input must be patches of {channels} whose size divides {needs.size}"
             )
-        elif end.positions == "sincos" and needs.size // end.patch > end.max_size:
-            problems.append(f"model.modalities.image.input.max_size must be {needs.size // end.patch} or more")
+        elif end.positions == "sincos" and needs.size // sizes[0] > end.max_size:
+            problems.append(f"model.modalities.image.input.max_size must be {needs.size // sizes[0]} or more")
         if not isinstance(head, PatchOutput) or head.channels != needs.channels:
             problems.append(f"model.modalities.image.output must be {{kind: patches, channels: {needs.channels}}}")
     if audio:
@@ -118,6 +119,11 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
             problems.append(f"model.modalities.audio.output must be {{kind: linear, dim: {FRAME}}} ({shape})")
     if model.timestep is None:
         problems.append("model.timestep is missing; set it to {frequencies: 256, scale: 1000}")
+    problems += [
+        f"model.modalities.{name}.inputs must be left out: the data has nothing for them"
+        for name, modality in model.modalities.items()
+        if modality.inputs
+    ]
     if model.pooled is not None:
         problems.append("model.pooled must be left out: the captions have no pooled vector")
     return problems

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
+from torch.utils._pytree import tree_map_only
 
 import mmdit
 from benchmarks.families.comparison import (
@@ -36,13 +38,15 @@ QUICK = (
     "ovis-image",
     "bria-3.2",
     "longcat-image-edit",
+    "hunyuan-video",
+    "hunyuan-image-2.1",
+    "hunyuan-video-1.5",
     "flux.2-dev",
     "auraflow",
 )
+SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
-some_families = pytest.mark.parametrize(
-    "family", slow_but(FAMILIES, *(BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "qwen-image"))), ids=str
-)
+some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
 
 @each_family
@@ -70,7 +74,8 @@ def test_every_block_gives_what_its_counterpart_gives(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
     arguments = random_call(family)
-    tokens = 6 * 4
+    end = ours.config.modalities[family.drawn].input
+    tokens = arguments["inputs"][family.drawn][0, 0].numel() // math.prod(end.sizes)
     wanted = block_outputs(theirs, tokens, lambda: call_theirs(theirs, family, arguments))
     got = block_outputs(ours, tokens, lambda: ours(**arguments))
     assert len(got) == len(wanted) == len(ours.transformer.blocks) + len(ours.transformer.single_blocks)
@@ -84,12 +89,12 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
     ours = ours_of(theirs, family)
     arguments = random_call(family)
     with torch.no_grad():
-        exact = ours.double()(**cast(arguments, torch.float64))["image"]
+        exact = ours.double()(**cast(arguments, torch.float64))[family.drawn]
         # whole numbers, which both timestep embeddings hold without rounding
         errors = [
             relative(run(cast(arguments, torch.bfloat16)), exact)
             for run in (
-                lambda a: copy.deepcopy(ours).bfloat16()(**a)["image"],
+                lambda a: copy.deepcopy(ours).bfloat16()(**a)[family.drawn],
                 lambda a: call_theirs(copy.deepcopy(theirs).bfloat16(), family, a),
             )
         ]
@@ -101,8 +106,33 @@ def cast(arguments, dtype):
     late = arguments["timestep"].max() > 1
     exact = {"timestep": torch.tensor([0.5, 0.25]) * (1000 if late else 1), "guidance": torch.tensor([4.0, 2.0])}
     changed = arguments | {name: x for name, x in exact.items() if name in arguments}
-    inputs = {name: x.to(dtype) for name, x in changed.pop("inputs").items()}
-    return {"inputs": inputs, **{name: x.to(dtype) for name, x in changed.items()}}
+    return tree_map_only(torch.Tensor, lambda x: x if x.dtype == torch.bool else x.to(dtype), changed)
+
+
+@pytest.mark.parametrize(
+    "family", slow_but([f for f in FAMILIES if "hunyuan" in f.config], BY_NAME["hunyuan-image-2.1"]), ids=str
+)
+def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    mask = arguments["masks"]["text"]
+    kept: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def keep(module, given, output):
+        kept[module] = (output if isinstance(output, torch.Tensor) else output[0])[mask].detach()
+
+    pairs = [(ours.refiners["text"], theirs.context_embedder)]
+    stack, blocks = ours.refiners["text"].transformer.blocks, theirs.context_embedder.token_refiner.refiner_blocks
+    pairs += zip(stack, blocks, strict=True)
+    for module in (module for pair in pairs for module in pair):
+        module.register_forward_hook(keep)
+    with torch.no_grad():
+        ours(**arguments)
+        call_theirs(theirs, family, arguments)
+    assert len(kept) == 6
+    for x, y in pairs:
+        assert relative(kept[x], kept[y]) < OUTPUT
 
 
 def test_padded_text_is_masked_as_in_qwen_image():
@@ -139,27 +169,29 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
     arguments = random_call(family, **CALLS[0])
     inputs, rest = (
         arguments["inputs"],
-        {k: v for k, v in arguments.items() if k in ("pooled", "guidance", "references")},
+        {k: v for k, v in arguments.items() if k in ("pooled", "guidance", "references", "masks")},
     )
     # where more channels come in than go out, the others stay as they are
-    given, kept = inputs["image"], ours.config.modalities["image"].output.channels
+    drawn = family.drawn
+    prompt = {name: x for name, x in inputs.items() if name != drawn}
+    given, kept = inputs[drawn], ours.config.modalities[drawn].output.channels
     noise, channels = given[:, :kept], given[:, kept:]
     scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0 if family.config == "sd3-medium" else 3.0)
     scheduler.set_timesteps(8)
     scale = ours.config.timestep.scale
     with torch.no_grad():
-        velocity = network_velocity(ours, {"text": inputs["text"]}, channels={"image": channels}, **rest)
-        got = sample(velocity, {"image": noise}, sigmas=scheduler.sigmas.tolist())["image"]
+        velocity = network_velocity(ours, prompt, channels={drawn: channels}, **rest)
+        got = sample(velocity, {drawn: noise}, sigmas=scheduler.sigmas.tolist())[drawn]
         image = noise
         for t in scheduler.timesteps:
-            seen = {"text": inputs["text"], "image": torch.cat([image, channels], 1)}
+            seen = {**prompt, drawn: torch.cat([image, channels], 1)}
             step = dict(inputs=seen, timestep=(t / scale).expand(2), **rest)
             image = scheduler.step(call_theirs(theirs, family, step), t, image, return_dict=False)[0]
     assert relative(got, image) < 1e-4
     assert relative(got, noise) > 0.1
 
 
-COMPILED = [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow")]
+COMPILED = [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5")]
 
 
 @pytest.mark.slow
@@ -169,8 +201,8 @@ def test_it_compiles_whole_and_gives_the_same(family):
     ours = ours_of(theirs, family)
     arguments = random_call(family)
     with torch.no_grad():
-        wanted = ours(**arguments)["image"]
-        got = torch.compile(ours, fullgraph=True, backend="eager")(**arguments)["image"]
+        wanted = ours(**arguments)[family.drawn]
+        got = torch.compile(ours, fullgraph=True, backend="eager")(**arguments)[family.drawn]
     assert relative(got, wanted) < 1e-6
 
 

@@ -166,19 +166,22 @@ def network(family):
 def test_images_and_captions_of_many_sizes_share_a_batch(family, varlen):
     net = network(family)
     net.transformer.varlen = varlen
-    channels, dim = net.inputs["image"].channels, net.inputs["text"].dim_in
-    images = [randn(channels, *size) for size in ((4, 8), (8, 8), (6, 4))]
-    texts = [randn(n, dim) for n in (3, 7, 5)]
+    drawn, embed = family.drawn, net.inputs[family.drawn]
+    frames = ((2,), (4,), (2,)) if len(embed.sizes) == 3 else ((), (), ())
+    sizes = [(*f, *size) for f, size in zip(frames, ((4, 8), (8, 8), (6, 4)), strict=True)]
+    given = {drawn: [randn(embed.channels, *size) for size in sizes]}
+    for name in net.inputs.keys() - {drawn}:
+        given[name] = [randn(n, net.inputs[name].dim_in) for n in (3, 7, 5)]
     t = torch.tensor([100.0, 500.0, 900.0]).double()
     config = net.config
     extra = {} if config.pooled is None else dict(pooled=randn(3, config.pooled.dim))
     extra |= {} if config.guidance is None else dict(guidance=t / 300)
     t = t / config.timestep.scale
-    got = net({"text": texts, "image": images}, t, **extra)["image"]
-    assert [x.shape[-2:] for x in got] == [x.shape[-2:] for x in images]
+    got = net(given, t, **extra)[drawn]
+    assert [x.shape[1:] for x in got] == [x.shape[1:] for x in given[drawn]]
     for i in range(3):
         own = {name: x[i : i + 1] for name, x in extra.items()}
-        alone = net({"text": texts[i][None], "image": images[i][None]}, t[i : i + 1], **own)["image"]
+        alone = net({name: x[i][None] for name, x in given.items()}, t[i : i + 1], **own)[drawn]
         torch.testing.assert_close(got[i], alone[0], rtol=1e-9, atol=1e-10)
 
 

@@ -51,12 +51,31 @@ ROTARY = dict(
     guidance={"frequencies": 16},
     **BARE,
 )
+VIDEO = ROTARY | dict(
+    modalities={
+        "text": {
+            "dim": 32,
+            "input": {"kind": "linear", "dim": 8},
+            "refiner": {"depth": 1, "conditioning": "own", "modulation": {"parts": "gate"}},
+            "inputs": {"glyphs": {"kind": "mlp", "dim": 6, "hidden": [5]}},
+            "type_embedding": True,
+        },
+        "video": {
+            "dim": 32,
+            "input": {"kind": "patches", "channels": 3, "patch": [1, 2, 2], "positions": "none"},
+            "output": {"kind": "patches", "channels": 3},
+            "rotary": {"axes": [0, 1, 2]},
+        },
+    },
+    rotary={"axes": [8, 4, 4]},
+)
 MODELS = {
     "standard": PAIR | {"qk_rmsnorm": True},
     "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
     "adaptive by sample": PAIR | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}},
     "whole": WHOLE,
     "rotary and single streams": ROTARY,
+    "video, refined text and a further input": VIDEO,
     "soft-clamped, with registers": PAIR | {"attention": {"softclamp": 5.0}, "register_tokens": 2},
     "hyper-connections": PAIR | {"residual": {"kind": "hyper_connections", "streams": 2}},
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
@@ -94,6 +113,13 @@ def call_of(name: str, batch: int, lengths: tuple[int, ...]) -> dict[str, Any]:
         image = torch.randn(batch, 3, 2 * lengths[1], 2 * lengths[2])
         extra = {"pooled": torch.randn(batch, 6)} if whole else {"guidance": torch.rand(batch)}
         return dict(inputs=dict(text=text, image=image), masks=dict(text=mask), timestep=torch.rand(batch), **extra)
+    if name == "video, refined text and a further input":
+        inputs = dict(
+            text=torch.randn(batch, lengths[0], 8),
+            glyphs=torch.randn(batch, 4, 6),
+            video=torch.randn(batch, 3, 3, 2 * lengths[1], 2 * lengths[2]),
+        )
+        return dict(inputs=inputs, masks=dict(text=mask), timestep=torch.rand(batch), guidance=torch.rand(batch))
     widths = [each["dim"] for each in MODELS[name]["modalities"].values()]
     tokens = [torch.randn(batch, length, dim) for length, dim in zip(lengths, widths, strict=False)]
     if MODELS[name].get("variant") == "two_modality":

@@ -51,6 +51,15 @@ def test_a_sweeps_table_is_one_row_a_point(flops):
     assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "k"]] * 2
 
 
+def test_designs_given_other_batches_are_said_to_be(flops, tmp_path):
+    said = "Other batch × tokens: ratios are of whole batches"
+    for name, run in (("b", {}), ("c", {"batch_size": 1})):
+        (tmp_path / f"{name}.yaml").write_text(json.dumps(as_data(config(run))))
+    assert said not in flops("-c", "b.yaml")[1]
+    assert said in flops("-c", "c.yaml")[1]
+    assert said not in flops("--sweep", "run.batch_size=1,4")[1]
+
+
 def test_a_budget_stands_in_the_document_and_the_table(flops):
     options = ["--images", "1e3", "--card", "h100", "--cards", "2", "--utilization", "50%", "--dtype", "bf16"]
     code, out, _ = flops(*options, "--json")

@@ -138,6 +138,23 @@ def test_other_surroundings_are_named_and_what_is_measured_is_not_judged():
     assert [change.verdict for change in changes] == ["withheld", "withheld", "same", "worse"]
 
 
+@pytest.mark.parametrize(
+    ("run", "told"),
+    [
+        ({"batch_size": 4}, "batch_size 2, and this run is in batch_size 4; change run.batch_size"),
+        ({"tokens": {"text": 3, "image": 4}}, "change run.tokens"),
+        ({"mask": {"text": 0.5}}, "change run.mask"),
+    ],
+)
+def test_another_batch_is_refused_before_anything_is_measured(run, told, monkeypatch):
+    monkeypatch.setattr(grid_profile, "profile_configs", lambda *args, **more: pytest.fail("measured"))
+    base, other = config({"batch_size": 2, "tokens": {"text": 4, "image": 4}}), None
+    other = replace(base, run=replace(base.run, **run))
+    earlier = {"results": [result(point={}, config=base.name, **grid_profile._batch(base))]}
+    with pytest.raises(UserError, match=told):
+        grid_profile.profile_grid([PointConfig(other, {})], Settings(), earlier=earlier)
+
+
 def process(draw: random.Random, factor: float = 1.0) -> dict:
     """A process on a machine where processes differ by a tenth and more, and each knows its own median to 1 %."""
     median = 10 * factor * math.exp(draw.gauss(0, 0.13))

@@ -109,6 +109,13 @@ def test_what_was_faster_than_can_be_is_named(results):
     assert "limit: small run.batch_size=2 (110.0%)." in notes([whole, replace(whole, bound=quiet.bound)])
 
 
+def test_designs_given_other_batches_are_said_to_be(results):
+    first, second = results["pair"]
+    said = "Other batch × tokens: ratios are of whole batches"
+    assert said not in text_of(profile_tables([first, second], 500), 500)
+    assert said in text_of(profile_tables([first, replace(second, batch_size=99)], 500), 500)
+
+
 @pytest.mark.parametrize(("packed", "of"), [(True, "of valid tokens alone"), (False, "of all tokens, the padding")])
 def test_figures_a_token_say_which_tokens(packed, of, results):
     (train,) = results["train"]

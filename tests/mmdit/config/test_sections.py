@@ -94,7 +94,8 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {"kind": "patch"}}}},
-            "modalities.text.input.kind: expected one of linear, patches, tokens, got 'patch'; did you mean patches?",
+            "modalities.text.input.kind: expected one of linear, mlp, patches, tokens, got 'patch'; "
+            "did you mean patches?",
         ),
         (
             {"modalities": {"text": {"dim": 8, "output": {"dim": 8}}}},

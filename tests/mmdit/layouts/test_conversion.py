@@ -40,13 +40,13 @@ def written(config, *, source, target, **asked):
 
 def tool_config(family) -> ToolConfig:
     return as_tool_config(
-        {"name": family.config, "model": family.small_config().model, "run": {"tokens": {"text": 7, "image": 16}}}
+        {"name": family.config, "model": family.small_config().model, "run": {"tokens": {"text": 7, family.drawn: 16}}}
     )
 
 
 def config_file(family, path: Path) -> Path:
     model = as_written(family.small_config().model)
-    content = {"name": family.config, "model": model, "run": {"tokens": {"image": 16}}}
+    content = {"name": family.config, "model": model, "run": {"tokens": {family.drawn: 16}}}
     path.write_text(yaml.safe_dump(content, sort_keys=False))
     return path
 
@@ -79,7 +79,7 @@ def test_a_file_of_diffusers_becomes_ours_and_comes_back_byte_for_byte(family, t
     assert (tmp_path / "back").read_bytes() == theirs.read_bytes()
     arguments = random_call(family)
     with torch.no_grad():
-        got = mmdit.load(tmp_path / "ours", verify=True)(**arguments)["image"]
+        got = mmdit.load(tmp_path / "ours", verify=True)(**arguments)[family.drawn]
         wanted = call_theirs(random_theirs(family), family, arguments)
     assert relative(got, wanted) < 1e-5
 
@@ -148,7 +148,7 @@ def test_a_published_file_is_loaded_with_its_config_and_layout(tmp_path):
     file, config = save_theirs(family, tmp_path / "theirs"), family.small_config()
     arguments = random_call(family)
     with torch.no_grad():
-        got = mmdit.load(file, config=config, layout="diffusers")(**arguments)["image"]
+        got = mmdit.load(file, config=config, layout="diffusers")(**arguments)[family.drawn]
         assert relative(got, call_theirs(random_theirs(family), family, arguments)) < 1e-5
     with pytest.raises(CheckpointError, match="says nothing of its model; pass its config"):
         mmdit.load(file, layout="diffusers")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 import mmdit
-from benchmarks.families.diffusers_networks import FAMILIES
+from benchmarks.families.comparison import random_call
+from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from benchmarks.numerics.variants import COND, DIM, VARIANTS, build
 from mmdit import JointAttention
 from mmdit.adaptive_attention import AdaptiveAttention
@@ -24,6 +27,7 @@ from tests.support.marks import slow_but
 # one of each kind of attention, projection, residual and stream
 QUICK = ("standard", "adaptive by token", "adaptive by sample", "explicit attention", "registers", "hyper-connections")
 QUICK += ("dual attention, discard", "parallel single stream", "rotary", "two modalities", "all together")
+PUBLISHED = ("sd3.5-medium", "qwen-image-edit", "qwen-image-edit-2511", "hunyuan-video-1.5")
 FILLS = (7.0, float("nan"), float("inf"), -1e30)
 LENGTHS = (4, 5, 3)
 # the ends of some samples, gaps, and a sample of which nothing is valid
@@ -142,19 +146,23 @@ HOW = pytest.mark.parametrize("how", ["padded", "packed", "packing"])
 
 
 @HOW
-@pytest.mark.parametrize("family", slow_but(FAMILIES, FAMILIES[1], FAMILIES[4], FAMILIES[5]), ids=str)
+@pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in PUBLISHED)), ids=str)
 def test_in_a_published_network(family: Any, how: str) -> None:
     net = drawn(mmdit.build(family.small_config()))
     net.transformer.varlen = how == "packed"
-    config, t = net.config, torch.tensor([0.2, 0.5, 0.9]).double()
-    extra = {} if config.pooled is None else dict(pooled=randn(3, config.pooled.dim))
-    extra |= {} if config.guidance is None else dict(guidance=t * 3)
-    text, image = randn(3, 4, net.inputs["text"].dim_in), randn(3, net.inputs["image"].channels, 4, 4)
-    masks = as_given({"text": MASKS[0]}, how, {"text": 4, "image": 4})
+    call = random_call(family, batch=3, height=4, width=4, length=4, references=())
+    call = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, call)
+    given, seen = call.pop("inputs"), net.inputs[family.drawn]
+    masks = {name: MASKS[0] if x.shape[1] == 4 else MASKS[2] for name, x in given.items() if name != family.drawn}
+    patches = given[family.drawn][0, 0].numel() // math.prod(seen.sizes)
+    joined = {"text": torch.cat([masks[name] for name in net.streams["text"]], dim=1)}
+    call["masks"] = as_given(joined, how, {"text": joined["text"].shape[1], family.drawn: patches})
+    if how != "packing":
+        call["masks"] = masks
 
     def run(fill: float) -> tuple[list[Tensor], list[Tensor]]:
-        inputs = {"text": filled(text, MASKS[0], fill), "image": image}
-        return [net(inputs, t, masks=masks, **extra)["image"]], [inputs["text"]]
+        inputs = {name: filled(given[name], mask, fill) for name, mask in masks.items()}
+        return [net(given | inputs, **call)[family.drawn]], [*inputs.values()]
 
     check(net, run)
 

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 import mmdit
 from benchmarks.families.diffusers_networks import FAMILIES
@@ -24,10 +26,11 @@ def conditions(net, batch):
 
 
 def inputs(net, batch=2, size=(8, 4)):
-    return {
-        "text": randn(batch, 5, net.inputs["text"].dim_in),
-        "image": randn(batch, net.inputs["image"].channels, *size),
-    }
+    drawn = net.inputs[net.modality_names[-1]]
+    frames = (2,) if len(drawn.sizes) == 3 else ()
+    texts = [name for name, embed in net.inputs.items() if embed is not drawn]
+    given = {name: randn(batch, 5 if name == "text" else 3, net.inputs[name].dim_in) for name in texts}
+    return given | {net.modality_names[-1]: randn(batch, drawn.channels, *frames, *size)}
 
 
 @pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
@@ -36,13 +39,19 @@ def test_every_step_is_the_one_with_its_own_conditioning(family, varlen):
     net = network(family)
     xs, given = inputs(net), conditions(net, 2)
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
-    masks = {"text": mask} if not varlen else Packing.from_masks([mask, None], [5, 8], 2)
+    masks = {"text": mask}
+    if varlen:
+        (_, *further), embed = net.streams["text"], net.inputs[family.drawn]
+        longer = F.pad(mask, (0, sum(xs[name].shape[1] for name in further)), value=True)
+        patches = xs[family.drawn][0, 0].numel() // math.prod(embed.sizes)
+        masks = Packing.from_masks([longer, None], [longer.shape[1], patches], 2)
     timesteps = torch.tensor([1000.0, 600.0, 50.0]).double() / net.config.timestep.scale
     steps = net.precompute_modulation(timesteps, **given)
     assert len(steps) == 3
     for t, modulation in zip(timesteps, steps, strict=True):
-        wanted = net(xs, t.expand(2), **given, masks=masks)["image"]
-        torch.testing.assert_close(net(xs, masks=masks, modulation=modulation)["image"], wanted, rtol=1e-9, atol=1e-10)
+        wanted = net(xs, t.expand(2), **given, masks=masks)[family.drawn]
+        got = net(xs, masks=masks, modulation=modulation)[family.drawn]
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
 
 
 def test_it_reads_no_modulation_weight_again():
