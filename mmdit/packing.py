@@ -62,12 +62,13 @@ class Packing:
         if len(masks) != len(lengths):
             raise ValueError(f"there must be one mask (or None) for each of {len(lengths)} lengths, got {len(masks)}")
         for i, (mask, length) in enumerate(zip(masks, lengths, strict=True)):
-            if mask is not None and mask.is_meta:
+            if isinstance(mask, Tensor) and mask.is_meta:
                 raise ValueError(f"mask {i} is on the meta device, where it has no values; pass Packing.from_lengths")
-            if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, length)):
+            is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (batch, length)
+            if mask is not None and not is_mask:
+                got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
                 raise ValueError(
-                    f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), "
-                    f"got {mask.dtype} {tuple(mask.shape)}"
+                    f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), got {got}"
                 )
         hosted = [None if mask is None else _array(mask.cpu()) for mask in masks]
         valid = [

@@ -16,18 +16,28 @@ def described(given: object) -> str:
     return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
 
 
-def as_vector(given: object, argument: str, batch: int, device: torch.device, *, each_token: bool = False) -> Tensor:
-    """`b` numbers, from a tensor of them or from one number for all; `each_token`: or `b n`.
+def as_vector(
+    given: object, argument: str, batch: int, device: torch.device, *, tokens: int | None = None
+) -> Tensor:
+    """`b` numbers, from a tensor of them or from one number for all; or `b n` for so many `tokens`.
 
     Raises:
-        ValueError: it is something else, or of another length.
+        ValueError: it is something else, or of another length, or on another device.
     """
     if isinstance(given, (int, float)):
         return torch.full((batch,), float(given), dtype=torch.float32, device=device)
-    if not isinstance(given, Tensor) or given.shape[:1] != (batch,) or given.ndim > 1 + each_token:
-        also = f" or ({batch}, tokens)" if each_token else ""
+    of_tokens = isinstance(given, Tensor) and given.ndim == 2 and tokens is not None
+    if not isinstance(given, Tensor) or given.shape != ((batch, tokens) if of_tokens else (batch,)):
+        also = "" if tokens is None else f" or (batch, tokens) = ({batch}, {tokens})"
         raise ValueError(f"{argument} must have the shape (batch,) = ({batch},){also}, got {described(given)}")
+    check_device(given, argument, device)
     return given
+
+
+def check_device(given: Tensor, argument: str, device: torch.device) -> None:
+    """Raises ValueError where it is on another one than the tokens."""
+    if given.device != device:
+        raise ValueError(f"{argument} is on {given.device}, but the tokens are on {device}; move it there")
 
 
 def check_tokens(

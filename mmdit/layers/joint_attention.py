@@ -97,7 +97,7 @@ class JointAttention(nn.Module):
             ValueError: a count, width, batch, mask shape or mask dtype is wrong; it names the input, got and wanted.
         """
         check_tokens(inputs, self.dim_inputs, self.names, "inputs")
-        inputs, entered = enter_masked(inputs, masks, self.names)
+        inputs, entered, _ = enter_masked(inputs, masks, self.names)
         if packing is not None:
             packing.check_packed(inputs, entered.by_modality, self.names)
         batch = inputs[0].shape[0] if packing is None else packing.batch

@@ -80,15 +80,19 @@ def fill_conditioning(
 
 
 def enter_masked(
-    tokens: Sequence[Tensor], masks: Sequence[Tensor | None] | Masks | None, names: Sequence[str]
-) -> tuple[Sequence[Tensor], Masks]:
-    """Tokens `b n_i ...` with masked places filled, and their masks, checked: once, where tokens enter.
+    tokens: Sequence[Tensor],
+    masks: Sequence[Tensor | None] | Masks | None,
+    names: Sequence[str],
+    conds: Sequence[Conditioning | None] = (),
+) -> tuple[Sequence[Tensor], Masks, Sequence[Conditioning | None]]:
+    """Tokens `b n_i ...` and their conditioning with masked places filled, and the masks, checked: once, where tokens
+    enter.
 
     Raises:
         ValueError: a count, a mask's dtype or its shape is wrong.
     """
     checked = check_masks(masks, tokens, names)
     if checked.filled:
-        return tokens, checked
+        return tokens, checked, conds
     entered = [fill_masked(x, mask) for x, mask in zip(tokens, checked.by_modality, strict=True)]
-    return entered, Masks(checked.by_modality, filled=True)
+    return entered, Masks(checked.by_modality, filled=True), fill_conditioning(conds, checked.by_modality.__getitem__)

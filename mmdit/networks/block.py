@@ -143,7 +143,7 @@ class MMDiTBlock(nn.Module):
         lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
-        modality_tokens, masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
+        modality_tokens, masks, conds = enter_masked(modality_tokens, modality_masks, self.modality_names, conds)
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality

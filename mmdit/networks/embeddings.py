@@ -150,10 +150,10 @@ class TimestepEmbed(VectorEmbed):
         return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
 
 
-def own_dtype(module: nn.Module) -> torch.dtype:
+def own_dtype(module: nn.Module, otherwise: torch.dtype | None = None) -> torch.dtype:
     """What a module computes in where no activation tells: the type of its first parameter that is not stored as
     something else (float8, say), or else torch's default."""
-    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), torch.get_default_dtype())
+    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), otherwise or torch.get_default_dtype())
 
 
 def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:

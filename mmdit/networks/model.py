@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import as_vector, check_names, described
+from mmdit.layers.arguments import as_vector, check_device, check_names, described
 from mmdit.layers.attention import join_masks
-from mmdit.layers.masks import Masks
+from mmdit.layers.masks import Masks, fill_conditioning, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
@@ -108,16 +109,18 @@ class MMDiTModel(nn.Module):
         embedded = {name: ragged.embed(self.inputs[name], inputs[name], name, given.get(name)) for name in self.inputs}
         tokens = {name: x for name, (x, _) in embedded.items()}
         lengths = {name: each for name, (_, each) in embedded.items()}
+        like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
         if modulation is None:
-            like = tokens[self.modality_names[0]]
-            conds = self._conditioning(timestep, pooled, guidance, batch, like, self.clean.intersection(behind))
+            streams = {name: sum(tokens[each].shape[1] for each in stream) for name, stream in self.streams.items()}
+            counts = {n: count + (behind[n].shape[1] if n in behind else 0) for n, count in streams.items()}
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, counts)
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
-            conds, timestep = self._known(modulation, batch), modulation.timestep.expand(batch)
+            conds, timestep, clean = self._known(modulation, batch), modulation.timestep.expand(batch), self.clean
 
         own = [tokens[name].shape[1] for name in self.modality_names]
-        of_own = self._of_own_tokens(conds, own)
+        of_own = self._of_own_tokens(conds, own, clean)
         packing = self._packing(masks, tokens, lengths)
         valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
         for name, cond in zip(self.modality_names, of_own, strict=True):
@@ -125,27 +128,32 @@ class MMDiTModel(nn.Module):
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
                 tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
         joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
-        whole, places = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
+        whole = [x for x, _ in joined]
+        every = [mask if packing is None else packing.mask(i) for i, (_, mask) in enumerate(joined)]
         outs = self.transformer(
             modality_tokens=whole,
-            modality_masks=packing or places,
-            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole),
-            modality_positions=None if self.places is None else self.places(inputs, references),
+            modality_masks=packing or Masks(tuple(every), filled=True),
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, clean),
+            modality_positions=None if self.places is None else self.places(inputs, references, every),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond in zip(self.modality_names, outs, own, of_own, strict=True):
-            if x is not None:
-                known = None if modulation is None else modulation.heads.get(name)
-                result[name] = ragged.head(heads.get(name), x[:, :n], cond, inputs[name], lengths[name], known)
+        for name, x, n, cond, mask in zip(self.modality_names, outs, own, of_own, every, strict=True):
+            if x is None:
+                continue
+            x = x[:, :n]
+            if name in heads and mask is not None:  # packed, zeros stand there, which a norm may divide by nothing
+                x, (cond,) = fill_masked(x, mask[:, :n]), fill_conditioning([cond], lambda _, own=mask[:, :n]: own)
+            known = None if modulation is None else modulation.heads.get(name)
+            result[name] = ragged.head(heads.get(name), x, cond, inputs[name], lengths[name], known)
         return result
 
     def precompute_modulation(
         self,
         timesteps: Tensor,
         pooled: Tensor | None = None,
-        guidance: Tensor | None = None,
+        guidance: Tensor | float | None = None,
         *,
         dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
@@ -159,8 +167,8 @@ class MMDiTModel(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
                 the result serves any batch.
-            dtype: what the network computes in; None: that of `pooled`, or else of its first weight that is not stored
-                as something else (float8, say).
+            dtype: what the network computes in; None: that of the weights that embed the timestep, where these are not
+                stored as something else (float8, say), or else of `pooled`, or else of its other weights.
 
         Returns:
             One for each timestep: `net(inputs, modulation=them[i])`.
@@ -173,6 +181,9 @@ class MMDiTModel(nn.Module):
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
             raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
+        if isinstance(guidance, (int, float)):
+            guidance = as_vector(guidance, "guidance", 1, timesteps.device)
+        self._check_conditions(pooled, guidance, timesteps.device)
         steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
@@ -182,7 +193,7 @@ class MMDiTModel(nn.Module):
             for x in (pooled, guidance)
         ]
         if dtype is None:
-            dtype = own_dtype(self) if pooled is None else pooled.dtype
+            dtype = own_dtype(self.time_embed, own_dtype(self) if pooled is None else pooled.dtype)
         like = timesteps.new_empty(0, dtype=dtype)
         t = timesteps.repeat_interleave(batch)
         conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
@@ -253,20 +264,22 @@ class MMDiTModel(nn.Module):
         first = tokens[self.modality_names[0]]
         return Packing.from_lengths(list(lengths.values()), padded, len(first), first.device)
 
-    def _of_own_tokens(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+    def _of_own_tokens(
+        self, conds: Sequence[Tensor | None], own: Sequence[int], clean: Collection[str]
+    ) -> list[Tensor | None]:
         """The conditioning of each modality's own tokens, which its refiner and its head read."""
         return [
-            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in self.clean else cond[:, :n]
+            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in clean else cond[:, :n]
             for name, cond, n in zip(self.modality_names, conds, own, strict=True)
         ]
 
     def _of_all_tokens(
-        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[Tensor]
+        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[Tensor], clean: Collection[str]
     ) -> list[Conditioning | None]:
         """That of each modality's tokens, of which those from `own` on are of its references where these are clean."""
         return [
             cond
-            if cond is None or cond.ndim == 2 or name not in self.clean
+            if cond is None or cond.ndim == 2 or name not in clean
             else ConditioningRuns(cond, (n, x.shape[1] - n))
             for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True)
         ]
@@ -279,9 +292,11 @@ class MMDiTModel(nn.Module):
         batch: int,
         like: Tensor,
         clean: Collection[str],
+        counts: Mapping[str, int] = MappingProxyType({}),
     ) -> list[Tensor | None]:
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
-        token has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where its references are `clean`."""
+        of its tokens, so many as `counts` tells, has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where
+        its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -290,33 +305,24 @@ class MMDiTModel(nn.Module):
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        parts: tuple[tuple[str, Any, nn.Module | None], ...] = (
-            ("guidance", guidance, self.guidance_embed),
-            ("a pooled vector", pooled, self.pooled_embed),
-        )
-        for what, given, embed in parts:
-            if (given is None) != (embed is None):
-                wanted = "was built without" if embed is None else "needs"
-                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
+        self._check_conditions(pooled, guidance, like.device, batch)
 
-        def of_number(embed: nn.Module, given: object, argument: str, each_token: bool = False) -> Tensor:
-            numbers = as_vector(given, argument, batch, like.device, each_token=each_token)
+        def of_number(embed: nn.Module, given: object, argument: str, tokens: int | None = None) -> Tensor:
+            numbers = as_vector(given, argument, batch, like.device, tokens=tokens)
             vector: Tensor = embed(numbers, like.dtype)
             return vector
 
         extra: Tensor | int = 0
         if self.guidance_embed is not None:
             extra = of_number(self.guidance_embed, guidance, "guidance")
-        if self.pooled_embed is not None:
-            shape = (batch, self.pooled_embed.dim_in)
-            if not isinstance(pooled, Tensor) or pooled.shape != shape:
-                raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
+        if self.pooled_embed is not None and pooled is not None:
             extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):
             check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
             for name in self.modality_names:
-                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", name not in clean)
+                tokens = None if name in clean else counts.get(name)
+                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", tokens)
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
@@ -324,3 +330,20 @@ class MMDiTModel(nn.Module):
             if name in clean:
                 conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
         return [*conds]
+
+    def _check_conditions(self, pooled: object, guidance: object, device: torch.device, batch: int | None = None) -> None:
+        """That there are those which the network was built with, of their shapes; `batch`: None where it may be any."""
+        parts = (("guidance", guidance, self.guidance_embed), ("a pooled vector", pooled, self.pooled_embed))
+        for what, given, embed in parts:
+            if (given is None) != (embed is None):
+                wanted = "was built without" if embed is None else "needs"
+                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
+        if self.guidance_embed is not None and batch is None:
+            as_vector(guidance, "guidance", len(guidance) if isinstance(guidance, Tensor) and guidance.ndim else 1, device)
+        if self.pooled_embed is not None:
+            wanted = ("batch" if batch is None else batch, self.pooled_embed.dim_in)
+            shape = tuple(pooled.shape) if isinstance(pooled, Tensor) else ()
+            if len(shape) != 2 or shape[1] != wanted[1] or batch not in (None, shape[0]):
+                text = ", ".join(map(str, wanted))
+                raise ValueError(f"pooled must have the shape (batch, dim) = ({text}), got {described(pooled)}")
+            check_device(pooled, "pooled", device)  # type: ignore[arg-type]

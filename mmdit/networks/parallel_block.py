@@ -77,13 +77,13 @@ class ParallelBlock(nn.Module):
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
         lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
+        (tokens,), masks, conds = enter_masked(modality_tokens, modality_masks, self.modality_names, conds)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
         if modulations is None:
             modulations = [self.modulate(conds)[0].spread(packing, 0)]
         (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
-        (tokens,), masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
         x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
         (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.networks import ragged
@@ -23,15 +25,26 @@ class RotaryPlaces(nn.Module):
         self.modalities = config.modalities
 
     def forward(
-        self, inputs: Mapping[str, Given], references: Mapping[str, Sequence[Tensor]] | None = None
+        self,
+        inputs: Mapping[str, Given],
+        references: Mapping[str, Sequence[Tensor]] | None = None,
+        masks: Sequence[Tensor | None] | None = None,
     ) -> list[Tensor | None]:
         """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
-        where samples have sizes of their own."""
+        where samples have sizes of their own, or it begins behind one with a mask `b n`, True = valid."""
+        valid = dict(zip(self.modalities, masks or (), strict=False))
         if all(isinstance(x, Tensor) for x in inputs.values()):
-            return self._of_one(inputs, references or {})  # type: ignore[arg-type]
-        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}) for i in range(ragged.batch_of(inputs))])
+            return self._of_one(inputs, references or {}, valid)  # type: ignore[arg-type]
+        samples = range(ragged.batch_of(inputs))
+        own = [{name: None if mask is None else mask[i : i + 1] for name, mask in valid.items()} for i in samples]
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}, own[i]) for i in samples])
 
-    def _of_one(self, inputs: Mapping[str, Tensor], references: Mapping[str, Sequence[Tensor]]) -> list[Tensor | None]:
+    def _of_one(
+        self,
+        inputs: Mapping[str, Tensor],
+        references: Mapping[str, Sequence[Tensor]],
+        masks: Mapping[str, Tensor | None],
+    ) -> list[Tensor | None]:
         places = {
             name: None if modality.rotary is None else self._place(modality, inputs[name], references.get(name, ()))
             for name, modality in self.modalities.items()
@@ -40,10 +53,11 @@ class RotaryPlaces(nn.Module):
             place, rotary = places[name], modality.rotary
             if place is None or rotary is None or rotary.after is None:
                 continue
-            other = self.modalities[rotary.after].rotary
-            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes]).amax((0, 1))  # type: ignore[index,union-attr]
+            other: Any = self.modalities[rotary.after].rotary
+            first = behind(places[rotary.after], other.axes, masks.get(rotary.after))  # type: ignore[arg-type]
+            places[name] = place = place.expand(*first.shape, -1, -1).clone()
             for axis in rotary.axes:
-                place[:, axis] += last + 1
+                place[..., axis] += first.unsqueeze(-1)
         return list(places.values())
 
     def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
@@ -63,6 +77,16 @@ class RotaryPlaces(nn.Module):
         for axis, start in enumerate(rotary.start or ()):
             coordinates[:, axis] += start
         return coordinates
+
+
+def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
+    """Where on these axes there is no token any more of those at `n a`: one number, or `b` with a mask `b n`; 0 where
+    no token is valid."""
+    at = torch.stack([place[:, axis] for axis in axes], dim=-1)
+    if mask is not None:  # of a sample that is shorter than others, its own tokens' alone
+        at = at.masked_fill(~mask[:, : len(at), None], -math.inf)
+    last = F.pad(at, (0, 0, 0, 1), value=-math.inf).amax((-2, -1))
+    return (last + 1).masked_fill(last.isinf(), 0)
 
 
 def grid_coordinates(

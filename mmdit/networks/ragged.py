@@ -86,8 +86,8 @@ def sample(inputs: Mapping[str, Given], i: int) -> dict[str, Tensor]:
 
 
 def join_places(by_sample: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
-    """Coordinates `n a` of each sample's modalities -> `b n a`, padded at the end."""
+    """Coordinates `n a` or `1 n a` of each sample's modalities -> `b n a`, padded at the end."""
     return [
-        None if places[0] is None else pad_sequence(list(places), batch_first=True)
+        None if places[0] is None else pad_sequence([x.flatten(0, -2) for x in places], batch_first=True)
         for places in zip(*by_sample, strict=True)
     ]
