@@ -16,9 +16,7 @@ def described(given: object) -> str:
     return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
 
 
-def as_vector(
-    given: object, argument: str, batch: int, device: torch.device, *, tokens: int | None = None
-) -> Tensor:
+def as_vector(given: object, argument: str, batch: int, device: torch.device, *, tokens: int | None = None) -> Tensor:
     """`b` numbers, from a tensor of them or from one number for all; or `b n` for so many `tokens`.
 
     Raises:

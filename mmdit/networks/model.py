@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from mmdit.layers.arguments import as_vector, check_device, check_names, described
 from mmdit.layers.attention import join_masks
-from mmdit.layers.masks import Masks, fill_conditioning, fill_masked
+from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
@@ -109,11 +109,14 @@ class MMDiTModel(nn.Module):
         embedded = {name: ragged.embed(self.inputs[name], inputs[name], name, given.get(name)) for name in self.inputs}
         tokens = {name: x for name, (x, _) in embedded.items()}
         lengths = {name: each for name, (_, each) in embedded.items()}
+        packing = self._packing(masks, tokens, lengths)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
+        every = {name: self._joined_mask(name, tokens, valid, behind) for name in self.modality_names}
+        if packing is not None:
+            every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
         like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
         if modulation is None:
-            streams = {name: sum(tokens[each].shape[1] for each in stream) for name, stream in self.streams.items()}
-            counts = {n: count + (behind[n].shape[1] if n in behind else 0) for n, count in streams.items()}
-            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, counts)
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every)
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
@@ -121,30 +124,27 @@ class MMDiTModel(nn.Module):
 
         own = [tokens[name].shape[1] for name in self.modality_names]
         of_own = self._of_own_tokens(conds, own, clean)
-        packing = self._packing(masks, tokens, lengths)
-        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
         for name, cond in zip(self.modality_names, of_own, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
                 tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
-        joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
-        whole = [x for x, _ in joined]
-        every = [mask if packing is None else packing.mask(i) for i, (_, mask) in enumerate(joined)]
+        whole = [self._join(name, tokens, behind) for name in self.modality_names]
+        ordered = tuple(mask for _, mask in every.values())
         outs = self.transformer(
             modality_tokens=whole,
-            modality_masks=packing or Masks(tuple(every), filled=True),
+            modality_masks=packing or Masks(ordered, filled=True),
             time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, clean),
-            modality_positions=None if self.places is None else self.places(inputs, references, every),
+            modality_positions=None if self.places is None else self.places(inputs, references, ordered),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond, mask in zip(self.modality_names, outs, own, of_own, every, strict=True):
+        for name, x, n, cond, mask in zip(self.modality_names, outs, own, of_own, ordered, strict=True):
             if x is None:
                 continue
             x = x[:, :n]
             if name in heads and mask is not None:  # packed, zeros stand there, which a norm may divide by nothing
-                x, (cond,) = fill_masked(x, mask[:, :n]), fill_conditioning([cond], lambda _, own=mask[:, :n]: own)
+                x = fill_masked(x, mask[:, :n])
             known = None if modulation is None else modulation.heads.get(name)
             result[name] = ragged.head(heads.get(name), x, cond, inputs[name], lengths[name], known)
         return result
@@ -232,19 +232,29 @@ class MMDiTModel(nn.Module):
                 embedded[name] = torch.cat(each, dim=1)
         return embedded
 
-    def _join(
-        self, name: str, tokens: Mapping[str, Tensor], valid: Mapping[str, Tensor | None], references: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """A modality's tokens, those of its further inputs and of its references behind them, and which are valid."""
-        parts, masks = [tokens[each] for each in self.streams[name]], [valid.get(each) for each in self.streams[name]]
+    def _joined_mask(
+        self,
+        name: str,
+        tokens: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor | None],
+        references: Mapping[str, Tensor],
+    ) -> tuple[int, Tensor | None]:
+        """How many tokens a modality has with those behind its own, and which of them are valid."""
+        masks = [valid.get(each) for each in self.streams[name]]
+        parts = [tokens[each] for each in self.streams[name]]
+        if name in references:
+            parts, masks = [*parts, references[name]], [*masks, None]
+        lengths = [x.shape[1] for x in parts]
+        return sum(lengths), masks[0] if len(parts) == 1 else join_masks(masks, lengths, parts[0])
+
+    def _join(self, name: str, tokens: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> Tensor:
+        """A modality's tokens, those of its further inputs and of its references behind them."""
+        parts = [tokens[each] for each in self.streams[name]]
         if name in self.type_embeds:
             types = self.type_embeds[name](torch.arange(len(parts), device=parts[0].device))
             parts = [x + types[i] for i, x in enumerate(parts)]
-        if references is not None:
-            parts, masks = [*parts, references], [*masks, None]
-        if len(parts) == 1:
-            return parts[0], masks[0]
-        return torch.cat(parts, dim=1), join_masks(masks, [x.shape[1] for x in parts], parts[0])
+        parts += [references[name]] if name in references else []
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _packing(
         self,
@@ -278,9 +288,7 @@ class MMDiTModel(nn.Module):
     ) -> list[Conditioning | None]:
         """That of each modality's tokens, of which those from `own` on are of its references where these are clean."""
         return [
-            cond
-            if cond is None or cond.ndim == 2 or name not in clean
-            else ConditioningRuns(cond, (n, x.shape[1] - n))
+            cond if cond is None or cond.ndim == 2 or name not in clean else ConditioningRuns(cond, (n, x.shape[1] - n))
             for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True)
         ]
 
@@ -292,11 +300,11 @@ class MMDiTModel(nn.Module):
         batch: int,
         like: Tensor,
         clean: Collection[str],
-        counts: Mapping[str, int] = MappingProxyType({}),
+        streams: Mapping[str, tuple[int, Tensor | None]] = MappingProxyType({}),
     ) -> list[Tensor | None]:
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
-        of its tokens, so many as `counts` tells, has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where
-        its references are `clean`."""
+        of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
+        that of timestep 0, where its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -307,9 +315,11 @@ class MMDiTModel(nn.Module):
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
         self._check_conditions(pooled, guidance, like.device, batch)
 
-        def of_number(embed: nn.Module, given: object, argument: str, tokens: int | None = None) -> Tensor:
+        def of_number(
+            embed: nn.Module, given: object, argument: str, tokens: int | None = None, mask: Tensor | None = None
+        ) -> Tensor:
             numbers = as_vector(given, argument, batch, like.device, tokens=tokens)
-            vector: Tensor = embed(numbers, like.dtype)
+            vector: Tensor = embed(fill_masked(numbers, mask) if numbers.ndim == 2 else numbers, like.dtype)
             return vector
 
         extra: Tensor | int = 0
@@ -321,8 +331,8 @@ class MMDiTModel(nn.Module):
             check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
             for name in self.modality_names:
-                tokens = None if name in clean else counts.get(name)
-                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", tokens)
+                each_token = () if name in clean else streams[name]
+                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", *each_token)
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
@@ -331,7 +341,9 @@ class MMDiTModel(nn.Module):
                 conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
         return [*conds]
 
-    def _check_conditions(self, pooled: object, guidance: object, device: torch.device, batch: int | None = None) -> None:
+    def _check_conditions(
+        self, pooled: object, guidance: object, device: torch.device, batch: int | None = None
+    ) -> None:
         """That there are those which the network was built with, of their shapes; `batch`: None where it may be any."""
         parts = (("guidance", guidance, self.guidance_embed), ("a pooled vector", pooled, self.pooled_embed))
         for what, given, embed in parts:
@@ -339,11 +351,12 @@ class MMDiTModel(nn.Module):
                 wanted = "was built without" if embed is None else "needs"
                 raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
         if self.guidance_embed is not None and batch is None:
-            as_vector(guidance, "guidance", len(guidance) if isinstance(guidance, Tensor) and guidance.ndim else 1, device)
+            as_vector(
+                guidance, "guidance", len(guidance) if isinstance(guidance, Tensor) and guidance.ndim else 1, device
+            )
         if self.pooled_embed is not None:
-            wanted = ("batch" if batch is None else batch, self.pooled_embed.dim_in)
-            shape = tuple(pooled.shape) if isinstance(pooled, Tensor) else ()
-            if len(shape) != 2 or shape[1] != wanted[1] or batch not in (None, shape[0]):
-                text = ", ".join(map(str, wanted))
-                raise ValueError(f"pooled must have the shape (batch, dim) = ({text}), got {described(pooled)}")
+            shape, dim = tuple(pooled.shape) if isinstance(pooled, Tensor) else (), self.pooled_embed.dim_in
+            if len(shape) != 2 or shape[1] != dim or batch not in (None, shape[0]):
+                wanted = f"({'batch' if batch is None else batch}, {dim})"
+                raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {described(pooled)}")
             check_device(pooled, "pooled", device)  # type: ignore[arg-type]

@@ -138,7 +138,7 @@ class MMDiT(nn.Module):
         self._check_positions(modality_positions, modality_tokens)
         sequences = self._sequences(modality_masks, modality_tokens)
         if time_cond is not None:
-            time_cond = conds = fill_conditioning(conds, sequences.valid)
+            conds = fill_conditioning(conds, sequences.valid)
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
@@ -151,7 +151,7 @@ class MMDiT(nn.Module):
                 block,
                 tokens,
                 modality_masks=sequences.masks,
-                time_cond=time_cond,
+                time_cond=None if time_cond is None else conds,
                 modulations=mods,
                 rotary=tables,
                 packing=sequences.packing,

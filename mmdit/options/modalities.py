@@ -30,7 +30,9 @@ class MlpInput(Options):
 
     kind: Literal["mlp"] = "mlp"
     dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
-    hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(sentence="Widths between the linears.", example="[4096]", min_length=1)
+    hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(
+        sentence="Widths between the linears.", example="[4096]", min_length=1
+    )
     activation: Literal["gelu", "gelu_tanh", "silu"] = option("gelu", "What stands between the linears.")
     norm: Literal["none", "layer"] = option("none", "A layer norm with weights before them.")
     norm_out: Literal["none", "layer"] = option("none", "The same behind them.")
