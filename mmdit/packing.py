@@ -35,7 +35,8 @@ class Segments:
 class Packing:
     """Which tokens of a padded batch are valid, as what packs and unpacks them.
 
-    It can be passed wherever masks are, and serves every call with the same masks: the steps of a sampler, say.
+    A whole stack or network takes it in place of masks, and it serves every call with the same masks: the steps of a
+    sampler, say.
 
     Attributes:
         lengths: valid tokens, by modality and sample.

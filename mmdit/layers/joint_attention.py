@@ -16,7 +16,7 @@ from mmdit.layers.norms import make_head_norm
 from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Flag, Size, Text, Whole, takes
 from mmdit.options.modality_keywords import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
@@ -41,10 +41,10 @@ class JointAttention(nn.Module):
         self,
         options: JointAttentionOptions | None = None,
         *,
-        dim_inputs: Sequence[int],
-        out_bias: bool | None = None,
-        discard: Sequence[int] = (),
-        names: Sequence[str] | None = None,
+        dim_inputs: Sequence[Size],
+        out_bias: Flag | None = None,
+        discard: Sequence[Whole] = (),
+        names: Sequence[Text] | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmdit.layers.arguments import described
 from mmdit.layers.modulation import Conditioning
+from mmdit.packing import Packing
 
 
 class Masks(NamedTuple):
@@ -43,6 +44,8 @@ def check_masks(masks: Sequence[Tensor | None] | Masks | None, tokens: Sequence[
     """One `b n` bool mask or None for each modality, of tokens `b n ...`; as they are where that is known."""
     if isinstance(masks, Masks):
         return masks
+    if isinstance(masks, Packing):
+        raise ValueError("a Packing in place of masks is for a whole stack; here tokens come packed, with packing=...")
     if masks is None:
         return Masks((None,) * len(tokens))
     if isinstance(masks, Tensor) or len(masks) != len(tokens):

@@ -25,7 +25,7 @@ from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Count, Size, Text, Whole, takes
 from mmdit.options.modality_keywords import modality_indexes, modality_labels
 from mmdit.packing import Packing
 
@@ -53,12 +53,12 @@ class MMDiTBlock(nn.Module):
         self,
         options: BlockOptions | None = None,
         *,
-        dim_modalities: Sequence[int],
-        discard: Sequence[int] = (),
-        skip_feedforward: Sequence[int] = (),
-        dual: Sequence[int] = (),
-        layer_index: int = 0,
-        modality_names: Sequence[str] | None = None,
+        dim_modalities: Sequence[Size],
+        discard: Sequence[Whole] = (),
+        skip_feedforward: Sequence[Whole] = (),
+        dual: Sequence[Whole] = (),
+        layer_index: Count = 0,
+        modality_names: Sequence[Text] | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__()

@@ -119,8 +119,8 @@ class NoEmbed(nn.Module):
     """Tokens that come at the stream's width already."""
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
-        return _entered(x, name, mask)
         """`x`: b n d -> the same."""
+        return _entered(x, name, mask)
 
 
 class VectorEmbed(nn.Module):

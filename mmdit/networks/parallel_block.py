@@ -15,7 +15,7 @@ from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioni
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Count, Size, Text, takes
 from mmdit.packing import Packing
 
 JOINED = "joined"  # what tables call the one stream
@@ -38,9 +38,9 @@ class ParallelBlock(nn.Module):
         self,
         options: BlockOptions | None = None,
         *,
-        dim: int,
-        name: str = JOINED,
-        layer_index: int = 0,
+        dim: Size,
+        name: Text = JOINED,
+        layer_index: Count = 0,
         **keywords: Any,
     ) -> None:
         super().__init__()

@@ -33,6 +33,9 @@ CONFIG = {
 }
 
 
+BY_SAMPLE = {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}}
+
+
 def made(clean=False, **rotary):
     config = {
         "model": {**CONFIG["model"], "modalities": {k: dict(v) for k, v in CONFIG["model"]["modalities"].items()}}
@@ -116,13 +119,19 @@ def test_what_is_no_reference_is_said(references, message):
         ({"references": {"axis": 1}}, "an axis below 3 that is none of the image's own, got 1"),
         ({"references": {"axis": 3}}, "an axis below 3 that is none of the image's own, got 3"),
         ({"rotary": {"axes": [1, 2], "start": [1, 2]}}, "there are 3 axes, got 2 numbers"),
+        (
+            {"references": {"clean": True}, "register_tokens": 1},
+            "references.clean: .* register tokens in front of 'image'",
+        ),
+        ({"references": {"clean": True}, **BY_SAMPLE}, "references.clean: .* does not go with one gate of the sample"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(change, message):
-    modalities = CONFIG["model"]["modalities"]
-    changed = {**modalities, "image": {**modalities["image"], **change}}
+    model = CONFIG["model"]
+    of_model = {key: value for key, value in change.items() if key in ("register_tokens", "attention")}
+    image = {**model["modalities"]["image"], **{k: v for k, v in change.items() if k not in of_model}}
     with pytest.raises((OptionError, ValueError), match=message):
-        mmdit.build({"model": {**CONFIG["model"], "modalities": changed}})
+        mmdit.build({"model": {**model, **of_model, "modalities": {**model["modalities"], "image": image}}})
 
 
 def test_without_references_clean_ones_change_no_timestep_of_a_token():
