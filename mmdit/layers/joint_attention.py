@@ -55,6 +55,8 @@ class JointAttention(nn.Module):
         self.heads, self.dim_head = options.head_sizes
         self.dim_cond = options.dim_cond if attention.gating == "sample" else None  # what the gates come from
         self.discard = modality_indexes(discard, len(self.dim_inputs), "discard")
+        if keywords:  # those of a whole network speak of its last block
+            options.check_unused(self.discard)
         if len(self.discard) == len(self.dim_inputs):
             raise ValueError("every input is discarded, so nothing would come out; keep at least one")
 

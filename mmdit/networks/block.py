@@ -70,6 +70,8 @@ class MMDiTBlock(nn.Module):
         self.token_dims = 3 if options.residual.streams == 1 else 4
         indexes = range(len(dims))
         discarded = modality_indexes(discard, len(dims), "discard")
+        if keywords:  # those of a whole network speak of its last block
+            options.check_unused(discarded)
         no_feedforward = modality_indexes(skip_feedforward, len(dims), "skip_feedforward")
         self.dual = sorted(modality_indexes(dual, len(dims), "dual"))
         if discarded.intersection(self.dual):

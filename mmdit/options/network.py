@@ -51,6 +51,12 @@ class JointAttentionOptions(Options):
         "published checkpoints hold them: its query projection (SD3), or all of it (Qwen-Image).",
     )
 
+    def check_unused(self, discarded: Collection[int]) -> None:
+        """Raises OptionError where weights are kept that would be unused, and all are used."""
+        if self.unused_weights != "none" and not discarded:
+            message = "unused weights are those of a discarded modality; set discard"
+            raise OptionError(("unused_weights",), message)
+
     @property
     def head_sizes(self) -> tuple[int, int]:
         """`(heads, dim_head)`, of which any two sizes decide the third."""

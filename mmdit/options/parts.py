@@ -32,9 +32,6 @@ class AttentionOptions(Options):
     gating: Literal["token", "sample"] = option(
         "token",
         "Where the gate of adaptive weights comes from: each token, or the conditioning vector of the sample.",
-        keywords={"gating": "token", "num_adaptive_weights": 1},
-        made=lambda gating, weights: "token" if (gating, weights) == ("sample", 1) else gating,
-        types=(Any, Whole),
     )
     softclamp: Number | None = option(
         None,
@@ -67,7 +64,7 @@ class AttentionOptions(Options):
             message = "kind 'standard' has 1 weight; set kind: adaptive to mix several"
             yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
-            yield OptionError(("gating",), "gating is a setting of kind 'adaptive'")
+            yield OptionError(("gating",), "gating is a setting of kind 'adaptive', of num_adaptive_weights >= 2")
         if self.flash_attn and self.softclamp is not None:
             yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
 

@@ -272,6 +272,12 @@ def test_a_value_of_one_of_several_types_keeps_nothing_of_those_who_asked() -> N
         (lambda: GeneralBlock(dim_modalities=(8, 8), skip_feedforward=5), "skip_feedforward: expected a list, got 5"),
         (lambda: MMDiTBlock(dim_text=8, dim_image="8"), "dim_image: expected a whole number, got '8'"),
         (lambda: JointAttention(dim_inputs=16), "dim_inputs: expected a list, got 16"),
+        (lambda: AdaptiveAttention(dim=8, unused_weights="all"), "unused_weights: .* discarded modality; set discard"),
+        (lambda: GeneralBlock(dim_modalities=(8,), unused_weights="all"), "unused_weights: .* modality; set discard"),
+        (
+            lambda: AdaptiveAttention(dim=8, dim_cond=8, gating="sample"),
+            "gating: gating is a setting of kind 'adaptive'",
+        ),
         (lambda: AdaptiveAttention(dim=0), "^dim: expected a number > 0, got 0"),
     ],
 )
