@@ -2,8 +2,8 @@
 
 A batch of captions at 512 tokens with 60 real ones spends most of the text stream on padding, and its mask keeps the
 attention from the fast kernels. Packed, a modality is `1 T d`: the valid tokens of sample 0, then those of 1, and so
-on. Norms, projections and feedforwards work on each token alone and run as they are; modulations are spread over their
-samples' tokens; attention stays within each sample.
+on. Norms, projections and feedforwards work on each token alone and run as they are (convolutions are given its
+neighbours); modulations are spread over their samples' tokens; attention stays within each sample.
 """
 
 from __future__ import annotations
@@ -191,12 +191,20 @@ class Packing:
             return torch.cat(outs, dim=1)
         return tuple(torch.cat(parts, dim=1) for parts in zip(*outs, strict=True))
 
-    def only(self, modality: int) -> Packing:
-        """That of one modality by itself, packed already."""
-        return self._keep(modality, lambda: Packing((self.lengths[modality],)))
+    def only(self, *modalities: int) -> Packing:
+        """That of some modalities by themselves."""
+        if modalities == (*range(len(self.lengths)),):
+            return self
+
+        def those(of_all: tuple[Any, ...]) -> tuple[Any, ...]:
+            return tuple(of_all[i] for i in modalities) if of_all else ()
+
+        return self._keep(modalities, lambda: Packing(those(self.lengths), those(self.padded), those(self.index)))
 
     def joined(self) -> Packing:
         """That of all modalities as one, packed already."""
+        if len(self.lengths) == 1:
+            return self
         return self._keep("joined", lambda: Packing((_sums(self.lengths),)))
 
     def behind(self, registers: Sequence[int]) -> Packing:

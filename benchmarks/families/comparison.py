@@ -1,4 +1,5 @@
-"""Ours with diffusers' weights, on the same random inputs: outputs, gradients and blocks, relative to theirs."""
+"""Ours with the weights of diffusers (or of a network's authors), on the same random inputs: outputs, gradients and
+blocks, relative to theirs."""
 
 from __future__ import annotations
 
@@ -34,7 +35,7 @@ def ours_of(theirs: nn.Module, family: Family) -> nn.Module:
     """Our network with their weights."""
     config = family.small_config().model
     net = mmdit.build(config)
-    net.load_state_dict(from_layout(theirs.state_dict(), config, "diffusers"))
+    net.load_state_dict(from_layout(theirs.state_dict(), config, family.layout))
     return net.eval()
 
 
@@ -50,6 +51,8 @@ def random_call(
 ) -> dict[str, Any]:
     """What `mmdit.MMDiTModel` is called with: an image (or a video of 4 frames), text, timesteps, and what else the
     family takes; `references`: their sizes, where it takes them. Text that is refined is padded in the last sample."""
+    if family.arguments is not None:
+        return family.arguments(batch=batch, steps=height // 4, length=length, seed=seed)
     config: Any = family.small_config().model
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
@@ -138,7 +141,7 @@ def gradient_errors(family: Family) -> dict[str, float]:
         found.append((parameters, {f"input {name}": x.grad.clone() for name, x in leaves.items()}))
     (their_parameters, their_inputs), (our_parameters, our_inputs) = found
     fixed = {name: x for name, x in theirs.state_dict().items() if name not in their_parameters}  # position tables
-    wanted = from_layout(their_parameters | fixed, family.small_config().model, "diffusers") | their_inputs
+    wanted = from_layout(their_parameters | fixed, family.small_config().model, family.layout) | their_inputs
     got = our_parameters | our_inputs
     floor = max(x.norm().item() for x in wanted.values()) * 1e-6
     return {
@@ -149,7 +152,13 @@ def gradient_errors(family: Family) -> dict[str, float]:
 
 def blocks_of(net: nn.Module) -> list[nn.Module]:
     """The joint and single-stream blocks of either side, in order."""
-    lists = ("joint_transformer_blocks", "transformer_blocks", "single_transformer_blocks")
+    lists = (
+        "joint_transformer_blocks",
+        "transformer_blocks",
+        "single_transformer_blocks",
+        "joint_blocks",
+        "fused_blocks",
+    )
     stack = getattr(net, "transformer", None)
     if stack is not None:
         return [*stack.blocks, *stack.single_blocks]

@@ -23,7 +23,8 @@ class Family:
     """A shipped config and the class of diffusers that is the same network.
 
     `small` is what makes the config small, and `options` what makes theirs small; `published` are their arguments at
-    the published size, which has so many `parameters`. `call` runs theirs on what ours takes.
+    the published size, which has so many `parameters`. `call` runs theirs on what ours takes, `arguments` where that is
+    no picture and a text; `layout` has their names.
     """
 
     config: str
@@ -33,6 +34,8 @@ class Family:
     call: Callable[..., Tensor]
     published: dict[str, Any]
     parameters: int
+    layout: str = "diffusers"
+    arguments: Callable[..., dict[str, Any]] | None = None
 
     def __str__(self) -> str:
         return self.config
@@ -40,7 +43,8 @@ class Family:
     @property
     def drawn(self) -> str:
         """The modality that comes out."""
-        return self.small_config().model.names[-1]
+        config = self.small_config().model
+        return next(name for name in reversed(config.names) if name not in config.discard)
 
     def small_config(self) -> Config:
         overrides = [f"{key}={value}" for key, value in self.small.items()]

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from mmdit import mmdit_pytorch
+from mmdit.config.extension import KEY as EXTENDS
 from mmdit.config.file import load_config, validate_mapping
 from mmdit.config.sections import Config
 from mmdit.networks.model import MMDiTModel
@@ -21,7 +22,8 @@ AnyConfig: TypeAlias = str | Path | Mapping[str, Any] | Config | ModelOptions
 
 
 def as_config(config: AnyConfig) -> Config:
-    """Read a config from a path, a mapping (`{"model": {...}}` or the model section alone) or a config object.
+    """Read a config from a path, a mapping (`{"model": {...}}`, `{"extends": "sd3-medium", ...}` or the model section
+    alone) or a config object.
 
     Raises:
         ConfigError: the file can't be read or a key is wrong; the message names `file:line:column` and the key.
@@ -31,7 +33,8 @@ def as_config(config: AnyConfig) -> Config:
     if isinstance(config, ModelOptions):
         return Config(model=config)
     if isinstance(config, Mapping):
-        return validate_mapping(config if "model" in config else {"model": config}, Config, source="config")
+        whole = config if config.keys() & {"model", EXTENDS} else {"model": config}
+        return validate_mapping(whole, Config, source="config", may_extend=True)
     return load_config(config, Config)
 
 

@@ -21,12 +21,20 @@ class Config(Options):
     the two; here they pass through unread, so that `build("file.yaml")` works on any config file."""
 
     name: Text = option("model", "What tables and reports call it.", min_length=1)
+    extends: Text | None = option(
+        None,
+        "A shipped config's name, or a file from this one's folder: its keys hold here, changed by this one's. "
+        "Mappings merge, lists and values replace, null leaves a key out.",
+        later=True,
+    )
     model: ModelOptions = option(sentence="What the model is.", example="{depth: 2, modalities: {image: {dim: 512}}}")
     run: Any = option(None, "What profile, flops and shape-check feed it.")
     train: Any = option(None, "How train-toy trains it.")
 
     def check(self) -> Iterator[OptionError]:
         """What a file may not ask for, though a constructor builds it."""
+        if self.extends is not None:  # those that may are read with what they extend, which leaves none here
+            yield OptionError(("extends",), "only a config file, or the mapping given to build, extends another")
         model, single = self.model, self.model.single_stream
         joint = model.depth * len(model.modalities)
         further = 0 if single is None else single.depth

@@ -23,10 +23,11 @@ def shipped_configs() -> dict[str, Path]:
     return {path.relative_to(folder).as_posix().removesuffix(".yaml"): path for path in found}
 
 
-def find_shipped(name: str | Path) -> Path | None:
-    """The file of a shipped config by its name; None where there is none, or where a file of that name is at hand."""
-    found = shipped_configs().get(Path(name).as_posix())
-    taken = found is not None and os.path.lexists(name) and not os.path.isdir(name)
+def find_shipped(name: str | Path, folder: str = "") -> Path | None:
+    """The file of a shipped config by its name; None where there is none, or where a file of that name is in the
+    folder, by default the current one."""
+    found, path = shipped_configs().get(Path(name).as_posix()), os.path.join(folder, name)
+    taken = found is not None and os.path.lexists(path) and not os.path.isdir(path)
     return None if taken else found
 
 

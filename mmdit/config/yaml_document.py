@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NoReturn
 
@@ -56,6 +57,10 @@ class Document:
     keys: dict[KeyPath, Place] = field(default_factory=dict)
     values: dict[KeyPath, Place] = field(default_factory=dict)
 
+    def copy(self) -> Document:
+        """Another of the same, to be changed."""
+        return Document(self.source, deepcopy(self.data), {**self.keys}, {**self.values})
+
     def where(self, path: KeyPath, *, key: bool = False) -> Place:
         """The place of the value at the path (`key`: of its key), or else of the deepest key above it that exists."""
         if path in self.values and not key:
@@ -88,16 +93,17 @@ class Document:
             places.update({path + below: place for below, place in others.items()})
 
 
-def parse(text: str | bytes, source: str, *, lines: bool = True) -> Document:
+def parse(text: str | bytes, source: str, *, lines: bool = True, most: int = MAX_NODES) -> Document:
     """Read one YAML document; bytes are UTF-8. An empty text is `None`.
 
     Args:
         source: how errors name the text; with `lines`, `:line:column` is added to it.
+        most: values that it may hold after aliases are expanded.
 
     Raises:
         ConfigError: too large or deep, not text, not YAML, several documents, a duplicate key, a tag, a merge key, ...
     """
-    return _Parser(source, lines).parse(text)
+    return _Parser(source, lines, most).parse(text)
 
 
 class _Loader(yaml.BaseLoader):
@@ -125,8 +131,8 @@ class _Loader(yaml.BaseLoader):
 
 
 class _Parser:
-    def __init__(self, source: str, lines: bool) -> None:
-        self.lines = lines
+    def __init__(self, source: str, lines: bool, most: int) -> None:
+        self.lines, self.most = lines, most
         self.document = Document(source)
         self.nodes = 0
         self.open: set[int] = set()  # ids of the nodes being built
@@ -207,15 +213,13 @@ class _Parser:
         text: str = node.value
         if found := _FORBIDDEN.search(text):
             self.fail(node.start_mark, f"character U+{ord(found.group()):04X} is not allowed")
-        if node.tag != "plain":
+        if node.tag != "plain" or is_text(text):
             return text
         if text in _WORDS:
             return _WORDS[text]
         if _NOT_FINITE.fullmatch(text):
             return float(text.replace(".", ""))
         whole = _INT.fullmatch(text)
-        if not whole and not _FLOAT.fullmatch(text):
-            return text
         if len(text) > _LONGEST_NUMBER:
             self.fail(node.start_mark, f"a number of {len(text)} characters is too long")
         if not whole:
@@ -228,8 +232,8 @@ class _Parser:
     def check_limits(self, mark: yaml.Mark, nodes: int, depth: int) -> None:
         if depth > MAX_DEPTH:
             self.fail(mark, f"nested deeper than {MAX_DEPTH} levels")
-        if nodes > MAX_NODES:
-            self.fail(mark, f"more than {MAX_NODES} values, counting what aliases repeat")
+        if nodes > self.most:
+            self.fail(mark, f"more than {self.most} values, counting what aliases repeat")
 
     def place(self, mark: yaml.Mark) -> Place:
         source = self.document.source
@@ -237,6 +241,11 @@ class _Parser:
 
     def fail(self, mark: yaml.Mark | None, problem: str) -> NoReturn:
         raise ConfigError(f"{self.place(mark) if mark else self.document.source}: {one_line(problem)}") from None
+
+
+def is_text(plain: str) -> bool:
+    """Whether a scalar without quotes is text, and not a number, true, false or null."""
+    return plain not in _WORDS and not any(form.fullmatch(plain) for form in (_NOT_FINITE, _INT, _FLOAT))
 
 
 def _mark(before: str) -> yaml.Mark:

@@ -1,4 +1,4 @@
-"""The position-wise feedforward of a block."""
+"""The feedforward of a block: of each token by itself, or by convolutions over its neighbours too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.neighbours import Valid, make_neighbours
 from mmdit.options import FeedForwardOptions
 from mmdit.options.fields import takes
 
@@ -26,9 +27,11 @@ FEEDFORWARD_KINDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
 class FeedForward(nn.Module):
     """`linear -> activation -> linear`; the gated kinds are `value * activation(gate)` (Shazeer 2020).
 
+    With a `kernel` above 1 both linears are convolutions over so many tokens, as in MMAudio (Cheng et al. 2024).
+
     Args:
         dim: width of the tokens.
-        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, swiglu), bias, dropout.
+        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, swiglu), bias, dropout, kernel.
 
     Raises:
         ValueError: an option is wrong.
@@ -40,17 +43,20 @@ class FeedForward(nn.Module):
         dim_hidden = options.dim or int(dim * options.mult)
         if dim_hidden < 1:
             raise ValueError(f"feedforward mult must leave a hidden width of at least 1, got {options.mult} of {dim}")
+        if not isinstance(options.kernel, int):
+            raise ValueError(f"kernel must be a number here: this feedforward is of one modality, got {options.kernel}")
         self.activation, self.gated = FEEDFORWARD_KINDS[options.kind]
-        self.proj_in = nn.Linear(dim, dim_hidden * (2 if self.gated else 1), bias=options.bias)
+        self.beside = make_neighbours(options.kernel)
+        self.proj_in = nn.Linear(options.kernel * dim, dim_hidden * (2 if self.gated else 1), bias=options.bias)
         self.dropout = nn.Dropout(options.dropout)
-        self.proj_out = nn.Linear(dim_hidden, dim, bias=options.bias)
+        self.proj_out = nn.Linear(options.kernel * dim_hidden, dim, bias=options.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: b n d -> b n d."""
-        x = self.proj_in(x)
+    def forward(self, x: Tensor, valid: Valid = None) -> Tensor:
+        """`x`: b n d -> b n d; `valid`: which tokens are, where a convolution looks beside them."""
+        x = self.proj_in(self.beside(x, valid))
         if self.gated:
             value, gate = x.chunk(2, dim=-1)
             x = value * self.activation(gate)
         else:
             x = self.activation(x)
-        return self.proj_out(self.dropout(x))
+        return self.proj_out(self.beside(self.dropout(x), valid))

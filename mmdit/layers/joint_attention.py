@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from mmdit.layers.arguments import check_conditioning, check_tokens
 from mmdit.layers.attention import join_masks, make_attention
 from mmdit.layers.masks import Masks, enter_masked
+from mmdit.layers.neighbours import make_neighbours
 from mmdit.layers.norms import make_head_norm
 from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
 from mmdit.options.fields import Flag, Size, Text, Whole, takes
-from mmdit.options.modality_keywords import modality_indexes, modality_labels
+from mmdit.options.modality_keywords import by_modality, modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
@@ -53,6 +54,8 @@ class JointAttention(nn.Module):
         self.dim_inputs = tuple(dim_inputs)
         self.names = modality_labels(names, len(self.dim_inputs), what="input")
         self.heads, self.dim_head = options.head_sizes
+        kernels = by_modality(attention.out_kernel, self.names, "out_kernel")
+        self.beside = [make_neighbours(kernel) for kernel in kernels]
         self.dim_cond = options.dim_cond if attention.gating == "sample" else None  # what the gates come from
         self.discard = modality_indexes(discard, len(self.dim_inputs), "discard")
         if keywords:  # those of a whole network speak of its last block
@@ -65,7 +68,8 @@ class JointAttention(nn.Module):
         for index, dim in enumerate(self.dim_inputs):
             discarded = index in self.discard
             bias = attention.bias if out_bias is None else out_bias
-            gate, qkv, out = make_projections(dim, options, out_bias=bias, discarded=discarded)
+            kernel = kernels[index]
+            gate, qkv, out = make_projections(dim, options, out_bias=bias, discarded=discarded, out_kernel=kernel)
             self.gates.append(gate)
             self.to_qkv.append(qkv)
             self.to_out.append(nn.Identity() if out is None else out)
@@ -131,8 +135,10 @@ class JointAttention(nn.Module):
 
         # each for itself again
         outs: list[Tensor | None] = [None] * len(inputs)
+        valid = entered.valid(packing)
         for index, piece in zip(kept, pieces, strict=True):
-            outs[index] = self._project(self.to_out[index], piece, gates[index], index, packing)
+            beside = self.beside[index](piece, valid[index])
+            outs[index] = self._project(self.to_out[index], beside, gates[index], index, packing)
         return tuple(outs)
 
     def _project(

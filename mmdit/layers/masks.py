@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmdit.layers.arguments import described
 from mmdit.layers.modulation import Conditioning
+from mmdit.layers.neighbours import Valid
 from mmdit.packing import Packing
 
 
@@ -23,9 +24,15 @@ class Masks(NamedTuple):
     by_modality: tuple[Tensor | None, ...]
     filled: bool = False
 
-    def only(self, index: int) -> Masks:
-        """That of one modality."""
-        return Masks((self.by_modality[index],), self.filled)
+    def only(self, *indexes: int) -> Masks:
+        """Those of some modalities."""
+        return Masks(tuple(self.by_modality[index] for index in indexes), self.filled)
+
+    def valid(self, packing: Packing | None) -> Sequence[Valid]:
+        """By modality, which tokens are: of packed ones the packing tells."""
+        if packing is None:
+            return self.by_modality
+        return [packing.only(index) for index in range(len(self.by_modality))]
 
 
 def check_mask(mask: Tensor, x: Tensor, name: str, shape: Sequence[int] | None = None) -> None:

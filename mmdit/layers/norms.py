@@ -28,8 +28,11 @@ class AdaptiveLayerNorm(nn.Module):
         if scale is None:
             return self.norm(x)
         if shift is None:
-            return over_runs(lambda normed, by: normed * (1 + by), self.norm(x), scale)
+            return over_runs(self._scaled, x, scale)
         return over_runs(self._modulated, x, shift, scale)
+
+    def _scaled(self, x: Tensor, scale: Tensor) -> Tensor:
+        return self.norm(x) * (1 + scale)
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
@@ -84,8 +87,10 @@ class MultiHeadRMSNorm(nn.Module):
 
 def make_head_norm(options: JointAttentionOptions) -> nn.Module:
     """The norm of each head's queries or keys, if any."""
+    own = options.attention.qk_norm_eps
+    eps = options.norm_eps if own is None else own
     if options.qk_rmsnorm:
         heads, dim_head = options.head_sizes
         shared = options.attention.qk_norm_scale == "shared"
-        return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=options.norm_eps)
-    return HeadLayerNorm(eps=options.norm_eps) if options.attention.qk_layernorm else nn.Identity()
+        return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=eps)
+    return HeadLayerNorm(eps=eps) if options.attention.qk_layernorm else nn.Identity()

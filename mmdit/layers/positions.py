@@ -31,6 +31,14 @@ def timestep_sinusoid(timestep: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def scaled_sinusoid(timestep: Tensor, dim: int, fastest: float) -> Tensor:
+    """`b -> b dim`, `b n -> b n dim`: the same with frequencies from `fastest` down, in the order of operations of
+    MMAudio's code (hkchengrex/MMAudio, `embeddings.py`), whose angles reach 10,000 and are rounded by 5e-4."""
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=timestep.device) / dim
+    angles = timestep.float()[..., None] * (fastest * (1.0 / MAX_PERIOD**exponents))
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
 class SinCos1D(nn.Module):
     """Adds the sinusoid of each token's index to it."""
 

@@ -84,14 +84,14 @@ class DenseQKV(nn.Module):
 
 
 class DenseOut(nn.Module):
-    """One weight from the joined heads to the stream's width."""
+    """One weight from the joined heads to the stream's width; `kernel`: of so many neighbouring tokens."""
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, bias: bool) -> None:
+    def __init__(self, dim: int, *, heads: int, dim_head: int, bias: bool, kernel: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(heads * dim_head, dim, bias=bias)
+        self.linear = nn.Linear(kernel * heads * dim_head, dim, bias=bias)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> Tensor:
-        """`x`: b n h d -> b n e."""
+        """`x`: b n h d, or of neighbours b n (k h) d -> b n e."""
         return self.linear(x.flatten(2))
 
 
@@ -213,7 +213,7 @@ def _project_samples(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def make_projections(
-    dim: int, options: JointAttentionOptions, *, out_bias: bool, discarded: bool
+    dim: int, options: JointAttentionOptions, *, out_bias: bool, discarded: bool, out_kernel: int = 1
 ) -> tuple[nn.Module, nn.Module, nn.Module | None]:
     """The gate, the qkv projection and the out projection of one modality.
 
@@ -225,7 +225,7 @@ def make_projections(
     holds_out = not discarded or options.unused_weights == "all"
     if attention.num_adaptive_weights == 1:
         qkv = DenseQKV(dim, parts=parts, stored_parts=stored, bias=attention.bias, **sizes)
-        return NoGate(), qkv, DenseOut(dim, bias=out_bias, **sizes) if holds_out else None
+        return NoGate(), qkv, DenseOut(dim, bias=out_bias, kernel=out_kernel, **sizes) if holds_out else None
     sizes |= dict(num_weights=attention.num_adaptive_weights)
     gate: nn.Module
     kinds: tuple[type[AdaptiveQKV], type[AdaptiveOut]]

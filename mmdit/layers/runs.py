@@ -40,12 +40,13 @@ def over_runs(function: Callable[..., Tensor], *given: Tensor | ConditioningRuns
     if lengths is None:
         return function(*given)
     count = len(lengths)
-    if len({*lengths}) == 1:
-        views = [
-            x.unflatten(1, (count, lengths[0])) if isinstance(x, Tensor) else x.vectors.unsqueeze(2) for x in given
-        ]
-        return function(*views).flatten(1, 2)
-    if max(x.numel() for x in given if isinstance(x, Tensor)) < LONG * count:
-        return function(*map(each_token, given))
+    if count > 2:  # of an image and its references, the lengths may be unknown to torch.compile and are not compared
+        if all(n == lengths[0] for n in lengths):
+            views = [
+                x.unflatten(1, (count, lengths[0])) if isinstance(x, Tensor) else x.vectors[:, :, None] for x in given
+            ]
+            return function(*views).flatten(1, 2)
+        if max(x.numel() for x in given if isinstance(x, Tensor)) < LONG * count:
+            return function(*map(each_token, given))
     pieces = [x.split(lengths, dim=1) if isinstance(x, Tensor) else x.vectors.split(1, dim=1) for x in given]
     return torch.cat([function(*piece) for piece in zip(*pieces, strict=True)], dim=1)

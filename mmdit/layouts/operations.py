@@ -13,6 +13,8 @@ from mmdit.layouts.language import Operation
 from mmdit.networks.patches import inside_of
 from mmdit.options import ModelOptions, PatchInput
 
+KERNELS = (3, 7)  # of convolutions over time
+
 
 def operations_for(config: ModelOptions) -> dict[str, Operation]:
     """The operations by name; those on patches have the sizes of the config's image."""
@@ -30,6 +32,13 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
         ),
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
         "conv": _reshaped(lambda x: rearrange(x, f"d (c {each}) -> d c {each}", **sizes) if x.ndim == 2 else x),
+        # a convolution's kernel over time, where ours is a linear on as many neighbours; the bias is the same
+        **{f"over_{k}": _over(k) for k in KERNELS},
+        # rows of queries, keys and values: ours one behind the other, theirs head by head and feature by feature
+        "interleaved": Operation(
+            lambda x: rearrange(x, "(j h d) ... -> (h d j) ...", j=3, h=config.head_sizes[0]),
+            lambda x, shape: rearrange(x, "(h d j) ... -> (j h d) ...", j=3, h=config.head_sizes[0]),
+        ),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
         "gamma": Operation(
             lambda x: x + 1 if x.ndim == 1 else x,
@@ -40,11 +49,19 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
         "transposed": Operation(lambda x: x.T, lambda x, shape: x.T),
         "transposed_batch": Operation(lambda x: x.T[None], lambda x, shape: x[0].T),
         "batch": _reshaped(lambda x: x.flatten(0, -2)[None]),  # ... d -> 1 n d
+        "of_two": _reshaped(lambda x: x[None, None]),
         "flat": _reshaped(lambda x: x.flatten()),
         "scalar": _reshaped(lambda x: x.reshape(())),
         "column": _reshaped(lambda x: x.reshape(-1, 1)),
         "cube": _reshaped(lambda x: x.reshape(-1, 1, 1)),
     }
+
+
+def _over(kernel: int) -> Operation:
+    return Operation(
+        lambda x: rearrange(x, "d (k c) -> d c k", k=kernel) if x.ndim == 2 else x,
+        lambda x, shape: rearrange(x, "d c k -> d (k c)") if x.ndim == 3 else x,
+    )
 
 
 def _reshaped(write: Callable[[Tensor], Tensor]) -> Operation:

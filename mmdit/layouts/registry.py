@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from mmdit.layouts import auraflow, flux, hunyuan, qwen, sd3
+from mmdit.layouts import auraflow, flux, hunyuan, mmaudio, qwen, sd3
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.lucidrains import lucidrains
 from mmdit.options import ModelOptions, PatchInput
@@ -33,7 +33,8 @@ FAMILIES = (  # the first whose blocks a config has is meant
     Family("flux.2", flux.blocks_2, "swiglu", True, {"diffusers": flux.diffusers_2, "flux": flux.original_2}),
     Family("qwen-image", qwen.blocks, "gelu_tanh", True, {"diffusers": qwen.diffusers}),
 )
-LAYOUTS = ("mmdit", *dict.fromkeys(layout for family in FAMILIES for layout in family.lines), "lucidrains")
+SOUND = {"mmaudio": mmaudio.authors}
+LAYOUTS = ("mmdit", *dict.fromkeys(layout for family in FAMILIES for layout in family.lines), *SOUND, "lucidrains")
 # what may stand before every name in a file, of a whole pipeline for one; the first is written
 PREFIXES = {"stability": ("model.diffusion_model.", ""), "flux": ("", "model.diffusion_model.")}
 
@@ -46,6 +47,8 @@ def lines_for(layout: str, config: ModelOptions) -> list[str]:
     """
     if layout == "lucidrains":
         return list(lucidrains(config))
+    if layout in SOUND:
+        return list(SOUND[layout](config))
     family = _family_of(config)
     if layout not in family.lines:
         held = [each.name for each in FAMILIES if layout in each.lines]
@@ -70,6 +73,9 @@ def _family_of(config: ModelOptions) -> Family:
         "discard: [text]": tuple(config.discard) == ("text",),
         "attention.qk_norm_scale: shared": not config.qk_rmsnorm or config.attention.qk_norm_scale == "shared",
         "rotary" if family.rotary else "rotary: null": (config.rotary is not None) == family.rotary,
+        "single_stream.modalities: null": config.single_stream is None or config.streamed == config.names,
+        "feedforward.kernel: 1": config.feedforward.kernel == 1,
+        "attention.out_kernel: 1": config.attention.out_kernel == 1,
     }
     if not all(has.values()):
         lacking = ", ".join(key for key, there in has.items() if not there)

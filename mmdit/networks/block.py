@@ -26,7 +26,7 @@ from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
 from mmdit.options.fields import Count, Size, Text, Whole, takes
-from mmdit.options.modality_keywords import modality_indexes, modality_labels
+from mmdit.options.modality_keywords import by_modality, modality_indexes, modality_labels
 from mmdit.packing import Packing
 
 
@@ -78,6 +78,7 @@ class MMDiTBlock(nn.Module):
             raise ValueError("a modality that this block discards can't have a second attention in it")
         self.updated = [i for i in indexes if i not in discarded]
         self.fed = [i for i in self.updated if i not in no_feedforward]
+        by_modality(options.feedforward.kernel, names, "kernel")
         # what has weights, though a published checkpoint may hold more than is read
         written = indexes if options.unused_weights == "all" else self.updated
         holds_feedforward = [i for i in written if i not in no_feedforward]
@@ -88,6 +89,12 @@ class MMDiTBlock(nn.Module):
             parts += FEEDFORWARD_PARTS if i in holds_feedforward else ()
             parts += DUAL_PARTS if i in self.dual else ()
             return make_modulation(dims[i], parts, options)
+
+        def second(i: int) -> nn.Module:
+            return JointAttention(options.of_modality(names[i]), dim_inputs=[dims[i]], names=[names[i]])
+
+        def feedforward(i: int) -> nn.Module:
+            return FeedForward(dims[i], options.feedforward.of_modality(names[i]))
 
         def norm(i: int) -> nn.Module:
             return AdaptiveLayerNorm(dims[i], conditioned=options.modulates_norms, eps=options.norm_eps)
@@ -103,10 +110,10 @@ class MMDiTBlock(nn.Module):
         self.attn_residuals = where(indexes, lambda i: residual(i, 0))
         self.attn_norms = where(indexes, norm)
         self.joint_attn = JointAttention(options, dim_inputs=dims, discard=sorted(discarded), names=names)
-        self.dual_attns = where(self.dual, lambda i: JointAttention(options, dim_inputs=[dims[i]], names=[names[i]]))
+        self.dual_attns = where(self.dual, second)
         self.ff_residuals = where(self.fed, lambda i: residual(i, 1))
         self.ff_norms = where(holds_feedforward, norm)
-        self.feedforwards = where(holds_feedforward, lambda i: FeedForward(dims[i], options.feedforward))
+        self.feedforwards = where(holds_feedforward, feedforward)
 
     def forward(
         self,
@@ -175,11 +182,12 @@ class MMDiTBlock(nn.Module):
             tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
+        valid = masks.valid(packing)
         for i in self.fed:
             if i in skip_feedforward:
                 continue
             x, state = self.ff_residuals[i].width(tokens[i], modality_tokens[i])
-            out = self.feedforwards[i](self.ff_norms[i](x, mod[i].ff_shift, mod[i].ff_scale))
+            out = self.feedforwards[i](self.ff_norms[i](x, mod[i].ff_shift, mod[i].ff_scale), valid[i])
             tokens[i] = self.ff_residuals[i].depth(state, out, mod[i].ff_gate)
 
         return tuple(x if i in self.updated else None for i, x in enumerate(tokens))

@@ -6,17 +6,31 @@ An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
-from mmdit.layers.feedforward import FEEDFORWARD_KINDS
+from mmdit.layers.feedforward import FEEDFORWARD_KINDS, FeedForward
 from mmdit.layers.masks import check_mask, fill_masked
+from mmdit.layers.neighbours import make_neighbours
 from mmdit.layers.norms import RMSNorm
-from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, timestep_sinusoid
+from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, scaled_sinusoid, timestep_sinusoid
 from mmdit.networks.patches import cut
-from mmdit.options import LinearInput, MlpInput, PatchInput, TimestepOptions, TokenInput
+from mmdit.networks.ragged import Given
+from mmdit.options import (
+    FeedForwardInput,
+    FeedForwardOptions,
+    LinearInput,
+    MlpInput,
+    PatchInput,
+    TimestepOptions,
+    TokenInput,
+)
+from mmdit.options.modalities import AnyInput
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
 
@@ -60,6 +74,36 @@ class MlpEmbed(nn.Module):
         for linear in rest:
             x = linear(self.activation(x))
         return self.norm_out(x)
+
+
+class FeedForwardEmbed(nn.Module):
+    """`b n dim_in -> b n d`: a linear or convolution, an activation and a feedforward, as MMAudio's inputs come in.
+
+    Beside them it keeps what the options ask for: `empty`, learned tokens in place of a sequence that is not given, and
+    `mean` and `deviation` of its channels, which no training changes.
+    """
+
+    def __init__(self, options: FeedForwardInput, dim: int, feedforward: FeedForwardOptions) -> None:
+        super().__init__()
+        self.dim_in = options.dim
+        self.places = nn.Parameter(torch.zeros(options.period, options.dim)) if options.period else None
+        self.empty = nn.Parameter(torch.zeros(options.empty, options.dim)) if options.empty else None
+        self.mean = self.deviation = None
+        if options.statistics:
+            self.mean = nn.Parameter(torch.zeros(options.dim), requires_grad=False)
+            self.deviation = nn.Parameter(torch.ones(options.dim), requires_grad=False)
+        self.beside = make_neighbours(options.kernel)
+        self.linear = nn.Linear(options.kernel * options.dim, dim)
+        self.activation, _ = FEEDFORWARD_KINDS[options.activation]
+        self.feedforward = FeedForward(dim, options.feedforward or feedforward)
+
+    def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
+        """`x`: b n dim_in -> b n d. Raises ValueError, with `name`, where it has another shape."""
+        _check_sequence(x, self.dim_in, name)
+        x = _entered(x, name, mask)
+        if self.places is not None:
+            x = x + self.places[torch.arange(x.shape[1], device=x.device) % len(self.places)].to(x.dtype)
+        return self.feedforward(self.activation(self.linear(self.beside(x, mask))), mask)
 
 
 class PatchEmbed(nn.Module):
@@ -141,12 +185,15 @@ class TimestepEmbed(VectorEmbed):
 
     def __init__(self, options: TimestepOptions, dim: int) -> None:
         super().__init__(options.frequencies, dim, bias=options.bias)
-        self.frequencies, self.scale = options.frequencies, options.scale
+        self.frequencies, self.scale, self.fastest = options.frequencies, options.scale, options.fastest
 
     def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`timestep`: b -> b dim, b n -> b n dim, computed in `dtype`; None: see `own_dtype`."""
-        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
-        waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
+        if self.fastest is None:
+            # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
+            waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
+        else:
+            waves = scaled_sinusoid(timestep, self.frequencies, self.scale * self.fastest)
         return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
 
 
@@ -163,8 +210,54 @@ def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:
     return fill_masked(x, mask)
 
 
-def make_embed(options: LinearInput | MlpInput | PatchInput | TokenInput | None, dim: int, *, eps: float) -> nn.Module:
+class MeansEmbed(nn.Module):
+    """The means of some modalities' embedded tokens, each through a linear, and their sum through a feedforward."""
+
+    def __init__(self, dims: Mapping[str, int], dim_cond: int, feedforward: FeedForwardOptions) -> None:
+        super().__init__()
+        self.linears = nn.ModuleDict({name: nn.Linear(dim, dim_cond) for name, dim in dims.items()})
+        self.feedforward = FeedForward(dim_cond, replace(feedforward, kernel=1))
+
+    def forward(self, tokens: Mapping[str, Tensor], valid: Mapping[str, Tensor | None]) -> Tensor:
+        """`tokens`: b n_i d_i by name; `valid`: b n_i or None -> b dim_cond."""
+        means = [linear(mean_of(tokens[name], valid[name])) for name, linear in self.linears.items()]
+        return self.feedforward(torch.stack(means).sum(0))
+
+
+def mean_of(given: Given, mask: Tensor | None) -> Tensor:
+    """`b n d -> b d`: the mean over each sample's valid tokens, summed in float32 at least; 0 of none."""
+    x = given if isinstance(given, Tensor) else pad_sequence(list(given), batch_first=True)
+    wide = torch.promote_types(x.dtype, torch.float32)
+    if mask is None:
+        return (x.sum(1, dtype=wide) / max(x.shape[1], 1)).to(x.dtype)
+    valid = mask.unsqueeze(-1)
+    return (x.masked_fill(~valid, 0).sum(1, dtype=wide) / valid.sum(1).clamp(min=1)).to(x.dtype)
+
+
+def stretched(x: Tensor, length: int, mask: Tensor | None = None, mask_out: Tensor | None = None) -> Tensor:
+    """`b m d -> b n d`: of each of `length` tokens the nearest of the `m` in time, both sequences lasting as long.
+
+    A masked sequence lasts until its last valid token; of an empty one come zeros. Rounded as the "nearest-exact" of
+    torch's `interpolate` is, so that a tie falls to the same side.
+    """
+
+    def last(mask: Tensor | None, n: int) -> Tensor:
+        if mask is None:
+            return torch.full((1, 1), n, dtype=torch.float32, device=x.device)
+        places = torch.arange(n + 1, device=x.device) * F.pad(mask, (1, 0))
+        return places.amax(dim=1, keepdim=True).float()
+
+    have, wanted = last(mask, x.shape[1]), last(mask_out, length).clamp(min=1)
+    middles = torch.arange(length, dtype=torch.float64, device=x.device) + 0.5
+    nearest = ((middles * (have / wanted) - 0.5).float() + 0.5).floor().long().clamp(max=x.shape[1] - 1).clamp(min=0)
+    return F.pad(x, (0, 0, 0, 1)).gather(1, nearest.unsqueeze(-1).expand(x.shape[0], -1, x.shape[-1]))
+
+
+def make_embed(options: AnyInput | None, dim: int, *, eps: float, feedforward: FeedForwardOptions) -> nn.Module:
+    """`feedforward`: that of an input which does not say its own."""
     match options:
+        case FeedForwardInput():
+            return FeedForwardEmbed(options, dim, feedforward)
         case LinearInput():
             return SequenceEmbed(options, dim, eps=eps)
         case MlpInput():

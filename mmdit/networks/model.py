@@ -14,7 +14,7 @@ from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
+from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_embed, make_timestep_embed, own_dtype, stretched
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.places import RotaryPlaces
@@ -40,13 +40,21 @@ class MMDiTModel(nn.Module):
         dim_cond, eps = config.dim_cond, config.norm_eps
         # behind the tokens of a modality stand those of its further inputs
         self.streams = {name: (name, *(modality.inputs or ())) for name, modality in config.modalities.items()}
-        self.inputs = nn.ModuleDict(
-            {
-                each: make_embed(config.inputs[each], config.modalities[name].dim, eps=eps)
-                for name, stream in self.streams.items()
-                for each in stream
-            }
-        )
+        self.conditions = {name: tuple(modality.conditions or ()) for name, modality in config.modalities.items()}
+
+        self.inputs = nn.ModuleDict()
+        for name, modality in config.modalities.items():
+            feedforward = config.feedforward.of_modality(name)
+            widths = dict.fromkeys(self.streams[name], modality.dim) | dict.fromkeys(
+                self.conditions[name], dim_cond or 0
+            )
+            for each, dim in widths.items():
+                self.inputs[each] = make_embed(config.inputs[each], dim, eps=eps, feedforward=feedforward)
+        # whose masks are read beside a packing of them
+        self.masked = {*config.means, *(each for conditions in self.conditions.values() for each in conditions)}
+        for name, m in config.modalities.items():
+            if m.refiner or m.conditions or getattr(m.output, "kernel", 1) > 1:
+                self.masked.add(name)
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
@@ -62,6 +70,8 @@ class MMDiTModel(nn.Module):
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
+        dims = {name: config.modalities[name].dim for name in config.means}
+        self.means_embed = MeansEmbed(dims, dim_cond, config.feedforward) if dims and dim_cond else None
         self.places = None if config.rotary is None else RotaryPlaces(config)
         self.transformer = MMDiT(config)
         heads = {name: make_head(modality, config) for name, modality in config.modalities.items()}
@@ -81,8 +91,8 @@ class MMDiTModel(nn.Module):
 
         Args:
             inputs: by modality: an image `b c h w`, a video `b c f h w`, a sequence `b n d`, token ids `b n`; and by
-                their own names a modality's further `inputs`. Or a list of `b` tensors without the batch dimension,
-                each of its own size; with `varlen` nothing is computed for the padding.
+                their own names a modality's further `inputs` and its `conditions`. Or a list of `b` tensors without the
+                batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
             timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
                 a one, or `b n`, one for each of its tokens, those of its further inputs and its references included: 0
                 for a frame that is given.
@@ -110,13 +120,14 @@ class MMDiTModel(nn.Module):
         tokens = {name: x for name, (x, _) in embedded.items()}
         lengths = {name: each for name, (_, each) in embedded.items()}
         packing = self._packing(masks, tokens, lengths)
-        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.refiners)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.masked)
         every = {name: self._joined_mask(name, tokens, valid, behind) for name in self.modality_names}
         if packing is not None:
             every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
         like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every)
+            means = None if self.means_embed is None else self.means_embed(tokens, valid)
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every, means)
         else:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
@@ -133,20 +144,17 @@ class MMDiTModel(nn.Module):
         outs = self.transformer(
             modality_tokens=whole,
             modality_masks=packing or Masks(ordered, filled=True),
-            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, clean),
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, tokens, valid, clean),
             modality_positions=None if self.places is None else self.places(inputs, references, ordered),
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
         for name, x, n, cond, mask in zip(self.modality_names, outs, own, of_own, ordered, strict=True):
-            if x is None:
-                continue
-            x = x[:, :n]
-            if name in heads and mask is not None:  # packed, zeros stand there, which a norm may divide by nothing
-                x = fill_masked(x, mask[:, :n])
-            known = None if modulation is None else modulation.heads.get(name)
-            result[name] = ragged.head(heads.get(name), x, cond, inputs[name], lengths[name], known)
+            if x is not None:
+                known = None if modulation is None else modulation.heads.get(name)
+                form, own_mask = (inputs[name], lengths[name]), None if mask is None else mask[:, :n]
+                result[name] = ragged.head(heads.get(name), x[:, :n], cond, *form, known, own_mask)
         return result
 
     def precompute_modulation(
@@ -174,13 +182,15 @@ class MMDiTModel(nn.Module):
             One for each timestep: `net(inputs, modulation=them[i])`.
 
         Raises:
-            ValueError: a shape is wrong, or the network has no timestep.
+            ValueError: a shape is wrong, or the network has no timestep, or it is conditioned on its inputs too.
         """
         if self.time_embed is None or not isinstance(timesteps, Tensor) or timesteps.ndim != 1:
             wanted = (
                 "this model has no timestep" if self.time_embed is None else "timesteps must have the shape (steps,)"
             )
             raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
+        if self.means_embed is not None or any(self.conditions.values()):
+            raise ValueError("precompute_modulation: this model is conditioned on its inputs too, which it isn't given")
         if isinstance(guidance, (int, float)):
             guidance = as_vector(guidance, "guidance", 1, timesteps.device)
         self._check_conditions(pooled, guidance, timesteps.device)
@@ -202,6 +212,41 @@ class MMDiTModel(nn.Module):
         kept = conds if self.clean else conds[:1]
         whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
+
+    def empty(self, name: str, batch: int = 1, length: int | None = None) -> Tensor:
+        """The learned tokens in place of an input that is not given, `b n dim`, as classifier-free guidance wants them.
+
+        Args:
+            length: tokens; None: as many as are learned.
+
+        Raises:
+            ValueError: the input has none, or another number of them.
+        """
+        learned = self._kept(name, "empty", "empty")
+        length = len(learned) if length is None else length
+        if len(learned) not in (1, length):
+            raise ValueError(f"{name} has {len(learned)} learned tokens in its place, got a length of {length}")
+        return learned.expand(batch, length, -1)
+
+    def normalize(self, name: str, x: Tensor) -> Tensor:
+        """Data `b n dim` as the network takes them: less their mean, over their deviation, which it keeps.
+
+        Raises:
+            ValueError: it keeps none of this input.
+        """
+        return (x - self._kept(name, "mean", "statistics")) / self._kept(name, "deviation", "statistics")
+
+    def unnormalize(self, name: str, x: Tensor) -> Tensor:
+        """The reverse of `normalize`."""
+        return x * self._kept(name, "deviation", "statistics") + self._kept(name, "mean", "statistics")
+
+    def _kept(self, name: str, what: str, key: str) -> Tensor:
+        """What the embedding of an input keeps, where its option `key` says so."""
+        kept = getattr(self.inputs[name], what, None) if name in self.inputs else None
+        if not isinstance(kept, Tensor):
+            have = [each for each, embed in self.inputs.items() if getattr(embed, what, None) is not None]
+            raise ValueError(f"{name} keeps no {key}, as its input's option of this name says; got {have or 'none'}")
+        return kept
 
     def _known(self, modulation: NetworkModulation, batch: int) -> list[Tensor | None]:
         """The conditioning vectors of a modulation computed before."""
@@ -284,13 +329,26 @@ class MMDiTModel(nn.Module):
         ]
 
     def _of_all_tokens(
-        self, conds: Sequence[Tensor | None], own: Sequence[int], whole: Sequence[Tensor], clean: Collection[str]
+        self,
+        conds: Sequence[Tensor | None],
+        own: Sequence[int],
+        whole: Sequence[Tensor],
+        tokens: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor | None],
+        clean: Collection[str],
     ) -> list[Conditioning | None]:
-        """That of each modality's tokens, of which those from `own` on are of its references where these are clean."""
-        return [
-            cond if cond is None or cond.ndim == 2 or name not in clean else ConditioningRuns(cond, (n, x.shape[1] - n))
-            for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True)
-        ]
+        """That of each modality's tokens, of which those from `own` on are of its references where these are clean; its
+        `conditions` are added."""
+        of_all: list[Conditioning | None] = []
+        for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True):
+            if cond is not None and cond.ndim == 3 and name in clean:
+                of_all.append(ConditioningRuns(cond, (n, x.shape[1] - n)))
+                continue
+            if cond is not None:
+                more = [stretched(tokens[each], n, valid[each], valid[name]) for each in self.conditions[name]]
+                cond = sum(more, cond.unsqueeze(1) if more and cond.ndim == 2 else cond)
+            of_all.append(cond)
+        return of_all
 
     def _conditioning(
         self,
@@ -301,6 +359,7 @@ class MMDiTModel(nn.Module):
         like: Tensor,
         clean: Collection[str],
         streams: Mapping[str, tuple[int, Tensor | None]] = MappingProxyType({}),
+        means: Tensor | None = None,
     ) -> list[Tensor | None]:
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
         of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
@@ -322,9 +381,9 @@ class MMDiTModel(nn.Module):
             vector: Tensor = embed(fill_masked(numbers, mask) if numbers.ndim == 2 else numbers, like.dtype)
             return vector
 
-        extra: Tensor | int = 0
+        extra: Tensor | int = 0 if means is None else means
         if self.guidance_embed is not None:
-            extra = of_number(self.guidance_embed, guidance, "guidance")
+            extra = extra + of_number(self.guidance_embed, guidance, "guidance")
         if self.pooled_embed is not None and pooled is not None:
             extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):

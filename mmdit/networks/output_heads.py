@@ -7,6 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.neighbours import Valid, make_neighbours
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.networks.patches import together
 from mmdit.options import LinearOutput, ModalityOptions, ModelOptions, PatchInput, PatchOutput
@@ -25,15 +26,25 @@ class SequenceHead(nn.Module):
         cond, conditioned = network.dim_cond, network.dim_cond is not None
         self.modulation = None if cond is None else nn.Linear(cond, 2 * dim, bias=network.modulation.bias)
         self.norm = AdaptiveLayerNorm(dim, conditioned=conditioned, eps=network.norm_eps, normed=options.norm)
-        self.linear = nn.Linear(dim, dim_out, bias=options.bias)
+        kernel = options.kernel if isinstance(options, LinearOutput) else 1
+        self.beside = make_neighbours(kernel)
+        self.linear = nn.Linear(kernel * dim, dim_out, bias=options.bias)
         for linear in (self.modulation, self.linear if network.adaln == "zero" else None):
             for parameter in () if linear is None else linear.parameters():
                 nn.init.zeros_(parameter)
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
-        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave."""
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | None,
+        like: Tensor,
+        modulation: ShiftScale | None = None,
+        valid: Valid = None,
+    ) -> Tensor:
+        """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave;
+        `valid`: which tokens are."""
         shift, scale = self.modulate(cond) if modulation is None else modulation
-        return self.linear(self.norm(x, shift, scale))
+        return self.linear(self.beside(self.norm(x, shift, scale), valid))
 
     def modulate(self, cond: Tensor | None) -> ShiftScale:
         """Shift and scale, `b 1 d`, of the conditioning `b dim_cond` (`b n d` of one for each token); None of none."""
@@ -51,9 +62,16 @@ class PatchHead(SequenceHead):
         super().__init__(dim, options.channels * math.prod(sizes), options, network)
         self.sizes = sizes
 
-    def forward(self, x: Tensor, cond: Tensor | None, like: Tensor, modulation: ShiftScale | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        cond: Tensor | None,
+        like: Tensor,
+        modulation: ShiftScale | None = None,
+        valid: Valid = None,
+    ) -> Tensor:
         """`like`: the image b c' h' w' or video that came in, whose size the output takes."""
-        return together(super().forward(x, cond, like, modulation), self.sizes, like)
+        return together(super().forward(x, cond, like, modulation, valid), self.sizes, like)
 
 
 def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:

@@ -52,7 +52,7 @@ class ParallelBlock(nn.Module):
         self.residual: Any = make_residual(options.residual, dim, layer_index=layer_index)
         self.norm = AdaptiveLayerNorm(dim, conditioned=options.modulates_norms, eps=options.norm_eps)
         self.attn = JointAttention(options, dim_inputs=[dim], names=[name], out_bias=False)
-        self.feedforward = FeedForward(dim, options.feedforward)
+        self.feedforward = FeedForward(dim, options.feedforward.of_modality(name))
 
     def modulate(self, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
         """The block's own modulation, from the conditioning."""
@@ -86,5 +86,6 @@ class ParallelBlock(nn.Module):
 
         x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
+        (valid,) = masks.valid(packing)
         (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)
-        return (self.residual.depth(state, attended + self.feedforward(normed), mod.attn_gate),)
+        return (self.residual.depth(state, attended + self.feedforward(normed, valid), mod.attn_gate),)

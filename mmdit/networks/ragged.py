@@ -58,17 +58,21 @@ def head(
     given: Given,
     lengths: tuple[int, ...] | None,
     modulation: tuple[Tensor, Tensor] | None = None,
+    mask: Tensor | None = None,
 ) -> Any:
-    """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them."""
+    """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them. `mask`: b n."""
+    if module is not None:  # packed, zeros stand at the padding, which a norm may divide by nothing
+        x = fill_masked(x, mask)
     if isinstance(given, Tensor):
-        return x if module is None else module(x, cond, given, modulation)
+        return x if module is None else module(x, cond, given, modulation, mask)
     outs = []
     for i, each in enumerate(given):
         own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
         if module is not None:
             mod = modulation and tuple(part[i : i + 1] if len(part) > 1 else part for part in modulation)
             vector = cond if cond is None else cond[i : i + 1, : own.shape[1]] if cond.ndim == 3 else cond[i : i + 1]
-            own = module(own, vector, each.unsqueeze(0), mod)
+            valid = None if mask is None else mask[i : i + 1, : own.shape[1]]
+            own = module(own, vector, each.unsqueeze(0), mod, valid)
         outs.append(own.squeeze(0))
     return outs
 

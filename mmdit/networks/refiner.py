@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from mmdit.layers.arguments import as_vector
 from mmdit.layers.masks import Masks
-from mmdit.networks.embeddings import VectorEmbed, make_timestep_embed
+from mmdit.networks.embeddings import VectorEmbed, make_timestep_embed, mean_of
 from mmdit.networks.ragged import Given
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
@@ -48,13 +46,3 @@ class Refiner(nn.Module):
             time_cond=cond if self.conditioned else None,
         )
         return refined
-
-
-def mean_of(given: Given, mask: Tensor | None) -> Tensor:
-    """`b n d -> b d`: the mean over each sample's valid tokens, summed in float32 at least; 0 of none."""
-    x = given if isinstance(given, Tensor) else pad_sequence(list(given), batch_first=True)
-    wide = torch.promote_types(x.dtype, torch.float32)
-    if mask is None:
-        return (x.sum(1, dtype=wide) / max(x.shape[1], 1)).to(x.dtype)
-    valid = mask.unsqueeze(-1)
-    return (x.masked_fill(~valid, 0).sum(1, dtype=wide) / valid.sum(1).clamp(min=1)).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -67,6 +68,12 @@ class Padded:
             mask = mask.any(dim=0)
         return F.pad(fill_masked(place, mask), (0, 0, self.registers[i].count, 0))
 
+    def only(self, indexes: Sequence[int]) -> Padded:
+        """Those of some modalities, registers and all."""
+        chosen = copy(self)
+        chosen.masks, chosen.registers = self.masks.only(*indexes), [self.registers[i] for i in indexes]
+        return chosen
+
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
         """By modality: `b 1 d`, as it is."""
         return modulations
@@ -118,6 +125,10 @@ class Packed:
         packed = self.bare.pack(place.expand(self.bare.batch, -1, -1), i)
         still = packed.new_zeros(1, self.bare.batch * self.registers[i].count, packed.shape[-1])
         return self._in_front(i).join([still, packed]).squeeze(0)
+
+    def only(self, indexes: Sequence[int]) -> Packed:
+        """Those of some modalities, registers and all."""
+        return Packed(self.bare.only(*indexes), [self.registers[i] for i in indexes])
 
     def spread(self, modulations: Sequence[BlockModulation]) -> Sequence[BlockModulation]:
         """By modality: `b 1 d` -> runs of each sample's tokens."""

@@ -58,6 +58,7 @@ class MMDiT(nn.Module):
         self.checkpoint_activations, self.varlen = options.checkpoint_activations, options.varlen
         self.dim_cond, self.sample_gated = options.dim_cond, options.attention.gating == "sample"
         self.discarded = frozenset(options.indexes(options.discard))
+        self.streamed = options.indexes(options.streamed)  # in the single-stream blocks
 
         self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
         self.expand_streams = ExpandStreams(options.residual.streams)
@@ -73,15 +74,15 @@ class MMDiT(nn.Module):
             self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in dims)
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
-                self.shared_single_modulation = make_modulation(dims[0], parts, options, shared=True)
+                self.shared_single_modulation = make_modulation(dims[self.streamed[0]], parts, options, shared=True)
 
         def block(index: int) -> nn.Module:
             last = index == options.depth - 1
             return MMDiTBlock(
                 options,
                 dim_modalities=dims,
-                # the single-stream blocks read every modality, so the last joint block then discards none
-                discard=sorted(self.discarded) if last and single is None else (),
+                # what the single-stream blocks read is not discarded before them
+                discard=sorted(self.discarded.difference(self.streamed)) if last else (),
                 skip_feedforward=options.indexes(options.without_last_feedforward) if last else (),
                 dual=(len(dims) - 1,) if index in options.attention.dual else (),
                 layer_index=index,
@@ -89,10 +90,12 @@ class MMDiT(nn.Module):
             )
 
         def single_block(index: int) -> nn.Module:
+            first, *others = self.streamed
+            name, dim = JOINED if others else names[first], dims[first]
+            own = options.of_modality(name)
             if parallel:
-                return ParallelBlock(options, dim=dims[0], layer_index=2 * options.depth + index)
-            place = options.depth + index
-            return MMDiTBlock(options, dim_modalities=dims[:1], modality_names=[JOINED], layer_index=place)
+                return ParallelBlock(own, dim=dim, name=name, layer_index=2 * options.depth + index)
+            return MMDiTBlock(own, dim_modalities=[dim], modality_names=[name], layer_index=options.depth + index)
 
         self.blocks = nn.ModuleList(map(block, range(options.depth)))
         self.single_blocks = nn.ModuleList(map(single_block, range(0 if single is None else single.depth)))
@@ -180,7 +183,7 @@ class MMDiT(nn.Module):
         conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names, lengths=vectors)
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
-        distinct, shared = _distinct(conds), self._shared(conds)
+        distinct, shared = _distinct(self._of_stream(conds)), self._shared(conds)
         return StackModulation(
             shared.blocks or tuple(tuple(block.modulate(conds)) for block in self.blocks),
             shared.single_blocks
@@ -204,7 +207,7 @@ class MMDiT(nn.Module):
         joint = tuple(make(cond) for make, cond in zip(self.shared_modulations, conds, strict=False))
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
-            single = tuple(self.shared_single_modulation(cond) for cond in _distinct(conds))
+            single = tuple(self.shared_single_modulation(cond) for cond in _distinct(self._of_stream(conds)))
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
     def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:
@@ -225,8 +228,9 @@ class MMDiT(nn.Module):
         tables: Sequence[Tensor | None] | None,
         known: StackModulation,
     ) -> Sequence[Tensor]:
-        """All tokens as one sequence, and apart again."""
-        stream = sequences.join(tokens, tables)
+        """All tokens, or those of some modalities, as one sequence, and apart again."""
+        sequences, conds = sequences.only(self.streamed), self._of_stream(conds)
+        stream = sequences.join(self._of_stream(tokens), None if tables is None else self._of_stream(tables))
         x = stream.tokens
         # every token is modulated by its modality's vector, where they have different ones
         distinct = _distinct(conds)
@@ -249,7 +253,12 @@ class MMDiT(nn.Module):
                 rotary=[stream.table],
                 packing=stream.packing,
             )
-        return sequences.split(x, stream)
+        split = dict(zip(self.streamed, sequences.split(x, stream), strict=True))
+        return [split.get(i, each) for i, each in enumerate(tokens)]
+
+    def _of_stream(self, of_all: Sequence[Any]) -> list[Any]:
+        """What belongs to the modalities in the single-stream blocks."""
+        return [of_all[i] for i in self.streamed]
 
     def _sequences(
         self, masks: Sequence[Tensor | None] | Masks | Packing | None, tokens: Sequence[Tensor]
@@ -311,4 +320,4 @@ def _along(mods: Sequence[BlockModulation], conds: Sequence[Conditioning | None]
 def _vector(cond: Conditioning | None) -> Tensor | None:
     """One for a whole stream, whose modulation is known."""
     x = cond.vectors if isinstance(cond, ConditioningRuns) else cond
-    return x[:, 0] if x is not None and x.ndim == 3 else x
+    return x[:, :1].sum(dim=1) if x is not None and x.ndim == 3 else x

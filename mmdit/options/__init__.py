@@ -2,6 +2,7 @@
 
 from mmdit.options.fields import OptionError, Options, as_data, option
 from mmdit.options.modalities import (
+    FeedForwardInput,
     LinearInput,
     LinearOutput,
     MlpInput,
@@ -29,6 +30,7 @@ from mmdit.options.parts import (
 __all__ = [
     "AttentionOptions",
     "BlockOptions",
+    "FeedForwardInput",
     "FeedForwardOptions",
     "GuidanceOptions",
     "JointAttentionOptions",

@@ -10,7 +10,7 @@ from annotated_types import Gt, MinLen
 from pydantic import Discriminator
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
-from mmdit.options.parts import AttentionOptions, FeedForwardOptions, ModulationOptions
+from mmdit.options.parts import AttentionOptions, FeedForwardOptions, Kernel, ModulationOptions, check_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,35 @@ class MlpInput(Options):
     kind: Literal["mlp"] = "mlp"
     dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     hidden: tuple[Annotated[Whole, Gt(0)], ...] = option(
-        sentence="Widths between the linears.", example="[4096]", min_length=1
+        sentence="Widths between the linears.", example="[512]", min_length=1
     )
     activation: Literal["gelu", "gelu_tanh", "silu"] = option("gelu", "What stands between the linears.")
     norm: Literal["none", "layer"] = option("none", "A layer norm with weights before them.")
     norm_out: Literal["none", "layer"] = option("none", "The same behind them.")
     norm_eps: Number = option(1e-5, "Added to the variance in these norms.", ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeedForwardInput(Options):
+    """A sequence `b n dim` through a projection, an activation and a feedforward, to the stream's width (MMAudio)."""
+
+    kind: Literal["feedforward"] = "feedforward"
+    dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
+    kernel: Kernel = option(1, "Over how many tokens the projection is a convolution, an odd number.")
+    activation: Literal["gelu", "gelu_tanh", "silu"] = option("silu", "What stands behind the projection.")
+    feedforward: FeedForwardOptions | None = option(None, "The feedforward; null: as the modality's in the blocks.")
+    period: Count = option(0, "Learned places, added to what comes in, that begin anew after so many tokens; 0: none.")
+    empty: Count = option(
+        0, "Learned tokens that may stand in place of what comes in (`MMDiTModel.empty`): so many, or 1 for all."
+    )
+    statistics: Flag = option(
+        False, "Keep mean and standard deviation of each channel with the weights (`MMDiTModel.normalize`)."
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        yield from check_kernel("kernel", self.kernel)
+        if self.feedforward is not None and isinstance(self.feedforward.kernel, dict):
+            yield OptionError(("feedforward", "kernel"), "an input is of one modality; set one number")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +101,9 @@ class TokenInput(Options):
     max_length: Whole = option(sentence="Most tokens of a sample.", example="128", gt=0)
 
 
+AnyInput = LinearInput | MlpInput | FeedForwardInput | PatchInput | TokenInput
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearOutput(Options):
     """Adaptive final norm, then a projection to `b n dim`."""
@@ -86,6 +112,12 @@ class LinearOutput(Options):
     dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
+    kernel: Kernel = option(
+        1, "Over how many tokens the projection is a convolution, an odd number (MMAudio: 7).", later=True
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        yield from check_kernel("kernel", self.kernel)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +145,7 @@ class ModalityRotary(Options):
     centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
     after: Text | None = option(
         None,
-        "On its axes it begins behind this modality's last valid token, row or column (Qwen-Image, LongCat-Image-Edit).",
+        "On its axes it begins behind this modality's last valid token, row or column (LongCat-Image-Edit).",
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
 
@@ -151,7 +183,7 @@ class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
     dim: Whole = option(sentence="Width of its tokens.", example="512", gt=0)
-    input: Annotated[LinearInput | MlpInput | PatchInput | TokenInput, Discriminator("kind")] | None = option(
+    input: Annotated[AnyInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )
     refiner: RefinerOptions | None = option(
@@ -161,6 +193,12 @@ class ModalityOptions(Options):
         None,
         "Further sequences, given under names of their own: their tokens stand behind these and are not returned "
         "(HunyuanImage-2.1's second text encoder).",
+        later=True,
+    )
+    conditions: dict[Text, Annotated[LinearInput | MlpInput | FeedForwardInput, Discriminator("kind")]] | None = option(
+        None,
+        "Sequences given under names of their own, embedded to dim_cond, stretched to the length of its tokens, and "
+        "added to the conditioning of each in the blocks (MMAudio's synchronization with the video).",
         later=True,
     )
     type_embedding: Flag = option(
@@ -205,6 +243,9 @@ class ModalityOptions(Options):
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
             yield OptionError(("inputs",), message)
+        if self.conditions and (self.inputs or self.references):
+            message = "they are of its own tokens in time; a modality with further inputs or references has others too"
+            yield OptionError(("conditions",), message)
         if (place := self.rotary) is None:
             return
         if len(set(place.axes)) != len(place.axes) or not place.axes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
@@ -18,6 +18,19 @@ def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "mod
             f"there must be one name for each of the {count} {what} widths, got {len(names)}: {tuple(names)}"
         )
     return tuple(names)
+
+
+def by_modality(value: int | Mapping[str, int], names: Sequence[str], argument: str) -> list[int]:
+    """One value for all modalities, or by name, where it is 1 for those that are not named.
+
+    Raises:
+        ValueError: a name is that of none.
+    """
+    if isinstance(value, int):
+        return [value] * len(names)
+    if unknown := [name for name in value if name not in names]:
+        raise ValueError(f"{argument} names {unknown[0]!r}; the modalities are {', '.join(names)}")
+    return [value.get(name, 1) for name in names]
 
 
 def modality_indexes(given: Collection[int], count: int, argument: str) -> frozenset[int]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Gt
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
-from mmdit.options.modalities import LinearInput, MlpInput, ModalityOptions, PatchInput, TokenInput
+from mmdit.options.modalities import AnyInput, LinearInput, MlpInput, ModalityOptions
 from mmdit.options.modality_keywords import NAMED, NAMED_TYPES, by_names, distinct, for_each
 from mmdit.options.parts import (
     AttentionOptions,
@@ -23,6 +23,7 @@ from mmdit.options.parts import (
     SingleStreamOptions,
     TimestepOptions,
 )
+from mmdit.options.sequence_rules import check_sequences
 from mmdit.options.values import hints_of
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
@@ -112,6 +113,12 @@ class BlockOptions(JointAttentionOptions):
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             yield OptionError(("modulation", "bias"), message)
 
+    def of_modality(self, name: str) -> BlockOptions:
+        """Those of a block of that modality alone."""
+        own = {each.name: getattr(self, each.name) for each in fields(BlockOptions)}
+        alone = dict(attention=self.attention.of_modality(name), feedforward=self.feedforward.of_modality(name))
+        return BlockOptions(**own | alone)
+
     @property
     def modulates_norms(self) -> bool:
         """Whether the conditioning scales what is normed; the norms have weights of their own where it does not."""
@@ -191,6 +198,12 @@ class ModelOptions(BlockOptions):
     timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
     guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
     pooled: PooledOptions | None = option(None, "Adds a vector of the sample to it.", keywords={})
+    means: tuple[Text, ...] = option(
+        (),
+        "Adds the means of these modalities' embedded tokens, a linear each and a feedforward of their sum (MMAudio).",
+        keywords={},
+        later=True,
+    )
     checkpoint_activations: Flag = option(
         False, "Recompute each block in the backward pass instead of keeping its activations."
     )
@@ -211,17 +224,26 @@ class ModelOptions(BlockOptions):
         return ends or self.timestep is not None
 
     @property
-    def inputs(self) -> dict[str, LinearInput | MlpInput | PatchInput | TokenInput | None]:
-        """By the name under which it is given, every input: those of the modalities, and their further ones."""
-        further = {name: end for m in self.modalities.values() for name, end in (m.inputs or {}).items()}
-        return {name: m.input for name, m in self.modalities.items()} | further
+    def inputs(self) -> dict[str, AnyInput | None]:
+        """By the name under which it is given, every input: the modalities', their further ones, their conditions."""
+        named = {name: m.input for name, m in self.modalities.items()}
+        for m in self.modalities.values():
+            named |= {**(m.inputs or {}), **(m.conditions or {})}
+        return named
+
+    @property
+    def streamed(self) -> tuple[str, ...]:
+        """The modalities in the single-stream blocks, in the order of the joint sequence."""
+        single = self.single_stream
+        chosen = () if single is None else single.modalities or self.names
+        return tuple(name for name in self.names if name in chosen)
 
     def refiner(self, name: str) -> ModelOptions:
         """The stack of blocks that refines a modality."""
         modality, (heads, dim_head) = self.modalities[name], self.head_sizes
         refiner = modality.refiner
         assert refiner is not None
-        attention = refiner.attention or self.attention
+        attention = (refiner.attention or self.attention).of_modality(name)
         conditioned = refiner.conditioning != "none"
         return ModelOptions(
             depth=refiner.depth,
@@ -235,7 +257,7 @@ class ModelOptions(BlockOptions):
             ),
             norm_eps=self.norm_eps,
             residual=self.residual,
-            feedforward=refiner.feedforward or self.feedforward,
+            feedforward=(refiner.feedforward or self.feedforward).of_modality(name),
             modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
             adaln=self.adaln,
             final_norm=False,
@@ -262,7 +284,7 @@ class ModelOptions(BlockOptions):
     @property
     def without_last_feedforward(self) -> tuple[str, ...]:
         if self.skip_last_feedforward is None:
-            return ("text",) if self.variant == "two_modality" and self.single_stream is None else ()
+            return ("text",) if self.variant == "two_modality" and "text" not in self.streamed else ()
         return self.skip_last_feedforward
 
     def indexes(self, names: Collection[str]) -> list[int]:
@@ -288,7 +310,7 @@ class ModelOptions(BlockOptions):
         if self.attention.dual and self.modulation.shared:
             message = "the second attention of attention.dual has no shared modulation"
             yield OptionError(("modulation", "shared"), message)
-        if self.depth - 1 in self.attention.dual and names[-1] in self.discard and self.single_stream is None:
+        if self.depth - 1 in self.attention.dual and names[-1] in {*self.discard}.difference(self.streamed):
             message = f"the last block discards {names[-1]!r}, so it can't attend to it again"
             yield OptionError(("attention", "dual"), message)
         if self.unused_weights != "none" and not self.discard:
@@ -296,6 +318,7 @@ class ModelOptions(BlockOptions):
             yield OptionError(("unused_weights",), message)
         yield from self._check_conditioning()
         yield from self._check_single_stream()
+        yield from check_sequences(self)
         yield from self._check_rotary()
         for name in self.names:
             yield from self._check_streams(name)
@@ -320,10 +343,6 @@ class ModelOptions(BlockOptions):
 
     def _check_streams(self, name: str) -> Iterator[OptionError]:
         modality, at = self.modalities[name], ("modalities", name)
-        others = [each for other, m in self.modalities.items() for each in (other, *(m.inputs or ()))]
-        for each in modality.inputs or ():
-            if others.count(each) > 1:
-                yield OptionError((*at, "inputs", each), f"{each!r} is the name of another input; they must differ")
         if modality.refiner is None:
             return
         conditioning = modality.refiner.conditioning
@@ -344,8 +363,8 @@ class ModelOptions(BlockOptions):
             if name in self.modalities and self.modalities[name].output is not None:
                 message = f"{name!r} is discarded, so it can have no output head"
                 yield OptionError(("modalities", name, "output"), message)
-        for key in ("timestep", "guidance", "pooled"):
-            if getattr(self, key) is None:
+        for key in ("timestep", "guidance", "pooled", "means"):
+            if not getattr(self, key):
                 continue
             if self.dim_cond is None:
                 message = f"{key} conditions the blocks through dim_cond, which is null; set it"
@@ -371,15 +390,15 @@ class ModelOptions(BlockOptions):
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
             return
-        widths = {name: modality.dim for name, modality in self.modalities.items()}
+        widths = {name: self.modalities[name].dim for name in self.streamed}
         if len({*widths.values()}) > 1:
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
-        if self.unused_weights != "none":
+        if self.unused_weights != "none" and {*self.discard}.issubset(self.streamed):
             message = "the single-stream blocks read every modality, so no weight is unused"
             yield OptionError(("unused_weights",), message)
-        if self.skip_last_feedforward:
+        if {*(self.skip_last_feedforward or ())}.intersection(self.streamed):
             message = "the single-stream blocks read what the last feedforward gives"
             yield OptionError(("skip_last_feedforward",), message)
 

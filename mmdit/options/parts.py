@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, MultipleOf
 
-from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Whole, option
+from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 
 # ------------------------------------------------------------------------------------------------ parts of a block
 
 PLAIN = ("plain", "nested")  # residuals of one stream
+Kernel = Annotated[Whole, Ge(1)]  # tokens that a projection over time sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,19 @@ class AttentionOptions(Options):
         types=(Flag,),
     )
     qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
+    qk_norm_eps: Number | None = option(
+        None, "Added to the variance in the norms of queries and keys; null: norm_eps (MMAudio).", later=True, ge=0
+    )
+    out_kernel: Kernel | dict[Text, Kernel] = option(
+        1,
+        "Over how many tokens the out projection is a convolution, an odd number; or by modality, 1 where it is not "
+        "named (MMAudio: 3).",
+        later=True,
+    )
+
+    def of_modality(self, name: str) -> AttentionOptions:
+        """The same where that modality is the only one."""
+        return self if isinstance(self.out_kernel, int) else replace(self, out_kernel=self.out_kernel.get(name, 1))
 
     def check(self) -> Iterator[OptionError]:
         if self.kind == "adaptive" and self.num_adaptive_weights < 2:
@@ -67,6 +81,9 @@ class AttentionOptions(Options):
             yield OptionError(("gating",), "gating is a setting of kind 'adaptive', of num_adaptive_weights >= 2")
         if self.flash_attn and self.softclamp is not None:
             yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
+        yield from check_kernel("out_kernel", self.out_kernel)
+        if self.kind == "adaptive" and self.out_kernel != 1:
+            yield OptionError(("out_kernel",), "kind 'adaptive' has no convolution; leave out_kernel at 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +135,19 @@ class FeedForwardOptions(Options):
     )
     bias: Flag = option(True, "Whether both linears have a bias.")
     dropout: Number = option(0.0, "Share of hidden features dropped in training.", later=True, ge=0, le=1)
+    kernel: Kernel | dict[Text, Kernel] = option(
+        1,
+        "Over how many tokens its linears are convolutions, an odd number; or by modality, 1 where it is not named "
+        "(MMAudio: 3).",
+        later=True,
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        yield from check_kernel("kernel", self.kernel)
+
+    def of_modality(self, name: str) -> FeedForwardOptions:
+        """The same where that modality is the only one."""
+        return self if isinstance(self.kernel, int) else replace(self, kernel=self.kernel.get(name, 1))
 
     @classmethod
     def of_published(cls, ff_kwargs: Mapping[str, Any] | FeedForwardOptions | None) -> FeedForwardOptions:
@@ -161,11 +191,18 @@ class ModulationOptions(Options):
 
 @dataclass(frozen=True, kw_only=True)
 class SingleStreamOptions(Options):
-    """Blocks after the joint ones, over all tokens as one stream, with one set of weights for all modalities."""
+    """Blocks after the joint ones, over all tokens as one stream, with one set of weights for all modalities in it."""
 
     depth: Whole = option(sentence="Number of these blocks.", example="4", ge=1)
     kind: Literal["parallel", "sequential"] = option(
         "parallel", "Attention beside the feedforward (FLUX), or before it (AuraFlow)."
+    )
+    modalities: tuple[Text, ...] | None = option(
+        None,
+        "Those in the stream; the others stay as the joint blocks leave them (MMAudio: the audio alone). null: all.",
+        keywords={},
+        later=True,
+        min_length=1,
     )
 
 
@@ -189,6 +226,13 @@ class TimestepOptions(Options):
     frequencies: Whole = option(256, "Sines and cosines of it.", ge=2, multiple_of=2)
     scale: Number = option(1, "It is multiplied by this: 1 for 0..1000, 1000 for 0..1.", gt=0)
     bias: Flag = option(True, "Whether the MLP has a bias.")
+    fastest: Number | None = option(
+        None,
+        "Angular frequency of the fastest wave, of a number in 0..1000, multiplied in where MMAudio (10) does; the "
+        "slowest is 10,000 times as slow. null: 1.",
+        later=True,
+        gt=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,3 +245,14 @@ class PooledOptions(Options):
     """A vector a sample, such as the pooled text, added to the conditioning."""
 
     dim: Whole = option(sentence="Its width.", example="2048", gt=0)
+
+
+# ------------------------------------------------------------------------------------------------------ their rules
+
+
+def check_kernel(key: str, kernel: int | Mapping[str, int]) -> Iterator[OptionError]:
+    """A convolution is centred on its token."""
+    named = {(): kernel} if isinstance(kernel, int) else {(name,): size for name, size in kernel.items()}
+    for at, size in named.items():
+        if size % 2 == 0:
+            yield OptionError((key, *at), f"as many tokens on either side make an odd number, got {size}")

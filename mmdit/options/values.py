@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
@@ -21,6 +22,7 @@ from mmdit.options.unread import UNREAD, UnreadError
 
 At = tuple[str | int, ...]  # a path of keys
 MOST = 20  # unknown keys for which another is looked for
+_DIGITS = re.compile(r"[\d.\s]*")  # what would be a number of YAML's, were it not quoted
 
 _BOUNDS: dict[str, tuple[str, Callable[[Any, Any], bool]]] = {
     "gt": ("a number > {:.15g}", lambda value, bound: value > bound),
@@ -73,7 +75,7 @@ class Reading:
     def read(self, value: Any, hint: Any, bounds: Mapping[str, Any], at: At = ()) -> Any:
         """A value of an annotated type within its bounds, as Python's own numbers and tuples."""
         origin, of, given = get_origin(hint), get_args(hint), value
-        if self.plain and hint in (int, float) and isinstance(value, str) and (value[-1:].isalpha() or "/" in value):
+        if self.plain and hint in (int, float) and isinstance(value, str) and not _DIGITS.fullmatch(value):
             number = as_number(value)  # "4" stays a text
             value = value if number is None else number
         if origin is Annotated:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mmdit.config import Config, ConfigError, as_config, build
+from mmdit.config.file import validate_mapping
 from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions, as_data
 from mmdit.weights.header import FLOATS, CheckpointError
@@ -130,7 +131,7 @@ def read_config(files: WeightFiles) -> Config:
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError(f"a {type(data).__name__} is no config")
-        return as_config(data)
+        return validate_mapping(data if "model" in data else {"model": data}, Config, source="config")
     except ConfigError as error:
         raise CheckpointError(
             f"{files.path}: its config does not fit this version: {one_line('; '.join(str(error).splitlines()))}"

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from mmdit.config.yaml_text import to_line
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import Column, listing, note, tokens_text
+from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side, tokens_text
 
 if TYPE_CHECKING:
+    from mmdit_cli.commands.config_contents import DifferingConfig
     from mmdit_cli.commands.shipped_sizes import ShippedConfig
 
 
@@ -25,4 +27,13 @@ def config_tables(sizes: Sequence[ShippedConfig], width: int) -> list[Renderable
         Column("about", lambda s: s.about, 120, "text"),
     )
     table = listing("configs that --config takes", sizes, columns, width, tight=False)
-    return [table, note("mmdit configs NAME prints the file.")]
+    return [table, note("mmdit configs NAME prints the file, with --resolved whole where it extends another.")]
+
+
+def difference_tables(configs: Sequence[DifferingConfig]) -> list[RenderableType]:
+    """A row for each key that is not the same in all."""
+    keys = list(configs[0].differing)
+    if not keys:
+        return [note(f"{' and '.join(each.config for each in configs)} differ in nothing but perhaps their names.")]
+    rows = [Row(key, lambda each, key=key: to_line(each.differing[key])) for key in keys]  # type: ignore[misc]
+    return [side_by_side("what differs, defaults included", configs, rows)]

@@ -13,11 +13,49 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def config_schema() -> dict[str, Any]:
-    """What an editor needs to check and complete a config file."""
+    """What an editor needs to check and complete a config file, whole or with what it `extends`."""
     from mmdit_cli.request.tool_config import ToolConfig
 
-    schema = TypeAdapter(ToolConfig).json_schema()
-    return {"$schema": DIALECT, **schema, "title": "mmdit config"}
+    whole = TypeAdapter(ToolConfig).json_schema()
+    parts = whole.pop("$defs") | {"Config": whole}
+    return {
+        "$schema": DIALECT,
+        "title": "mmdit config",
+        "properties": {name: {"anyOf": [each, {}]} for name, each in whole["properties"].items()},  # these names, and:
+        "if": {"required": ["extends"], "properties": {"extends": {"type": "string"}}},
+        "then": {"$ref": f"#/$defs/{CHANGE}Config"},
+        "else": {"$ref": "#/$defs/Config"},
+        "$defs": parts | {CHANGE + name: _changes(part) for name, part in parts.items()},
+    }
+
+
+CHANGE = "ChangesOf"
+WHOLE_ONLY = ("required", "discriminator", "default", "title", "minProperties")
+NULL = {"type": "null"}
+
+
+def _changes(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema of what is written of it where the rest is extended: nothing is required, and null leaves a key out."""
+    changed = {key: value for key, value in schema.items() if key not in WHOLE_ONLY}
+    if "$ref" in changed:
+        changed["$ref"] = changed["$ref"].replace("#/$defs/", f"#/$defs/{CHANGE}")
+    for key in ("anyOf", "oneOf"):
+        if key in changed:  # of several kinds, as many as have what is written
+            changed["anyOf"] = [_changes(each) for each in changed.pop(key)]
+    if "properties" in changed:
+        changed["properties"] = {name: _or_null(_changes(each)) for name, each in changed["properties"].items()}
+    if isinstance(values := changed.get("additionalProperties"), dict):
+        changed["additionalProperties"] = _or_null(_changes(values))
+    return changed
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    if "anyOf" in schema:
+        return schema | {"anyOf": [*(each for each in schema["anyOf"] if each != NULL), NULL]}
+    if "type" not in schema:
+        return {"anyOf": [schema, NULL]}
+    more = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
+    return {**schema, "type": [schema["type"], "null"], **more}
 
 
 RESULTS = {  # by command: the classes of what its `results` may hold
@@ -26,7 +64,7 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "shape-check": ("shape_check.shapes:ShapesResult",),
     "train-toy": ("toy.training:TrainResult",),
     "export": ("export.weights_export:ExportResult",),
-    "configs": ("commands.shipped_sizes:ShippedConfig",),
+    "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff
 }
 BESIDE = {  # what only some documents have: a type, and whether it is a list of them
     "profile": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,6 +14,7 @@ from mmdit_cli.request.request import Request
 from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "export"
+PROGRAMS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
 
 
 @common_options(NAME, config=OneConfig)
@@ -24,7 +26,8 @@ def command(
         typer.Option(
             "--weights",
             metavar="PATH",
-            help="A safetensors file, a folder of shards or a train-toy run. Default: fresh weights.",
+            help="A safetensors file, a folder of shards or a train-toy run. Default: those of --config "
+            "where that is one; else fresh weights.",
         ),
     ] = None,
     raw: Annotated[
@@ -43,9 +46,13 @@ def command(
         typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of files of at most SIZE, such as 5GB."),
     ] = None,
     format: Annotated[
-        Literal["safetensors", "pt2", "onnx"],
-        typer.Option("--format", metavar="FORMAT", help="safetensors; or a program: pt2 (torch.export) or onnx."),
-    ] = "safetensors",
+        Literal["safetensors", "pt2", "onnx"] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="safetensors; or a program: pt2 (torch.export) or onnx. Default: as the name of --out ends.",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file or folder of shards.")] = False,
     dtype: Annotated[
         str | None,
@@ -62,7 +69,10 @@ def command(
 
     Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --from flux --out model.safetensors
     """
-    if format != "safetensors":
+    kind: str = PROGRAMS.get(out.suffix, "safetensors") if format is None else format
+    if weights is None and (os.path.isdir(request.configs[0]) or request.configs[0].endswith(".safetensors")):
+        weights = Path(request.configs[0])
+    if kind != "safetensors":
         for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
             if value is not None:
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
@@ -91,8 +101,8 @@ def command(
             on_progress=on_progress,
             on_message=message,
         )
-        if format != "safetensors":
-            result = export_program(loaded, asked, format=format)
+        if kind != "safetensors":
+            result = export_program(loaded, asked, format=kind)
         elif from_ or to:
             result = convert_weights(loaded, asked, source=from_ or "mmdit", target=to or "mmdit")
         else:

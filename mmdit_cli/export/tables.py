@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 def export_tables(result: ExportResult) -> list[RenderableType]:
     """What was written, and how it was verified."""
-    rows = [("format", result.format), *(("file", path) for path in result.files)]
+    fresh = "fresh, of " if result.source.startswith("seed ") else ""
+    rows = [("weights", fresh + result.source), ("format", result.format), *(("file", path) for path in result.files)]
     rows += [
         ("tensors", str(result.tensors)),
         ("parameters", f"{result.parameters:,}"),

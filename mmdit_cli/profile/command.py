@@ -106,7 +106,7 @@ def command(
         training = replace(TRAINED, **kept)
         return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory, training=training)
 
-    from mmdit_cli.output.console import stage_progress
+    from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.measurement import Settings
@@ -147,6 +147,7 @@ def command(
             run=request.document([]),
             tolerance=share,
             on_progress=on_progress,
+            on_message=message,
         )
     results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
     more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -41,6 +41,7 @@ def profile_grid(
     run: Mapping[str, Any] | None = None,
     tolerance: float = 0.0,
     on_progress: Progress = lambda stage, done, total: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> GridProfile:
     """Measure every point, and compare it with its earlier self.
 
@@ -64,6 +65,7 @@ def profile_grid(
         points=[point.point for point in grid],
         watch=watch,
         on_progress=on_progress,
+        on_message=on_message,
     )
     conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
     if earlier is not None:

@@ -19,6 +19,8 @@ from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.model_parts.components import Component, find_components
 from mmdit_cli.model_parts.flop_count import CONVENTION
 from mmdit_cli.model_parts.timed_call import Call, Mode
+from mmdit_cli.output.units import flops as flop_text
+from mmdit_cli.output.units import seconds as seconds_text
 from mmdit_cli.profile.breakdown import ComponentProfile, component_rows, device_parts, mean_parts
 from mmdit_cli.profile.ceilings import Ceilings, best_of, measure_ceilings
 from mmdit_cli.profile.clock import Attribution, Parts
@@ -35,6 +37,7 @@ from mmdit_cli.request.tool_config import ToolConfig
 Progress = Callable[[str, int, int | None], None]
 CPU = torch.device("cpu")
 MOST_GEMMS = 6  # of the models' own products, that ceilings are tried with
+SLOW = 60.0  # seconds of a call, of which is told before it is made
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,7 @@ def profile_configs(
     points: Sequence[dict[str, Any]] | None = None,
     watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
+    on_message: Callable[[str], None] = lambda text: None,
 ) -> list[ProfileResult]:
     """Profile each config's model, in rounds of all of them, against one measurement of the machine's ceilings.
 
@@ -131,6 +135,7 @@ def profile_configs(
         points: for each config, the values of the sweep that led to it.
         watch: entered while rounds are measured.
         on_progress: told the stage, what is done and the total (None where it is not known).
+        on_message: told of a call that will take long, for no call is cut short.
 
     Raises:
         UserError: a config would not fit into the free memory, or the trace can't be written.
@@ -145,6 +150,12 @@ def profile_configs(
     gemms = list(dict.fromkeys(gemm for s in subjects for gemm in s.work.gemms))[:MOST_GEMMS]
     on_progress("ceilings", 0, None)
     ceilings = measure_ceilings(device, dtype, gemms=gemms)
+    for s in subjects:
+        if (least := s.work.total_flops / ceilings.gemm_flops_per_s) > SLOW:
+            work = flop_text(s.work.total_flops)
+            on_message(
+                f"{s.config.name}: a call takes {work}, here {seconds_text(least)} or more, and several are made"
+            )
     groups = groups_that_fit([(_model_key(s, settings), s.work.weight_bytes) for s in subjects], device, train=train)
     for group in groups:
         _measure([subjects[index] for index in group], settings, watch or nullcontext(), on_progress)

@@ -36,7 +36,11 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
     "set_": (
         Annotated[
             list[str] | None,
-            typer.Option("--set", metavar="KEY=VALUE", help="Change a config value: --set model.depth=4. Repeatable."),
+            typer.Option(
+                "--set",
+                metavar="KEY=VALUE",
+                help="Change a config value: --set model.depth=4, or of all: model.modalities.*.dim=64. Repeatable.",
+            ),
         ],
         None,
     ),

@@ -71,7 +71,7 @@ class Request:
         loaded = []
         for path in self.configs:
             note = partial(self._note_unused, is_shipped(path) or os.path.isdir(path))  # a run's is the tool's own
-            text = _config_within(path)
+            text = config_within(path)
             loaded.append(
                 load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
             )
@@ -82,7 +82,8 @@ class Request:
         read = READS[self.command]
         for path, place in document.keys.items():
             key = ".".join(map(str, path))
-            if len(path) != 2 or path[0] not in SECTIONS or {path[0], key} & {*read} or (shipped and place.line):
+            others = place.line and (shipped or place.source != document.source)  # or of what it extends
+            if len(path) != 2 or path[0] not in SECTIONS or {path[0], key} & {*read} or others:
                 continue
             twin = f"; {read[0]}.{path[1]} is" if path[1] == "batch_size" and read[0] in SECTIONS else ""
             self.unused[key] = f"{key} ({place}){twin}"
@@ -225,7 +226,7 @@ def _as_utf8(text: str) -> str:
         return text
 
 
-def _config_within(path: str) -> bytes | None:
+def config_within(path: str) -> bytes | None:
     """The config that weights hold, which `mmdit.save` wrote; None where the path is no weights'.
 
     Raises:

@@ -67,7 +67,8 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
     for sweep in sweeps:
         axis = _parse_axis(sweep)
         for other in axes:
-            if f"{axis.key}.".startswith(f"{other.key}.") or f"{other.key}.".startswith(f"{axis.key}."):
+            parts = zip(axis.key.split("."), other.key.split("."), strict=False)
+            if all(ours == theirs or "*" in (ours, theirs) for ours, theirs in parts):
                 problem = "is swept twice" if axis.key == other.key else f"and {other.key}: one holds the other"
                 raise UserError(f"--sweep {axis.key} {problem}; give all its values in one --sweep")
         axes.append(axis)

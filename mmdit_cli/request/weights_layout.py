@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from mmdit.layouts.layout import Layout
     from mmdit.options import ModelOptions
 
-LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "lucidrains"]
-LAYOUTS = "mmdit, diffusers, stability, flux or lucidrains"
+LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "mmaudio", "lucidrains"]
+LAYOUTS = "mmdit, diffusers, stability, flux, mmaudio or lucidrains"
 
 
 def find_layout(option: str, name: str, config: ModelOptions) -> Layout:

@@ -141,7 +141,8 @@ def _unused_parameters(model: nn.Module, outputs: dict[str, Tensor]) -> list[str
         seen.add(node)
         used.add(id(getattr(node, "variable", None)))
         nodes += [parent for parent, _ in node.next_functions]
-    return [f"no gradient reaches {name}" for name, parameter in model.named_parameters() if id(parameter) not in used]
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    return [f"no gradient reaches {name}" for name, parameter in trained if id(parameter) not in used]
 
 
 @contextmanager

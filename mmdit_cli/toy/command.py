@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,10 @@ def command(
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="Where the run, or a comparison's runs, go. Default: in runs/."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --run-dir, as it was asked.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the run in --run-dir, or with a comparison: its command once more."),
+    ] = False,
     allow_changes: Annotated[
         bool,
         typer.Option("--allow-changes", help="Resume with another config, seed or dtype than before; says which."),
@@ -85,14 +89,14 @@ def command(
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import check_apart, check_target
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, in_runs
+    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, holds_run, in_runs
     from mmdit_cli.toy.tables import train_tables
-    from mmdit_cli.toy.training import TrainResult, train
+    from mmdit_cli.toy.training import Interrupted, TrainResult, train
 
     several = len(request.configs) > 1 or seeds > 1
-    if resume and several:
-        raise UserError("--resume goes on with one run: give its --run-dir, and no --seeds")
-    if resume:
+    if resume and run_dir is None:
+        raise UserError("--resume needs the run's folder; pass --run-dir DIR")
+    if resume and not several:
         request = replace(request, **asked_of_run(check_run(run_dir), config=config, dtype=dtype, seed=seed))
     elif not config:
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
@@ -126,7 +130,7 @@ def command(
                 seed=seed,
                 steps=steps,
                 run_dir=folder,
-                resume=resume,
+                resume=resume and not (several and folder is not None and not holds_run(folder)),
                 allow_changes=allow_changes,
                 tensorboard=tensorboard,
                 on_progress=on_progress,
@@ -147,14 +151,20 @@ def command(
 
     if steps is not None:
         configs = [replace(c, train=replace(c.train, steps=steps)) for c in configs]
-    results, comparison = save_comparison(
-        distinct(configs, request.configs),
-        range(first, first + seeds),
-        folder=run_dir or in_runs("compare"),
-        train=run,
-        target=share,
-        document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
-    )
+    place = run_dir or in_runs("compare")
+    try:
+        results, comparison = save_comparison(
+            distinct(configs, request.configs),
+            range(first, first + seeds),
+            folder=place,
+            train=run,
+            target=share,
+            resume=resume,
+            document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
+        )
+    except Interrupted as stop:
+        more = ["--run-dir", str(place)] * (run_dir is None) + ["--resume"] * (not resume)
+        raise Interrupted(stop.where, shlex.join(["mmdit", *sys.argv[1:], *more])) from None
     request.show(
         results,
         lambda width: compare_tables(comparison, width),

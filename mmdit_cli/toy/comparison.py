@@ -19,7 +19,7 @@ from mmdit_cli.output.units import seconds as seconds_text
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.run_folder import METRICS, new_folder, read_metrics, safe_name
+from mmdit_cli.toy.run_folder import METRICS, open_comparison, read_metrics, safe_name
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import AVERAGED, Interrupted, TrainResult
@@ -155,7 +155,8 @@ def compare_designs(
             failures.append(Failure(config.name, seed, _last_step(place), str(problem), str(place)))
             continue
         except Interrupted as stop:
-            raise Interrupted(f"{title}, run {number} of {len(turns)} in {folder}: {stop}") from None
+            where = f"{title}, run {number} of {len(turns)} in {folder}: {stop.where}"
+            raise Interrupted(where, stop.command) from None
         if result is not None:  # as in a process of a group that does not write
             done[config.name][seed] = Run(result, read_metrics(Path(result.files["metrics"])))
     flops = {config.name: count_flops(as_trained(config)) for config in configs}
@@ -191,22 +192,23 @@ def save_comparison(
     folder: Path,
     train: Train,
     target: float,
+    resume: bool = False,
     document: Callable[[Sequence[TrainResult], Comparison], dict[str, Any]],
 ) -> tuple[list[TrainResult], Comparison]:
-    """Compare designs in a new folder, which also gets `comparison.json`.
+    """Compare designs in a folder, which also gets `comparison.json`; a new one, or that of a comparison to `resume`.
 
     Args:
         configs, seeds, train, target: as `compare_designs` takes them.
         document: the results and the comparison as plain data.
 
     Raises:
-        UserError: a config is not one of the toy's worlds, or the folder is not empty or can't be written to.
+        UserError: a config is not one of the toy's worlds, or the folder can't be used (`open_comparison`).
         OSError: a file can't be written.
         Interrupted: Ctrl-C, as in `compare_designs`.
     """
     for config in configs:
         world_of(config)  # before a folder is made
-    with new_folder(folder):
+    with open_comparison(folder, resume=resume):
         results, comparison = compare_designs(configs, seeds, folder=folder, train=train, target=target)
         text = render(document(results, comparison), ".json")
         write_atomic(folder / "comparison.json", text.encode())

@@ -59,7 +59,7 @@ def world_of(config: ToolConfig) -> ToyData:
 def as_fed(config: ToolConfig) -> ToolConfig:
     """The config with what training feeds its model as its `run`: the data's own tokens, captions at their longest."""
     needs, image = NEEDS[config.train.data], config.model.modalities["image"].input
-    assert isinstance(image, PatchInput)  # world_of has refused others
+    assert isinstance(image, PatchInput) and isinstance(image.patch, int)  # world_of has refused others
     tokens = {"text": needs.max_words, "image": (needs.size // image.patch) ** 2, "audio": SAMPLES // FRAME}
     known = {name: tokens[name] for name in config.model.modalities}
     return replace(config, run=RunConfig(batch_size=config.train.batch_size, tokens=known, mask={"text": 1.0}))
@@ -120,9 +120,10 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
     if model.timestep is None:
         problems.append("model.timestep is missing; set it to {frequencies: 256, scale: 1000}")
     problems += [
-        f"model.modalities.{name}.inputs must be left out: the data has nothing for them"
+        f"model.modalities.{name}.{key} must be left out: the data has nothing for them"
         for name, modality in model.modalities.items()
-        if modality.inputs
+        for key in ("inputs", "conditions")
+        if getattr(modality, key)
     ]
     if model.pooled is not None:
         problems.append("model.pooled must be left out: the captions have no pooled vector")

@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import MAX_BYTES, parse
+from mmdit.config.yaml_text import to_yaml
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
 from mmdit_cli.toy.checkpoints import checkpoint_to_resume
@@ -60,10 +61,37 @@ def check_run(run_dir: Path | None) -> Path:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if not run_dir.is_dir():
         raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
-    if not any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in os.listdir(run_dir)):
+    if not holds_run(run_dir):
         raise UserError(f"--resume: {run_dir} is no run: it holds neither {CONFIG} nor a checkpoint")
     checkpoint_to_resume(run_dir)
     return run_dir
+
+
+def holds_run(folder: Path) -> bool:
+    """Whether a run was begun in it."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in names)
+
+
+@contextmanager
+def open_comparison(folder: Path, *, resume: bool) -> Iterator[Path]:
+    """The folder of several runs, new or empty unless they are resumed, and locked.
+
+    Raises:
+        UserError: as in `open_run`, or it holds a single run.
+    """
+    if not resume:
+        with new_folder(folder):
+            yield folder
+        return
+    if not folder.is_dir():
+        raise UserError(f"--run-dir {folder}: there is no such comparison to resume")
+    if holds_run(folder):
+        raise UserError(
+            f"--run-dir {folder}: is one run; go on with it by --resume alone, without --config and --seeds"
+        )
+    with _alone_in(folder):
+        yield folder
 
 
 def in_runs(name: str) -> Path:
@@ -137,7 +165,7 @@ def describe(
     changes: Sequence[dict[str, Any]] = (),
 ) -> None:
     """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step."""
-    write_atomic(folder / CONFIG, yaml.safe_dump(identity["config"], sort_keys=False).encode())
+    write_atomic(folder / CONFIG, to_yaml(identity["config"]).encode())
     about = {
         "command_line": list(command_line),
         "seed": identity["seed"],
@@ -191,14 +219,9 @@ def resume_command(folder: Path, device: torch.device) -> str:
     return shlex.join(["mmdit", "train-toy", "--resume", "--run-dir", str(folder), "--device", str(device)])
 
 
-def differences(saved: Any, wanted: Any, path: str = "") -> list[str]:
+def differences(saved: Any, wanted: Any) -> list[str]:
     """The dotted keys in which two documents differ, each with both values."""
-    if isinstance(saved, dict) and isinstance(wanted, dict):
-        keys = [*saved, *(key for key in wanted if key not in saved)]
-        return [
-            text for key in keys for text in differences(saved.get(key), wanted.get(key), f"{path}.{key}".strip("."))
-        ]
-    return [] if saved == wanted else [f"{path} was {json.dumps(saved)}, is {json.dumps(wanted)}"]
+    return [f"{key} was {json.dumps(a)}, is {json.dumps(b)}" for key, a, b in differing(saved, wanted)]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -70,7 +70,11 @@ class TrainResult:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM, after the run has been saved; the message says how to go on."""
+    """Ctrl-C or SIGTERM, after the run has been saved; `where` it was, and the `command` that goes on."""
+
+    def __init__(self, where: str, command: str) -> None:
+        super().__init__(f"{where}; go on with\n{command}")
+        self.where, self.command = where, command
 
 
 class GroupBroken(CheckFailed):
@@ -140,7 +144,7 @@ def train(
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
-            raise Interrupted(f"interrupted at step {trainer.completed}; go on with\n{command}") from None
+            raise Interrupted(f"interrupted at step {trainer.completed}", command) from None
         except OSError as problem:
             where, why = problem.filename or folder, problem.strerror or problem
             raise UserError(f"{where}: {why}, at step {trainer.completed}; go on later with: {command}") from None

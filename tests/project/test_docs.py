@@ -10,9 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
-from mmdit_cli.request.tool_config import as_tool_config
+from mmdit_cli.request.tool_config import load_tool_config
 from tests.support.command_lines import in_this_process
 from tests.support.marks import slow_but
 from tests.support.pages import PAGES, Shown, blocks, commands, name_of
@@ -57,10 +56,10 @@ def test_the_code_runs_as_it_stands(page, code, folder):
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "yaml")], ids=name_of)
-def test_a_config_is_valid(page):
-
+def test_a_config_is_valid(page, tmp_path):
     for text in blocks(page, "yaml"):
-        as_tool_config(yaml.safe_load(text))
+        (tmp_path / "c.yaml").write_text(text, encoding="utf-8")
+        load_tool_config(tmp_path / "c.yaml")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -75,6 +75,10 @@ def test_installed_elsewhere_it_finds_its_configs(built, tmp_path):
     assert all(each["file"].startswith(str(tmp_path / "site")) for each in listed)
     counted = json.loads(run("flops", "--config", "two-modality", "--json"))["results"]
     assert counted[0]["parameters"] == 17_524_736
+    counted = json.loads(run("flops", "--config", "ablations/weights/shared", "--json"))["results"]  # which extends two
+    assert counted[0]["parameters"] == 326_768
+    (tmp_path / "mine.yaml").write_text("extends: two-modality\nmodel: {depth: 1}\n")
+    assert "\n  depth: 1\n" in run("configs", "mine.yaml", "--resolved")
     assert run("configs", "sd3-medium") == (ROOT / "configs/sd3-medium.yaml").read_text()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from tests.robustness.cases import BASE, FILE, SCRIPTS, Case, Text, Turns, base, case, leaves, scalar
 
+CHILD = f"extends: {FILE}\nname: child\n".encode()
 OPEN = ("model.modalities", "run.tokens", "run.mask")  # mappings whose keys are the user's
 
 
@@ -29,8 +30,11 @@ def config_cases(draw: random.Random, turns: Turns) -> Iterator[Case]:
     """Damaged configs."""
     kinds = (_wrong_types, _unknown_keys, _twice, _missing, _contradictions, _damaged_lines, _damaged_texts)
     for kind in kinds:
-        for name, content, *names in kind(draw):
+        for number, (name, content, *names) in enumerate(kind(draw)):
             yield case("damaged config", name, turns.request(), *names, files={FILE: content})
+            if number % 9 == 1:
+                request, files = turns.request(config="child.yaml"), {"child.yaml": CHILD, FILE: content}
+                yield case("damaged config that is extended", name, request, *names, "child.yaml", files=files)
 
 
 Damage = Iterator[tuple[Any, ...]]

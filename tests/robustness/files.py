@@ -19,7 +19,7 @@ Prepare = Callable[[Path], None]
 
 def file_cases(draw: random.Random, turns: Turns) -> Iterator[Case]:
     """All of them."""
-    for kind in (_unreadable, _stdin, _weights, _places, _runs, _baselines):
+    for kind in (_unreadable, _extended, _stdin, _weights, _places, _runs, _baselines):
         yield from kind(draw, turns)
 
 
@@ -90,6 +90,45 @@ def _unreadable(draw: random.Random, turns: Turns) -> Iterator[Case]:
     for path, names in paths.items():
         for _ in range(2):
             yield case("unreadable config", repr(path[:40]), turns.request(config=path), names)
+
+
+def _extended(draw: random.Random, turns: Turns) -> Iterator[Case]:
+    """What a config can't extend."""
+    asks = {FILE: b"name: x\nextends: odd\n"}
+    for name, prepare in _odd_files().items():
+        yield case("extends", name, turns.request(), f"{FILE}:2:10: extends: odd", files=asks, prepare=prepare)
+    for text in (
+        "5",
+        "true",
+        "[keep.txt]",
+        "{a: 1}",
+        "''",
+        ".inf",
+        "-",
+        "bse.yaml",
+        "a/" * 3000,
+        LONG,
+        "/dev/zero",
+        "~/x",
+    ):
+        yield case("extends", text[:40], turns.request(), f"{FILE}:1:10", files={FILE: f"extends: {text}\n".encode()})
+    for name, files in {
+        "itself": {FILE: f"extends: {FILE}\n"},
+        "itself by another path": {FILE: f"extends: old/../{FILE}\n"},
+        "a circle": {
+            FILE: "extends: b.yaml\n",
+            "b.yaml": "extends: old/c.yaml\n",
+            "old/c.yaml": "extends: ../b.yaml\n",
+        },
+        "a long chain": {FILE: "extends: 0.yaml\n"} | {f"{i}.yaml": f"extends: {i + 1}.yaml\n" for i in range(3000)},
+        "a chain of large ones": {FILE: "extends: 0.yaml\n"}
+        | {f"{i}.yaml": f"extends: {i + 1}.yaml\nname: {'x' * (1 << 19)}\n" for i in range(20)},
+        "a chain of many values": {FILE: "extends: 0.yaml\n"}
+        | {f"{i}.yaml": f"extends: {i + 1}.yaml\nk{i}: [{'1,' * 9_000}]\n" for i in range(12)},
+    }.items():
+        for _ in range(2):
+            given = {path: text.encode() for path, text in files.items()}
+            yield case("extends", name, turns.request(), "yaml:1:10: extends: ", files=given)
 
 
 def _stdin(draw: random.Random, turns: Turns) -> Iterator[Case]:

@@ -43,6 +43,8 @@ def _usage(draw: random.Random, turns: Turns) -> Iterator[Case]:
     for arguments, names in {
         ("nothing",): "nothing", ("sd3-mediun",): "did you mean sd3-medium", ("sd3-medium", "--json"): "sd3-medium",
         ("../README",): "README", ("/etc/passwd",): "/etc/passwd", ("a", "b"): "(b)", ("--config", FILE): "--config",
+        ("--resolved",): "--resolved", ("odd", "--resolved"): "odd", (FILE, "--resolved", "--json"): FILE,
+        ("--diff", "odd", FILE): "odd", ("--diff", FILE): "--diff", (FILE, "--diff", FILE, FILE): "--diff",
         (SCRIPTS[1],): SCRIPTS[1], (UNPRINTABLE,): "\\x1b[31m", (LONG,): "xxx", ("--report", "nowhere/r.md"): "nowhere",
     }.items():  # fmt: skip
         yield case("flags", f"configs {arguments[0][:40]!r}", ("configs", *arguments), names)
@@ -130,6 +132,8 @@ def _settings(draw: random.Random, turns: Turns) -> Iterator[Case]:
         "train.learning_rate=-1e-3": "train.learning_rate", "train.ema_decay=2": "train.ema_decay",
         "run.mask.text=nan": "run.mask.text", "run.mask={text: .nan}": "run.mask.text",
         "model.modalities.image.input.kind=voxels": "model.modalities.image.input.kind",
+        "model.modalitis.*.dim=4": "finds no key", "model.modalities[*].dim=4": "--set", "*=1": "--set *=1",
+        "**=1": "--set", "extends=sd3-medium": "extends",
         "model.depth=" + os.fsdecode(b"\xff"): "--set", **{f"model.{word}=4": "unknown key" for word in SCRIPTS},
     }  # fmt: skip
     for text, names in bad.items():
@@ -149,6 +153,7 @@ def _sweeps(draw: random.Random, turns: Turns) -> Iterator[Case]:
         ("model.depth=1,.nan",): "--sweep model.depth=.nan", ("model.depth=1,1.5",): "--sweep model.depth=1.5",
         ("model.depth=1,2", "model.depth=3,4"): "swept twice", ("model.depth=1,2", "model=1,2"): "one holds the other",
         ("run.tokens.sound=1,2",): "run.tokens.sound", (f"model.{SCRIPTS[0]}=1,2",): "unknown key",
+        ("run.tokens.*=1,2", "run.tokens.text=1,2"): "one holds the other", ("run.tok.*=1,2",): "finds no key",
         ("model.depth=1,\x1b",): "--sweep", (f"run.batch_size={many}",): "--sweep",
         (f"run.batch_size={many}", f"run.tokens.text={many}"): "--sweep",
         ("a." * 20_000 + "b=1,2",): "--sweep",

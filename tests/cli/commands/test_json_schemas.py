@@ -12,6 +12,7 @@ from mmdit.layouts import LAYOUTS
 from mmdit_cli.commands import schema
 from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
 from mmdit_cli.request.weights_layout import LayoutName
+from tests.support.command_lines import in_this_process
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import TINY
 
@@ -38,6 +39,25 @@ def test_the_schema_refuses_what_the_tool_refuses(key, value):
     assert list(Draft202012Validator(config_schema()).iter_errors(config))
 
 
+@pytest.mark.parametrize(
+    ("text", "problems"),
+    [
+        ("extends: a", 0),
+        ("extends: a\nmodel: {modalities: {image: {input: {channels: 96}}, text: null}, depth: null}", 0),
+        ("extends: a\nmodel: {attention: {gating: null}, residual: null}\nrun: {tokens: {text: null}}", 0),
+        ("extends: null\nmodel: {depth: 1, modalities: {a: {dim: 3}}}", 0),
+        ("extends: a\nmodel: {depth: two}", 1),
+        ("extends: a\nmodel: {modalities: {image: {input: {chanels: 96}}}}", 1),
+        ("extends: a\nmodle: {}", 1),
+        ("extends: 5\nmodel: {depth: 1, modalities: {a: {dim: 3}}}", 1),
+        ("model: {depth: 1}", 1),
+        ("model: {depth: 1, modalities: {a: {dim: null}}}", 1),
+    ],
+)
+def test_the_schema_lets_an_extending_config_say_only_what_differs(text, problems):
+    assert len(list(Draft202012Validator(config_schema()).iter_errors(yaml.safe_load(text)))) == problems
+
+
 @pytest.mark.parametrize("command", [name for name in RESULTS if name != "train-toy"])
 def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, quick_ceilings):
     from mmdit_cli.app import main
@@ -52,6 +72,10 @@ def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, qui
     document = json.loads(capfd.readouterr().out)
     validator = Draft202012Validator(document_schema(command))
     validator.validate(document)
+    if command == "configs":
+        code, out, _ = in_this_process("mmdit configs --diff c.yaml generalized --json")
+        assert code == 0 and len(json.loads(out)["results"]) == 2
+        validator.validate(json.loads(out))
     del document["results"][0]["config"]
     assert list(validator.iter_errors(document))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import mmdit
+from mmdit.options import as_data
 from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import preconditions as export_checks
@@ -19,6 +21,21 @@ from mmdit_cli.export.weights_export import export_model
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, tiny
+
+
+@pytest.fixture
+def run_main(monkeypatch, capfd):
+    """Runs `mmdit` in a directory: exit code, standard output."""
+    from mmdit_cli.app import main
+
+    def run(*arguments, directory):
+        monkeypatch.chdir(directory)
+        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return stop.value.code or 0, capfd.readouterr().out
+
+    return run
 
 
 def config(**run) -> ToolConfig:
@@ -161,7 +178,7 @@ def test_weights_that_changed_on_the_disk_are_not_exported(tmp_path):
 
 
 @pytest.mark.usefixtures("no_pictures")
-def test_a_run_gives_its_averaged_weights_or_the_raw_ones(tmp_path):
+def test_a_run_gives_its_averaged_weights_or_the_raw_ones(tmp_path, run_main):
     settings = tiny()
     train(settings, device=CPU, run_dir=tmp_path / "run")
     newest, _ = newest_checkpoint(tmp_path / "run")
@@ -171,10 +188,38 @@ def test_a_run_gives_its_averaged_weights_or_the_raw_ones(tmp_path):
         tensors[raw], held = load_file(tmp_path / name), load_file(newest.path / name)
         assert all(torch.equal(held[key], tensor) for key, tensor in tensors[raw].items())
     assert any(not torch.equal(tensors[True][key], tensor) for key, tensor in tensors[False].items())
+    code, out = run_main("export", "-c", "run", "--out", "c.safetensors", directory=tmp_path)
+    assert code == 0 and "weights" in out and "run/checkpoint-" in out
+    taken = load_file(tmp_path / "c.safetensors")
+    assert all(torch.equal(taken[key], tensor) for key, tensor in tensors[False].items())
     messages = []
     (newest.path / "weights.safetensors").write_bytes(b"torn")
     result = export_model(settings, Export(out=tmp_path / "b", weights=tmp_path / "run", on_message=messages.append))
     assert len(messages) == 1 and "is damaged" in messages[0] and str(newest.path) not in result.source
+
+
+def test_fresh_weights_are_said_to_be_and_those_of_a_file_named_as_config_are_taken(tmp_path, run_main):
+    (tmp_path / "small.json").write_text(json.dumps(as_data(config())))
+    code, out = run_main("export", "-c", "small.json", "--out", "a.safetensors", "--seed", "3", directory=tmp_path)
+    assert code == 0 and "fresh, of seed 3" in out
+    code, out = run_main("export", "-c", "a.safetensors", "--out", "b.safetensors", directory=tmp_path)
+    assert code == 0 and "a.safetensors" in out and "fresh" not in out
+    first, again = (load_file(tmp_path / f"{name}.safetensors") for name in "ab")
+    assert all(torch.equal(first[key], tensor) for key, tensor in again.items())
+
+
+def test_a_program_is_what_the_name_of_its_file_says(tmp_path, run_main, monkeypatch):
+    asked = []
+
+    def export_program(config, given, *, format):
+        asked.append(format)
+        raise UserError("asked")
+
+    monkeypatch.setattr("mmdit_cli.export.program_export.export_program", export_program)
+    (tmp_path / "small.json").write_text(json.dumps(as_data(config())))
+    for name in ("p.pt2", "p.onnx"):
+        assert run_main("export", "-c", "small.json", "--out", name, directory=tmp_path)[0] == 2
+    assert asked == ["pt2", "onnx"]
 
 
 @pytest.mark.parametrize("weights", [None, "file"])

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import pytest
 from markdown_it import MarkdownIt
 
-from mmdit_cli.commands.config_tables import config_tables
+from mmdit_cli.commands.config_tables import config_tables, difference_tables
 from mmdit_cli.commands.json_schemas import BESIDE, RESULTS, _class
 from mmdit_cli.export.tables import export_tables
 from mmdit_cli.flops.tables import flops_tables
@@ -44,7 +44,7 @@ TABLES = {  # of each class of results
     "shape-check": lambda results, width: shape_tables(results[0], every_layer=True),
     "train-toy": lambda results, width: train_tables(results),
     "export": lambda results, width: export_tables(results[0]),
-    "configs": config_tables,
+    "configs": lambda results, width: [*config_tables(results[:1], width), *difference_tables(results[1:])],
     "baseline": lambda results, width: change_tables([replace(each, figure="latency") for each in results]),
     "growth": lambda results, width: [],
     "comparison": lambda results, width: compare_tables(results[0], width),

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from mmdit.config import build
+from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.timed_call import Call
+from mmdit_cli.output.units import flops as flop_text
+from mmdit_cli.profile import measurement
 from mmdit_cli.profile.measurement import Settings, profile_configs
 from mmdit_cli.request.inputs import example_inputs
 from tests.support.leftovers import models_left
@@ -17,6 +20,19 @@ TOKENS = {"tokens": {"text": 64, "image": 256}}
 
 
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
+
+
+def test_of_a_call_that_takes_long_is_told_before_it_is_made(monkeypatch):
+    told = []
+    given = [config(TOKENS, **WIDE)]
+    profile_configs(given, Settings(repeats=1), on_message=told.append)
+    assert not told
+    monkeypatch.setattr(measurement, "SLOW", 0.0)
+    monkeypatch.setattr(measurement, "_measure", lambda *args: pytest.fail("measured") if not told else None)
+    monkeypatch.setattr(measurement, "_result", lambda *args: None)
+    profile_configs(given, Settings(repeats=1), on_message=told.append)
+    flops = count_flops(given[0]).forward_flops
+    assert len(told) == 1 and told[0].startswith(f"small: a call takes {flop_text(flops)}, here ")
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])

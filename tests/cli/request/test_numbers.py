@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from mmdit.config import ConfigError
+from mmdit.config.file import load_config
 from mmdit.options.numbers import as_number
 from mmdit_cli.output import units
 from mmdit_cli.request.request import DTYPES, make_request
 from mmdit_cli.request.sweep import parse_sweeps
-from mmdit_cli.request.tool_config import as_tool_config
+from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -22,6 +26,7 @@ from mmdit_cli.request.tool_config import as_tool_config
         ("6/3", 2),
         ("4k", 4000),
         ("17,524,736", 17_524_736),
+        ("1_000", 1000),
         ("12.6 M", 12_600_000),
         ("0.5", 0.5),
         ("7", 7),
@@ -31,7 +36,9 @@ def test_a_number_is_what_it_stands_for_and_whole_where_it_is(text, value):
     assert as_number(text) == value and type(as_number(text)) is type(value)
 
 
-@pytest.mark.parametrize("text", ["", "M", "1,2", "1/0", "4x", "1e3M", "nan", "--4", "\u0664M", "9" * 40])
+@pytest.mark.parametrize(
+    "text", ["", "M", "1,2", "1_00", "1__000", "1/0", "4x", "1e3M", "nan", "--4", "\u0664M", "9" * 40]
+)
 def test_what_is_none_of_these_forms_is_none(text):
     assert as_number(text) is None
 
@@ -46,7 +53,9 @@ def test_a_config_takes_ratios_and_scaled_numbers_and_still_no_number_in_quotes(
     config = as_tool_config({"model": model | {"feedforward": {"mult": "8/3"}}, "train": {"steps": "10k"}})
     assert config.model.feedforward.mult == 8 / 3 and config.train.steps == 10_000
     assert config.model.modalities["a"].dim == 2000
-    for text in ("4", "4x", "1.5/4"):
+    for text in ("1_000", "1,000"):
+        assert as_tool_config({"model": model, "run": {"tokens": {"a": text}}}).run.tokens == {"a": 1000}
+    for text in ("4", "4.0", " 4", "4x", "1.5/4", "1,0"):
         with pytest.raises(ConfigError, match="expected a whole number"):
             as_tool_config({"model": model | {"depth": text}})
 
@@ -62,3 +71,13 @@ def test_a_sweep_takes_a_range_of_whole_numbers():
     assert axis.values == (1, 6, 7, 8, 9) and axis.texts == ("1", "6", "7", "8", "9")
     (axis,) = parse_sweeps(["name=9..6"])
     assert axis.values == ("9..6",)
+
+
+def test_every_form_that_the_page_shows_is_a_number_in_a_config():
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.+`) \| ", page.partition("## Numbers")[2].partition("\n## ")[0], re.MULTILINE)
+    forms = [form for row in rows for form in re.findall(r"`([^`]+)`", row)]
+    assert len(forms) >= 15
+    for form in forms:
+        config = load_config("toy-two-modality", ToolConfig, overrides=[f"train.learning_rate={form}"])
+        assert type(config.train.learning_rate) is float, form

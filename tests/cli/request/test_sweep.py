@@ -44,6 +44,12 @@ def test_a_grid_is_every_config_at_every_point_and_overrides_come_first(tmp_path
     assert grid[1].point == {"run.batch_size": 1, "run.tokens.image": 64}
 
 
+def test_all_modalities_are_swept_together(tmp_path):
+    grid = load_grid(request(tmp_path), ["model.modalities.*.dim=16,32", "run.tokens.image=4"])
+    assert [[m.dim for m in p.config.model.modalities.values()] for p in grid] == [[16, 16], [32, 32]]
+    assert grid[0].point == {"model.modalities.*.dim": 16, "run.tokens.image": 4}
+
+
 def test_without_a_sweep_each_config_stands_once(tmp_path):
     grid = load_grid(request(tmp_path, "tiny.yaml", "tiny.yaml"), None)
     assert [(p.config.name, p.point) for p in grid] == [("tiny", {})] * 2
@@ -66,6 +72,8 @@ def test_standard_input_is_read_once_for_all_points(tmp_path, monkeypatch):
         (["model.depth=1,[2"], r"--sweep model.depth=\[2: not valid YAML"),
         (["model.depth=1", "model.depth=2"], "--sweep model.depth is swept twice; give all its values"),
         (["run.tokens={image: 4}", "run.tokens.image=1,2"], "run.tokens: one holds the other"),
+        (["run.tokens.*=4", "run.tokens.image=1,2"], r"run.tokens.\*: one holds the other"),
+        (["run.tokens.*=4", "run.tokens.*=1,2"], r"--sweep run.tokens.\* is swept twice"),
     ],
 )
 def test_a_malformed_sweep_names_its_key_and_value(sweeps, message):

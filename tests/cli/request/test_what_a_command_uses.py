@@ -79,6 +79,14 @@ def test_of_a_shipped_config_only_what_was_set_is_named(capsys):
         )
 
 
+def test_what_is_extended_is_for_all_commands_and_not_named(tmp_path, capsys):
+    (tmp_path / "base.yaml").write_text(SMALL + "train: {steps: 3}\nrun: {batch_size: 4}\n")
+    request = asked("train-toy", tmp_path, "extends: base.yaml\nrun: {mask: {text: 0.5}}\n")
+    request.load_configs()
+    request.say_unused()
+    assert capsys.readouterr().err == f"not used by train-toy: run.mask ({tmp_path}/small.yaml:2:7)\n"
+
+
 def test_what_was_taken_by_default_stands_in_the_header(tmp_path, capsys):
     request = asked("flops", tmp_path, SMALL, "run.tokens.text=4")
     configs = request.load_configs()

@@ -295,14 +295,27 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
         return step(self)
 
     monkeypatch.setattr(Trainer, "step", interrupted)
-    code, out, err = mmdit(*BOTH, "--seeds", "2")
+    code, out, err = mmdit(*BOTH)
     assert code == 130 and out == ""
-    assert "b, seed 0, run 2 of 4" in err and "interrupted at step 3" in err
-    monkeypatch.setattr(Trainer, "step", step)
+    assert "b, seed 0, run 2 of 2" in err and "interrupted at step 3" in err
     command = err.strip().splitlines()[-1].split()
-    assert command[:2] == ["mmdit", "train-toy"]
+    assert command[:2] == ["mmdit", "train-toy"] and command[-1] == "--resume"
+    trained: list[tuple[str, int, int]] = []
+
+    def counted(self: Trainer) -> dict[str, Any]:
+        trained.append((self.config.name, self.seed, self.completed))
+        return step(self)
+
+    monkeypatch.setattr(Trainer, "step", counted)
     code, out, err = mmdit(*command[2:])
-    assert code == 0 and "b: trained" in out, err
+    assert code == 0 and "1 of 1" in out, err
+    assert trained == [("b", 0, 3), ("b", 0, 4), ("b", 0, 5)]  # a's first stands
+    (resumed,) = Path("runs").iterdir()
+    assert mmdit(*BOTH, "--run-dir", "whole")[0] == 0
+    documents = [json.loads((folder / "comparison.json").read_text()) for folder in (resumed, Path("whole"))]
+    whole, again = ([[r["loss"], r["accuracy"]] for r in document["results"]] for document in documents)
+    assert whole == again
+    assert "a-seed0: is one run" in mmdit(*BOTH, "--run-dir", "whole/a-seed0", "--resume", width=200)[2]
 
 
 @pytest.mark.parametrize(
@@ -310,8 +323,8 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
     [
         ([*BOTH, "--run-dir", "."], "--run-dir .: is not empty"),
         (["-c", "a.yaml", "--seeds", "0"], "--seeds"),
-        (["-c", "a.yaml", "--seeds", "2", "--run-dir", "x", "--resume"], "--resume goes on with one run"),
-        ([*BOTH, "--run-dir", "x", "--resume"], "--resume goes on with one run"),
+        (["-c", "a.yaml", "--seeds", "2", "--resume"], "pass --run-dir"),
+        ([*BOTH, "--run-dir", "x", "--resume"], "--run-dir x: there is no such comparison to resume"),
         (["-c", "a.yaml", "--target", "90%"], "--target is for a comparison"),
         (["-c", "a.yaml", "--plot", "x.png"], "--plot draws a comparison"),
         ([*BOTH, "--target", "110%"], "--target 110%: expected a share"),

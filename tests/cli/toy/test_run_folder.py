@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 import mmdit
+from mmdit.config.yaml_text import to_yaml
 from mmdit.options import as_data
 from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.app import main
@@ -67,6 +68,19 @@ def test_the_folder_tells_the_whole_config_and_it_loads_again(tmp_path: Path) ->
     train(config, device=CPU, steps=3, run_dir=tmp_path / "run")
     assert load_tool_config(tmp_path / "run" / "config.yaml").train == replace(config.train, steps=3)
     assert load_tool_config(tmp_path / "run" / "config.yaml").model == config.model
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_runs_config_is_whole_whatever_it_extended_and_the_run_goes_on_without_that(tmp_path: Path) -> None:
+    parent, run = tmp_path / "base.yaml", tmp_path / "run"
+    parent.write_text(to_yaml(as_data(tiny())))
+    (tmp_path / "c.yaml").write_text("extends: base.yaml\nname: '1e5'\ntrain: {steps: 2, sampler: {steps: 1}}\n")
+    train(load_tool_config(tmp_path / "c.yaml"), device=CPU, run_dir=run)
+    wanted = load_tool_config(tmp_path / "c.yaml", ["train.steps=3"])
+    parent.unlink()
+    assert "extends" not in (run / "config.yaml").read_text()
+    assert load_tool_config(run, ["train.steps=3"]) == wanted  # a name that looks like a number stays a name
+    assert train(wanted, device=CPU, run_dir=run, resume=True, allow_changes=True).steps == 3
 
 
 def test_metrics_hold_one_line_for_each_step(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {"kind": "patch"}}}},
-            "modalities.text.input.kind: expected one of linear, mlp, patches, tokens, got 'patch'; "
+            "modalities.text.input.kind: expected one of linear, mlp, feedforward, patches, tokens, got 'patch'; "
             "did you mean patches?",
         ),
         (

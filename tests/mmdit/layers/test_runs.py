@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+from torch._dynamo.testing import CompileCounter
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmdit.layers import runs
 from mmdit.layers.modulation import BlockModulation
 from mmdit.layers.norms import AdaptiveLayerNorm
 from mmdit.layers.residuals import PlainDepth
+from mmdit.layers.runs import ConditioningRuns
 from mmdit.packing import Packing
 from tests.support.draws import randn
 
@@ -42,3 +45,20 @@ def test_a_vector_acts_on_every_token_of_its_run_and_is_kept_once(lengths, layer
     inputs, weight = (*tokens, *vectors), randn(1, 12, 8)
     mine, theirs = (torch.autograd.grad(y, inputs, weight, materialize_grads=True) for y in (got, wanted))
     torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+class Gated(nn.Module):
+    def forward(self, image, references, vectors):
+        lengths = (image.shape[1], references.shape[1])
+        return runs.over_runs(torch.mul, torch.cat([image, references], dim=1), ConditioningRuns(vectors, lengths))
+
+
+def test_lengths_may_be_unknown_to_a_program():
+    net, sizes = Gated(), [{1: torch.export.Dim(name, min=2, max=99)} for name in ("own", "others")]
+    given = [(randn(2, n, 4), randn(2, m, 4), randn(2, 2, 4)) for n, m in ((5, 3), (6, 6), (2, 9))]
+    program = torch.export.export(net, given[0], dynamic_shapes=(*sizes, None)).module()
+    counter = CompileCounter()
+    compiled = torch.compile(net, backend=counter, dynamic=True, fullgraph=True)
+    for each in given:
+        assert torch.equal(program(*each), net(*each)) and torch.equal(compiled(*each), net(*each))
+    assert counter.frame_count == 1

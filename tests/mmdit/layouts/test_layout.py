@@ -130,7 +130,7 @@ def lucidrains_config(bare, residual):
 def test_conversions_go_through_ours_from_any_layout_to_any_other():
     family = BY_NAME["flux.1-dev"]
     config = family.small_config().model
-    assert set(LAYOUTS) == {"mmdit", "diffusers", "stability", "flux", "lucidrains"}
+    assert set(LAYOUTS) == {"mmdit", "diffusers", "stability", "flux", "mmaudio", "lucidrains"}
     names = Layout("flux", config).theirs
     assert names["double_blocks.0.img_attn.qkv.weight"] == (192, 64)
     assert names["single_blocks.2.linear1.weight"] == (64 * 3 + 256, 64)
@@ -181,7 +181,11 @@ def test_a_tensor_that_is_missing_left_over_or_another_is_named(change, message)
         ("qwen-image", "stability", "it holds the networks of sd3, this is one of qwen-image"),
         ("sd3-medium", "flux", "it holds the networks of flux.1 and flux.2, this is one of sd3"),
         ("auraflow", "lucidrains", "its networks are bare"),
-        ("auraflow", "comfy", "layout must be one of mmdit, diffusers, stability, flux, lucidrains, got 'comfy'"),
+        (
+            "auraflow",
+            "comfy",
+            "layout must be one of mmdit, diffusers, stability, flux, mmaudio, lucidrains, got 'comfy'",
+        ),
     ],
 )
 def test_a_layout_that_has_no_place_for_a_model_says_why(name, layout, message):

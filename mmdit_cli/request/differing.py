@@ -1,0 +1,26 @@
+"""Where two configs differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+from mmdit.options import as_data
+from mmdit.options.values import fields_of
+
+
+def differing(first: Any, second: Any, at: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The dotted keys in which options, or their documents, differ, with both values as data; None: it has none."""
+    ours, theirs = _entries(first), _entries(second)
+    if ours is not None and theirs is not None:
+        for key in ours | theirs:
+            yield from differing(ours.get(key), theirs.get(key), f"{at}.{key}" if at else str(key))
+    elif first != second:
+        yield at, as_data(first), as_data(second)
+
+
+def _entries(value: Any) -> dict[Any, Any] | None:
+    if is_dataclass(value):
+        return {each.name: getattr(value, each.name) for each in fields_of(value)}
+    return value if isinstance(value, dict) else None
