@@ -145,7 +145,8 @@ class ModalityRotary(Options):
     centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
     after: Text | None = option(
         None,
-        "On its axes it begins behind this modality's last valid token, row or column (LongCat-Image-Edit).",
+        "On its axes it begins behind this modality's last valid token, row or column (Qwen-Image, "
+        "LongCat-Image-Edit).",
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
 
