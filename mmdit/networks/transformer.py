@@ -140,8 +140,8 @@ class MMDiT(nn.Module):
         self._check_per_token(conds)
         self._check_positions(modality_positions, modality_tokens)
         sequences = self._sequences(modality_masks, modality_tokens)
-        if time_cond is not None:
-            conds = fill_conditioning(conds, sequences.valid)
+        if any(isinstance(cond, Tensor) and cond.ndim == 3 for cond in conds):
+            time_cond = conds = fill_conditioning(conds, sequences.valid)  # type: ignore[assignment]
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
@@ -154,7 +154,7 @@ class MMDiT(nn.Module):
                 block,
                 tokens,
                 modality_masks=sequences.masks,
-                time_cond=None if time_cond is None else conds,
+                time_cond=time_cond,
                 modulations=mods,
                 rotary=tables,
                 packing=sequences.packing,
@@ -304,9 +304,8 @@ class MMDiT(nn.Module):
 
 def _distinct(conds: Sequence[Conditioning | None]) -> Sequence[Conditioning | None]:
     """One vector `b d` for all modalities is the rule."""
-    first = conds[0]
-    shared = first is None or (isinstance(first, Tensor) and first.ndim == 2)
-    return conds[:1] if shared and all(cond is first for cond in conds) else conds
+    vectors = all(cond is None or (isinstance(cond, Tensor) and cond.ndim == 2) for cond in conds)
+    return conds[:1] if vectors and all(cond is conds[0] for cond in conds) else conds
 
 
 def _along(mods: Sequence[BlockModulation], conds: Sequence[Conditioning | None]) -> Sequence[BlockModulation]:
