@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks.families.diffusers_networks import FAMILIES
 from benchmarks.families.document import COLUMNS, SIZE_COLUMNS, Rows, document, equality, size
-from benchmarks.families.mmaudio import MMAUDIO, authors_class
+from benchmarks.families.mmaudio import NETWORKS, authors_class
 
 
 def show(console: Console, title: str, columns: list[str], rows: Rows) -> None:
@@ -40,8 +40,9 @@ def main() -> int:
     parser.add_argument("--write", type=Path, metavar="FILE", help="also write both tables to a Markdown file")
     parser.add_argument("--mmaudio", type=Path, metavar="CLONE", help="hold MMAudio against its authors' class")
     arguments = parser.parse_args()
-    sound = MMAUDIO if arguments.mmaudio is None else replace(MMAUDIO, theirs=authors_class(arguments.mmaudio))
-    families = (*FAMILIES, sound)
+    stated = arguments.mmaudio is None
+    sound = NETWORKS if stated else [replace(each, theirs=authors_class(arguments.mmaudio)) for each in NETWORKS]
+    families = (*FAMILIES, *sound)
     console = Console(width=None if sys.stdout.isatty() else 160)
     found = [equality(family) for family in families]
     rows, sizes = [row for row, _ in found], [size(family.config) for family in families]

@@ -72,7 +72,7 @@ def random_call(
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
     for index, (name, end) in enumerate((config.modalities["text"].inputs or {}).items()):
         arguments["inputs"][name] = draw(batch, 3 + index, end.dim)
-    if config.modalities["text"].refiner is not None:
+    if config.modalities["text"].refiner is not None and family.masked:
         texts = {name: arguments["inputs"][name].shape[1] for name in ("text", "text_2") if name in arguments["inputs"]}
         valid = {name: [*[count] * (batch - 1), max(count - 3, 1)] for name, count in texts.items()}
         arguments["masks"] = {
@@ -156,6 +156,7 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
         "joint_transformer_blocks",
         "transformer_blocks",
         "single_transformer_blocks",
+        "layers",
         "joint_blocks",
         "fused_blocks",
     )
@@ -165,15 +166,15 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
     return [block for name in lists for block in getattr(net, name, ())]
 
 
-def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any]) -> list[Tensor]:
-    """What each block gives for the image."""
+def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any], first: bool = False) -> list[Tensor]:
+    """What each block gives for the image; `first`: of a stream that begins with it."""
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
         # a single stream ends with the image; of two outputs that is the image which is as long
         pieces = (output,) if isinstance(output, Tensor) else output
         image = [x for x in pieces if x is not None and x.shape[1] >= image_tokens][-1]
-        outputs.append(image[:, -image_tokens:].detach())
+        outputs.append((image[:, :image_tokens] if first else image[:, -image_tokens:]).detach())
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
     with torch.no_grad():

@@ -5,61 +5,16 @@ The facts about the published sizes are those of the constructors of diffusers 0
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
-from benchmarks.paths import CONFIGS
-from mmdit.config import Config
-from mmdit.config.file import load_config
-
-
-@dataclass(frozen=True)
-class Family:
-    """A shipped config and the class of diffusers that is the same network.
-
-    `small` is what makes the config small, and `options` what makes theirs small; `published` are their arguments at
-    the published size, which has so many `parameters`. `call` runs theirs on what ours takes, `arguments` where that is
-    no picture and a text; `layout` has their names.
-    """
-
-    config: str
-    small: dict[str, Any]
-    theirs: Callable[..., nn.Module]
-    options: dict[str, Any]
-    call: Callable[..., Tensor]
-    published: dict[str, Any]
-    parameters: int
-    layout: str = "diffusers"
-    arguments: Callable[..., dict[str, Any]] | None = None
-
-    def __str__(self) -> str:
-        return self.config
-
-    @property
-    def drawn(self) -> str:
-        """The modality that comes out."""
-        config = self.small_config().model
-        return next(name for name in reversed(config.names) if name not in config.discard)
-
-    def small_config(self) -> Config:
-        overrides = [f"{key}={value}" for key, value in self.small.items()]
-        return load_config(CONFIGS / f"{self.config}.yaml", Config, overrides=overrides)
-
+from benchmarks.families.family import Family, pack, theirs, unpack
+from benchmarks.families.one_stream import ONE_STREAM
 
 # ----------------------------------------------------------------------------------------------- theirs, called as ours
-
-
-def pack(image: Tensor) -> Tensor:
-    return rearrange(image, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
-
-
-def unpack(patches: Tensor, like: Tensor) -> Tensor:
-    return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", p=2, q=2, h=like.shape[2] // 2)
 
 
 def grids(image: Tensor, references: Sequence[Tensor]) -> Tensor:
@@ -184,15 +139,6 @@ def call_hunyuan_text(
 # --------------------------------------------------------------------------------------------------------- the families
 
 
-def _theirs(name: str) -> Callable[..., nn.Module]:
-    def make(**options: Any) -> nn.Module:
-        import diffusers
-
-        return getattr(diffusers, name)(**options)
-
-    return make
-
-
 TEXT, IMAGE, VIDEO = (f"model.modalities.{name}" for name in ("text", "image", "video"))
 SD3_SMALL = {
     "model.depth": 3,
@@ -298,12 +244,12 @@ HUNYUAN_VIDEO_OPTIONS = HUNYUAN_OPTIONS | dict(
     num_single_layers=3, patch_size_t=2, pooled_projection_dim=24, rope_axes_dim=(4, 6, 6)
 )
 
-HUNYUAN_VIDEO = _theirs("HunyuanVideoTransformer3DModel")
-SD3 = _theirs("SD3Transformer2DModel")
-QWEN = _theirs("QwenImageTransformer2DModel")
-FLUX1 = _theirs("FluxTransformer2DModel")
-LONGCAT = _theirs("LongCatImageTransformer2DModel")
-FLUX2 = _theirs("Flux2Transformer2DModel")
+HUNYUAN_VIDEO = theirs("HunyuanVideoTransformer3DModel")
+SD3 = theirs("SD3Transformer2DModel")
+QWEN = theirs("QwenImageTransformer2DModel")
+FLUX1 = theirs("FluxTransformer2DModel")
+LONGCAT = theirs("LongCatImageTransformer2DModel")
+FLUX2 = theirs("Flux2Transformer2DModel")
 FAMILIES = (
     Family("sd3-medium", SD3_SMALL, SD3, SD3_OPTIONS, call_sd3, SD3_PUBLISHED, 2_028_328_000),
     Family(
@@ -383,7 +329,7 @@ FAMILIES = (
     Family(
         "ovis-image",
         UNPOOLED_SMALL,
-        _theirs("OvisImageTransformer2DModel"),
+        theirs("OvisImageTransformer2DModel"),
         UNPOOLED_OPTIONS | dict(out_channels=16),
         call_ovis,
         {},
@@ -392,7 +338,7 @@ FAMILIES = (
     Family(
         "bria-3.2",
         UNPOOLED_SMALL | {"model.rotary.axes": "[8, 8]"},
-        _theirs("BriaTransformer2DModel"),
+        theirs("BriaTransformer2DModel"),
         UNPOOLED_OPTIONS | dict(axes_dims_rope=(0, 8, 8)),
         call_bria,
         dict(
@@ -438,7 +384,7 @@ FAMILIES = (
         "hunyuan-image-2.1",
         {key.replace("video", "image"): value for key, value in HUNYUAN_SMALL.items()}
         | {f"{IMAGE}.input.patch": 2, f"{TEXT}.inputs.text_2.dim": 20, "model.rotary.axes": "[8, 8]"},
-        _theirs("HunyuanImageTransformer2DModel"),
+        theirs("HunyuanImageTransformer2DModel"),
         HUNYUAN_OPTIONS | dict(num_single_layers=3, patch_size=(2, 2), text_embed_2_dim=20, rope_axes_dim=(8, 8)),
         call_hunyuan_text,
         dict(text_embed_2_dim=1472),
@@ -453,7 +399,7 @@ FAMILIES = (
             f"{TEXT}.inputs.image.dim": 12,
             f"{TEXT}.inputs.image.hidden": "[12]",
         },
-        _theirs("HunyuanVideo15Transformer3DModel"),
+        theirs("HunyuanVideo15Transformer3DModel"),
         HUNYUAN_OPTIONS | dict(patch_size=2, text_embed_2_dim=20, image_embed_dim=12, rope_axes_dim=(4, 6, 6)),
         call_hunyuan_text,
         {},
@@ -485,7 +431,7 @@ FAMILIES = (
     Family(
         "auraflow",
         ROTARY_SMALL | {f"{IMAGE}.input.max_size": 11, "model.single_stream.depth": 2, "model.feedforward.dim": 256},
-        _theirs("AuraFlowTransformer2DModel"),
+        theirs("AuraFlowTransformer2DModel"),
         dict(
             sample_size=22,
             in_channels=4,
@@ -502,5 +448,6 @@ FAMILIES = (
         {},
         6_833_439_744,
     ),
+    *ONE_STREAM,
 )
 BY_NAME = {family.config: family for family in FAMILIES}

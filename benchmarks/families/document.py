@@ -10,7 +10,7 @@ import mmdit
 from benchmarks.families.comparison import gradient_errors, output_error
 from benchmarks.families.diffusers_networks import Family
 from benchmarks.paths import CONFIGS
-from mmdit.options import ModelOptions, PatchInput
+from mmdit.options import ModelOptions, NormOptions, PatchInput
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 
@@ -30,7 +30,8 @@ A small network of each family, with every weight drawn away from its initial va
 the same weights: several batch sizes, image shapes, text lengths, timesteps and guidance scales, in float32. The
 largest relative difference (Euclidean norm) of the outputs must be under 1e-5, that of any weight's or input's gradient
 under 1e-4. `tests/benchmarks/test_families.py` also compares block by block, in bfloat16, and over 8 sampling steps.
-`video-to-audio` is MMAudio's large_44k_v2, which diffusers has not: it is held against {sound}.
+`video-to-audio` and `mmaudio-small-16k` are MMAudio's large_44k_v2 and small_16k, which diffusers has not: they are
+held against {sound}.
 """
 AUTHORS = "its authors' own class (hkchengrex/MMAudio at 974010a; `--mmaudio PATH_OF_A_CLONE`)"
 STATED = "its formulas, stated again in `benchmarks/families/mmaudio.py`"
@@ -104,10 +105,21 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"dual attention in {len(model.attention.dual)} blocks")
     if model.single_stream:
         used.append(f"{model.single_stream.kind} single_stream")
+    if model.single_stream and model.single_stream.modulation == "by_modality":
+        used.append("modulation by modality")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
-    if model.modalities["text"].refiner:
-        used.append(f"text refiner of {model.modalities['text'].refiner.depth} blocks")
+    for name, modality in model.modalities.items():
+        if modality.refiner:
+            used.append(f"{name} refiner of {modality.refiner.depth} blocks")
+        if modality.pad:
+            used.append(f"{name} pad tokens")
+    if model.norm != NormOptions():
+        used.append(f"{model.norm.kind} norms {model.norm.place} the branches")
+    if model.attention.kv_heads:
+        used.append(f"{model.attention.kv_heads} kv_heads")
+    if model.modulation.gate != "plain":
+        used.append(f"{model.modulation.gate} gates")
     if model.modalities["text"].inputs:
         used.append(f"further inputs {', '.join(model.modalities['text'].inputs)}")
     if model.modulation.shared:

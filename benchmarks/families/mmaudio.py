@@ -142,20 +142,21 @@ class Final(nn.Module):
 
 
 class Time(nn.Module):
-    """Cosines and sines at frequencies from 10,000 down to 1, of a time from 0 to 1, through an MLP."""
+    """Cosines and sines at frequencies from `fastest` down to its 10,000th, of a time from 0 to 1, through an MLP."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, waves: int, fastest: float) -> None:
         super().__init__()
-        self.dim, self.mlp = dim, nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.waves, self.fastest = waves, fastest
+        self.mlp = nn.Sequential(nn.Linear(waves, dim), nn.SiLU(), nn.Linear(dim, dim))
 
     def forward(self, t: Tensor) -> Tensor:
-        frequencies = 10_000 * (1 / 10_000 ** (torch.arange(0, self.dim, 2, dtype=torch.float32) / self.dim))
-        angles = t.float()[:, None] * frequencies
+        exponents = torch.arange(0, self.waves, 2, dtype=torch.float32) / self.waves
+        angles = t.float()[:, None] * (self.fastest * (1 / 10_000**exponents))
         return self.mlp(torch.cat([angles.cos(), angles.sin()], dim=-1).to(t.dtype))
 
 
 class MMAudio(nn.Module):
-    """The network, version 2; arguments as the authors' class has them, called by `call_mmaudio`."""
+    """The network, of both versions; arguments as the authors' class has them, called by `call_mmaudio`."""
 
     def __init__(
         self,
@@ -169,20 +170,23 @@ class MMAudio(nn.Module):
         fused_depth: int,
         num_heads: int,
         text_seq_len: int = 77,
+        v2: bool = False,
         **_: Any,
     ) -> None:
         super().__init__()
         dim, joint = hidden_dim, depth - fused_depth
 
         def entry(dim_in: int, first: int, kernel: int) -> nn.Module:
-            return nn.Sequential(over(dim_in, dim, first), nn.SiLU(), Gated(dim, 4 * dim, kernel))
+            activation = [nn.SiLU()] if v2 else [nn.SELU()] if first > 1 else []
+            return nn.Sequential(over(dim_in, dim, first), *activation, Gated(dim, 4 * dim, kernel))
 
         self.audio_input_proj = entry(latent_dim, 7, 7)
         self.clip_input_proj = entry(clip_dim, 1, 3)
         self.sync_input_proj = entry(sync_dim, 7, 3)
         self.text_input_proj = entry(text_dim, 1, 1)
         self.clip_cond_proj, self.text_cond_proj = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        self.global_cond_mlp, self.t_embed = Gated(dim, 4 * dim, 1), Time(dim)
+        self.global_cond_mlp = Gated(dim, 4 * dim, 1)
+        self.t_embed = Time(dim, dim, 10_000.0) if v2 else Time(dim, 256, 1.0)
         self.sync_pos_emb = nn.Parameter(torch.zeros(1, 1, STEP, sync_dim))
         self.joint_blocks = nn.ModuleList(Joint(dim, num_heads, last=i == joint - 1) for i in range(joint))
         self.fused_blocks = nn.ModuleList(Single(dim, num_heads, 3) for _ in range(fused_depth))
@@ -275,6 +279,7 @@ SMALL = {
     "model.rotary.axes": "[16]",
     "model.feedforward.dim": 256,
 }
+FIRST_SMALL = {key: value for key, value in SMALL.items() if "frequencies" not in key}
 LENGTHS = dict(latent_seq_len=345, clip_seq_len=64, sync_seq_len=192)
 OPTIONS: dict[str, Any] = LENGTHS | dict(
     latent_dim=6,
@@ -299,6 +304,15 @@ PUBLISHED: dict[str, Any] = LENGTHS | dict(
     num_heads=14,
     v2=True,
 )
-MMAUDIO = Family(
-    "video-to-audio", SMALL, MMAudio, OPTIONS, call_mmaudio, PUBLISHED, 1_030_575_608, "mmaudio", arguments
-)
+FIRST = dict(latent_dim=20, hidden_dim=448, depth=12, fused_depth=8, num_heads=7, v2=False)
+
+
+def _family(config: str, small: dict[str, Any], v2: bool, published: dict[str, Any], parameters: int) -> Family:
+    return Family(
+        config, small, MMAudio, OPTIONS | {"v2": v2}, call_mmaudio, published, parameters, "mmaudio", arguments
+    )
+
+
+MMAUDIO = _family("video-to-audio", SMALL, True, PUBLISHED, 1_030_575_608)
+SMALL_16K = _family("mmaudio-small-16k", FIRST_SMALL, False, PUBLISHED | FIRST, 157_283_644)
+NETWORKS = (MMAUDIO, SMALL_16K)

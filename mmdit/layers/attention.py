@@ -39,6 +39,22 @@ class FusedAttention(nn.Module):
         return _fused(q, k, v, mask[:, None, None, :]) * has_keys.to(q.dtype)
 
 
+class GroupedAttention(nn.Module):
+    """Each head of keys and values for several heads of queries (Ainslie et al. 2023, arXiv 2305.13245)."""
+
+    def __init__(self, attend: nn.Module, *, group: int) -> None:
+        super().__init__()
+        self.attend, self.group = attend, group
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, segments: Segments | None = None
+    ) -> Tensor:
+        """See `FusedAttention`; `q`: b (h g) i d."""
+        k, v = (x.repeat_interleave(self.group, dim=1) for x in (k, v))
+        out: Tensor = self.attend(q, k, v, mask, segments)
+        return out
+
+
 class ExplicitAttention(nn.Module):
     """The same written out, which a soft clamp of the logits needs: `c * tanh(logits / c)`.
 
@@ -96,11 +112,13 @@ def _never_empty(mask: Tensor) -> tuple[Tensor, Tensor]:
     return mask | ~has_keys, has_keys[:, :, None, None]
 
 
-def make_attention(options: AttentionOptions) -> nn.Module:
+def make_attention(options: AttentionOptions, heads: int) -> nn.Module:
     """The fused call, or the explicit one where it is asked for (`flash_attn=False`) or needed (a soft clamp)."""
+    attend: nn.Module = FusedAttention()
     if options.softclamp is not None or options.flash_attn is False:
-        return ExplicitAttention(softclamp_value=options.softclamp)
-    return FusedAttention()
+        attend = ExplicitAttention(softclamp_value=options.softclamp)
+    group = heads // (options.kv_heads or heads)
+    return attend if group == 1 else GroupedAttention(attend, group=group)
 
 
 def join_masks(masks: list[Tensor | None], lengths: list[int], like: Tensor) -> Tensor | None:

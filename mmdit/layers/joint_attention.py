@@ -74,8 +74,8 @@ class JointAttention(nn.Module):
             self.to_qkv.append(qkv)
             self.to_out.append(nn.Identity() if out is None else out)
             self.q_norms.append(make_head_norm(options) if unused != "none" or not discarded else nn.Identity())
-            self.k_norms.append(make_head_norm(options))
-        self.attend = make_attention(attention)
+            self.k_norms.append(make_head_norm(options, attention.kv_heads))
+        self.attend = make_attention(attention, self.heads)
 
     def forward(
         self,

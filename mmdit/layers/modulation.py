@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from mmdit.layers.runs import ConditioningRuns, each_token
-from mmdit.options import BlockOptions
+from mmdit.options import BlockOptions, ModulationOptions
 from mmdit.packing import Packing
 
 ADALN_GATES = {"zero": 0.0, "identity": 1.0}  # what gates start at
@@ -70,19 +69,28 @@ OwnModulation = Callable[[Modulate], list[BlockModulation]]
 
 
 class Modulation(nn.Module):
-    """`silu -> linear`, split into the named `parts` of a `BlockModulation` (Esser et al. 2024, Figure 2b).
+    """`activation -> linear`, split into the named `parts` of a `BlockModulation` (Esser et al. 2024, Figure 2b).
 
     The linear starts at zero, which leaves norms plain and closes the gates, as the adaLN-zero of DiT (Peebles & Xie
     2022, section 3.2) does; `adaln="identity"` starts the gates at 1, by their bias, as the published `mmdit` does.
     """
 
     def __init__(
-        self, dim_cond: int, dim: int, parts: tuple[str, ...], *, adaln: str = "zero", bias: bool = True
+        self,
+        dim_cond: int,
+        dim: int,
+        parts: tuple[str, ...],
+        *,
+        adaln: str = "zero",
+        options: ModulationOptions | None = None,
     ) -> None:
         super().__init__()
+        options = options or ModulationOptions()
         self.parts = parts
         self.gate_init = ADALN_GATES[adaln]
-        self.linear = nn.Linear(dim_cond, dim * len(parts), bias=bias)
+        self.activation: nn.Module = nn.SiLU() if options.activation == "silu" else nn.Identity()
+        self.gate: nn.Module = nn.Tanh() if options.gate == "tanh" else nn.Identity()
+        self.linear = nn.Linear(dim_cond, dim * len(parts), bias=options.bias)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -97,9 +105,24 @@ class Modulation(nn.Module):
         """`cond`: b dim_cond, b n dim_cond, or runs."""
         if isinstance(cond, ConditioningRuns):
             return self(cond.vectors).along(cond.lengths)
-        made = self.linear(F.silu(cond))
+        made = self.linear(self.activation(cond))
         chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
-        return BlockModulation(**dict(zip(self.parts, chunks, strict=True)))
+        named = zip(self.parts, chunks, strict=True)
+        return BlockModulation(**{part: self.gate(x) if part.endswith("gate") else x for part, x in named})
+
+
+class ModulationOfKinds(nn.Module):
+    """One modulation for each kind of a modality's tokens: its own, and its references (FLUX.3)."""
+
+    def __init__(self, kinds: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.kinds = nn.ModuleList(kinds)
+
+    def forward(self, cond: Tensor) -> BlockModulation:
+        """`cond`: b k dim_cond, a vector for each kind, or b dim_cond where there are no references -> b k d."""
+        vectors = cond.unbind(1) if cond.ndim == 3 else [cond]
+        each = [kind(vector) for kind, vector in zip(self.kinds, vectors, strict=False)]
+        return BlockModulation(*(None if x[0] is None else torch.cat(x, dim=1) for x in zip(*each, strict=True)))
 
 
 def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:
@@ -127,13 +150,13 @@ class NetworkModulation(NamedTuple):
     """What one timestep and pooled vector decide in a whole network (`MMDiTModel.precompute_modulation`).
 
     `conds` are the conditioning vectors themselves, `b dim_cond`, one for all modalities or one for each (`b 2
-    dim_cond` where references have their own); `heads` the shift and scale of each output head, `b 1 d`; `timestep`,
-    `b`, is for what depends on the inputs too (a refiner). A batch of 1 serves any batch.
+    dim_cond` where references have their own); `heads` the shift (or None) and scale of each output head, `b 1 d`;
+    `timestep`, `b`, is for what depends on the inputs too (a refiner). A batch of 1 serves any batch.
     """
 
     conds: tuple[Tensor, ...]
     stack: StackModulation
-    heads: dict[str, tuple[Tensor, Tensor]]
+    heads: dict[str, tuple[Tensor | None, Tensor]]
     timestep: Tensor
 
     def rows(self, start: int, stop: int) -> NetworkModulation:
@@ -158,4 +181,4 @@ def make_modulation(dim: int, parts: tuple[str, ...], options: BlockOptions, *, 
     given = tuple(part for part in parts if part.rpartition("_")[2] in named)
     if options.dim_cond is None or options.modulation.shared != shared or not given:
         return NoModulation()
-    return Modulation(options.dim_cond, dim, given, adaln=options.adaln, bias=options.modulation.bias)
+    return Modulation(options.dim_cond, dim, given, adaln=options.adaln, options=options.modulation)

@@ -1,4 +1,4 @@
-"""Normalizations: adaptive layer norm, RMS norm, and the per-head RMS norm of queries and keys."""
+"""Normalizations: layer and RMS norm, modulated or not, and the per-head RMS norm of queries and keys."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.layers.runs import ConditioningRuns, over_runs
-from mmdit.options import JointAttentionOptions
+from mmdit.options import BlockOptions, JointAttentionOptions
 
 
-class AdaptiveLayerNorm(nn.Module):
-    """Layer norm whose shift and scale come from the conditioning: `norm(x) * (1 + scale) + shift`.
+class AdaptiveNorm(nn.Module):
+    """A norm whose shift and scale come from the conditioning: `norm(x) * (1 + scale) + shift`.
 
-    DiT (Peebles & Xie 2022), section 3.2; Figure 2 of Esser et al. 2024. Without conditioning it is a plain layer norm
-    with learned weight and bias. `normed=False` leaves the norm out and keeps the modulation (AuraFlow's last).
+    DiT (Peebles & Xie 2022), section 3.2; Figure 2 of Esser et al. 2024. What is not given is left out.
     """
 
-    def __init__(self, dim: int, *, conditioned: bool, eps: float = 1e-6, normed: bool = True) -> None:
+    def __init__(self, norm: nn.Module) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if normed else nn.Identity()
+        self.norm = norm
+        self.takes_affine = isinstance(norm, nn.LayerNorm) and norm.weight is None
 
     def forward(
         self, x: Tensor, shift: Tensor | ConditioningRuns | None = None, scale: Tensor | ConditioningRuns | None = None
@@ -36,22 +36,48 @@ class AdaptiveLayerNorm(nn.Module):
 
     def _modulated(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         # one sample: its modulation is the norm's affine, which the kernel takes in the dtype of x alone
-        if shift.shape[:2] == (1, 1) and shift.dtype == x.dtype and isinstance(self.norm, nn.LayerNorm):
-            return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)
+        if self.takes_affine and shift.shape[:2] == (1, 1) and shift.dtype == x.dtype:
+            return F.layer_norm(x, x.shape[-1:], 1 + scale[0, 0], shift[0, 0], self.norm.eps)  # type: ignore[arg-type]
         return torch.addcmul(shift, self.norm(x), 1 + scale)
 
 
 class RMSNorm(nn.Module):
-    """`x / rms(x) * weight` over the last dimension (Zhang & Sennrich 2019)."""
+    """`x / rms(x) * weight` over the last dimension (Zhang & Sennrich 2019).
 
-    def __init__(self, dim: int, *, eps: float = 1e-6) -> None:
+    `weights`: plain, none, or zero_centred, which are what is added to 1 (Gemma).
+    """
+
+    weight: nn.Parameter
+
+    def __init__(self, dim: int, *, eps: float = 1e-6, weights: str = "plain") -> None:
         super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
+        self.dim, self.eps, self.centre = dim, eps, float(weights == "zero_centred")
+        weight = None if weights == "none" else nn.Parameter(torch.full((dim,), 1 - self.centre))
+        self.register_parameter("weight", weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: ... d."""
-        return F.rms_norm(x, self.weight.shape, self.weight.to(x.dtype), self.eps)
+        if self.weight is None:
+            return F.rms_norm(x, (self.dim,), None, self.eps)
+        weight = self.weight + self.centre if self.centre else self.weight
+        return F.rms_norm(x, (self.dim,), weight.to(x.dtype), self.eps)
+
+
+def make_norm(dim: int, options: BlockOptions) -> AdaptiveNorm:
+    """The norm before a branch, which the conditioning modulates."""
+    return AdaptiveNorm(_block_norm(dim, options))
+
+
+def make_norm_behind(dim: int, options: BlockOptions) -> nn.Module:
+    """The norm of what a branch gives, before its gate, if there is one."""
+    return _block_norm(dim, options) if options.norm.place == "around" else nn.Identity()
+
+
+def _block_norm(dim: int, options: BlockOptions) -> nn.Module:
+    weights = options.norm.weights or ("none" if options.modulates_norms else "plain")
+    if options.norm.kind == "layer":
+        return nn.LayerNorm(dim, eps=options.norm_eps, elementwise_affine=weights == "plain")
+    return RMSNorm(dim, eps=options.norm_eps, weights=weights)
 
 
 class HeadLayerNorm(nn.Module):
@@ -85,12 +111,13 @@ class MultiHeadRMSNorm(nn.Module):
         return F.rms_norm(x, weight.shape[-1:], None, self.eps) * weight
 
 
-def make_head_norm(options: JointAttentionOptions) -> nn.Module:
-    """The norm of each head's queries or keys, if any."""
+def make_head_norm(options: JointAttentionOptions, heads: int | None = None) -> nn.Module:
+    """The norm of each head's queries or keys, if any; `heads`: how many, if not all."""
     own = options.attention.qk_norm_eps
     eps = options.norm_eps if own is None else own
     if options.qk_rmsnorm:
-        heads, dim_head = options.head_sizes
+        every, dim_head = options.head_sizes
+        heads = heads or every
         shared = options.attention.qk_norm_scale == "shared"
         return MultiHeadRMSNorm(dim_head, heads=heads, shared=shared, eps=eps)
     return HeadLayerNorm(eps=eps) if options.attention.qk_layernorm else nn.Identity()

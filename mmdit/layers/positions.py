@@ -39,6 +39,14 @@ def scaled_sinusoid(timestep: Tensor, dim: int, fastest: float) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def ddpm_sinusoid(timestep: Tensor, dim: int) -> Tensor:
+    """The same with the sines first and the slowest at 1 / 10000 itself, as DDPM has it (Ho et al. 2020)."""
+    step = math.log(MAX_PERIOD) / (dim // 2 - 1)
+    exponents = torch.arange(dim // 2, dtype=torch.float32, device=timestep.device) * -step
+    angles = timestep.float()[..., None] * exponents.exp()
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
 class SinCos1D(nn.Module):
     """Adds the sinusoid of each token's index to it."""
 

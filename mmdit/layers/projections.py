@@ -65,22 +65,23 @@ class DenseQKV(nn.Module):
     left out of the product, but where the linear must be called as a whole, for an adapter or a quantized weight, say.
     """
 
-    def __init__(self, dim: int, *, heads: int, dim_head: int, parts: int, stored_parts: int, bias: bool) -> None:
+    def __init__(
+        self, dim: int, *, heads: int, kv_heads: int, dim_head: int, parts: int, stored_parts: int, bias: bool
+    ) -> None:
         super().__init__()
-        self.heads, self.dim_head, self.parts = heads, dim_head, parts
-        dim_inner = heads * dim_head
-        self.linear = nn.Linear(dim, dim_inner * stored_parts, bias=bias)
-        self.stored_parts = stored_parts
+        self.dim_head, self.parts = dim_head, parts
+        self.widths = [count * dim_head for count in (heads, kv_heads, kv_heads)[-stored_parts:]]
+        self.linear = nn.Linear(dim, sum(self.widths), bias=bias)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> tuple[Tensor, ...]:
         """`x`: b n d -> `parts` of b n h d."""
-        unused = self.stored_parts - self.parts
+        unused, widths = sum(self.widths[: -self.parts]), self.widths
         if unused and is_plain(self.linear, nn.Linear):
-            rows = slice(unused * self.linear.out_features // self.stored_parts, None)
+            rows, widths = slice(unused, None), widths[-self.parts :]
             x = F.linear(x, self.linear.weight[rows], None if self.linear.bias is None else self.linear.bias[rows])
         else:
             x = self.linear(x)
-        return x.unflatten(-1, (-1, self.heads, self.dim_head)).unbind(2)[-self.parts :]  # (p h d) -> p of h d
+        return tuple(part.unflatten(-1, (-1, self.dim_head)) for part in x.split(widths, dim=-1)[-self.parts :])
 
 
 class DenseOut(nn.Module):
@@ -224,7 +225,8 @@ def make_projections(
     parts, stored = (2 if discarded else 3), (2 if discarded and options.unused_weights == "none" else 3)
     holds_out = not discarded or options.unused_weights == "all"
     if attention.num_adaptive_weights == 1:
-        qkv = DenseQKV(dim, parts=parts, stored_parts=stored, bias=attention.bias, **sizes)
+        kv_heads = attention.kv_heads or heads
+        qkv = DenseQKV(dim, parts=parts, stored_parts=stored, bias=attention.bias, kv_heads=kv_heads, **sizes)
         return NoGate(), qkv, DenseOut(dim, bias=out_bias, kernel=out_kernel, **sizes) if holds_out else None
     sizes |= dict(num_weights=attention.num_adaptive_weights)
     gate: nn.Module

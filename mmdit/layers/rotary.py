@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from mmdit.options import RotaryOptions
+
 
 class RotaryTable(nn.Module):
     """From coordinates to the cosines and sines of every pair of a head's features.
@@ -37,6 +39,33 @@ class RotaryTable(nn.Module):
             angles.append(coordinates[..., axis, None].double() * self.theta**-exponents)
         joined = torch.cat(angles, dim=-1)
         return torch.stack([joined.cos(), joined.sin()], dim=-1).float()
+
+
+class SharedRotaryTable(RotaryTable):
+    """The same where the axes take turns at the frequencies of one: each but the first at every a-th, in its turn, as
+    often as its share says; the first has the rest (the interleaved "MRoPE" of Qwen3-VL).
+
+    In float32, in the order of operations of Ideogram 4, whose places reach beyond 65,000: its checkpoint was trained
+    with that rounding.
+    """
+
+    def forward(self, coordinates: Tensor) -> Tensor:
+        """See `RotaryTable`."""
+        width, count = sum(self.axes), len(self.axes)
+        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=coordinates.device) / width
+        frequencies, places = 1 / self.theta**exponents, coordinates.float()
+        angles = places[..., :1] * frequencies
+        for axis, share in enumerate(self.axes[1:], start=1):
+            turns = slice(axis, count * (share // 2), count)
+            angles[..., turns] = places[..., axis : axis + 1] * frequencies[turns]
+        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+
+
+def make_rotary(options: RotaryOptions | None) -> RotaryTable | None:
+    """The table of a network, if it has one."""
+    if options is None:
+        return None
+    return (RotaryTable if options.ladder == "own" else SharedRotaryTable)(options.axes, theta=options.theta)
 
 
 def rotate(x: Tensor, table: Tensor | None) -> Tensor:

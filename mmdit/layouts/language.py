@@ -130,7 +130,7 @@ def _term(text: str, suffix: str, operations: Mapping[str, Operation], shapes: M
     if called := re.fullmatch(r"(\w+)\((.*)\)", text):
         inner = _term(called[2], suffix, operations, shapes)
         return Term(inner.name, inner.rows, (operations[called[1]], *inner.operations))
-    match = re.fullmatch(r"([\w.]+)(?:\[([^\]]+)\])?", text)
+    match = re.fullmatch(r"([\w.-]+)(?:\[([^\]]+)\])?", text)
     if match is None:
         raise ValueError(f"not a term of a layout: {text!r}")
     name, rows = match[1] + suffix, match[2]

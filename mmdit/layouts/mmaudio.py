@@ -39,7 +39,8 @@ def authors(config: ModelOptions) -> Iterator[str]:
     for name, (first, kernel) in INPUTS.items():
         theirs = f"{'clip' if name == 'video' else name}_input_proj"
         yield f"inputs.{name}.linear = {_over(first, f'{theirs}.0')}"
-        yield from below(f"inputs.{name}", f"{theirs}.2", _gated(".feedforward", "", kernel))
+        place = 1 if getattr(config.inputs[name], "activation", "") == "none" else 2  # behind the activation
+        yield from below(f"inputs.{name}", f"{theirs}.{place}", _gated(".feedforward", "", kernel))
     for n in range(config.depth):
         for i, name in enumerate(config.names):
             yield from below(f"transformer.blocks.{n}", f"joint_blocks.{n}.{SIDES[name]}", _side(i, name))

@@ -30,6 +30,11 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
             lambda x: rearrange(x, f"({each} c) ... -> (c {each}) ...", **patch),
             lambda x, shape: rearrange(x, f"(c {each}) ... -> ({each} c) ...", **patch),
         ),
+        # a patch's columns, channels first in ours and last in theirs; the bias is the same
+        "channels_last": Operation(
+            lambda x: rearrange(x, f"d (c {each}) -> d ({each} c)", **patch) if x.ndim == 2 else x,
+            lambda x, shape: rearrange(x, f"d ({each} c) -> d (c {each})", **patch) if x.ndim == 2 else x,
+        ),
         # a convolution's kernel, where ours is a linear on the patch; the bias is the same
         "conv": _reshaped(lambda x: rearrange(x, f"d (c {each}) -> d c {each}", **sizes) if x.ndim == 2 else x),
         # a convolution's kernel over time, where ours is a linear on as many neighbours; the bias is the same
@@ -38,6 +43,11 @@ def operations_for(config: ModelOptions) -> dict[str, Operation]:
         "interleaved": Operation(
             lambda x: rearrange(x, "(j h d) ... -> (h d j) ...", j=3, h=config.head_sizes[0]),
             lambda x, shape: rearrange(x, "(h d j) ... -> (j h d) ...", j=3, h=config.head_sizes[0]),
+        ),
+        # rows of queries or keys: a pair that turns together is neighbours in ours, a half of the head apart in theirs
+        "halves": Operation(
+            lambda x: rearrange(x, "(h j two) ... -> (h two j) ...", two=2, j=config.head_sizes[1] // 2),
+            lambda x, shape: rearrange(x, "(h two j) ... -> (h j two) ...", two=2, j=config.head_sizes[1] // 2),
         ),
         # theirs multiply by a gamma where we multiply by 1 + scale: the bias differs by 1, the weight does not
         "gamma": Operation(

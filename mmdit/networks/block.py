@@ -21,7 +21,7 @@ from mmdit.layers.modulation import (
     OwnModulation,
     make_modulation,
 )
-from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.norms import make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
@@ -97,7 +97,10 @@ class MMDiTBlock(nn.Module):
             return FeedForward(dims[i], options.feedforward.of_modality(names[i]))
 
         def norm(i: int) -> nn.Module:
-            return AdaptiveLayerNorm(dims[i], conditioned=options.modulates_norms, eps=options.norm_eps)
+            return make_norm(dims[i], options)
+
+        def norm_behind(i: int) -> nn.Module:
+            return make_norm_behind(dims[i], options)
 
         def residual(i: int, sublayer: int) -> nn.Module:
             place = dict(layer_index=2 * layer_index + sublayer, sublayer=sublayer)
@@ -110,10 +113,12 @@ class MMDiTBlock(nn.Module):
         self.attn_residuals = where(indexes, lambda i: residual(i, 0))
         self.attn_norms = where(indexes, norm)
         self.joint_attn = JointAttention(options, dim_inputs=dims, discard=sorted(discarded), names=names)
+        self.attn_norms_behind = where(written, norm_behind)
         self.dual_attns = where(self.dual, second)
         self.ff_residuals = where(self.fed, lambda i: residual(i, 1))
         self.ff_norms = where(holds_feedforward, norm)
         self.feedforwards = where(holds_feedforward, feedforward)
+        self.ff_norms_behind = where(holds_feedforward, norm_behind)
 
     def forward(
         self,
@@ -170,7 +175,7 @@ class MMDiTBlock(nn.Module):
         gating = conds if self.joint_attn.dim_cond else None
         attended = self.joint_attn(normed, masks, gating, rotary, packing)
         for i in self.updated:
-            out, gate = attended[i], mod[i].attn_gate
+            out, gate = self.attn_norms_behind[i](attended[i]), mod[i].attn_gate
             if i in self.dual:
                 # SD3.5-medium's second attention reads the same tokens with a modulation of its own
                 normed_again = [self.attn_norms[i](reads[i][0], mod[i].dual_shift, mod[i].dual_scale)]
@@ -178,7 +183,7 @@ class MMDiTBlock(nn.Module):
                 own = None if packing is None else packing.only(i)
                 gating = conds[i : i + 1] if self.dual_attns[i].dim_cond else None
                 (second,) = self.dual_attns[i](normed_again, masks.only(i), gating, turns, own)
-                out, gate = _added(mod[i], out, second), None
+                out, gate = _added(mod[i], out, self.attn_norms_behind[i](second)), None
             tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
@@ -188,6 +193,7 @@ class MMDiTBlock(nn.Module):
                 continue
             x, state = self.ff_residuals[i].width(tokens[i], modality_tokens[i])
             out = self.feedforwards[i](self.ff_norms[i](x, mod[i].ff_shift, mod[i].ff_scale), valid[i])
+            out = self.ff_norms_behind[i](out)
             tokens[i] = self.ff_residuals[i].depth(state, out, mod[i].ff_gate)
 
         return tuple(x if i in self.updated else None for i, x in enumerate(tokens))

@@ -6,8 +6,9 @@ An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,9 +17,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmdit.layers.feedforward import FEEDFORWARD_KINDS, FeedForward
 from mmdit.layers.masks import check_mask, fill_masked
-from mmdit.layers.neighbours import make_neighbours
+from mmdit.layers.neighbours import alone, make_neighbours
 from mmdit.layers.norms import RMSNorm
-from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, scaled_sinusoid, timestep_sinusoid
+from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, ddpm_sinusoid, scaled_sinusoid, timestep_sinusoid
 from mmdit.networks.patches import cut
 from mmdit.networks.ragged import Given
 from mmdit.options import (
@@ -32,6 +33,11 @@ from mmdit.options import (
 )
 from mmdit.options.modalities import AnyInput
 
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {  # of inputs
+    "none": alone,
+    "selu": F.selu,
+    **{kind: activation for kind, (activation, _) in FEEDFORWARD_KINDS.items()},
+}
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)  # that are computed in
 
 
@@ -41,6 +47,7 @@ class SequenceEmbed(nn.Module):
     def __init__(self, options: LinearInput, dim: int, *, eps: float) -> None:
         super().__init__()
         self.dim_in = options.dim
+        eps = eps if options.norm_eps is None else options.norm_eps
         self.norm = RMSNorm(options.dim, eps=eps) if options.norm == "rms" else nn.Identity()
         self.linear = nn.Linear(options.dim, dim, bias=options.bias)
         self.positions = SinCos1D() if options.positions == "sincos" else nn.Identity()
@@ -94,7 +101,7 @@ class FeedForwardEmbed(nn.Module):
             self.deviation = nn.Parameter(torch.ones(options.dim), requires_grad=False)
         self.beside = make_neighbours(options.kernel)
         self.linear = nn.Linear(options.kernel * options.dim, dim)
-        self.activation, _ = FEEDFORWARD_KINDS[options.activation]
+        self.activation = ACTIVATIONS[options.activation]
         self.feedforward = FeedForward(dim, options.feedforward or feedforward)
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
@@ -170,10 +177,10 @@ class NoEmbed(nn.Module):
 class VectorEmbed(nn.Module):
     """`linear -> silu -> linear`, from a vector to the conditioning."""
 
-    def __init__(self, dim_in: int, dim: int, *, bias: bool = True) -> None:
+    def __init__(self, dim_in: int, dim: int, *, hidden: int | None = None, bias: bool = True) -> None:
         super().__init__()
-        self.dim_in = dim_in
-        self.linear_in, self.linear_out = nn.Linear(dim_in, dim, bias=bias), nn.Linear(dim, dim, bias=bias)
+        self.dim_in, hidden = dim_in, hidden or dim
+        self.linear_in, self.linear_out = nn.Linear(dim_in, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """`x`: b dim_in -> b dim."""
@@ -184,17 +191,21 @@ class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
     def __init__(self, options: TimestepOptions, dim: int) -> None:
-        super().__init__(options.frequencies, dim, bias=options.bias)
-        self.frequencies, self.scale, self.fastest = options.frequencies, options.scale, options.fastest
+        super().__init__(options.frequencies, options.dim or dim, hidden=options.hidden, bias=options.bias)
+        self.frequencies, self.scale = options.frequencies, options.scale
+        self.waves: Callable[[Tensor, int], Tensor] = ddpm_sinusoid if options.waves == "ddpm" else timestep_sinusoid
+        if options.fastest is not None:
+            self.scale, self.waves = 1.0, partial(scaled_sinusoid, fastest=options.scale * options.fastest)
+        self.narrowed: nn.Module = nn.Identity()
+        if options.dim is not None:
+            self.narrowed = nn.Sequential(nn.Linear(options.dim, dim, bias=options.bias), nn.SiLU())
 
     def forward(self, timestep: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """`timestep`: b -> b dim, b n -> b n dim, computed in `dtype`; None: see `own_dtype`."""
-        if self.fastest is None:
-            # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
-            waves = timestep_sinusoid(timestep.float() * self.scale, self.frequencies)
-        else:
-            waves = scaled_sinusoid(timestep, self.frequencies, self.scale * self.fastest)
-        return super().forward(waves.to(own_dtype(self) if dtype is None else dtype))
+        # scaled after widening: 0.7 * 1000 in bfloat16 is rounded to a multiple of 4
+        waves = self.waves(timestep.float() * self.scale, self.frequencies)
+        vector: Tensor = self.narrowed(super().forward(waves.to(own_dtype(self) if dtype is None else dtype)))
+        return vector
 
 
 def own_dtype(module: nn.Module, otherwise: torch.dtype | None = None) -> torch.dtype:

@@ -17,6 +17,7 @@ from mmdit.networks import ragged
 from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_embed, make_timestep_embed, own_dtype, stretched
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
+from mmdit.networks.pads import PadTokens
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
 from mmdit.networks.refiner import Refiner
@@ -55,9 +56,20 @@ class MMDiTModel(nn.Module):
         for name, m in config.modalities.items():
             if m.refiner or m.conditions or getattr(m.output, "kernel", 1) > 1:
                 self.masked.add(name)
+            if m.rotary is not None and m.rotary.after is not None:
+                self.masked.add(m.rotary.after)
+        self.pads = nn.ModuleDict({name: PadTokens(m.pad, m.dim) for name, m in config.modalities.items() if m.pad})
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
+        own = {name: m for name, m in config.modalities.items() if m.references and m.references.own}
+        self.reference_inputs = nn.ModuleDict(
+            {
+                name: make_embed(m.input, m.dim, eps=eps, feedforward=config.feedforward.of_modality(name))
+                for name, m in own.items()
+            }
+        )
+        self.reference_refiners = nn.ModuleDict({name: Refiner(config, name) for name, m in own.items() if m.refiner})
         self.type_embeds = nn.ModuleDict(
             {
                 name: nn.Embedding(len(self.streams[name]), m.dim)
@@ -65,7 +77,9 @@ class MMDiTModel(nn.Module):
                 if m.type_embedding
             }
         )
+        # at timestep 0: the references of some modalities, and some modalities
         self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
+        self.still = {name for name, m in config.modalities.items() if m.clean}
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
@@ -94,8 +108,8 @@ class MMDiTModel(nn.Module):
                 their own names a modality's further `inputs` and its `conditions`. Or a list of `b` tensors without the
                 batch dimension, each of its own size; with `varlen` nothing is computed for the padding.
             timestep: `b` or a number for all samples; or for each modality (each may be noised by its own amount) such
-                a one, or `b n`, one for each of its tokens, those of its further inputs and its references included: 0
-                for a frame that is given.
+                a one, or `b n`, one for each of its tokens, those of its further inputs, its references and its pad
+                tokens included: 0 for a frame that is given.
             pooled: `b dim`, where the config has `pooled`.
             masks: by the name of an input, `b n` bool, True = valid; inputs may be left out, and those given as lists
                 must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of
@@ -120,13 +134,16 @@ class MMDiTModel(nn.Module):
         tokens = {name: x for name, (x, _) in embedded.items()}
         lengths = {name: each for name, (_, each) in embedded.items()}
         packing = self._packing(masks, tokens, lengths)
-        valid = with_sizes(given, tokens, lengths, tokens if packing is None else self.masked)
+        valid = with_sizes(given, tokens, lengths, tokens if packing is None or self.pads else self.masked)
+        means = None if modulation is not None or self.means_embed is None else self.means_embed(tokens, valid)
+        given_lengths = [tokens[name].shape[1] for name in self.modality_names]
+        for name, pad in self.pads.items():
+            tokens[name], valid[name] = pad(tokens[name], valid[name])
         every = {name: self._joined_mask(name, tokens, valid, behind) for name in self.modality_names}
-        if packing is not None:
+        if packing is not None and not self.pads:
             every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
         like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
         if modulation is None:
-            means = None if self.means_embed is None else self.means_embed(tokens, valid)
             conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every, means)
         else:
             if timestep is not None or pooled is not None or guidance is not None:
@@ -135,22 +152,33 @@ class MMDiTModel(nn.Module):
 
         own = [tokens[name].shape[1] for name in self.modality_names]
         of_own = self._of_own_tokens(conds, own, clean)
-        for name, cond in zip(self.modality_names, of_own, strict=True):
+        masked = {name: mask for name, (_, mask) in every.items()}
+        places = [None] * len(own) if self.places is None else self.places(inputs, references, masked)
+        for name, cond, n, place in zip(self.modality_names, of_own, own, places, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
-                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond)
+                t = 0.0 if name in self.still else t
+                turned = None if place is None else place[..., :n, :]
+                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond, turned)
+        for name in behind.keys() & self.reference_refiners.keys():
+            i = self.modality_names.index(name)
+            cond, place = self._of_references(conds, own)[i], places[i]
+            turned = None if place is None else place[..., own[i] :, :]
+            behind[name] = self.reference_refiners[name](behind[name], behind[name], None, None, cond, turned)
         whole = [self._join(name, tokens, behind) for name in self.modality_names]
-        ordered = tuple(mask for _, mask in every.values())
+        ordered = tuple(masked.values())
+        if packing is not None and self.pads:  # which one of what was given does not count
+            packing = Packing.from_masks(ordered, [x.shape[1] for x in whole], batch)
         outs = self.transformer(
             modality_tokens=whole,
             modality_masks=packing or Masks(ordered, filled=True),
             time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, tokens, valid, clean),
-            modality_positions=None if self.places is None else self.places(inputs, references, ordered),
+            modality_positions=None if self.places is None else places,
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond, mask in zip(self.modality_names, outs, own, of_own, ordered, strict=True):
+        for name, x, n, cond, mask in zip(self.modality_names, outs, given_lengths, of_own, ordered, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
                 form, own_mask = (inputs[name], lengths[name]), None if mask is None else mask[:, :n]
@@ -209,8 +237,9 @@ class MMDiTModel(nn.Module):
         conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
-        kept = conds if self.clean else conds[:1]
-        whole = NetworkModulation(tuple(kept), self.transformer.modulate(kept if self.clean else kept[0]), heads, t)
+        kept = conds if self.clean or self.still else conds[:1]
+        stack = self.transformer.modulate(kept if len(kept) > 1 else kept[0])
+        whole = NetworkModulation(tuple(kept), stack, heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
     def empty(self, name: str, batch: int = 1, length: int | None = None) -> Tensor:
@@ -267,7 +296,8 @@ class MMDiTModel(nn.Module):
         for name, images in references.items():
             if self.config.modalities[name].references is None:
                 raise ValueError(f"references: {name} takes none; set model.modalities.{name}.references in the config")
-            each = [self.inputs[name](image, f"references: {name}[{index}]") for index, image in enumerate(images)]
+            embed = self.reference_inputs[name] if name in self.reference_inputs else self.inputs[name]
+            each = [embed(image, f"references: {name}[{index}]") for index, image in enumerate(images)]
             for index, tokens in enumerate(each):
                 if len(tokens) != batch:
                     raise ValueError(
@@ -312,8 +342,8 @@ class MMDiTModel(nn.Module):
             if any(lengths.values()):
                 raise ValueError("masks: samples of different sizes are packed by their own sizes; pass no Packing")
             return masks
-        joined = len(tokens) > len(self.streams)
-        if masks or joined or not self.transformer.varlen or not any(lengths.values()):
+        longer = len(tokens) > len(self.streams) or bool(self.pads)
+        if masks or longer or not self.transformer.varlen or not any(lengths.values()):
             return None
         padded = [x.shape[1] for x in tokens.values()]
         first = tokens[self.modality_names[0]]
@@ -325,6 +355,13 @@ class MMDiTModel(nn.Module):
         """The conditioning of each modality's own tokens, which its refiner and its head read."""
         return [
             cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in clean else cond[:, :n]
+            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
+        ]
+
+    def _of_references(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+        """That of each modality's references."""
+        return [
+            cond if cond is None or cond.ndim == 2 else cond[:, 1] if name in self.clean else cond[:, n:]
             for name, cond, n in zip(self.modality_names, conds, own, strict=True)
         ]
 
@@ -395,9 +432,11 @@ class MMDiTModel(nn.Module):
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
-        for i, name in enumerate(self.modality_names):
-            if name in clean:
-                conds[i] = torch.stack([conds[i], of_number(self.time_embed, 0.0, "timestep") + extra], dim=1)
+        if clean or self.still:
+            at_zero = of_number(self.time_embed, 0.0, "timestep") + extra
+            conds = [at_zero if n in self.still else c for n, c in zip(self.modality_names, conds, strict=True)]
+            named = zip(self.modality_names, conds, strict=True)
+            conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in named]
         return [*conds]
 
     def _check_conditions(

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.layers.neighbours import Valid, make_neighbours
-from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.norms import AdaptiveNorm
 from mmdit.networks.patches import together
 from mmdit.options import LinearOutput, ModalityOptions, ModelOptions, PatchInput, PatchOutput
 
@@ -24,8 +24,12 @@ class SequenceHead(nn.Module):
     def __init__(self, dim: int, dim_out: int, options: LinearOutput | PatchOutput, network: ModelOptions) -> None:
         super().__init__()
         cond, conditioned = network.dim_cond, network.dim_cond is not None
-        self.modulation = None if cond is None else nn.Linear(cond, 2 * dim, bias=network.modulation.bias)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=conditioned, eps=network.norm_eps, normed=options.norm)
+        eps = network.norm_eps if options.norm_eps is None else options.norm_eps
+        norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if options.norm else nn.Identity()
+        self.parts = options.parts.split("_")
+        width = dim * len(self.parts)
+        self.modulation = None if cond is None else nn.Linear(cond, width, bias=network.modulation.bias)
+        self.norm = AdaptiveNorm(norm)
         kernel = options.kernel if isinstance(options, LinearOutput) else 1
         self.beside = make_neighbours(kernel)
         self.linear = nn.Linear(kernel * dim, dim_out, bias=options.bias)
@@ -51,8 +55,9 @@ class SequenceHead(nn.Module):
         if self.modulation is None or cond is None:
             return None, None
         made = self.modulation(F.silu(cond))
-        shift, scale = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(2, dim=-1)
-        return shift, scale
+        parts = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
+        named = dict(zip(self.parts, parts, strict=True))
+        return named.get("shift"), named["scale"]
 
 
 class PatchHead(SequenceHead):

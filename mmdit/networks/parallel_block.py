@@ -12,7 +12,7 @@ from mmdit.layers.feedforward import FeedForward
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.masks import Masks, enter_masked
 from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioning, OwnModulation, make_modulation
-from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.norms import make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
 from mmdit.options.fields import Count, Size, Text, takes
@@ -50,7 +50,7 @@ class ParallelBlock(nn.Module):
         self.shares_modulation = options.modulation.shared
         self.modulation = make_modulation(dim, ATTENTION_PARTS, options)
         self.residual: Any = make_residual(options.residual, dim, layer_index=layer_index)
-        self.norm = AdaptiveLayerNorm(dim, conditioned=options.modulates_norms, eps=options.norm_eps)
+        self.norm, self.norm_behind = make_norm(dim, options), make_norm_behind(dim, options)
         self.attn = JointAttention(options, dim_inputs=[dim], names=[name], out_bias=False)
         self.feedforward = FeedForward(dim, options.feedforward.of_modality(name))
 
@@ -88,4 +88,5 @@ class ParallelBlock(nn.Module):
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
         (valid,) = masks.valid(packing)
         (attended,) = self.attn([normed], masks, conds if self.attn.dim_cond else None, rotary, packing)
-        return (self.residual.depth(state, attended + self.feedforward(normed, valid), mod.attn_gate),)
+        out = self.norm_behind(attended + self.feedforward(normed, valid))
+        return (self.residual.depth(state, out, mod.attn_gate),)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.networks import ragged
+from mmdit.networks.pads import filled_up, lengthened
 from mmdit.networks.ragged import Given
 from mmdit.options import ModalityOptions, ModelOptions, PatchInput
 
@@ -28,11 +29,11 @@ class RotaryPlaces(nn.Module):
         self,
         inputs: Mapping[str, Given],
         references: Mapping[str, Sequence[Tensor]] | None = None,
-        masks: Sequence[Tensor | None] | None = None,
+        valid: Mapping[str, Tensor | None] | None = None,
     ) -> list[Tensor | None]:
         """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
-        where samples have sizes of their own, or it begins behind one with a mask `b n`, True = valid."""
-        valid = dict(zip(self.modalities, masks or (), strict=False))
+        where samples differ: in their sizes, or in how many tokens of a modality are `valid` that another is behind."""
+        valid = valid or {}
         if all(isinstance(x, Tensor) for x in inputs.values()):
             return self._of_one(inputs, references or {}, valid)  # type: ignore[arg-type]
         samples = range(ragged.batch_of(inputs))
@@ -43,7 +44,7 @@ class RotaryPlaces(nn.Module):
         self,
         inputs: Mapping[str, Tensor],
         references: Mapping[str, Sequence[Tensor]],
-        masks: Mapping[str, Tensor | None],
+        valid: Mapping[str, Tensor | None],
     ) -> list[Tensor | None]:
         places = {
             name: None if modality.rotary is None else self._place(modality, inputs[name], references.get(name, ()))
@@ -54,11 +55,11 @@ class RotaryPlaces(nn.Module):
             if place is None or rotary is None or rotary.after is None:
                 continue
             other: Any = self.modalities[rotary.after].rotary
-            first = behind(places[rotary.after], other.axes, masks.get(rotary.after))  # type: ignore[arg-type]
+            first = behind(places[rotary.after], other.axes, valid.get(rotary.after))  # type: ignore[arg-type]
             places[name] = place = place.expand(*first.shape, -1, -1).clone()
-            for axis in rotary.axes:
+            for axis in rotary.after_axes or rotary.axes:
                 place[..., axis] += first.unsqueeze(-1)
-        return list(places.values())
+        return [_with_pads(place, self.modalities[name]) for name, place in places.items()]
 
     def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
         rotary, end, apart = modality.rotary, modality.input, modality.references
@@ -73,7 +74,8 @@ class RotaryPlaces(nn.Module):
                     grids[-1][:, apart.axis] += apart.start + apart.step * (index - 1)
             coordinates = torch.cat(grids)
         else:
-            coordinates = sequence_coordinates(x.shape[1], **options)
+            length = x.shape[1] if modality.pad is None else filled_up(x.shape[1], modality.pad.multiple)
+            coordinates = sequence_coordinates(length, **options)
         for axis, start in enumerate(rotary.start or ()):
             coordinates[:, axis] += start
         return coordinates
@@ -87,6 +89,15 @@ def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
         at = at.masked_fill(~mask[:, : len(at), None], -math.inf)
     last = F.pad(at, (0, 0, 0, 1), value=-math.inf).amax((-2, -1))
     return (last + 1).masked_fill(last.isinf(), 0)
+
+
+def _with_pads(places: Tensor | None, modality: ModalityOptions) -> Tensor | None:
+    """`... n a -> ... m a`: an image's pad tokens stand at 0; a sequence's are counted already."""
+    if places is None or modality.pad is None or not isinstance(modality.input, PatchInput):
+        return places
+    longer = filled_up(places.shape[-2], modality.pad.multiple)
+    every = places.view(-1, *places.shape[-2:])
+    return lengthened(every, places.new_zeros(()), longer).view(*places.shape[:-2], longer, -1)
 
 
 def grid_coordinates(

@@ -57,7 +57,7 @@ def head(
     cond: Tensor | None,
     given: Given,
     lengths: tuple[int, ...] | None,
-    modulation: tuple[Tensor, Tensor] | None = None,
+    modulation: tuple[Tensor | None, Tensor] | None = None,
     mask: Tensor | None = None,
 ) -> Any:
     """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them. `mask`: b n."""
@@ -69,7 +69,7 @@ def head(
     for i, each in enumerate(given):
         own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
         if module is not None:
-            mod = modulation and tuple(part[i : i + 1] if len(part) > 1 else part for part in modulation)
+            mod = modulation and tuple(p if p is None or len(p) == 1 else p[i : i + 1] for p in modulation)
             vector = cond if cond is None else cond[i : i + 1, : own.shape[1]] if cond.ndim == 3 else cond[i : i + 1]
             valid = None if mask is None else mask[i : i + 1, : own.shape[1]]
             own = module(own, vector, each.unsqueeze(0), mod, valid)

@@ -29,10 +29,16 @@ class Refiner(nn.Module):
         self.transformer = MMDiT(options)
 
     def forward(
-        self, x: Tensor, given: Given, mask: Tensor | None, timestep: Tensor | float | None, cond: Tensor | None
+        self,
+        x: Tensor,
+        given: Given,
+        mask: Tensor | None,
+        timestep: Tensor | float | None,
+        cond: Tensor | None,
+        places: Tensor | None = None,
     ) -> Tensor:
         """`x`: b n d, of what is `given`; `mask`: b n, True = valid, False where `x` is filled already; `timestep`: b;
-        `cond`: b dim_cond or b n dim_cond -> b n d.
+        `cond`: b dim_cond or b n dim_cond; `places`: n a or b n a, the coordinates of what turns -> b n d.
 
         Raises:
             ValueError: the conditioning is its own, and the timestep is not one for each sample.
@@ -44,5 +50,6 @@ class Refiner(nn.Module):
             modality_tokens=[x],
             modality_masks=Masks((mask,), filled=True),
             time_cond=cond if self.conditioned else None,
+            modality_positions=None if places is None else [places],
         )
         return refined

@@ -22,6 +22,7 @@ from mmdit.layers.modulation import (
     Conditioning,
     ConditioningRuns,
     Modulate,
+    ModulationOfKinds,
     OwnModulation,
     StackModulation,
     make_modulation,
@@ -29,7 +30,7 @@ from mmdit.layers.modulation import (
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.registers import make_registers
 from mmdit.layers.residuals import ExpandStreams, ReduceStreams
-from mmdit.layers.rotary import RotaryTable
+from mmdit.layers.rotary import make_rotary
 from mmdit.networks.block import MMDiTBlock
 from mmdit.networks.parallel_block import JOINED, ParallelBlock
 from mmdit.networks.sequences import Packed, Padded
@@ -63,18 +64,28 @@ class MMDiT(nn.Module):
         self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
         self.expand_streams = ExpandStreams(options.residual.streams)
         self.reduce_streams = ReduceStreams(options.residual.streams)
-        self.rotary = None if options.rotary is None else RotaryTable(options.rotary.axes, theta=options.rotary.theta)
+        self.rotary = make_rotary(options.rotary)
         single = options.single_stream
         parallel = single is not None and single.kind == "parallel"
-        # one modulation for all joint blocks, and one for all single-stream blocks
-        self.shared_modulations = nn.ModuleList()
+        # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
+        self.shares_modulation = options.modulation.shared
+        self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
             every = ATTENTION_PARTS + FEEDFORWARD_PARTS
-            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in dims)
+            joint = dims if options.depth else ()
+            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
-                self.shared_single_modulation = make_modulation(dims[self.streamed[0]], parts, options, shared=True)
+                if single.modulation == "joined":
+                    self.shared_single_modulation = make_modulation(dims[self.streamed[0]], parts, options, shared=True)
+                else:
+                    modalities = list(options.modalities.values())
+                    for i in self.streamed:
+                        apart, made = modalities[i].references, make_modulation(dims[i], parts, options, shared=True)
+                        if apart is not None and apart.own:
+                            made = ModulationOfKinds([made, make_modulation(dims[i], parts, options, shared=True)])
+                        self.shared_single_modulations.append(made)
 
         def block(index: int) -> nn.Module:
             last = index == options.depth - 1
@@ -193,7 +204,7 @@ class MMDiT(nn.Module):
     def _checked(self, modulation: StackModulation, batch: int) -> StackModulation:
         """Of as many blocks as there are (or shared by all), for the batch or any."""
         for given, blocks in ((modulation.blocks, self.blocks), (modulation.single_blocks, self.single_blocks)):
-            if len(given) not in (0, min(1, len(blocks)) if self.shared_modulations else len(blocks)):
+            if len(given) not in (0, min(1, len(blocks)) if self.shares_modulation else len(blocks)):
                 raise ValueError(f"modulation is that of {len(given)} blocks, but this stack has {len(blocks)}")
         every = (*modulation.blocks, *modulation.single_blocks)
         rows = {len(part) for block in every for mod in block for part in mod if part is not None}
@@ -208,6 +219,9 @@ class MMDiT(nn.Module):
         single: tuple[BlockModulation, ...] = ()
         if self.shared_single_modulation is not None:
             single = tuple(self.shared_single_modulation(cond) for cond in _distinct(self._of_stream(conds)))
+        elif self.shared_single_modulations:
+            of_stream = zip(self.shared_single_modulations, self._of_stream(conds), strict=True)
+            single = tuple(make(cond) for make, cond in of_stream)
         return StackModulation((joint,) if joint else (), (single,) if single else ())
 
     def _run(self, block: nn.Module, tokens: Sequence[Tensor], **arguments: Any) -> Any:

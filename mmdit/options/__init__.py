@@ -8,12 +8,14 @@ from mmdit.options.modalities import (
     MlpInput,
     ModalityOptions,
     ModalityRotary,
+    PadOptions,
     PatchInput,
     PatchOutput,
     RefinerOptions,
     TokenInput,
 )
 from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOptions
+from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
@@ -42,8 +44,10 @@ __all__ = [
     "ModelOptions",
     "ModulationOptions",
     "NetworkAttentionOptions",
+    "NormOptions",
     "OptionError",
     "Options",
+    "PadOptions",
     "PatchInput",
     "PatchOutput",
     "PooledOptions",

@@ -22,6 +22,9 @@ class LinearInput(Options):
     norm: Literal["none", "rms"] = option("none", "An RMS norm before the projection.")
     bias: Flag = option(True, "Whether the projection has a bias.")
     positions: Literal["none", "sincos"] = option("none", "What is added to tell the place.")
+    norm_eps: Number | None = option(
+        None, "Added to the variance in the norm; null: norm_eps of the model.", later=True, ge=0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +49,9 @@ class FeedForwardInput(Options):
     kind: Literal["feedforward"] = "feedforward"
     dim: Whole = option(sentence="Width of what comes in.", example="4096", gt=0)
     kernel: Kernel = option(1, "Over how many tokens the projection is a convolution, an odd number.")
-    activation: Literal["gelu", "gelu_tanh", "silu"] = option("silu", "What stands behind the projection.")
+    activation: Literal["none", "gelu", "gelu_tanh", "silu", "selu"] = option(
+        "silu", "What stands behind the projection (MMAudio's first version: selu, or none)."
+    )
     feedforward: FeedForwardOptions | None = option(None, "The feedforward; null: as the modality's in the blocks.")
     period: Count = option(0, "Learned places, added to what comes in, that begin anew after so many tokens; 0: none.")
     empty: Count = option(
@@ -104,6 +109,10 @@ class TokenInput(Options):
 AnyInput = LinearInput | MlpInput | FeedForwardInput | PatchInput | TokenInput
 
 
+HEAD_PARTS = "What the conditioning gives the final norm (scale: Lumina-Image, Z-Image)."
+HEAD_EPS = "Added to the variance in the final norm; null: norm_eps of the model."
+
+
 @dataclass(frozen=True, kw_only=True)
 class LinearOutput(Options):
     """Adaptive final norm, then a projection to `b n dim`."""
@@ -112,6 +121,8 @@ class LinearOutput(Options):
     dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
+    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
     kernel: Kernel = option(
         1, "Over how many tokens the projection is a convolution, an odd number (MMAudio: 7).", later=True
     )
@@ -128,6 +139,8 @@ class PatchOutput(Options):
     channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
+    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,10 +158,20 @@ class ModalityRotary(Options):
     centered: Flag = option(False, "An image's rows and columns are counted from its middle (Qwen-Image).")
     after: Text | None = option(
         None,
-        "On its axes it begins behind this modality's last valid token, row or column (Qwen-Image, "
+        "On its axes it begins behind this modality's last token that is valid, row or column (Qwen-Image, "
         "LongCat-Image-Edit).",
     )
+    after_axes: tuple[Count, ...] | None = option(
+        None, "Axes on which it does so instead of on its own (Lumina-Image).", later=True, min_length=1
+    )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PadOptions(Options):
+    """A learned token behind a modality's own, as valid as they are, as often as it takes."""
+
+    multiple: Whole = option(sentence="Each sample is filled up to a multiple of this many tokens.", example="32", ge=2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +182,12 @@ class ReferenceOptions(Options):
     start: Number = option(1, "Where the first stands on it, from the image's own place.")
     step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
     clean: Flag = option(False, "Their timestep is 0, whatever that of the image (Qwen-Image-Edit-2511).")
+    own: Flag = option(
+        False,
+        "They are embedded and refined, and in a single_stream with modulation: by_modality modulated, by weights of "
+        "their own (FLUX.3).",
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,6 +195,9 @@ class RefinerOptions(Options):
     """Blocks over one modality alone, before the joint ones. What is unset is as in these."""
 
     depth: Whole = option(sentence="Number of these blocks.", example="2", ge=1)
+    kind: Literal["sequential", "parallel"] = option(
+        "sequential", "Attention before the feedforward, or beside it (FLUX.3).", later=True
+    )
     conditioning: Literal["none", "network", "own"] = option(
         "network",
         "What modulates them: nothing, the network's vector, or one of their own, of the timestep and of the mean of "
@@ -187,6 +219,11 @@ class ModalityOptions(Options):
     input: Annotated[AnyInput, Discriminator("kind")] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )
+    pad: PadOptions | None = option(
+        None,
+        "Pad tokens that are learned (Z-Image). On the rotary axes a sequence's count on, an image's stand at 0.",
+        later=True,
+    )
     refiner: RefinerOptions | None = option(
         None, "Blocks over what is embedded, before the joint ones (HunyuanVideo).", later=True
     )
@@ -204,13 +241,14 @@ class ModalityOptions(Options):
     )
     type_embedding: Flag = option(
         False,
-        "Add a learned vector to its tokens, and another to those of each of `inputs` (HunyuanVideo-1.5).",
+        "Add a learned vector to its tokens (Ideogram 4), and another to those of each of `inputs` (HunyuanVideo-1.5).",
         later=True,
     )
     output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
         None, "How its tokens go out; null: as they are."
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
+    clean: Flag = option(False, "Its timestep is 0, whatever that of the others (FLUX.3's text).", later=True)
     references: ReferenceOptions | None = option(
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )
@@ -239,8 +277,9 @@ class ModalityOptions(Options):
         if sides == 3 and self.input.positions != "none":  # type: ignore[union-attr]
             message = "a video has no table of positions; set positions: none, and rotary to tell the place"
             yield OptionError(("input", "positions"), message)
-        if self.type_embedding and not self.inputs:
-            yield OptionError(("type_embedding",), "type embeddings tell several inputs apart; set inputs as well")
+        if self.pad is not None and (self.input is None or self.references is not None or self.inputs):
+            message = "pad tokens stand behind what a modality's input gives: set one, and no references or inputs"
+            yield OptionError(("pad",), message)
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
             yield OptionError(("inputs",), message)
@@ -260,6 +299,7 @@ class ModalityOptions(Options):
                 + ("; a video three, that of its frames first" if sides == 3 else ""),
             ),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
+            ("after_axes", place.after_axes and not place.after, "behind which modality? set after as well"),
         ):
             if wrong:
                 yield OptionError(("rotary", key), message)

@@ -11,6 +11,7 @@ from annotated_types import Gt
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.modalities import AnyInput, LinearInput, MlpInput, ModalityOptions
 from mmdit.options.modality_keywords import NAMED, NAMED_TYPES, by_names, distinct, for_each
+from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
     FeedForwardOptions,
@@ -23,12 +24,12 @@ from mmdit.options.parts import (
     SingleStreamOptions,
     TimestepOptions,
 )
+from mmdit.options.rotary_rules import check_rotary
 from mmdit.options.sequence_rules import check_sequences
 from mmdit.options.values import hints_of
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
 TWO = ("text", "image")
-INPUTS = "as in input: {kind: linear, dim: 64}, or of an image input: {kind: patches, channels: 16, patch: 2}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +78,9 @@ class JointAttentionOptions(Options):
         elif width is not None and heads * dim_head != width:
             name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
             yield OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
+        if heads % (kv_heads := self.attention.kv_heads or heads):
+            message = f"each head of keys and values serves as many of the {heads} heads, got {kv_heads}"
+            yield OptionError(("attention", "kv_heads"), message)
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
             yield OptionError(("attention", "qk_layernorm"), message)
@@ -95,11 +99,12 @@ class BlockOptions(JointAttentionOptions):
     residual: ResidualOptions = option(ResidualOptions(), "How branches are added to the tokens.")
     feedforward: FeedForwardOptions = option(
         FeedForwardOptions(),
-        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout.",
+        "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout, kernel.",
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
         types=(dict[Text, Any] | FeedForwardOptions | None,),
     )
+    norm: NormOptions = option(NormOptions(), "The norms of attention and feedforward.", later=True)
     modulation: ModulationOptions = option(ModulationOptions(), "From the conditioning to shifts, scales and gates.")
     adaln: Literal["zero", "identity"] = option(
         "zero", "Gates start at 0, as in DiT, or at 1, as in the published `mmdit` package."
@@ -112,6 +117,8 @@ class BlockOptions(JointAttentionOptions):
         if self.adaln == "identity" and not self.modulation.bias:
             message = "adaln 'identity' starts the gates at 1 by their bias; set bias: true"
             yield OptionError(("modulation", "bias"), message)
+        if self.adaln == "identity" and self.modulation.gate == "tanh":
+            yield OptionError(("modulation", "gate"), "adaln 'identity' starts the gates at 1, which no tanh reaches")
 
     def of_modality(self, name: str) -> BlockOptions:
         """Those of a block of that modality alone."""
@@ -148,7 +155,7 @@ class ModelOptions(BlockOptions):
     variant: Literal["two_modality", "generalized"] = option(
         "generalized", "two_modality: text and image, called by name; generalized: any modalities.", keywords={}
     )
-    depth: Whole = option(sentence="Number of joint blocks.", example="24", gt=0)
+    depth: Whole = option(sentence="Number of joint blocks; 0: those of single_stream alone.", example="24", ge=0)
     attention: NetworkAttentionOptions = option(NetworkAttentionOptions(), "What the attention is made of.")
     modalities: dict[Text, ModalityOptions] = option(
         sentence="The modalities (as keywords: their widths and names), in the order of the joint sequence.",
@@ -245,8 +252,10 @@ class ModelOptions(BlockOptions):
         assert refiner is not None
         attention = (refiner.attention or self.attention).of_modality(name)
         conditioned = refiner.conditioning != "none"
+        parallel = refiner.kind == "parallel"
         return ModelOptions(
-            depth=refiner.depth,
+            depth=0 if parallel else refiner.depth,
+            single_stream=SingleStreamOptions(depth=refiner.depth, kind="parallel") if parallel else None,
             modalities={name: ModalityOptions(dim=modality.dim)},
             dim_cond=self.dim_cond if conditioned else None,
             heads=refiner.heads or heads,
@@ -256,6 +265,8 @@ class ModelOptions(BlockOptions):
                 **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
             ),
             norm_eps=self.norm_eps,
+            norm=self.norm,
+            rotary=None if modality.rotary is None else self.rotary,
             residual=self.residual,
             feedforward=(refiner.feedforward or self.feedforward).of_modality(name),
             modulation=refiner.modulation or (self.modulation if conditioned else ModulationOptions()),
@@ -319,7 +330,7 @@ class ModelOptions(BlockOptions):
         yield from self._check_conditioning()
         yield from self._check_single_stream()
         yield from check_sequences(self)
-        yield from self._check_rotary()
+        yield from check_rotary(self)
         for name in self.names:
             yield from self._check_streams(name)
 
@@ -343,6 +354,10 @@ class ModelOptions(BlockOptions):
 
     def _check_streams(self, name: str) -> Iterator[OptionError]:
         modality, at = self.modalities[name], ("modalities", name)
+        typed = [1 + len(m.inputs or ()) for m in self.modalities.values() if m.type_embedding]
+        if modality.type_embedding and sum(typed) == 1:
+            message = "type embeddings tell several inputs apart; set inputs as well, or another modality's"
+            yield OptionError((*at, "type_embedding"), message)
         if modality.refiner is None:
             return
         conditioning = modality.refiner.conditioning
@@ -371,6 +386,9 @@ class ModelOptions(BlockOptions):
                 yield OptionError((key,), message)
             if self.timestep is None:
                 yield OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
+        for name, modality in self.modalities.items():
+            if modality.clean and self.timestep is None:
+                yield OptionError(("modalities", name, "clean"), "there is no timestep to be 0; set timestep")
         placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
         if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
             message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
@@ -389,46 +407,25 @@ class ModelOptions(BlockOptions):
 
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
+            if not self.depth:
+                yield OptionError(("depth",), "there would be no block at all; set depth > 0, or single_stream")
             return
         widths = {name: self.modalities[name].dim for name in self.streamed}
         if len({*widths.values()}) > 1:
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
+        if self.single_stream.modulation == "by_modality" and not (self.modulation.shared and self.dim_cond):
+            message = "each modality has one for all of these blocks; set modulation: {shared: true}, and dim_cond"
+            yield OptionError(("single_stream", "modulation"), message)
+        for name, modality in self.modalities.items():
+            apart = modality.references
+            if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
+                message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
+                yield OptionError(("modalities", name, "references", "own"), message)
         if self.unused_weights != "none" and {*self.discard}.issubset(self.streamed):
             message = "the single-stream blocks read every modality, so no weight is unused"
             yield OptionError(("unused_weights",), message)
         if {*(self.skip_last_feedforward or ())}.intersection(self.streamed):
             message = "the single-stream blocks read what the last feedforward gives"
             yield OptionError(("skip_last_feedforward",), message)
-
-    def _check_rotary(self) -> Iterator[OptionError]:
-        axes = () if self.rotary is None else self.rotary.axes
-        for name, modality in self.modalities.items():
-            at, place = ("modalities", name, "rotary"), modality.rotary
-            if place is None:
-                continue
-            if self.rotary is None:
-                yield OptionError(
-                    at, "the model has no rotary axes; set them below model, as in rotary: {axes: [32, 32]}"
-                )
-            for index, axis in enumerate(place.axes if axes else ()):
-                if axis >= len(axes):
-                    yield OptionError((*at, "axes", index), f"axis {axis} does not exist; there are {len(axes)}")
-            if place.start is not None and axes and len(place.start) != len(axes):
-                yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
-            if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
-                message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"
-                yield OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
-            other = None if place.after is None else self.modalities.get(place.after)
-            if place.after is not None and (other is None or other.rotary is None or other.rotary.after):
-                yield OptionError((*at, "after"), f"{place.after!r} is no modality with a rotary place of its own")
-            if modality.input is None:
-                yield OptionError(at, f"{name!r} has no input, which knows where its tokens are; give it one, {INPUTS}")
-        if self.rotary is None:
-            return
-        _, dim_head = self.head_sizes
-        if sum(axes) != dim_head:
-            default = "" if self.dim_head or self.dim_joint_attn else ", its default"
-            message = f"the axes share the dim_head = {dim_head} features of a head{default}, got a sum of {sum(axes)}"
-            yield OptionError(("rotary", "axes"), message)

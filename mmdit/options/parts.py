@@ -66,6 +66,14 @@ class AttentionOptions(Options):
         later=True,
     )
 
+    kv_heads: Whole | None = option(
+        None,
+        "Heads of keys and values, each for as many heads of queries (Lumina-Image); unset: as many.",
+        keywords={},
+        later=True,
+        gt=0,
+    )
+
     def of_modality(self, name: str) -> AttentionOptions:
         """The same where that modality is the only one."""
         return self if isinstance(self.out_kernel, int) else replace(self, out_kernel=self.out_kernel.get(name, 1))
@@ -79,6 +87,9 @@ class AttentionOptions(Options):
             yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
             yield OptionError(("gating",), "gating is a setting of kind 'adaptive', of num_adaptive_weights >= 2")
+        if self.kv_heads is not None and self.kind == "adaptive":
+            message = "adaptive weights are mixed for each head, so that keys and values have as many heads as queries"
+            yield OptionError(("kv_heads",), message)
         if self.flash_attn and self.softclamp is not None:
             yield OptionError(("flash_attn",), "no fused kernel can soft-clamp the logits; leave flash_attn unset")
         yield from check_kernel("out_kernel", self.out_kernel)
@@ -187,6 +198,12 @@ class ModulationOptions(Options):
         keywords={},
         later=True,
     )
+    gate: Literal["plain", "tanh"] = option(
+        "plain", "What is done to the gates (tanh: Lumina-Image, Z-Image).", keywords={}, later=True
+    )
+    activation: Literal["silu", "none"] = option(
+        "silu", "What is done to the conditioning vector before (none: Z-Image, Ideogram 4).", keywords={}, later=True
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +221,11 @@ class SingleStreamOptions(Options):
         later=True,
         min_length=1,
     )
+    modulation: Literal["joined", "by_modality"] = option(
+        "joined",
+        "One modulation for all tokens, or with modulation.shared one for those of each modality (FLUX.3).",
+        later=True,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,6 +236,18 @@ class RotaryOptions(Options):
         sentence="Features of a head that each axis turns; they add up to dim_head.", example="[32, 32]", min_length=1
     )
     theta: Number = option(10_000, "The longest wavelength is about 2 pi theta.", gt=0)
+    ladder: Literal["own", "shared"] = option(
+        "own",
+        "The frequencies of each axis are its own, or all take turns at those of one axis (Qwen3-VL, Ideogram 4).",
+        later=True,
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        count, pairs = len(self.axes), sum(self.axes) // 2
+        for index, share in enumerate(self.axes):
+            if self.ladder == "shared" and index and index + count * (share // 2 - 1) >= pairs:
+                message = f"every {count}th of {pairs} frequencies is not enough for it; the first axis has the rest"
+                yield OptionError(("axes", index), message)
 
 
 # ------------------------------------------------------------------------------------------------------ conditioning
@@ -232,6 +266,19 @@ class TimestepOptions(Options):
         "slowest is 10,000 times as slow. null: 1.",
         later=True,
         gt=0,
+    )
+    hidden: Whole | None = option(None, "Width between its linears; null: that of what comes out.", later=True, gt=0)
+    dim: Whole | None = option(
+        None,
+        "Width of what comes out, which another linear and a silu then make the conditioning vector of (Ideogram 4); "
+        "null: it is that vector.",
+        later=True,
+        gt=0,
+    )
+    waves: Literal["dit", "ddpm"] = option(
+        "dit",
+        "Cosines first, of frequencies from 1 to just above 1/10000; or sines first, down to it (DDPM, Ideogram 4).",
+        later=True,
     )
 
 

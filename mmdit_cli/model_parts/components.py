@@ -75,6 +75,7 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
         if isinstance(module, MMDiTModel):
             yield from (("embedding", name, m) for name, m in module.inputs.items())
             yield from (("embedding", name, m) for name, m in module.type_embeds.items())
+            yield from (("embedding", name, m) for name, m in (*module.pads.items(), *module.reference_inputs.items()))
             yield from (("output head", name, m) for name, m in module.outputs.items())
             embeds = (module.time_embed, module.guidance_embed, module.pooled_embed, module.means_embed)
             yield from (("conditioning", None, m) for m in embeds if m is not None)
@@ -87,8 +88,11 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
                 yield "register tokens", name, registers
             for name, modulation in zip(module.modality_names, module.shared_modulations, strict=False):
                 yield "modulation", name, modulation
+            for name, modulation in zip(module.modality_names, module.shared_single_modulations, strict=False):
+                yield "modulation", name, modulation
             if module.shared_single_modulation is not None:
-                yield "modulation", JOINED, module.shared_single_modulation
+                (name, *others) = module.modality_names
+                yield "modulation", JOINED if others else name, module.shared_single_modulation
             if module.rotary is not None:
                 yield "rotary positions", None, module.rotary
             if module.expand_streams.streams > 1:
@@ -97,15 +101,17 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
         elif isinstance(module, MMDiTBlock):
             for i, name in enumerate(module.modality_names):
                 yield "modulation", name, module.modulations[i]
-                yield from (("norm", name, norm) for norm in (module.attn_norms[i], module.ff_norms[i]))
+                yield from (("norm", name, norms[i]) for norms in (module.attn_norms, module.ff_norms))
+                yield from (("norm", name, norms[i]) for norms in (module.attn_norms_behind, module.ff_norms_behind))
                 yield "feedforward", name, module.feedforwards[i]
                 for residual in (module.attn_residuals[i], module.ff_residuals[i]):
                     yield from (("residual", name, half) for half in residual.children())
         elif isinstance(module, ParallelBlock):
-            yield "modulation", JOINED, module.modulation
-            yield "norm", JOINED, module.norm
-            yield "feedforward", JOINED, module.feedforward
-            yield from (("residual", JOINED, half) for half in module.residual.children())
+            (name,) = module.modality_names
+            yield "modulation", name, module.modulation
+            yield from (("norm", name, norm) for norm in (module.norm, module.norm_behind))
+            yield "feedforward", name, module.feedforward
+            yield from (("residual", name, half) for half in module.residual.children())
         elif isinstance(module, JointAttention):
             for i, name in enumerate(module.names):
                 yield "adaptive gate", name, module.gates[i]

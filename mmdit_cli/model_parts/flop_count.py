@@ -7,6 +7,7 @@ attention: on the CPU the counter has no entry for the fused kernel, and misses 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -191,7 +192,7 @@ def count_flops(
         arithmetic_intensity=forward / moved,
         convention=CONVENTION,
         components=rows,
-        modalities=modality_flops(rows, inputs.tokens, inputs.batch_size),
+        modalities=modality_flops(rows, inputs.tokens, inputs.batch_size, config.owners()),
         uncounted_operators=dict(sorted(counted.operators.items())),
         elementwise=elementwise_flops(counted) if elementwise else None,
         training=plan,
@@ -225,11 +226,16 @@ def component_flops(
     return [*rows, other] if other.flops or other.backward_flops or other.parameters or other.elementwise else rows
 
 
-def modality_flops(rows: list[ComponentFlops], tokens: dict[str, int], batch_size: int) -> list[ModalityFlops]:
-    """The components by whose tokens they work on: each modality's, all of them joined, or none's."""
+def modality_flops(
+    rows: list[ComponentFlops], tokens: dict[str, int], batch_size: int, owners: Mapping[str, str]
+) -> list[ModalityFlops]:
+    """The components by whose tokens they work on: each modality's, all of them joined, or none's.
+
+    `owners`: by input, the modality that it is of.
+    """
     found = []
     for name in (*tokens, JOINED, SHARED):
-        own = [row for row in rows if _works_on(row) == name]
+        own = [row for row in rows if _works_on(row, owners) == name]
         count = sum(tokens.values()) if name == JOINED else tokens.get(name)
         if not own:
             continue
@@ -266,7 +272,7 @@ def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
     return count_model(model, config, inputs, by_component=False).backward - backward
 
 
-def _works_on(row: ComponentFlops) -> str:
+def _works_on(row: ComponentFlops, owners: Mapping[str, str]) -> str:
     if row.modality is not None:
-        return row.modality
+        return owners.get(row.modality, row.modality)
     return JOINED if row.kind in ATTENTION_KINDS else SHARED

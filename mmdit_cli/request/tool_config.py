@@ -68,6 +68,11 @@ class ToolConfig(Config):
         """Those of them that are padding."""
         return self.tokens_of(name) - round(self.tokens_of(name) * self.run.mask.get(name, 1.0))
 
+    def owners(self) -> dict[str, str]:
+        """By the name of every input, the modality that it is of."""
+        further = {name: (*(m.inputs or ()), *(m.conditions or ())) for name, m in self.model.modalities.items()}
+        return {each: name for name, more in further.items() for each in (name, *more)}
+
     def all_tokens(self) -> dict[str, int]:
         """Tokens of one sample by modality, those of its further inputs and of its references included."""
         return {

@@ -21,6 +21,7 @@ from benchmarks.families.comparison import (
 )
 from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from benchmarks.families.document import size
+from benchmarks.families.one_stream import ONE_STREAM
 from mmdit.sampling import network_velocity, sample
 from tests.support.marks import slow_but
 from tests.support.paths import REPORTS
@@ -43,8 +44,13 @@ QUICK = (
     "hunyuan-video-1.5",
     "flux.2-dev",
     "auraflow",
+    "lumina-image-2.0",
+    "z-image",
+    "ideogram-4",
+    "flux.3-klein-base",
 )
-SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5")
+SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
+SOME += ("ideogram-4", "flux.3-klein-base")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
@@ -73,10 +79,13 @@ def test_gradients_of_every_weight_and_input_are_those_of_diffusers(family):
 def test_every_block_gives_what_its_counterpart_gives(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)
-    arguments = random_call(family)
+    arguments = random_call(family, height=16)
+    if not ours.transformer.blocks:  # padding moves their image in the one stream
+        arguments.pop("masks", None)
+        arguments.pop("references", None)
     end = ours.config.modalities[family.drawn].input
     tokens = arguments["inputs"][family.drawn][0, 0].numel() // math.prod(end.sizes)
-    wanted = block_outputs(theirs, tokens, lambda: call_theirs(theirs, family, arguments))
+    wanted = block_outputs(theirs, tokens, lambda: call_theirs(theirs, family, arguments), family.image_first)
     got = block_outputs(ours, tokens, lambda: ours(**arguments))
     assert len(got) == len(wanted) == len(ours.transformer.blocks) + len(ours.transformer.single_blocks)
     for index, (x, y) in enumerate(zip(got, wanted, strict=True)):
@@ -98,7 +107,7 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
                 lambda a: call_theirs(copy.deepcopy(theirs).bfloat16(), family, a),
             )
         ]
-    assert errors[0] < 1.25 * errors[1] < 0.1, errors
+    assert errors[0] < min(1.25 * errors[1], 0.08), errors  # Ideogram 4 rounds its rotary frequencies as well
 
 
 def cast(arguments, dtype):
@@ -131,6 +140,41 @@ def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(fam
         ours(**arguments)
         call_theirs(theirs, family, arguments)
     assert len(kept) == 6
+    for x, y in pairs:
+        assert relative(kept[x], kept[y]) < OUTPUT
+
+
+@pytest.mark.parametrize(
+    "family",
+    slow_but([f for f in ONE_STREAM if f.config != "ideogram-4"], BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    ids=str,
+)
+def test_refiners_of_text_and_image_give_what_diffusers_does_block_by_block(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
+    arguments = random_call(family)
+    arguments.pop("masks", None)
+    kept: dict[torch.nn.Module, torch.Tensor] = {}
+
+    def keep(module, given, output):
+        kept[module] = output if isinstance(output, torch.Tensor) else output[0]
+
+    stacks = [*ours.refiners.values(), *ours.reference_refiners.values()]
+    if len(stacks) == 3:
+        counterparts = [theirs.txt_mode_blocks, theirs.mode_blocks["image"], theirs.mode_blocks["image_cond"]]
+    else:
+        counterparts = [theirs.context_refiner, theirs.noise_refiner]
+    pairs = [
+        pair
+        for stack, blocks in zip(stacks, counterparts, strict=True)
+        for pair in zip([*stack.transformer.blocks, *stack.transformer.single_blocks], blocks, strict=True)
+    ]
+    for module in (module for pair in pairs for module in pair):
+        module.register_forward_hook(keep)
+    with torch.no_grad():
+        ours(**arguments)
+        call_theirs(theirs, family, arguments)
+    assert len(kept) == 4 * len(stacks)
     for x, y in pairs:
         assert relative(kept[x], kept[y]) < OUTPUT
 
@@ -191,7 +235,10 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
     assert relative(got, noise) > 0.1
 
 
-COMPILED = [BY_NAME[name] for name in ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5")]
+COMPILED = [
+    BY_NAME[name]
+    for name in ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
+]
 
 
 @pytest.mark.slow

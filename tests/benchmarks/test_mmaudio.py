@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 
 import mmdit
@@ -19,23 +20,26 @@ from benchmarks.families.comparison import (
     relative,
 )
 from benchmarks.families.document import size
-from benchmarks.families.mmaudio import MMAUDIO
+from benchmarks.families.mmaudio import MMAUDIO, NETWORKS
 from mmdit.layouts.layout import to_layout
 from tests.support.paths import REPORTS
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
+each_network = pytest.mark.parametrize("family", NETWORKS, ids=str)
 
 
-def test_the_shipped_config_has_the_published_parameters():
+@each_network
+def test_the_shipped_config_has_the_published_parameters(family):
     with torch.device("meta"):
-        ours, theirs = mmdit.build("configs/video-to-audio.yaml"), MMAUDIO.theirs(**MMAUDIO.published)
+        ours, theirs = mmdit.build(f"configs/{family.config}.yaml"), family.theirs(**family.published)
     counts = [sum(p.numel() for p in net.parameters()) for net in (ours, theirs)]
-    assert counts == [MMAUDIO.parameters] * 2
+    assert counts == [family.parameters] * 2
     assert to_layout(ours.state_dict(), ours.config, "mmaudio").keys() == theirs.state_dict().keys()
 
 
-def test_outputs_are_its_own_for_several_batches_durations_and_text_lengths():
-    assert output_error(MMAUDIO) < OUTPUT
+@each_network
+def test_outputs_are_its_own_for_several_batches_durations_and_text_lengths(family):
+    assert output_error(family) < OUTPUT
 
 
 def test_gradients_of_every_weight_and_input_are_its_own():
@@ -69,16 +73,18 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_the_statement_is():
     assert relative(got, exact) < 1.25 * relative(stated, exact) < 0.1
 
 
-def test_names_go_there_and_back_bit_for_bit():
-    theirs = random_theirs(MMAUDIO)
-    ours = ours_of(theirs, MMAUDIO)
+@each_network
+def test_names_go_there_and_back_bit_for_bit(family):
+    theirs = random_theirs(family)
+    ours = ours_of(theirs, family)
     back = to_layout(ours.state_dict(), ours.config, "mmaudio")
     assert back.keys() == theirs.state_dict().keys()
     for name, x in theirs.state_dict().items():
         assert torch.equal(back[name], x), name
 
 
-def test_the_document_of_the_families_has_its_counts():
+@each_network
+def test_the_document_of_the_families_has_its_counts(family):
     text = (REPORTS / "families.md").read_text()
-    assert f"| {MMAUDIO.config} | {MMAUDIO.parameters:,} | {MMAUDIO.parameters:,} |" in text
-    assert f"| {' | '.join(size(MMAUDIO.config))} |" in text
+    assert f"| {family.config} | {family.parameters:,} | {family.parameters:,} |" in text
+    assert f"| {' | '.join(size(family.config))} |" in text

@@ -178,10 +178,16 @@ def residual(state: State, x: Tensor, manifold: bool) -> tuple[Tensor, Any]:
 
 
 def adaptive_norm(state: State, x: Tensor, shift: Tensor | None, scale: Tensor | None, eps: float) -> Tensor:
+    x = norm(below(state, "norm."), x, eps)
+    return x if shift is None or scale is None else x * (1 + scale) + shift
+
+
+def norm(state: State, x: Tensor, eps: float) -> Tensor:
+    """With a weight alone an RMS norm, else a layer norm."""
+    if "weight" in state and "bias" not in state:
+        return rms_norm(x, state["weight"], eps)
     x = layer_norm(x, eps)
-    if shift is not None and scale is not None:
-        return x * (1 + scale) + shift
-    return x * state["norm.weight"] + state["norm.bias"]
+    return x * state["weight"] + state["bias"] if state else x
 
 
 def block(
@@ -226,18 +232,20 @@ def block(
         if out is None:
             outs.append(None)
             continue
-        out = out * p.get("gate", 1.0)
+        behind = below(state, f"attn_norms_behind.{i}.")
+        out = (norm(behind, out, eps) if behind else out) * p.get("gate", 1.0)
         if dual := below(state, f"dual_attns.{i}."):
             own = adaptive_norm(norms[i], reads[i], p.get("dual_shift"), p.get("dual_scale"), eps)
             own_mask = None if masks is None else [masks[i]]
             (second,) = joint_attention(dual, [own], heads, own_mask, clamp, None if conds is None else [conds[i]])
             assert second is not None
-            out = out + second * p.get("dual_gate", 1.0)
+            out = out + (norm(behind, second, eps) if behind else second) * p.get("dual_gate", 1.0)
         x = adds[i](out)
         if ff := below(state, f"feedforwards.{i}."):
             read, add = residual(below(state, f"ff_residuals.{i}.width."), x, manifold)
             y = adaptive_norm(below(state, f"ff_norms.{i}."), read, p.get("ff_shift"), p.get("ff_scale"), eps)
-            x = add(feedforward(y, ff, kind) * p.get("ff_gate", 1.0))
+            y, behind = feedforward(y, ff, kind), below(state, f"ff_norms_behind.{i}.")
+            x = add((norm(behind, y, eps) if behind else y) * p.get("ff_gate", 1.0))
         outs.append(x)
     return outs
 

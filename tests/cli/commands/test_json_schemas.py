@@ -31,7 +31,7 @@ def test_a_shipped_config_is_valid_and_points_editors_at_the_schema(path):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("depth", "two"), ("depth", 0), ("adaln", "one"), ("depht", 3), ("modalities", {"a": {"dim": "x"}})],
+    [("depth", "two"), ("depth", -1), ("adaln", "one"), ("depht", 3), ("modalities", {"a": {"dim": "x"}})],
 )
 def test_the_schema_refuses_what_the_tool_refuses(key, value):
     config = yaml.safe_load(TINY)

@@ -71,6 +71,24 @@ def gated_feedforward() -> Sum:
     return total
 
 
+def convolutions() -> Sum:
+    """As torch counts them: at the ends, too, every token has all of its neighbours."""
+    total = standard()
+    for _ in range(DEPTH):
+        total.feedforward(LENGTH["image"], WIDTH["image"], matrices=2 * (3 - 1))
+        total.product((5 - 1) * B * LENGTH["text"] * WIDTH["text"] * INNER)
+    return total
+
+
+def one_modality_streams() -> Sum:
+    total = Sum()
+    for _ in range(DEPTH):
+        block(total)
+    for _ in range(2):
+        block(total, {"image": LENGTH["image"]})
+    return total
+
+
 def registers() -> Sum:
     total = Sum()
     for _ in range(DEPTH):
@@ -210,6 +228,11 @@ VARIANTS = {
     "nested residual": ({"residual": {"kind": "nested"}}, standard),
     "unconditioned": ({"dim_cond": None}, unconditioned),
     "swiglu": ({"feedforward": {"kind": "swiglu"}}, gated_feedforward),
+    "convolutions": ({"feedforward": {"kernel": {"image": 3}}, "attention": {"out_kernel": {"text": 5}}}, convolutions),
+    "single stream of one modality": (
+        {"single_stream": {"depth": 2, "kind": "sequential", "modalities": ["image"]}},
+        one_modality_streams,
+    ),
     "register tokens": ({"register_tokens": {"text": 2, "image": 5}}, registers),
     "discard": ({"discard": ["text"]}, lambda: last_block_discards(Sum(), 2)),
     "discard, unused queries": (

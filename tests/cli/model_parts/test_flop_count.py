@@ -22,7 +22,8 @@ from tests.support.small_configs import BATCH, COND, IMAGE, TEXT, VARIANTS, D, c
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
 QUICK = [
-    CONFIGS / f"{name}.yaml" for name in ("adaptive", "flux.1-dev", "sd3.5-medium", "two-modality", "video-to-audio")
+    CONFIGS / f"{name}.yaml"
+    for name in ("adaptive", "flux.1-dev", "hunyuan-image-2.1", "sd3.5-medium", "two-modality", "video-to-audio")
 ]
 
 

@@ -83,7 +83,8 @@ def test_a_config_does_not_change() -> None:
     [
         ({"depth": True}, "depth: expected a whole number, got true"),
         ({"depth": 2.0}, "depth: expected a whole number, got 2.0"),
-        ({"depth": 0}, "depth: expected a number > 0, got 0"),
+        ({"depth": 0}, "depth: there would be no block at all; set depth > 0, or single_stream"),
+        ({"depth": -1}, "depth: expected a number >= 0, got -1"),
         ({"norm_eps": float("inf")}, "norm_eps: expected a finite number, got .inf"),
         ({"norm_eps": True}, "norm_eps: expected a number, got true"),
         ({"qk_rmsnorm": 1}, "qk_rmsnorm: expected true or false, got 1"),
@@ -103,7 +104,7 @@ def test_a_config_does_not_change() -> None:
         ),
         (
             {"modalities": {"text": {"dim": 8, "input": {**LINEAR, "patch": 2}}}},
-            "modalities.text.input.patch: unknown key. Valid keys are kind, dim, norm, bias, positions",
+            "modalities.text.input.patch: unknown key. Valid keys are kind, dim, norm, bias, positions, norm_eps",
         ),
         (
             {"modalities": {"image": {"dim": 8, "output": {"kind": "patches", "channels": 3}}}},

@@ -7,6 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmdit import JointAttention
+from mmdit.options import AttentionOptions, JointAttentionOptions
 from mmdit.packing import Packing
 from tests.support import oracles
 from tests.support.draws import as_read, drawn, padded_mask, randn
@@ -53,6 +54,45 @@ def test_it_is_one_attention_over_the_joined_sequences(options, masked, count):
         net.state_dict(), as_read(xs, masks), HEADS, masks, clamp=options.get("softclamp_value"), conds=conds
     )
     close(net(xs, masks, conds), wanted)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(bias=True), dict(softclamp=0.7), dict(qk_norm_scale="per_head")],
+    ids=lambda x: [*x, "plain"][0],
+)
+@pytest.mark.parametrize("how", ["joined", "packed", "discarded"])
+def test_a_head_of_keys_and_values_serves_several_heads_of_queries(options, how):
+    sizes = dict(dim_inputs=DIMS, discard=[0] if how == "discarded" else [])
+    few, all_ = (
+        JointAttention(
+            JointAttentionOptions(
+                heads=4,
+                dim_head=3,
+                qk_rmsnorm="qk_norm_scale" in options,
+                attention=AttentionOptions(kv_heads=count, **options),
+            ),
+            **sizes,
+        )
+        for count in (2, None)
+    )
+    state = drawn(few).state_dict()
+    for name, x in state.items():
+        if "to_qkv" in name:
+            *q, k, v = x.split([12, 6, 6] if len(x) == 24 else [6, 6])
+            repeated = [part.unflatten(0, (2, 3)).repeat_interleave(2, 0).flatten(0, 1) for part in (k, v)]
+            state[name] = torch.cat([*q, *repeated])
+        elif "k_norms" in name:
+            state[name] = x.repeat_interleave(2, 0)
+    all_.double().load_state_dict(state)
+    xs, masks = inputs(), None if how == "packed" else MASKS
+    packing = Packing.from_masks([None] * 3, LENGTHS, 2) if how == "packed" else None
+    if packing is not None:
+        xs = [packing.pack(x, i) for i, x in enumerate(xs)]
+    for got, wanted in zip(few(xs, masks, packing=packing), all_(xs, masks, packing=packing), strict=True):
+        assert (got is None) == (wanted is None)
+        if wanted is not None:
+            torch.testing.assert_close(got, wanted)
 
 
 @pytest.mark.parametrize(("shared", "shape"), [(False, (HEADS, DIM_HEAD)), (True, (DIM_HEAD,))])

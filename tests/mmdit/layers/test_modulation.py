@@ -12,6 +12,7 @@ from mmdit.layers.modulation import (
     Modulation,
     NoModulation,
 )
+from mmdit.options import ModulationOptions
 from tests.support.draws import drawn, randn
 
 EVERY = ATTENTION_PARTS + FEEDFORWARD_PARTS + DUAL_PARTS
@@ -26,6 +27,14 @@ def test_the_parts_are_one_linear_of_the_conditioning_in_their_order(parts):
         wanted = torch.einsum("bc,dc->bd", silu(cond), net.linear.weight[rows]) + net.linear.bias[rows]
         torch.testing.assert_close(got[part], wanted[:, None])
     assert [part for part, x in got.items() if x is None] == [part for part in EVERY if part not in parts]
+
+
+def test_gates_may_be_a_tanh_and_the_conditioning_may_come_as_it_is():
+    options = ModulationOptions(gate="tanh", activation="none")
+    net, cond = drawn(Modulation(5, 4, EVERY, options=options)), randn(2, 5)
+    made = torch.einsum("bc,dc->bd", cond, net.linear.weight) + net.linear.bias
+    for (part, x), wanted in zip(net(cond)._asdict().items(), made[:, None].chunk(9, -1), strict=True):
+        torch.testing.assert_close(x, wanted.tanh() if part.endswith("gate") else wanted)
 
 
 @pytest.mark.parametrize(("adaln", "gate"), [("zero", 0.0), ("identity", 1.0)])

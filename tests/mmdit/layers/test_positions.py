@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, sinusoid, timestep_sinusoid
+from mmdit.layers.positions import Learned2D, SinCos1D, SinCos2D, ddpm_sinusoid, sinusoid, timestep_sinusoid
 from tests.support.draws import randn
 
 
@@ -28,6 +28,12 @@ def test_a_timesteps_sinusoid_has_the_cosines_first_and_the_rounding_of_float32(
     wanted = [wave(t, 6)[3:] + wave(t, 6)[:3] for t in timesteps.tolist()]
     near(timestep_sinusoid(timesteps, 6), wanted, atol=2e-4)
     near(timestep_sinusoid(timesteps[:2], 6), wanted[:2], atol=1e-6)
+
+
+def test_ddpms_sinusoid_has_the_sines_first_and_ends_at_the_longest_period():
+    timesteps = torch.tensor([0.0, 3.0, 0.25])
+    angles = [[t * 10_000 ** (-k / 3) for k in range(4)] for t in timesteps.tolist()]
+    near(ddpm_sinusoid(timesteps, 8), [[*map(math.sin, a), *map(math.cos, a)] for a in angles], atol=1e-6)
 
 
 def test_tokens_of_a_sequence_are_numbered_from_zero():

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import cmath
+import math
 
 import pytest
 import torch
 
-from mmdit.layers.rotary import RotaryTable, fill_tables, rotate
+from mmdit.layers.rotary import RotaryTable, fill_tables, make_rotary, rotate
 from mmdit.networks.places import grid_coordinates, sequence_coordinates
+from mmdit.options import OptionError, RotaryOptions
 from tests.support.draws import randn
 
 
@@ -19,6 +21,24 @@ def test_pairs_of_features_turn_by_coordinate_times_frequency():
         for pair, angle in enumerate(angles):
             number = complex(*x[0, token, 0, 2 * pair : 2 * pair + 2]) * cmath.exp(1j * float(angle))
             assert abs(number - complex(*got[0, token, 0, 2 * pair : 2 * pair + 2])) < 1e-6
+
+
+def test_axes_take_turns_at_one_ladder_of_frequencies():
+    coordinates = torch.tensor([[5.0, 2.0, 7.0], [3.0, 65_537.0, -1.5]])
+    got = make_rotary(RotaryOptions(axes=(10, 4, 2), theta=100.0, ladder="shared"))(coordinates)
+    of_pair = [0, 1, 2, 0, 1, 0, 0, 0]  # the third axis has one pair, and the first what the others leave
+    for token in range(2):
+        for pair, axis in enumerate(of_pair):
+            angle = float(coordinates[token, axis]) * 100.0 ** (-pair / 8)
+            atol = 1e-6 if abs(angle) < 10 else 1e-2  # rounded as float32 rounds it
+            torch.testing.assert_close(
+                got[token, pair], torch.tensor([math.cos(angle), math.sin(angle)]), rtol=0, atol=atol
+            )
+
+
+def test_an_axis_with_more_turns_than_there_are_is_refused():
+    with pytest.raises(OptionError, match=r"axes.1: every 2th of 4 frequencies is not enough"):
+        RotaryOptions(axes=(2, 6), ladder="shared")
 
 
 def test_the_product_of_a_query_and_a_key_depends_on_their_distance_alone():

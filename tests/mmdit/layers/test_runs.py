@@ -8,7 +8,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from mmdit.layers import runs
 from mmdit.layers.modulation import BlockModulation
-from mmdit.layers.norms import AdaptiveLayerNorm
+from mmdit.layers.norms import AdaptiveNorm
 from mmdit.layers.residuals import PlainDepth
 from mmdit.layers.runs import ConditioningRuns
 from mmdit.packing import Packing
@@ -16,7 +16,7 @@ from tests.support.draws import randn
 
 LENGTHS = {"one length": (4, 4, 4), "long runs": (5, 1, 6), "an empty run": (5, 0, 7), "one run": (12,)}
 LAYERS = {  # and how many tensors of all tokens it keeps for its gradient: what came in, and what was normed
-    "norm": (lambda x, out, a, b: AdaptiveLayerNorm(8, conditioned=True)(x, a, b), 2),
+    "norm": (lambda x, out, a, b: AdaptiveNorm(nn.LayerNorm(8, elementwise_affine=False))(x, a, b), 2),
     "gate": (lambda x, out, a, b: PlainDepth()(x, out, a), 1),
 }
 

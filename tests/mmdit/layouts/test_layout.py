@@ -13,7 +13,7 @@ from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, t
 from tests.support.configs import as_written
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
-FLUX = [family for family in FAMILIES if family.config.startswith("flux")]
+FLUX = [family for family in FAMILIES if family.config.startswith(("flux.1", "flux.2"))]
 HELD = [(family, "diffusers") for family in FAMILIES]
 HELD += [(family, "stability") for family in SD3] + [(family, "flux") for family in FLUX]
 BARE = {

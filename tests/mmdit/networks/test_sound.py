@@ -99,6 +99,20 @@ def test_masked_places_change_nothing_and_each_sample_is_what_it_is_alone(kind, 
                 assert torch.allclose(way[i][: lengths["audio"][i]], alone, atol=1e-10)
 
 
+def test_no_gradient_comes_from_masked_places():
+    net, given, t = made(), inputs(), torch.rand(2)
+    masks = {name: padded_mask(n, n, n // 2) for name, n in TOKENS.items()}
+    seen = []
+    for fill in (7.0, float("nan")):
+        net.zero_grad()
+        xs = {name: x.masked_fill(~masks[name][..., None], fill).requires_grad_() for name, x in given.items()}
+        net(xs, t, masks=masks)["audio"][masks["audio"]].square().sum().backward()
+        seen.append([x.grad for x in (*xs.values(), *net.parameters()) if x.grad is not None])
+        assert all(not x.grad[~masks[name]].any() for name, x in xs.items())
+    assert len(seen[0]) > 60
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(*seen, strict=True))
+
+
 def test_packed_it_gives_the_same_where_masks_have_gaps():
     net, given, t = made(), inputs(), torch.rand(2)
     masks = {"audio": torch.tensor([[1, 0, 1, 1, 1, 0, 1, 1], [0, 0, 1, 1, 1, 1, 0, 0]]).bool()}

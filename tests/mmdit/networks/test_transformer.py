@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmdit.networks.transformer import MMDiT, MMDiTBlock
+from mmdit.options import BlockOptions, NormOptions
 from tests.support import oracles
 from tests.support.draws import as_read, drawn, padded_mask, randn
 from tests.support.small_networks import COND, DIMS, SIZES, VARIANTS, tokens
@@ -34,6 +35,23 @@ def test_a_block_is_the_papers_figure(kind, conditioned):
     wanted = oracles.block(
         net.state_dict(), as_read(xs, MASKS), 2, MASKS, [cond] * 3 if conditioned else None, kind=kind
     )
+    close(net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond), wanted)
+
+
+@pytest.mark.parametrize("conditioned", [False, True])
+@pytest.mark.parametrize("kind", ["layer", "rms"])
+def test_norms_stand_around_the_branches_of_every_modality(kind, conditioned):
+    options = BlockOptions(
+        heads=2,
+        dim_head=4,
+        dim_cond=COND if conditioned else None,
+        norm=NormOptions(kind=kind, weights="plain", place="around"),
+        norm_eps=1e-2,
+    )
+    net = drawn(MMDiTBlock(options, dim_modalities=DIMS, dual=[1]))
+    xs, cond = tokens(), randn(2, COND) if conditioned else None
+    conds = [cond] * 3 if conditioned else None
+    wanted = oracles.block(net.state_dict(), as_read(xs, MASKS), 2, MASKS, conds, eps=1e-2)
     close(net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond), wanted)
 
 
@@ -245,7 +263,8 @@ def test_unwanted_conditioning_is_refused():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(depth=0), "depth: expected a number > 0, got 0"),
+        (dict(depth=0), "depth: there would be no block at all; set depth > 0, or single_stream"),
+        (dict(depth=-1), "depth: expected a number >= 0, got -1"),
         (dict(discard=(3,)), "discard holds modality indexes below 3, got 3"),
         (dict(discard=(0, 1, 2)), "discard: every modality is discarded"),
         (dict(num_register_tokens=(1, 2)), "num_register_tokens must be one value or one for each"),

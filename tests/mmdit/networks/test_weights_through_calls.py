@@ -63,7 +63,7 @@ def test_hooks_do_not_change_what_hyper_connections_compute() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_hooks_do_not_change_what_a_projection_with_unused_rows_computes(bias: bool) -> None:
-    net = drawn(DenseQKV(6, heads=2, dim_head=4, parts=2, stored_parts=3, bias=bias))
+    net = drawn(DenseQKV(6, heads=2, kv_heads=2, dim_head=4, parts=2, stored_parts=3, bias=bias))
     x = torch.randn(2, 5, 6, dtype=torch.float64)
     plain = net(x)
     assert [part.shape for part in plain] == [(2, 5, 2, 4)] * 2
