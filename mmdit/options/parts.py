@@ -86,7 +86,7 @@ class AttentionOptions(Options):
             message = "kind 'standard' has 1 weight; set kind: adaptive to mix several"
             yield OptionError(("num_adaptive_weights",), message)
         if self.kind == "standard" and self.gating != "token":
-            yield OptionError(("gating",), "gating is a setting of kind 'adaptive', of num_adaptive_weights >= 2")
+            yield OptionError(("gating",), "gating is a setting of kind 'adaptive'")
         if self.kv_heads is not None and self.kind == "adaptive":
             message = "adaptive weights are mixed for each head, so that keys and values have as many heads as queries"
             yield OptionError(("kv_heads",), message)
