@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.options import JointAttentionOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Size, takes
 
 
 @takes(JointAttentionOptions)
@@ -23,7 +23,7 @@ class AdaptiveAttention(nn.Module):
         dim: width of the tokens.
     """
 
-    def __init__(self, options: JointAttentionOptions | None = None, *, dim: int, **keywords: Any) -> None:
+    def __init__(self, options: JointAttentionOptions | None = None, *, dim: Size, **keywords: Any) -> None:
         super().__init__()
         self.attention = JointAttention(options, dim_inputs=[dim], names=["sequence"], **keywords)
 

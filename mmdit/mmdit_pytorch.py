@@ -11,7 +11,8 @@ from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import StackModulation
 from mmdit.networks import block, transformer
 from mmdit.options import BlockOptions, ModelOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Count, Flag, Size, takes
+from mmdit.options.values import held
 from mmdit.packing import Packing
 
 __all__ = ["JointAttention", "MMDiT", "MMDiTBlock"]
@@ -27,6 +28,7 @@ BY_NAME = {
     "final_norm": True,
     "should_skip_last_feedforward": True,
 }
+TYPES = dict(zip(BY_NAME, (Size, Size, Count, Flag, Flag), strict=True))
 
 
 def _by_place(keywords: dict[str, Any], owner: str) -> dict[str, Any]:
@@ -37,6 +39,7 @@ def _by_place(keywords: dict[str, Any], owner: str) -> dict[str, Any]:
     own = {name: keywords.get(name, default) for name, default in BY_NAME.items()}
     if missing := [name for name, value in own.items() if value is MISSING]:
         raise TypeError(f"{owner}() missing the keyword argument {missing[0]!r}")
+    own = held(own, TYPES)
     rest = {name: value for name, value in keywords.items() if name not in BY_NAME}
     return _with_residual(rest) | dict(
         dim_modalities=(own["dim_text"], own["dim_image"]),
@@ -68,9 +71,9 @@ class MMDiTBlock(block.MMDiTBlock):
         self,
         options: BlockOptions | None = None,
         *,
-        dim_text: int,
-        dim_image: int,
-        skip_feedforward_text_tokens: bool = False,
+        dim_text: Size,
+        dim_image: Size,
+        skip_feedforward_text_tokens: Flag = False,
         **keywords: Any,
     ) -> None:
         super().__init__(

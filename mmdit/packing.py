@@ -35,7 +35,8 @@ class Segments:
 class Packing:
     """Which tokens of a padded batch are valid, as what packs and unpacks them.
 
-    It can be passed wherever masks are, and serves every call with the same masks: the steps of a sampler, say.
+    A whole stack or network takes it in place of masks, and it serves every call with the same masks: the steps of a
+    sampler, say.
 
     Attributes:
         lengths: valid tokens, by modality and sample.
@@ -62,10 +63,13 @@ class Packing:
         if len(masks) != len(lengths):
             raise ValueError(f"there must be one mask (or None) for each of {len(lengths)} lengths, got {len(masks)}")
         for i, (mask, length) in enumerate(zip(masks, lengths, strict=True)):
-            if mask is not None and (mask.dtype != torch.bool or mask.shape != (batch, length)):
+            if isinstance(mask, Tensor) and mask.is_meta:
+                raise ValueError(f"mask {i} is on the meta device, where it has no values; pass Packing.from_lengths")
+            is_mask = isinstance(mask, Tensor) and mask.dtype == torch.bool and mask.shape == (batch, length)
+            if mask is not None and not is_mask:
+                got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask).__name__
                 raise ValueError(
-                    f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), "
-                    f"got {mask.dtype} {tuple(mask.shape)}"
+                    f"mask {i} must be of dtype torch.bool and shape {(batch, length)} (batch, length), got {got}"
                 )
         hosted = [None if mask is None else _array(mask.cpu()) for mask in masks]
         valid = [
@@ -204,11 +208,26 @@ class Packing:
         return self._keep("joined", lambda: Packing((_sums(self.lengths),)))
 
     def behind(self, registers: Sequence[int]) -> Packing:
-        """That of the sequences with register tokens in front, packed already."""
+        """That of the sequences with register tokens in front, all valid."""
         if not any(registers):
             return self
-        longer = (tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True))
-        return self._keep(("behind", *registers), lambda: Packing(tuple(longer)))
+
+        def made() -> Packing:
+            longer = [tuple(count + r for count in counts) for counts, r in zip(self.lengths, registers, strict=True)]
+            padded = tuple(n + r for n, r in zip(self.padded, registers, strict=True))
+            return Packing(tuple(longer), padded, tuple(map(self._index_behind, registers, range(len(registers)))))
+
+        return self._keep(("behind", *registers), made)
+
+    def _index_behind(self, count: int, modality: int) -> Tensor | None:
+        index, padded = self.index[modality], self.padded[modality]
+        if index is None or not count:
+            return index
+        pieces: list[Tensor] = []
+        for i, own in enumerate(index.split(self.lengths[modality])):
+            first = i * (padded + count)
+            pieces += [torch.arange(first, first + count, device=index.device), own + (i + 1) * count]
+        return torch.cat(pieces)
 
     def segments(self, queried: Sequence[int], device: torch.device) -> Segments:
         """The samples' segments where only some modalities query; made once and kept."""

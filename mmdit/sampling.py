@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mmdit.layers.arguments import check_names
 from mmdit.layers.modulation import NetworkModulation
 from mmdit.networks.embeddings import own_dtype
 from mmdit.networks.model import MMDiTModel
@@ -57,7 +59,7 @@ def network_velocity(
     *,
     pooled: Tensor | None = None,
     masks: Mapping[str, Tensor] | Packing | None = None,
-    guidance: Tensor | None = None,
+    guidance: Tensor | float | None = None,
     references: Mapping[str, Sequence[Tensor]] | None = None,
     channels: Mapping[str, Tensor] | None = None,
     sigmas: Iterable[float] | Tensor | None = None,
@@ -80,14 +82,15 @@ def network_velocity(
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
     # the sampler's state may be wider than what the network computes in, which its conditions tell before its weights
-    told = [c.dtype for c in (pooled, *(condition or {}).values()) if c is not None and c.is_floating_point()]
-    dtype = told[0] if told else own_dtype(net)
+    told = [c for c in (*(condition or {}).values(), pooled) if c is not None]
+    dtype = next((c.dtype for c in told if c.is_floating_point()), own_dtype(net))
+    check_names(channels or {}, "channels", net.modality_names, complete=False)
 
     known: dict[float | None, NetworkModulation] = {}
     if sigmas is not None:
-        parameter = next(net.parameters())
+        device = next(iter((*told, *net.parameters()))).device  # weights may be kept elsewhere than where they are used
         numbers = [float(np.float32(value)) for value in _numbers(sigmas)]
-        grid = torch.tensor(numbers, dtype=torch.float32, device=parameter.device)
+        grid = torch.tensor(numbers, dtype=torch.float32, device=device)
         with torch.no_grad():
             made = net.precompute_modulation(grid * (TRAINING_TIMESTEPS / scale), pooled, guidance, dtype=dtype)
         known = dict(zip(numbers, made, strict=True))
@@ -131,6 +134,8 @@ def sample(
     Returns:
         The modalities that were drawn.
     """
+    if not isinstance(noise, Mapping) or not noise:
+        raise ValueError(f"noise must be a mapping of one or more modalities to tensors, got {noise!r:.60}")
     known = dict(given or {})
     like = next(iter(noise.values()))
     size: dict[str, Any] = dict(size=(len(like),), dtype=torch.float32, device=like.device)
@@ -145,15 +150,19 @@ def sample(
         raise ValueError(f"give either steps or sigmas, got steps={steps} and sigmas={sigmas}")
     if kind not in ("euler", "heun"):
         raise ValueError(f"kind must be euler or heun, got {kind!r}")
+    if steps is not None and (not isinstance(steps, Integral) or steps < 1):
+        raise ValueError(f"steps must be a whole number >= 1, got {steps!r}")
     grid = timestep_grid(steps, shift=shift) if steps is not None else _numbers(sigmas)
+    if len(grid) < 2:
+        raise ValueError(f"sigmas must be two or more values of t, from the first to the last, got {grid}")
     # half precision would round the state at every step: 3 % after 28 of them
     x = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in noise.items()}
     for t, t_next in pairwise(grid):
         first = at(x, t)
-        euler = {name: x[name] + (t_next - t) * first[name] for name in x}
+        euler = {name: x[name] + (t_next - t) * first[name].to(x[name].dtype) for name in x}
         if kind == "heun":
             second = at(euler, t_next)
-            x = {name: x[name] + (t_next - t) / 2 * (first[name] + second[name]) for name in x}
+            x = {name: x[name] + (t_next - t) / 2 * (first[name].to(x[name].dtype) + second[name]) for name in x}
         else:
             x = euler
     return {name: value.to(noise[name].dtype) for name, value in x.items()}

@@ -16,18 +16,26 @@ def described(given: object) -> str:
     return str(tuple(given.shape)) if isinstance(given, Tensor) else type(given).__name__
 
 
-def as_vector(given: object, argument: str, batch: int, device: torch.device, *, each_token: bool = False) -> Tensor:
-    """`b` numbers, from a tensor of them or from one number for all; `each_token`: or `b n`.
+def as_vector(given: object, argument: str, batch: int, device: torch.device, *, tokens: int | None = None) -> Tensor:
+    """`b` numbers, from a tensor of them or from one number for all; or `b n` for so many `tokens`.
 
     Raises:
-        ValueError: it is something else, or of another length.
+        ValueError: it is something else, or of another length, or on another device.
     """
     if isinstance(given, (int, float)):
-        return torch.full((batch,), float(given), device=device)
-    if not isinstance(given, Tensor) or given.shape[:1] != (batch,) or given.ndim > 1 + each_token:
-        also = f" or ({batch}, tokens)" if each_token else ""
+        return torch.full((batch,), float(given), dtype=torch.float32, device=device)
+    of_tokens = isinstance(given, Tensor) and given.ndim == 2 and tokens is not None
+    if not isinstance(given, Tensor) or given.shape != ((batch, tokens) if of_tokens else (batch,)):
+        also = "" if tokens is None else f" or (batch, tokens) = ({batch}, {tokens})"
         raise ValueError(f"{argument} must have the shape (batch,) = ({batch},){also}, got {described(given)}")
+    check_device(given, argument, device)
     return given
+
+
+def check_device(given: Tensor, argument: str, device: torch.device) -> None:
+    """Raises ValueError where it is on another one than the tokens."""
+    if given.device != device:
+        raise ValueError(f"{argument} is on {given.device}, but the tokens are on {device}; move it there")
 
 
 def check_tokens(
@@ -75,13 +83,16 @@ def check_conditioning(
     for i, (c, name) in enumerate(zip(conds, names, strict=True)):
         vectors = c.vectors if isinstance(c, ConditioningRuns) else c
         shape = tuple(vectors.shape) if isinstance(vectors, Tensor) else ()
-        tokens = sum(c.lengths) if isinstance(c, ConditioningRuns) else shape[1:2]
-        fits = len(shape) == 2 or (lengths is not None and len(shape) == 3 and tokens in (lengths[i], (lengths[i],)))
+        if isinstance(c, ConditioningRuns):
+            of_tokens, got = len(shape) == 3 and shape[1] == len(c.lengths), f" for runs of {tuple(c.lengths)} tokens"
+            fits = of_tokens and lengths is not None and sum(c.lengths) == lengths[i]
+        else:
+            fits, got = len(shape) == 2 or (lengths is not None and shape[1:-1] == (lengths[i],)), ""
         if not fits or shape[0] != batch or shape[-1] != dim_cond:
             each = "" if lengths is None else f", or ({batch}, {lengths[i]}, {dim_cond}), one for each token"
             raise ValueError(
                 f"{argument} for {name} must have the shape ({batch}, {dim_cond}) (batch, dim_cond){each}, "
-                f"got {described(vectors)}"
+                f"got {described(vectors)}{got}"
             )
     return conds
 

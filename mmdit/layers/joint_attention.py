@@ -17,7 +17,7 @@ from mmdit.layers.norms import make_head_norm
 from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Flag, Size, Text, Whole, takes
 from mmdit.options.modality_keywords import by_modality, modality_indexes, modality_labels
 from mmdit.packing import Packing
 
@@ -42,10 +42,10 @@ class JointAttention(nn.Module):
         self,
         options: JointAttentionOptions | None = None,
         *,
-        dim_inputs: Sequence[int],
-        out_bias: bool | None = None,
-        discard: Sequence[int] = (),
-        names: Sequence[str] | None = None,
+        dim_inputs: Sequence[Size],
+        out_bias: Flag | None = None,
+        discard: Sequence[Whole] = (),
+        names: Sequence[Text] | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__()
@@ -58,6 +58,8 @@ class JointAttention(nn.Module):
         self.beside = [make_neighbours(kernel) for kernel in kernels]
         self.dim_cond = options.dim_cond if attention.gating == "sample" else None  # what the gates come from
         self.discard = modality_indexes(discard, len(self.dim_inputs), "discard")
+        if keywords:  # those of a whole network speak of its last block
+            options.check_unused(self.discard)
         if len(self.discard) == len(self.dim_inputs):
             raise ValueError("every input is discarded, so nothing would come out; keep at least one")
 
@@ -101,7 +103,7 @@ class JointAttention(nn.Module):
             ValueError: a count, width, batch, mask shape or mask dtype is wrong; it names the input, got and wanted.
         """
         check_tokens(inputs, self.dim_inputs, self.names, "inputs")
-        inputs, entered = enter_masked(inputs, masks, self.names)
+        inputs, entered, _ = enter_masked(inputs, masks, self.names)
         if packing is not None:
             packing.check_packed(inputs, entered.by_modality, self.names)
         batch = inputs[0].shape[0] if packing is None else packing.batch

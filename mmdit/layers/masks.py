@@ -6,13 +6,14 @@ in the gradients of weights, and one bad number at the end of a caption makes it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmdit.layers.arguments import described
+from mmdit.layers.modulation import Conditioning
 from mmdit.layers.neighbours import Valid
 from mmdit.packing import Packing
 
@@ -50,6 +51,8 @@ def check_masks(masks: Sequence[Tensor | None] | Masks | None, tokens: Sequence[
     """One `b n` bool mask or None for each modality, of tokens `b n ...`; as they are where that is known."""
     if isinstance(masks, Masks):
         return masks
+    if isinstance(masks, Packing):
+        raise ValueError("a Packing in place of masks is for a whole stack; here tokens come packed, with packing=...")
     if masks is None:
         return Masks((None,) * len(tokens))
     if isinstance(masks, Tensor) or len(masks) != len(tokens):
@@ -79,16 +82,27 @@ def fill_masked(x: Tensor, mask: Tensor | None) -> Tensor:
     return torch.where(mask, x, filler)
 
 
+def fill_conditioning(
+    conds: Sequence[Conditioning | None], mask: Callable[[int], Tensor | None]
+) -> list[Conditioning | None]:
+    """The same of each modality's conditioning where that is a vector for each token, `b n d`."""
+    return [fill_masked(c, mask(i)) if isinstance(c, Tensor) and c.ndim == 3 else c for i, c in enumerate(conds)]
+
+
 def enter_masked(
-    tokens: Sequence[Tensor], masks: Sequence[Tensor | None] | Masks | None, names: Sequence[str]
-) -> tuple[Sequence[Tensor], Masks]:
-    """Tokens `b n_i ...` with masked places filled, and their masks, checked: once, where tokens enter.
+    tokens: Sequence[Tensor],
+    masks: Sequence[Tensor | None] | Masks | None,
+    names: Sequence[str],
+    conds: Sequence[Conditioning | None] = (),
+) -> tuple[Sequence[Tensor], Masks, Sequence[Conditioning | None]]:
+    """Tokens `b n_i ...` and their conditioning with masked places filled, and the masks, checked: once, where tokens
+    enter.
 
     Raises:
         ValueError: a count, a mask's dtype or its shape is wrong.
     """
     checked = check_masks(masks, tokens, names)
     if checked.filled:
-        return tokens, checked
+        return tokens, checked, conds
     entered = [fill_masked(x, mask) for x, mask in zip(tokens, checked.by_modality, strict=True)]
-    return entered, Masks(checked.by_modality, filled=True)
+    return entered, Masks(checked.by_modality, filled=True), fill_conditioning(conds, checked.by_modality.__getitem__)

@@ -5,8 +5,9 @@ small coefficients; normed, mixed and weighted copies of the streams are never s
 compute in the streams' dtype, also under autocast, which would cast the residual to half precision. Where gradients are
 to be differentiated again (`create_graph=True`), the backward pass is that of the formulas.
 
-A tracer (compile, export) and the meta device should see formulas rather than these nodes: see `is_traced`. On a GPU
-what a node does with the streams is a launch of Triton each, where Triton is installed: see `_on_gpu`.
+A tracer (compile, export, `torch.func`) and the meta device should see formulas rather than these nodes: see
+`is_traced`. On a GPU what a node does with the streams is a launch of Triton each, where Triton is installed: see
+`_on_gpu`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import Function
+from torch.autograd import Function, forward_ad
 from torch.nn import Parameter
 
 SINKHORN_ITERATIONS = 20  # Xie et al. 2025 (mHC, arXiv 2512.24880), section 4.2
@@ -30,9 +31,10 @@ MOST_STREAMS = 16  # that Triton's kernels take: those of a token are in registe
 
 
 def is_traced(x: Tensor) -> bool:
-    """Whether whoever runs this wants the formula: a compiler, which fuses and recomputes on its own, or a count of the
-    products on the meta device."""
-    return torch.compiler.is_compiling() or x.is_meta
+    """Whether whoever runs this wants the formula: a compiler, which fuses and recomputes on its own, a count of the
+    products on the meta device, or vmap and forward-mode derivatives, which the nodes have no rules for."""
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return torch.compiler.is_compiling() or x.is_meta or transformed
 
 
 def wide_dtype(x: Tensor) -> torch.dtype:

@@ -25,7 +25,7 @@ from mmdit.layers.norms import make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Count, Size, Text, Whole, takes
 from mmdit.options.modality_keywords import by_modality, modality_indexes, modality_labels
 from mmdit.packing import Packing
 
@@ -53,12 +53,12 @@ class MMDiTBlock(nn.Module):
         self,
         options: BlockOptions | None = None,
         *,
-        dim_modalities: Sequence[int],
-        discard: Sequence[int] = (),
-        skip_feedforward: Sequence[int] = (),
-        dual: Sequence[int] = (),
-        layer_index: int = 0,
-        modality_names: Sequence[str] | None = None,
+        dim_modalities: Sequence[Size],
+        discard: Sequence[Whole] = (),
+        skip_feedforward: Sequence[Whole] = (),
+        dual: Sequence[Whole] = (),
+        layer_index: Count = 0,
+        modality_names: Sequence[Text] | None = None,
         **keywords: Any,
     ) -> None:
         super().__init__()
@@ -70,6 +70,8 @@ class MMDiTBlock(nn.Module):
         self.token_dims = 3 if options.residual.streams == 1 else 4
         indexes = range(len(dims))
         discarded = modality_indexes(discard, len(dims), "discard")
+        if keywords:  # those of a whole network speak of its last block
+            options.check_unused(discarded)
         no_feedforward = modality_indexes(skip_feedforward, len(dims), "skip_feedforward")
         self.dual = sorted(modality_indexes(dual, len(dims), "dual"))
         if discarded.intersection(self.dual):
@@ -155,7 +157,7 @@ class MMDiTBlock(nn.Module):
         lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
         modality_indexes(skip_feedforward, len(self.modality_names), "skip_feedforward")
-        modality_tokens, masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
+        modality_tokens, masks, conds = enter_masked(modality_tokens, modality_masks, self.modality_names, conds)
         tokens: list[Tensor | None] = list(modality_tokens)
 
         # conditioning vector -> shift, scale and gate of every modality

@@ -170,8 +170,8 @@ class NoEmbed(nn.Module):
     """Tokens that come at the stream's width already."""
 
     def forward(self, x: Tensor, name: str, mask: Tensor | None = None) -> Tensor:
-        return _entered(x, name, mask)
         """`x`: b n d -> the same."""
+        return _entered(x, name, mask)
 
 
 class VectorEmbed(nn.Module):
@@ -208,10 +208,10 @@ class TimestepEmbed(VectorEmbed):
         return vector
 
 
-def own_dtype(module: nn.Module) -> torch.dtype:
+def own_dtype(module: nn.Module, otherwise: torch.dtype | None = None) -> torch.dtype:
     """What a module computes in where no activation tells: the type of its first parameter that is not stored as
     something else (float8, say), or else torch's default."""
-    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), torch.get_default_dtype())
+    return next((p.dtype for p in module.parameters() if p.dtype in FLOATS), otherwise or torch.get_default_dtype())
 
 
 def _entered(x: Tensor, name: str, mask: Tensor | None) -> Tensor:

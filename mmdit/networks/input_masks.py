@@ -29,6 +29,10 @@ def given_masks(
         given = {} if masks is None else masks
         check_names(given, "masks", tuple(inputs), complete=False)
         return {**given}
+    if len(masks.lengths) != len(streams):
+        raise ValueError(
+            f"the packing is for {len(masks.lengths)} modalities, got {len(streams)}: {', '.join(streams)}"
+        )
     found = {}
     for i, (name, (_, *further)) in enumerate(streams.items()):
         mask = masks.mask(i)

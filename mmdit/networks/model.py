@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import as_vector, check_names, described
+from mmdit.layers.arguments import as_vector, check_device, check_names, described
 from mmdit.layers.attention import join_masks
-from mmdit.layers.masks import Masks
+from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_embed, make_timestep_embed, own_dtype, stretched
@@ -134,21 +135,25 @@ class MMDiTModel(nn.Module):
         lengths = {name: each for name, (_, each) in embedded.items()}
         packing = self._packing(masks, tokens, lengths)
         valid = with_sizes(given, tokens, lengths, tokens if packing is None or self.pads else self.masked)
-        if modulation is None:
-            like = tokens[self.modality_names[0]]
-            means = None if self.means_embed is None else self.means_embed(tokens, valid)
-            conds = self._conditioning(timestep, pooled, guidance, batch, like, self.clean.intersection(behind), means)
-        else:
-            if timestep is not None or pooled is not None or guidance is not None:
-                raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
-            conds, timestep = self._known(modulation, batch), modulation.timestep.expand(batch)
-
+        means = None if modulation is not None or self.means_embed is None else self.means_embed(tokens, valid)
         given_lengths = [tokens[name].shape[1] for name in self.modality_names]
         for name, pad in self.pads.items():
             tokens[name], valid[name] = pad(tokens[name], valid[name])
+        every = {name: self._joined_mask(name, tokens, valid, behind) for name in self.modality_names}
+        if packing is not None and not self.pads:
+            every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
+        like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
+        if modulation is None:
+            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every, means)
+        else:
+            if timestep is not None or pooled is not None or guidance is not None:
+                raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
+            conds, timestep, clean = self._known(modulation, batch), modulation.timestep.expand(batch), self.clean
+
         own = [tokens[name].shape[1] for name in self.modality_names]
-        of_own = self._of_own_tokens(conds, own)
-        places = [None] * len(own) if self.places is None else self.places(inputs, references, valid)
+        of_own = self._of_own_tokens(conds, own, clean)
+        masked = {name: mask for name, (_, mask) in every.items()}
+        places = [None] * len(own) if self.places is None else self.places(inputs, references, masked)
         for name, cond, n, place in zip(self.modality_names, of_own, own, places, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
@@ -160,32 +165,31 @@ class MMDiTModel(nn.Module):
             cond, place = self._of_references(conds, own)[i], places[i]
             turned = None if place is None else place[..., own[i] :, :]
             behind[name] = self.reference_refiners[name](behind[name], behind[name], None, None, cond, turned)
-        joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
-        whole, masked = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
+        whole = [self._join(name, tokens, behind) for name in self.modality_names]
+        ordered = tuple(masked.values())
         if packing is not None and self.pads:  # which one of what was given does not count
-            packing = Packing.from_masks(masked.by_modality, [x.shape[1] for x in whole], batch)
+            packing = Packing.from_masks(ordered, [x.shape[1] for x in whole], batch)
         outs = self.transformer(
             modality_tokens=whole,
-            modality_masks=packing or masked,
-            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, tokens, valid),
+            modality_masks=packing or Masks(ordered, filled=True),
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, tokens, valid, clean),
             modality_positions=None if self.places is None else places,
             modulation=None if modulation is None else modulation.stack,
         )
 
         result, heads = {}, dict(self.outputs.items())
-        for name, x, n, cond in zip(self.modality_names, outs, given_lengths, of_own, strict=True):
+        for name, x, n, cond, mask in zip(self.modality_names, outs, given_lengths, of_own, ordered, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
-                form, mask = (inputs[name], lengths[name]), valid.get(name)
-                mask = None if mask is None else mask[:, :n]
-                result[name] = ragged.head(heads.get(name), x[:, :n], cond, *form, known, mask)
+                form, own_mask = (inputs[name], lengths[name]), None if mask is None else mask[:, :n]
+                result[name] = ragged.head(heads.get(name), x[:, :n], cond, *form, known, own_mask)
         return result
 
     def precompute_modulation(
         self,
         timesteps: Tensor,
         pooled: Tensor | None = None,
-        guidance: Tensor | None = None,
+        guidance: Tensor | float | None = None,
         *,
         dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
@@ -199,8 +203,8 @@ class MMDiTModel(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
                 the result serves any batch.
-            dtype: what the network computes in; None: that of `pooled`, or else of its first weight that is not stored
-                as something else (float8, say).
+            dtype: what the network computes in; None: that of the weights that embed the timestep, where these are not
+                stored as something else (float8, say), or else of `pooled`, or else of its other weights.
 
         Returns:
             One for each timestep: `net(inputs, modulation=them[i])`.
@@ -215,6 +219,9 @@ class MMDiTModel(nn.Module):
             raise ValueError(f"precompute_modulation: {wanted}, got {described(timesteps)}")
         if self.means_embed is not None or any(self.conditions.values()):
             raise ValueError("precompute_modulation: this model is conditioned on its inputs too, which it isn't given")
+        if isinstance(guidance, (int, float)):
+            guidance = as_vector(guidance, "guidance", 1, timesteps.device)
+        self._check_conditions(pooled, guidance, timesteps.device)
         steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
@@ -224,7 +231,7 @@ class MMDiTModel(nn.Module):
             for x in (pooled, guidance)
         ]
         if dtype is None:
-            dtype = own_dtype(self) if pooled is None else pooled.dtype
+            dtype = own_dtype(self.time_embed, own_dtype(self) if pooled is None else pooled.dtype)
         like = timesteps.new_empty(0, dtype=dtype)
         t = timesteps.repeat_interleave(batch)
         conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
@@ -300,19 +307,29 @@ class MMDiTModel(nn.Module):
                 embedded[name] = torch.cat(each, dim=1)
         return embedded
 
-    def _join(
-        self, name: str, tokens: Mapping[str, Tensor], valid: Mapping[str, Tensor | None], references: Tensor | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """A modality's tokens, those of its further inputs and of its references behind them, and which are valid."""
-        parts, masks = [tokens[each] for each in self.streams[name]], [valid.get(each) for each in self.streams[name]]
+    def _joined_mask(
+        self,
+        name: str,
+        tokens: Mapping[str, Tensor],
+        valid: Mapping[str, Tensor | None],
+        references: Mapping[str, Tensor],
+    ) -> tuple[int, Tensor | None]:
+        """How many tokens a modality has with those behind its own, and which of them are valid."""
+        masks = [valid.get(each) for each in self.streams[name]]
+        parts = [tokens[each] for each in self.streams[name]]
+        if name in references:
+            parts, masks = [*parts, references[name]], [*masks, None]
+        lengths = [x.shape[1] for x in parts]
+        return sum(lengths), masks[0] if len(parts) == 1 else join_masks(masks, lengths, parts[0])
+
+    def _join(self, name: str, tokens: Mapping[str, Tensor], references: Mapping[str, Tensor]) -> Tensor:
+        """A modality's tokens, those of its further inputs and of its references behind them."""
+        parts = [tokens[each] for each in self.streams[name]]
         if name in self.type_embeds:
             types = self.type_embeds[name](torch.arange(len(parts), device=parts[0].device))
             parts = [x + types[i] for i, x in enumerate(parts)]
-        if references is not None:
-            parts, masks = [*parts, references], [*masks, None]
-        if len(parts) == 1:
-            return parts[0], masks[0]
-        return torch.cat(parts, dim=1), join_masks(masks, [x.shape[1] for x in parts], parts[0])
+        parts += [references[name]] if name in references else []
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def _packing(
         self,
@@ -332,10 +349,12 @@ class MMDiTModel(nn.Module):
         first = tokens[self.modality_names[0]]
         return Packing.from_lengths(list(lengths.values()), padded, len(first), first.device)
 
-    def _of_own_tokens(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
+    def _of_own_tokens(
+        self, conds: Sequence[Tensor | None], own: Sequence[int], clean: Collection[str]
+    ) -> list[Tensor | None]:
         """The conditioning of each modality's own tokens, which its refiner and its head read."""
         return [
-            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in self.clean else cond[:, :n]
+            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in clean else cond[:, :n]
             for name, cond, n in zip(self.modality_names, conds, own, strict=True)
         ]
 
@@ -353,12 +372,13 @@ class MMDiTModel(nn.Module):
         whole: Sequence[Tensor],
         tokens: Mapping[str, Tensor],
         valid: Mapping[str, Tensor | None],
+        clean: Collection[str],
     ) -> list[Conditioning | None]:
         """That of each modality's tokens, of which those from `own` on are of its references where these are clean; its
         `conditions` are added."""
         of_all: list[Conditioning | None] = []
         for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True):
-            if cond is not None and cond.ndim == 3 and name in self.clean:
+            if cond is not None and cond.ndim == 3 and name in clean:
                 of_all.append(ConditioningRuns(cond, (n, x.shape[1] - n)))
                 continue
             if cond is not None:
@@ -375,10 +395,12 @@ class MMDiTModel(nn.Module):
         batch: int,
         like: Tensor,
         clean: Collection[str],
+        streams: Mapping[str, tuple[int, Tensor | None]] = MappingProxyType({}),
         means: Tensor | None = None,
     ) -> list[Tensor | None]:
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
-        token has a timestep; `b 2 dim_cond`, its own and that of timestep 0, where its references are `clean`."""
+        of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
+        that of timestep 0, where its references are `clean`."""
         if self.time_embed is None:
             if timestep is not None or pooled is not None or guidance is not None:
                 raise ValueError(
@@ -387,33 +409,26 @@ class MMDiTModel(nn.Module):
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        parts: tuple[tuple[str, Any, nn.Module | None], ...] = (
-            ("guidance", guidance, self.guidance_embed),
-            ("a pooled vector", pooled, self.pooled_embed),
-        )
-        for what, given, embed in parts:
-            if (given is None) != (embed is None):
-                wanted = "was built without" if embed is None else "needs"
-                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
+        self._check_conditions(pooled, guidance, like.device, batch)
 
-        def of_number(embed: nn.Module, given: object, argument: str, each_token: bool = False) -> Tensor:
-            numbers = as_vector(given, argument, batch, like.device, each_token=each_token)
-            vector: Tensor = embed(numbers, like.dtype)
+        def of_number(
+            embed: nn.Module, given: object, argument: str, tokens: int | None = None, mask: Tensor | None = None
+        ) -> Tensor:
+            numbers = as_vector(given, argument, batch, like.device, tokens=tokens)
+            vector: Tensor = embed(fill_masked(numbers, mask) if numbers.ndim == 2 else numbers, like.dtype)
             return vector
 
         extra: Tensor | int = 0 if means is None else means
         if self.guidance_embed is not None:
             extra = extra + of_number(self.guidance_embed, guidance, "guidance")
-        if self.pooled_embed is not None:
-            shape = (batch, self.pooled_embed.dim_in)
-            if not isinstance(pooled, Tensor) or pooled.shape != shape:
-                raise ValueError(f"pooled must have the shape (batch, dim) = {shape}, got {described(pooled)}")
+        if self.pooled_embed is not None and pooled is not None:
             extra = extra + self.pooled_embed(pooled.to(like.dtype))
         if isinstance(timestep, Mapping):
             check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
             for name in self.modality_names:
-                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", name not in clean)
+                each_token = () if name in clean else streams[name]
+                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", *each_token)
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
@@ -423,3 +438,23 @@ class MMDiTModel(nn.Module):
             named = zip(self.modality_names, conds, strict=True)
             conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in named]
         return [*conds]
+
+    def _check_conditions(
+        self, pooled: object, guidance: object, device: torch.device, batch: int | None = None
+    ) -> None:
+        """That there are those which the network was built with, of their shapes; `batch`: None where it may be any."""
+        parts = (("guidance", guidance, self.guidance_embed), ("a pooled vector", pooled, self.pooled_embed))
+        for what, given, embed in parts:
+            if (given is None) != (embed is None):
+                wanted = "was built without" if embed is None else "needs"
+                raise ValueError(f"this model {wanted} {what}, got {'none' if given is None else described(given)}")
+        if self.guidance_embed is not None and batch is None:
+            as_vector(
+                guidance, "guidance", len(guidance) if isinstance(guidance, Tensor) and guidance.ndim else 1, device
+            )
+        if self.pooled_embed is not None:
+            shape, dim = tuple(pooled.shape) if isinstance(pooled, Tensor) else (), self.pooled_embed.dim_in
+            if len(shape) != 2 or shape[1] != dim or batch not in (None, shape[0]):
+                wanted = f"({'batch' if batch is None else batch}, {dim})"
+                raise ValueError(f"pooled must have the shape (batch, dim) = {wanted}, got {described(pooled)}")
+            check_device(pooled, "pooled", device)  # type: ignore[arg-type]

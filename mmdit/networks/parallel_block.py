@@ -15,7 +15,7 @@ from mmdit.layers.modulation import ATTENTION_PARTS, BlockModulation, Conditioni
 from mmdit.layers.norms import make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.options import BlockOptions
-from mmdit.options.fields import takes
+from mmdit.options.fields import Count, Size, Text, takes
 from mmdit.packing import Packing
 
 JOINED = "joined"  # what tables call the one stream
@@ -38,9 +38,9 @@ class ParallelBlock(nn.Module):
         self,
         options: BlockOptions | None = None,
         *,
-        dim: int,
-        name: str = JOINED,
-        layer_index: int = 0,
+        dim: Size,
+        name: Text = JOINED,
+        layer_index: Count = 0,
         **keywords: Any,
     ) -> None:
         super().__init__()
@@ -77,13 +77,13 @@ class ParallelBlock(nn.Module):
         batch = modality_tokens[0].shape[0] if packing is None else packing.batch
         lengths = [x.shape[1] for x in modality_tokens] if packing is None else packing.padded or None
         conds = check_conditioning(time_cond, self.dim_cond, batch, self.modality_names, lengths=lengths)
+        (tokens,), masks, conds = enter_masked(modality_tokens, modality_masks, self.modality_names, conds)
         if modulations is None and self.shares_modulation:
             raise ValueError("this block shares its modulation with others; pass modulations")
         if modulations is None:
             modulations = [self.modulate(conds)[0].spread(packing, 0)]
         (mod,) = modulations(self.modulate) if callable(modulations) else modulations
 
-        (tokens,), masks = enter_masked(modality_tokens, modality_masks, self.modality_names)
         x, state = self.residual.width(tokens)
         normed = self.norm(x, mod.attn_shift, mod.attn_scale)
         (valid,) = masks.valid(packing)

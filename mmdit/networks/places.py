@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,10 +33,12 @@ class RotaryPlaces(nn.Module):
     ) -> list[Tensor | None]:
         """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
         where samples differ: in their sizes, or in how many tokens of a modality are `valid` that another is behind."""
+        valid = valid or {}
         if all(isinstance(x, Tensor) for x in inputs.values()):
-            return self._of_one(inputs, references or {}, valid or {})  # type: ignore[arg-type]
-        every = range(ragged.batch_of(inputs))
-        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}, {}) for i in every])
+            return self._of_one(inputs, references or {}, valid)  # type: ignore[arg-type]
+        samples = range(ragged.batch_of(inputs))
+        own = [{name: None if mask is None else mask[i : i + 1] for name, mask in valid.items()} for i in samples]
+        return ragged.join_places([self._of_one(ragged.sample(inputs, i), {}, own[i]) for i in samples])
 
     def _of_one(
         self,
@@ -51,17 +54,11 @@ class RotaryPlaces(nn.Module):
             place, rotary = places[name], modality.rotary
             if place is None or rotary is None or rotary.after is None:
                 continue
-            other = self.modalities[rotary.after].rotary
-            last = torch.stack([places[rotary.after][:, axis] for axis in other.axes])  # type: ignore[index,union-attr]
-            mask = valid.get(rotary.after)
-            if mask is None:
-                last = last.amax((0, 1))
-            else:
-                mask = F.pad(mask, (0, last.shape[1] - mask.shape[1]), value=True)  # references
-                last = torch.where(mask, last.amax(0), -1).amax(1, keepdim=True)
-                places[name] = place = place.repeat(mask.shape[0], 1, 1)
+            other: Any = self.modalities[rotary.after].rotary
+            first = behind(places[rotary.after], other.axes, valid.get(rotary.after))  # type: ignore[arg-type]
+            places[name] = place = place.expand(*first.shape, -1, -1).clone()
             for axis in rotary.after_axes or rotary.axes:
-                place[..., axis] += last + 1
+                place[..., axis] += first.unsqueeze(-1)
         return [_with_pads(place, self.modalities[name]) for name, place in places.items()]
 
     def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
@@ -82,6 +79,16 @@ class RotaryPlaces(nn.Module):
         for axis, start in enumerate(rotary.start or ()):
             coordinates[:, axis] += start
         return coordinates
+
+
+def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
+    """Where on these axes there is no token any more of those at `n a`: one number, or `b` with a mask `b n`; 0 where
+    no token is valid."""
+    at = torch.stack([place[:, axis] for axis in axes], dim=-1)
+    if mask is not None:  # of a sample that is shorter than others, its own tokens' alone
+        at = at.masked_fill(~mask[:, : len(at), None], -math.inf)
+    last = F.pad(at, (0, 0, 0, 1), value=-math.inf).amax((-2, -1))
+    return (last + 1).masked_fill(last.isinf(), 0)
 
 
 def _with_pads(places: Tensor | None, modality: ModalityOptions) -> Tensor | None:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from mmdit.layers.masks import fill_masked
+
 Given = Tensor | Sequence[Tensor]  # of one modality
 
 
@@ -44,7 +46,9 @@ def embed(module: nn.Module, x: Given, name: str, mask: Tensor | None = None) ->
         for i, each in enumerate(x)
     ]
     lengths = tuple(len(piece) for piece in pieces)
-    return pad_sequence(pieces, batch_first=True), None if len({*lengths}) == 1 else lengths
+    differ = lengths if len({*lengths}) > 1 else None
+    padded = pad_sequence(pieces, batch_first=True)
+    return fill_masked(padded, mask_of(differ, padded.shape[1], padded.device)), differ
 
 
 def head(
@@ -57,6 +61,8 @@ def head(
     mask: Tensor | None = None,
 ) -> Any:
     """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them. `mask`: b n."""
+    if module is not None:  # packed, zeros stand at the padding, which a norm may divide by nothing
+        x = fill_masked(x, mask)
     if isinstance(given, Tensor):
         return x if module is None else module(x, cond, given, modulation, mask)
     outs = []
@@ -64,8 +70,9 @@ def head(
         own = x[i : i + 1] if lengths is None else x[i : i + 1, : lengths[i]]
         if module is not None:
             mod = modulation and tuple(p if p is None or len(p) == 1 else p[i : i + 1] for p in modulation)
+            vector = cond if cond is None else cond[i : i + 1, : own.shape[1]] if cond.ndim == 3 else cond[i : i + 1]
             valid = None if mask is None else mask[i : i + 1, : own.shape[1]]
-            own = module(own, None if cond is None else cond[i : i + 1], each.unsqueeze(0), mod, valid)
+            own = module(own, vector, each.unsqueeze(0), mod, valid)
         outs.append(own.squeeze(0))
     return outs
 
@@ -83,8 +90,8 @@ def sample(inputs: Mapping[str, Given], i: int) -> dict[str, Tensor]:
 
 
 def join_places(by_sample: Sequence[Sequence[Tensor | None]]) -> list[Tensor | None]:
-    """Coordinates `n a` of each sample's modalities -> `b n a`, padded at the end."""
+    """Coordinates `n a` or `1 n a` of each sample's modalities -> `b n a`, padded at the end."""
     return [
-        None if places[0] is None else pad_sequence(list(places), batch_first=True)
+        None if places[0] is None else pad_sequence([x.flatten(0, -2) for x in places], batch_first=True)
         for places in zip(*by_sample, strict=True)
     ]

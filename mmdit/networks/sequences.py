@@ -37,6 +37,7 @@ class Padded:
     packing = None
 
     def __init__(self, masks: Masks, registers: Sequence[Registers]) -> None:
+        self.bare = masks.by_modality  # without register tokens
         self.to_fill = (None,) * len(registers) if masks.filled else masks.by_modality  # where that has yet to be done
         # registers are valid everywhere
         with_registers = (
@@ -53,6 +54,10 @@ class Padded:
     def leave(self, x: Tensor, i: int) -> Tensor:
         """The reverse of `enter`."""
         return x[:, self.registers[i].count :]
+
+    def valid(self, i: int) -> Tensor | None:
+        """`b n`, without register tokens; None where all are."""
+        return self.bare[i]
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> that of the registers, 0, and of the tokens."""
@@ -108,6 +113,10 @@ class Packed:
         if self.registers[i].count:
             _, x = self._in_front(i).split(x)
         return self.bare.unpack(x, i)
+
+    def valid(self, i: int) -> Tensor | None:
+        """`b n`, without register tokens; None where all are."""
+        return self.bare.mask(i)
 
     def coordinates(self, place: Tensor | None, i: int) -> Tensor | None:
         """`place`: n a or b n a -> T a."""

@@ -14,7 +14,7 @@ from mmdit.layers.arguments import (
     check_positions,
     check_tokens,
 )
-from mmdit.layers.masks import Masks, check_masks
+from mmdit.layers.masks import Masks, check_masks, fill_conditioning
 from mmdit.layers.modulation import (
     ATTENTION_PARTS,
     FEEDFORWARD_PARTS,
@@ -68,6 +68,7 @@ class MMDiT(nn.Module):
         single = options.single_stream
         parallel = single is not None and single.kind == "parallel"
         # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
+        self.shares_modulation = options.modulation.shared
         self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
@@ -150,6 +151,8 @@ class MMDiT(nn.Module):
         self._check_per_token(conds)
         self._check_positions(modality_positions, modality_tokens)
         sequences = self._sequences(modality_masks, modality_tokens)
+        if any(isinstance(cond, Tensor) and cond.ndim == 3 for cond in conds):
+            time_cond = conds = fill_conditioning(conds, sequences.valid)  # type: ignore[assignment]
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
@@ -201,9 +204,10 @@ class MMDiT(nn.Module):
     def _checked(self, modulation: StackModulation, batch: int) -> StackModulation:
         """Of as many blocks as there are (or shared by all), for the batch or any."""
         for given, blocks in ((modulation.blocks, self.blocks), (modulation.single_blocks, self.single_blocks)):
-            if len(given) not in ({0, 1, len(blocks)} if len(blocks) and not self.shared_modulations else {0, 1}):
+            if len(given) not in (0, min(1, len(blocks)) if self.shares_modulation else len(blocks)):
                 raise ValueError(f"modulation is that of {len(given)} blocks, but this stack has {len(blocks)}")
-        rows = {len(part) for block in modulation.blocks for mod in block for part in mod if part is not None}
+        every = (*modulation.blocks, *modulation.single_blocks)
+        rows = {len(part) for block in every for mod in block for part in mod if part is not None}
         if not rows <= {1, batch}:
             raise ValueError(f"modulation is for a batch of {max(rows)}, got tokens with one of {batch}")
         return modulation
@@ -280,7 +284,8 @@ class MMDiT(nn.Module):
             masks.check(tokens)
             return Packed(masks, registers)
         checked = check_masks(masks, tokens, self.modality_names)
-        if not self.varlen or not batch or all(mask is None for mask in checked.by_modality):
+        given = [mask for mask in checked.by_modality if mask is not None]
+        if not self.varlen or not batch or not given or given[0].is_meta:  # where masks have no values
             return Padded(checked, registers)
         packing = Packing.from_masks(checked.by_modality, lengths, batch)
         return Packed(packing, registers) if packing.has_padding else Padded(Masks((None,) * len(lengths)), registers)
@@ -312,8 +317,9 @@ class MMDiT(nn.Module):
 
 
 def _distinct(conds: Sequence[Conditioning | None]) -> Sequence[Conditioning | None]:
-    """One vector for all modalities is the rule."""
-    return conds[:1] if all(cond is conds[0] for cond in conds) else conds
+    """One vector `b d` for all modalities is the rule."""
+    vectors = all(cond is None or (isinstance(cond, Tensor) and cond.ndim == 2) for cond in conds)
+    return conds[:1] if vectors and all(cond is conds[0] for cond in conds) else conds
 
 
 def _along(mods: Sequence[BlockModulation], conds: Sequence[Conditioning | None]) -> Sequence[BlockModulation]:

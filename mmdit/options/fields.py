@@ -8,15 +8,16 @@ the same fields. Rules between options stand in `check`, once for all of them.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from functools import cache, wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import Strict
 
-from mmdit.options.values import At, OptionError, Reading, fields_of, hints_of, types_of
+from mmdit.options.values import At, OptionError, Reading, fields_of, held, hints_of, types_of
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -29,6 +30,7 @@ Number = Annotated[float, Strict()]
 Flag = Annotated[bool, Strict()]
 Text = Annotated[str, Strict()]
 Count = Annotated[Whole, Ge(0)]
+Size = Annotated[Whole, Gt(0)]
 
 
 def option(
@@ -37,6 +39,7 @@ def option(
     *,
     keywords: str | Mapping[str, Any] | None = None,
     made: Callable[..., Any] | None = None,
+    types: Sequence[Any] = (),
     later: bool = False,
     example: str = "",
     **bounds: Any,
@@ -48,6 +51,7 @@ def option(
         sentence: what it is, for the docs.
         keywords: of the constructors, where they are not called as the field is: another name, or several with their
             defaults, of which `made` makes the value. None at all: `{}`.
+        types: of these keywords, in their order, where a field of their own does not check them.
         later: came after files were written without it, which are to stay as they are: `as_data` leaves it out where it
             is at its default.
         example: a value as a config file has it, which errors show where the option is missing.
@@ -57,6 +61,7 @@ def option(
         "description": sentence,
         "keywords": keywords,
         "made": made,
+        "types": types,
         "later": later,
         "example": example,
         **bounds,
@@ -137,7 +142,8 @@ class Options:
             if part:
                 values[each.name] = part._made_of(keywords)
             elif names := keywords_of(each):
-                given = [keywords[name] for name in names]
+                hints = dict(zip(names, each.metadata["types"], strict=False))
+                given = [*held({name: keywords[name] for name in names}, hints).values()]
                 try:
                     values[each.name] = given[0] if each.metadata["made"] is None else each.metadata["made"](*given)
                 except OptionError as error:
@@ -161,6 +167,11 @@ def takes(
 
     def signed(owner: Made) -> Made:
         construct: Any = owner.__init__  # type: ignore[misc]
+
+        @wraps(construct)
+        def checked(self: Any, *given: Any, **keywords: Any) -> None:
+            construct(self, *given, **held(keywords, _own_types(construct)))
+
         *written, _ = inspect.signature(construct).parameters.values()
         known = {parameter.name for parameter in written} | {*without}
         further, lines = [_keyword(name, default) for name, default in own.items()], []
@@ -169,11 +180,20 @@ def takes(
                 lines.append(f"        {name}: {sentence}")
             further += [_keyword(name, default) for name, default in names.items() if name not in known]
             known |= names.keys()
-        construct.__signature__ = inspect.Signature([*written, *further])
+        checked.__signature__ = inspect.Signature([*written, *further])  # type: ignore[attr-defined]
+        owner.__init__ = checked  # type: ignore[misc]
         owner.__doc__ = "\n".join([f"{owner.__doc__}\n    Keywords, in place of options:", *lines])
         return owner
 
     return signed
+
+
+@cache
+def _own_types(construct: Any) -> dict[str, Any]:
+    """The types of what a constructor takes by keyword beside the options."""
+    only = {each.name for each in inspect.signature(construct).parameters.values() if each.kind is each.KEYWORD_ONLY}
+    hints = get_type_hints(construct, include_extras=True) if only else {}
+    return {name: hint for name, hint in hints.items() if name in only}
 
 
 def _keyword(name: str, default: Any) -> inspect.Parameter:

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any
 
+from mmdit.options.fields import Size, Text, Whole
+
 
 def modality_labels(names: Sequence[str] | None, count: int, *, what: str = "modality") -> tuple[str, ...]:
     """What errors and tables call the modalities; numbered where they have no names."""
@@ -40,6 +42,7 @@ def modality_indexes(given: Collection[int], count: int, argument: str) -> froze
 
 
 NAMED = {"dim_modalities": MISSING, "modality_names": None}
+NAMED_TYPES = (tuple[Size, ...], tuple[Text, ...] | None)
 
 
 def distinct(dims: Sequence[int], names: Sequence[str] | None) -> tuple[str, ...]:
@@ -56,11 +59,11 @@ def by_names(argument: str) -> dict[str, Any]:
         labels = modality_labels(names, len(dims))
         return tuple(labels[i] for i in sorted(modality_indexes(given, len(dims), argument)))
 
-    return {"keywords": {argument: (), **NAMED}, "made": named}
+    return {"keywords": {argument: (), **NAMED}, "made": named, "types": (tuple[Whole, ...], *NAMED_TYPES)}
 
 
-def for_each(argument: str, default: Any) -> dict[str, Any]:
-    """One value for all modalities, or by name its own for each."""
+def for_each(argument: str, default: Any, kind: Any) -> dict[str, Any]:
+    """One value of a kind for all modalities, or by name its own for each."""
 
     def values(given: Any, dims: Sequence[int], names: Sequence[str] | None) -> Any:
         labels = modality_labels(names, len(dims))
@@ -70,4 +73,5 @@ def for_each(argument: str, default: Any) -> dict[str, Any]:
             raise ValueError(f"{argument} must be one value or one for each of {', '.join(labels)}, got {len(given)}")
         return dict(zip(labels, given, strict=True))
 
-    return {"keywords": {argument: default, **NAMED}, "made": values}
+    types = (kind | tuple[kind, ...], *NAMED_TYPES)
+    return {"keywords": {argument: default, **NAMED}, "made": values, "types": types}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Gt
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.modalities import AnyInput, LinearInput, MlpInput, ModalityOptions
-from mmdit.options.modality_keywords import NAMED, by_names, distinct, for_each
+from mmdit.options.modality_keywords import NAMED, NAMED_TYPES, by_names, distinct, for_each
 from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
@@ -24,6 +26,7 @@ from mmdit.options.parts import (
 )
 from mmdit.options.rotary_rules import check_rotary
 from mmdit.options.sequence_rules import check_sequences
+from mmdit.options.values import hints_of
 
 DEFAULT_HEADS, DEFAULT_DIM_HEAD = 8, 64
 TWO = ("text", "image")
@@ -49,6 +52,12 @@ class JointAttentionOptions(Options):
         "Which weights of a discarded modality to keep in the last joint block though nothing reads them, because "
         "published checkpoints hold them: its query projection (SD3), or all of it (Qwen-Image).",
     )
+
+    def check_unused(self, discarded: Collection[int]) -> None:
+        """Raises OptionError where weights are kept that would be unused, and all are used."""
+        if self.unused_weights != "none" and not discarded:
+            message = "unused weights are those of a discarded modality; set discard"
+            raise OptionError(("unused_weights",), message)
 
     @property
     def head_sizes(self) -> tuple[int, int]:
@@ -93,6 +102,7 @@ class BlockOptions(JointAttentionOptions):
         "The feedforward of every modality; as keywords: mult, dim_hidden, kind, bias, dropout, kernel.",
         keywords={"ff_kwargs": None},
         made=FeedForwardOptions.of_published,
+        types=(dict[Text, Any] | FeedForwardOptions | None,),
     )
     norm: NormOptions = option(NormOptions(), "The norms of attention and feedforward.", later=True)
     modulation: ModulationOptions = option(ModulationOptions(), "From the conditioning to shifts, scales and gates.")
@@ -123,8 +133,17 @@ class BlockOptions(JointAttentionOptions):
 
 
 def _single_stream(kind: Any, depth: int) -> SingleStreamOptions | None:
-    made = SingleStreamOptions(depth=depth or 1, kind=kind)
-    return made if depth else None
+    if depth:
+        return SingleStreamOptions(depth=depth, kind=kind)
+    if kind != "parallel":
+        raise OptionError((), f"there are no such blocks; set single_stream_depth as well, got {kind!r}")
+    return None
+
+
+def _rotary(axes: tuple[int, ...] | None, theta: float) -> RotaryOptions | None:
+    if axes is None and theta != RotaryOptions.theta:
+        raise OptionError(("theta",), f"there are no axes that it is of; set rotary_axes as well, got {theta}")
+    return None if axes is None else RotaryOptions(axes=axes, theta=theta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,24 +164,27 @@ class ModelOptions(BlockOptions):
         made=lambda dims, names: {
             name: ModalityOptions(dim=dim) for name, dim in zip(distinct(dims, names), dims, strict=True)
         },
+        types=NAMED_TYPES,
         min_length=1,
     )
     rotary: RotaryOptions | None = option(
         None,
         "Rotary positions; as keywords the forward then takes `modality_positions`.",
         keywords={"rotary_axes": None, "rotary_theta": 10_000.0},
-        made=lambda axes, theta: None if axes is None else RotaryOptions(axes=tuple(axes), theta=theta),
+        made=_rotary,
+        types=(tuple[Whole, ...] | None, Annotated[Number, Gt(0)]),
     )
     single_stream: SingleStreamOptions | None = option(
         None,
         "Blocks that follow, over all tokens as one stream: parallel (FLUX) or sequential (AuraFlow).",
         keywords={"single_stream": "parallel", "single_stream_depth": 0},
         made=_single_stream,
+        types=(hints_of(SingleStreamOptions)["kind"], Whole),
     )
     register_tokens: Count | dict[Text, Count] = option(
         0,
         "Learned tokens in front of every modality (two_modality: of the image), or by modality; dropped at the end.",
-        **for_each("num_register_tokens", 0),
+        **for_each("num_register_tokens", 0, Count),
     )
     discard: tuple[Text, ...] = option(
         (),
@@ -178,7 +200,7 @@ class ModelOptions(BlockOptions):
         None,
         "An RMS norm on the tokens that come out, or by modality; unset: where a modality has no output head, whose "
         "norm would repeat it. Of two_modality only the image has one.",
-        **for_each("final_norms", True),
+        **for_each("final_norms", True, Flag),
     )
     timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
     guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
@@ -371,6 +393,17 @@ class ModelOptions(BlockOptions):
         if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
             message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
             yield OptionError(("timestep",), message)
+
+        for i, (name, modality) in enumerate(self.modalities.items()):
+            if modality.references is None or not modality.references.clean:
+                continue
+            message = "clean references have a timestep of their own"
+            if self.registers[i]:
+                message = f"{message}, which does not go with register tokens in front of {name!r}"
+                yield OptionError(("modalities", name, "references", "clean"), message)
+            if self.attention.gating == "sample":
+                message = f"{message}, which does not go with one gate of the sample (attention.gating)"
+                yield OptionError(("modalities", name, "references", "clean"), message)
 
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, MultipleOf
+from annotated_types import Ge, Gt, MultipleOf
 
 from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
 
@@ -25,6 +25,7 @@ class AttentionOptions(Options):
         "Standard attention, or adaptive: every projection keeps several weights, which a gate mixes per head.",
         keywords={"num_adaptive_weights": 1},
         made=lambda weights: "adaptive" if weights > 1 else "standard",
+        types=(Whole,),
     )
     num_adaptive_weights: Whole = option(
         1, "Weight matrices that each projection holds; 1 is standard attention.", ge=1
@@ -32,14 +33,13 @@ class AttentionOptions(Options):
     gating: Literal["token", "sample"] = option(
         "token",
         "Where the gate of adaptive weights comes from: each token, or the conditioning vector of the sample.",
-        keywords={"gating": "token", "num_adaptive_weights": 1},
-        made=lambda gating, weights: "token" if (gating, weights) == ("sample", 1) else gating,
     )
     softclamp: Number | None = option(
         None,
         "Clamp the logits to +-value by a tanh. No fused kernel can, so that the scores are held in memory.",
         keywords={"softclamp_value": 50.0, "softclamp": False},
         made=lambda value, clamped: value if clamped else None,
+        types=(Annotated[Number, Gt(0)], Flag),
         gt=0,
     )
     flash_attn: Flag | None = option(
@@ -53,6 +53,7 @@ class AttentionOptions(Options):
         "Whether `qk_rmsnorm` learns a scale for each head, or one that all heads share (SD3.5).",
         keywords={"qk_norm_shared": False},
         made=lambda shared: "shared" if shared else "per_head",
+        types=(Flag,),
     )
     qk_layernorm: Flag = option(False, "Queries and keys through a layer norm without weights (AuraFlow).")
     qk_norm_eps: Number | None = option(
@@ -103,8 +104,7 @@ class NetworkAttentionOptions(AttentionOptions):
     dual: tuple[Count, ...] = option(
         (),
         "Blocks with a second attention, over the last modality alone (SD3.5-medium).",
-        keywords={"dual_blocks": ()},
-        made=tuple,
+        keywords="dual_blocks",
     )
 
 
@@ -118,6 +118,7 @@ class ResidualOptions(Options):
         "streams; nested: the stream keeps what the feedforward makes of the attention, not the attention (AuraFlow).",
         keywords={"residual": None, "num_residual_streams": 1},
         made=lambda kind, streams: kind or ("plain" if streams == 1 else "manifold_hyper_connections"),
+        types=(Any, Whole),
     )
     streams: Whole = option(1, "Residual streams of each token.", keywords="num_residual_streams", ge=1)
     dynamic: Flag = option(
@@ -128,6 +129,8 @@ class ResidualOptions(Options):
         if self.kind in PLAIN and self.streams != 1:
             message = f"kind {self.kind!r} has 1 stream, got {self.streams}; set kind: hyper_connections"
             yield OptionError(("streams",), message)
+        if self.kind in PLAIN and not self.dynamic:
+            yield OptionError(("dynamic",), f"kind {self.kind!r} mixes no streams; set kind: hyper_connections")
         if self.kind not in PLAIN and self.streams < 2:
             yield OptionError(("streams",), f"kind {self.kind!r} needs at least 2 streams, got {self.streams}")
 
@@ -187,6 +190,7 @@ class ModulationOptions(Options):
         "One modulation for all joint blocks, and one for all single-stream blocks (FLUX.2).",
         keywords={"shared_modulation": False, "own_modulation": True},
         made=lambda shared, own: shared or not own,
+        types=(Flag, Flag),
     )
     parts: Literal["shift_scale_gate", "scale_gate", "gate"] = option(
         "shift_scale_gate",

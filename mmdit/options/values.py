@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
@@ -90,7 +90,7 @@ class Reading:
         if origin is dict and isinstance(value, Mapping):
             items = value.items()
             value = {self.read(key, of[0], {}, at): self.read(item, of[1], {}, (*at, key)) for key, item in items}
-        elif origin is tuple and isinstance(value, (tuple, list, set, frozenset)):
+        elif origin in (tuple, Sequence) and isinstance(value, Collection) and not isinstance(value, (str, Mapping)):
             value = tuple(self.read(item, of[0], {}, (*at, place)) for place, item in enumerate(value))
         elif expected := self._mismatch(value, hint):
             return self._refuse(at, expected, value, get_args(hint) if origin is Literal else ())
@@ -190,10 +190,25 @@ class Reading:
             float: (is_real and _is_finite(value), "a finite number" if is_real else "a number"),
             str: (isinstance(value, str), "text"),
             tuple: (False, "a list"),
+            Sequence: (False, "a list"),
             dict: (False, "a mapping"),
         }
         fits, expected = right.get(get_origin(hint) or hint, (True, ""))
         return "" if fits else expected
+
+
+def held(given: Mapping[str, Any], hints: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by their names, held against their types and bounds; those without one are as they are.
+
+    Raises:
+        OptionError: one is wrong; `at` begins with its name.
+    """
+    reading, found = Reading(lambda value: f"{value!r:.60}", plain=False), {}
+    for name, value in given.items():
+        found[name] = reading.read(value, hints[name], {}, (name,)) if name in hints else value
+        if reading.problems:
+            raise OptionError(reading.problems[0].at, reading.problems[0].message)
+    return found
 
 
 def _unchecked(part: Any, values: Mapping[str, Any], *, complete: bool) -> Any:

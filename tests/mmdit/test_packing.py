@@ -372,3 +372,13 @@ def test_a_packing_that_does_not_fit_is_refused(make, message):
 
 def two_modality():
     return mmdit.MMDiT(depth=1, dim_text=8, dim_image=8, heads=2, dim_head=4).double()
+
+
+def test_on_the_meta_device_masks_have_no_values_and_a_network_runs_padded():
+    with torch.device("meta"):
+        net = MMDiT(depth=1, **SIZES, varlen=True)
+        xs, masks = tokens(2), tuple(None if m is None else m[:2].to("meta") for m in MASKS)
+        outs = net(modality_tokens=[x.to("meta").float() for x in xs], modality_masks=masks)
+        assert [x.shape for x in outs] == [x.shape for x in xs]
+        with pytest.raises(ValueError, match=r"mask \d is on the meta device, where it has no values; pass Packing"):
+            Packing.from_masks(masks, [x.shape[1] for x in xs], 2)

@@ -11,6 +11,7 @@ import torch
 
 import mmdit
 from mmdit.sampling import Tensors, guide, network_velocity, sample, shift_timesteps
+from tests.support.draws import drawn
 
 
 def test_shifting_follows_equation_23_and_is_undone_by_its_inverse() -> None:
@@ -134,3 +135,55 @@ def test_known_steps_are_computed_in_what_the_conditions_tell_not_in_what_weight
     for condition, wanted in (({"text": torch.ones(1, 3, 4).bfloat16()}, torch.bfloat16), ({}, torch.float32)):
         network_velocity(net, condition, sigmas=[])
         assert seen.pop() == wanted
+
+
+def small_network(**more: Any) -> Any:
+    text, image = ({"dim": 8, "input": {"kind": "linear", "dim": 4}} for _ in range(2))
+    modalities = {"text": text, "image": image | {"output": {"kind": "linear", "dim": 4}}}
+    return mmdit.build({"depth": 1, "modalities": modalities, "timestep": {}, "dim_cond": 8, "dim_head": 4} | more)
+
+
+def test_known_steps_take_what_the_network_takes() -> None:
+    net = drawn(small_network(pooled={"dim": 3}, guidance={})).bfloat16()
+    x, text, pooled = torch.randn(1, 5, 4).bfloat16(), torch.randn(1, 3, 4).bfloat16(), torch.randn(1, 3)
+    for steps in (None, [1.0, 0.5, 0.0]):
+        velocity = network_velocity(net, {"text": text}, pooled=pooled, guidance=3.5, sigmas=steps)
+        got = velocity({"image": x}, {"image": torch.tensor([0.5])})["image"]
+        wanted = net({"text": text, "image": x}, 500.0, pooled, guidance=3.5)["image"]
+        torch.testing.assert_close(got, wanted, rtol=0.02, atol=0.02)
+    assert net.precompute_modulation(torch.ones(2), pooled, 3.5)[0].conds[0].dtype == torch.bfloat16
+    with pytest.raises(ValueError, match=r"pooled must have the shape \(batch, dim\) = \(batch, 3\), got \(2, 4\)"):
+        net.precompute_modulation(torch.ones(3), torch.ones(2, 4), 3.5)
+
+
+def test_known_steps_are_computed_where_the_conditions_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, seen = small_network().to("meta"), []  # weights that come to the device when they are used
+    monkeypatch.setattr(net, "precompute_modulation", lambda t, *given, dtype: seen.append(t.device.type) or [t])
+    network_velocity(net, {"text": torch.ones(1, 3, 4)}, sigmas=[1.0])
+    assert seen == ["cpu"]
+
+
+def test_a_step_is_rounded_only_where_the_result_comes_out() -> None:
+    velocity = torch.randn(1, 1000).bfloat16()
+    for kind in ("euler", "heun"):
+        noise = {"image": torch.zeros(1, 1000).bfloat16()}
+        assert torch.equal(sample(lambda x, t: {"image": velocity}, noise, steps=7, kind=kind)["image"], -velocity)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number >= 1, got 2.5"),
+        ({"sigmas": [1.0]}, r"sigmas must be two or more values of t, from the first to the last, got \[1.0\]"),
+        ({"steps": 2, "noise": {}}, "noise must be a mapping of one or more modalities to tensors, got {}"),
+    ],
+)
+def test_no_step_at_all_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sample(lambda x, t: x, **{"noise": {"image": torch.ones(1, 2)}} | given)
+
+
+def test_channels_of_no_input_are_named() -> None:
+    with pytest.raises(ValueError, match="channels must be named text, image, got img"):
+        network_velocity(small_network(), channels={"img": torch.ones(1, 1)})

@@ -305,7 +305,7 @@ def test_wrong_inputs_are_named_with_what_was_got_and_wanted(change, message):
         ({"dim_joint_attn": 100}, "must be a multiple of dim_head=64, got 100"),
         ({"dim_joint_attn": 64, "heads": 3, "dim_head": 16}, "3 \\* 16 = 48, got 64"),
         ({"flash_attn": True, "softclamp": True}, "flash_attn: no fused kernel can soft-clamp"),
-        ({"softclamp": True, "softclamp_value": 0.0}, "softclamp_value: expected a number > 0 or null, got 0.0"),
+        ({"softclamp": True, "softclamp_value": 0.0}, "softclamp_value: expected a number > 0, got 0.0"),
         ({"num_adaptive_weights": 0}, "num_adaptive_weights: expected a number >= 1, got 0"),
         ({"num_adaptive_weights": 2, "gating": "sample"}, "set dim_cond"),
         ({"num_adaptive_weights": 2, "gating": "head"}, "gating: expected one of token, sample, got 'head'"),
@@ -315,3 +315,9 @@ def test_wrong_inputs_are_named_with_what_was_got_and_wanted(change, message):
 def test_options_that_exclude_one_another_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         JointAttention(dim_inputs=[8], **options)
+
+
+def test_a_packing_in_place_of_masks_is_named():
+    attention = JointAttention(dim_inputs=(8, 8), heads=2, dim_head=4)
+    with pytest.raises(ValueError, match="a Packing in place of masks is for a whole stack"):
+        attention([torch.ones(1, 2, 8)] * 2, Packing.from_masks([None, None], [2, 2], 1))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from mmdit.layers.residual_kernels import sinkhorn_knopp
 from mmdit.layers.residuals import (
@@ -304,3 +306,32 @@ def test_the_plain_residual_adds_the_gated_branch():
     assert branch is x
     torch.testing.assert_close(net.depth(state, out, gate), x + gate * out)
     torch.testing.assert_close(net.depth(state, out), x + out)
+
+
+@pytest.mark.parametrize("residual", ["hyper_connections", "manifold_hyper_connections"])
+def test_vmap_and_forward_derivatives_go_through(residual):
+    net = drawn(MMDiT(depth=1, dim_modalities=(4, 6), heads=2, dim_head=4, num_residual_streams=2, residual=residual))
+    text, image, along = randn(3, 2, 4), randn(3, 5, 6), randn(3, 5, 6)
+
+    def out(image):
+        return net(modality_tokens=(text, image))[1]
+
+    eps = 1e-6
+    wanted = (out(image + eps * along) - out(image - eps * along)) / (2 * eps)
+    with sdpa_kernel(SDPBackend.MATH):
+        _, got = torch.func.jvp(out, (image,), (along,))
+        with forward_ad.dual_level():
+            dual = forward_ad.unpack_dual(out(forward_ad.make_dual(image, along))).tangent
+        weights = dict(net.named_parameters())
+
+        def loss(weights, text, image):
+            call = dict(modality_tokens=(text[None], image[None]))
+            return torch.func.functional_call(net, weights, (), call)[1].square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), (None, 0, 0))(weights, text, image)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(dual, got)
+    out(image).square().sum().backward()
+    for name, weight in net.named_parameters():
+        if weight.grad is not None:
+            torch.testing.assert_close(each[name].sum(0), weight.grad, msg=name)

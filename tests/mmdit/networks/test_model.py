@@ -10,6 +10,7 @@ import mmdit
 from mmdit import MMDiTModel
 from mmdit.config import ConfigError
 from mmdit.layers.positions import sinusoid
+from mmdit.packing import Packing
 from tests.support import oracles
 from tests.support.draws import drawn, padded_mask, randn
 
@@ -264,3 +265,64 @@ def test_the_sd3_family_has_its_published_parameters(name, parameters):
     with torch.device("meta"):
         net = mmdit.build(f"configs/{name}.yaml")
     assert sum(p.numel() for p in net.parameters()) == parameters
+
+
+def test_a_number_is_not_rounded_to_the_default_dtype():
+    net, given = model().float(), {k: v.float() if v.is_floating_point() else v for k, v in inputs().items()}
+    wanted = net(given, torch.full((2,), 999.0), torch.ones(2, 10))["image"]
+    torch.set_default_dtype(torch.bfloat16)  # in which 999 is 1000
+    try:
+        got = net(given, 999.0, torch.ones(2, 10))["image"]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(got, wanted)
+
+
+@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+def test_a_timestep_at_a_masked_token_changes_nothing(varlen):
+    net, given, mask, t = model(), inputs(), padded_mask(5, 3, 5), torch.rand(2, 5).double()
+    net.transformer.varlen, seen = varlen, []
+    for fill in (0.3, float("nan")):
+        net.zero_grad()
+        times = {"text": t[:, 0], "image": t[:, 1], "audio": t.masked_fill(~mask, fill)}
+        out = net(given, times, torch.ones(2, 10).double(), {"audio": mask})
+        (out["image"].square().sum() + out["audio"][mask].square().sum()).backward()
+        assert out["audio"].isfinite().all()
+        seen.append([out["image"], out["audio"][mask], *(p.grad for p in net.parameters() if p.grad is not None)])
+    assert all(torch.equal(a, b) for a, b in zip(*seen, strict=True))
+
+
+@pytest.mark.parametrize("change", [{}, {"norm_eps": 0.0}], ids=["norm_eps", "no norm_eps"])
+@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+def test_samples_of_different_sizes_have_a_timestep_for_each_token(varlen, change):
+    net, given, t = model(**change), inputs(), torch.rand(2, 5).double()
+    net.transformer.varlen = varlen
+    given["audio"] = [given["audio"][0], given["audio"][1, :3]]
+    times, pooled = {"text": t[:, 0], "image": t[:, 1], "audio": t}, randn(2, 10)
+    out = net(given, times, pooled)
+    for i, count in enumerate((5, 3)):
+        one = {name: x[i][None] for name, x in given.items()}
+        own = {name: x[i : i + 1, :count] if x.ndim == 2 else x[i : i + 1] for name, x in times.items()}
+        for name, x in net(one, own, pooled[i : i + 1]).items():
+            torch.testing.assert_close(out[name][i], x[0])
+
+
+def test_what_is_packed_is_finite_where_norms_add_nothing():
+    net, given, mask = model(norm_eps=0.0), inputs(), padded_mask(5, 3, 5)
+    net.transformer.varlen = True
+    out = net(given, 0.5, randn(2, 10), {"audio": mask})["audio"]
+    out[mask].sum().backward()
+    assert out.isfinite().all() and all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timestep": torch.ones(2, device="meta")}, "timestep is on meta, but the tokens are on cpu; move it there"),
+        ({"pooled": torch.ones(2, 10, device="meta")}, "pooled is on meta, but the tokens are on cpu"),
+        ({"masks": Packing.from_masks([None], [6], 2)}, "the packing is for 1 modalities, got 3: text, image, audio"),
+    ],
+)
+def test_what_is_elsewhere_or_of_another_network_is_named(change, message):
+    with pytest.raises(ValueError, match=message):
+        model()(inputs(), **{"timestep": torch.ones(2), "pooled": randn(2, 10)} | change)

@@ -161,7 +161,7 @@ def test_a_nested_residual_keeps_the_feedforward_alone():
     ("options", "call", "message"),
     [
         (dict(dim_modalities=(8, 12)), {}, "widths must be equal, got modality 0 8, modality 1 12"),
-        (dict(single_stream="beside"), {}, "single_stream.kind: expected one of parallel, sequential, got 'beside'"),
+        (dict(single_stream="beside"), {}, "single_stream: expected one of parallel, sequential, got 'beside'"),
         (
             dict(shared_modulation=True, dim_cond=None),
             {},

@@ -120,7 +120,8 @@ def test_samples_at_different_times_do_not_take_the_modulation_of_the_first():
 
 def test_a_bare_stack_takes_its_own_modulation_and_refuses_that_of_another():
     options = dict(dim_text=8, dim_image=8, dim_cond=6, heads=2, dim_head=4)
-    net, deeper = (drawn(mmdit.MMDiT(depth=depth, **options)) for depth in (2, 3))
+    net, deeper, short = (drawn(mmdit.MMDiT(depth=depth, **options)) for depth in (2, 3, 1))
+    single = drawn(mmdit.MMDiT(depth=2, single_stream_depth=1, should_skip_last_feedforward=False, **options))
     xs, cond = dict(text_tokens=randn(2, 3, 8), image_tokens=randn(2, 5, 8)), randn(2, 6)
     wanted = net(**xs, time_cond=cond)
     for a, b in zip(net(**xs, time_cond=cond, modulation=net.modulate(cond)), wanted, strict=True):
@@ -129,6 +130,12 @@ def test_a_bare_stack_takes_its_own_modulation_and_refuses_that_of_another():
         net(**xs, time_cond=cond, modulation=deeper.modulate(cond))
     with pytest.raises(ValueError, match="modulation is for a batch of 3, got tokens with one of 2"):
         net(**xs, time_cond=cond, modulation=net.modulate(randn(3, 6)))
+    with pytest.raises(ValueError, match="modulation is that of 1 blocks, but this stack has 2"):
+        net(**xs, time_cond=cond, modulation=short.modulate(cond))
+    with pytest.raises(ValueError, match="modulation is that of 1 blocks, but this stack has 0"):
+        net(**xs, time_cond=cond, modulation=single.modulate(cond)._replace(blocks=()))
+    with pytest.raises(ValueError, match="modulation is for a batch of 3, got tokens with one of 2"):
+        single(**xs, time_cond=cond, modulation=single.modulate(randn(3, 6))._replace(blocks=()))
 
 
 def test_autocast_takes_the_batch_of_one_as_any_other():

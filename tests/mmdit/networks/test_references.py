@@ -8,7 +8,8 @@ import torch
 import mmdit
 from mmdit.networks.places import RotaryPlaces
 from mmdit.options import OptionError
-from tests.support.draws import drawn, randn
+from mmdit.packing import Packing
+from tests.support.draws import drawn, padded_mask, randn
 
 CONFIG = {
     "model": {
@@ -32,12 +33,16 @@ CONFIG = {
 }
 
 
-def made(**rotary):
+BY_SAMPLE = {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}}
+
+
+def made(clean=False, **rotary):
     config = {
         "model": {**CONFIG["model"], "modalities": {k: dict(v) for k, v in CONFIG["model"]["modalities"].items()}}
     }
     modality = config["model"]["modalities"]["image"]
     modality["rotary"] = {**modality["rotary"], **rotary}
+    modality["references"] = {**modality["references"], "clean": clean}
     return drawn(mmdit.build(config)).eval()
 
 
@@ -114,10 +119,47 @@ def test_what_is_no_reference_is_said(references, message):
         ({"references": {"axis": 1}}, "an axis below 3 that is none of the image's own, got 1"),
         ({"references": {"axis": 3}}, "an axis below 3 that is none of the image's own, got 3"),
         ({"rotary": {"axes": [1, 2], "start": [1, 2]}}, "there are 3 axes, got 2 numbers"),
+        (
+            {"references": {"clean": True}, "register_tokens": 1},
+            "references.clean: .* register tokens in front of 'image'",
+        ),
+        ({"references": {"clean": True}, **BY_SAMPLE}, "references.clean: .* does not go with one gate of the sample"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(change, message):
-    modalities = CONFIG["model"]["modalities"]
-    changed = {**modalities, "image": {**modalities["image"], **change}}
+    model = CONFIG["model"]
+    of_model = {key: value for key, value in change.items() if key in ("register_tokens", "attention")}
+    image = {**model["modalities"]["image"], **{k: v for k, v in change.items() if k not in of_model}}
     with pytest.raises((OptionError, ValueError), match=message):
-        mmdit.build({"model": {**CONFIG["model"], "modalities": changed}})
+        mmdit.build({"model": {**model, **of_model, "modalities": {**model["modalities"], "image": image}}})
+
+
+def test_without_references_clean_ones_change_no_timestep_of_a_token():
+    plain, given, t = made(), inputs(), torch.rand(2, 6)
+    clean = made(clean=True)
+    clean.load_state_dict(plain.state_dict())
+    times = {"text": t[:, 0], "image": t}
+    torch.testing.assert_close(clean(given, times)["image"], plain(given, times)["image"])
+    with pytest.raises(ValueError, match=r"timestep of image must have the shape \(batch,\) = \(2,\), got \(2, 10\)"):
+        clean(given, times | {"image": torch.rand(2, 10)}, references={"image": [randn(2, 2, 4, 4)]})
+    with pytest.raises(ValueError, match=r"timestep of image must .* or \(batch, tokens\) = \(2, 10\), got \(2, 6\)"):
+        plain(given, times, references={"image": [randn(2, 2, 4, 4)]})
+
+
+@pytest.mark.parametrize("how", ["padded", "varlen", "packing", "list"])
+def test_behind_a_masked_text_an_image_begins_where_it_begins_behind_its_valid_words(how):
+    net, given, t = made(start=[1, 0, 0], after="text"), inputs(3), torch.rand(3)
+    masks = {"text": padded_mask(3, 2, 3, 0)}
+    references = {"image": [randn(3, 2, 2, 4)]}
+    net.transformer.varlen = how == "varlen"
+    if how == "list":
+        sized, masks, references = {"text": given["text"], "image": [*given["image"]]}, masks, None
+    else:
+        sized = given
+    if how == "packing":
+        masks = Packing.from_masks([masks["text"], None], [3, 8], 3)
+    got = net(sized, t, masks=masks, references=references)["image"]
+    for i, count in enumerate((2, 3, 0)):
+        one = {"text": given["text"][i : i + 1, :count], "image": given["image"][i : i + 1]}
+        own = None if references is None else {"image": [x[i : i + 1] for x in references["image"]]}
+        torch.testing.assert_close(got[i], net(one, t[i : i + 1], references=own)["image"][0])

@@ -268,7 +268,7 @@ def test_unwanted_conditioning_is_refused():
         (dict(discard=(3,)), "discard holds modality indexes below 3, got 3"),
         (dict(discard=(0, 1, 2)), "discard: every modality is discarded"),
         (dict(num_register_tokens=(1, 2)), "num_register_tokens must be one value or one for each"),
-        (dict(num_register_tokens=-1), "num_register_tokens: expected a number >= 0 or a mapping, got -1"),
+        (dict(num_register_tokens=-1), "num_register_tokens: expected a number >= 0 or a list, got -1"),
         (dict(dual_blocks=(4,)), "dual_blocks.0: block 4 does not exist; depth is 1"),
         (dict(num_residual_streams=2, residual="plain"), "num_residual_streams: kind 'plain' has 1 stream, got 2"),
         (dict(num_residual_streams=0), "num_residual_streams: expected a number >= 1, got 0"),

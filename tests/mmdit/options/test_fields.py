@@ -13,10 +13,12 @@ import pytest
 from pydantic import TypeAdapter
 from torch import nn
 
-from mmdit import MMDiT, MMDiTBlock
+from mmdit import JointAttention, MMDiT, MMDiTBlock
+from mmdit.adaptive_attention import AdaptiveAttention
 from mmdit.config import ConfigError
 from mmdit.config.file import validate_mapping
 from mmdit.mmdit_generalized_pytorch import MMDiT as GeneralMMDiT
+from mmdit.mmdit_generalized_pytorch import MMDiTBlock as GeneralBlock
 from mmdit.options import (
     AttentionOptions,
     BlockOptions,
@@ -128,7 +130,7 @@ def test_a_missing_size_is_named(missing):
     ("keywords", "message"),
     [
         (dict(adaln=True), "adaln: expected one of zero, identity, got True"),
-        (dict(single_stream="bogus"), "single_stream.kind: expected one of parallel, sequential, got 'bogus'"),
+        (dict(single_stream="bogus"), "single_stream: expected one of parallel, sequential, got 'bogus'"),
         (dict(depth=2.5), "depth: expected a whole number, got 2.5"),
         (dict(varlen="no"), "varlen: expected true or false, got 'no'"),
         (dict(norm_eps=float("nan")), "norm_eps: expected a finite number, got nan"),
@@ -136,8 +138,26 @@ def test_a_missing_size_is_named(missing):
         (dict(rotary_axes=(3,)), "rotary_axes.0: expected a number >= 2, .*|rotary_axes.0: expected a multiple of 2"),
         (dict(rotary_axes=(2, 2), rotary_theta=-1), "rotary_theta: expected a number > 0, got -1"),
         (dict(single_stream_depth=-1), "single_stream_depth: expected a number >= 1, got -1"),
-        (dict(softclamp=True, softclamp_value=-1), "softclamp_value: expected a number > 0 or null, got -1"),
+        (dict(softclamp=True, softclamp_value=-1), "softclamp_value: expected a number > 0, got -1"),
         (dict(dual_blocks=[-1]), "dual_blocks.0: expected a number >= 0, got -1"),
+        (dict(dim_text=0), "dim_text: expected a number > 0, got 0"),
+        (dict(final_norm="x"), "final_norm: expected true or false, got 'x'"),
+        (dict(should_skip_last_feedforward="no"), "should_skip_last_feedforward: expected true or false, got 'no'"),
+        (dict(num_register_tokens=2.5), "num_register_tokens: expected a whole number, got 2.5"),
+        (dict(discard=0), "discard: expected a list, got 0"),
+        (dict(dual_blocks=3), "dual_blocks: expected a list, got 3"),
+        (dict(rotary_axes=16), "rotary_axes: expected a list or null, got 16"),
+        (dict(ff_kwargs=[1]), "ff_kwargs: expected a mapping or FeedForwardOptions or null, got"),
+        (dict(num_adaptive_weights="2"), "num_adaptive_weights: expected a whole number, got '2'"),
+        (dict(num_residual_streams="2"), "num_residual_streams: expected a whole number, got '2'"),
+        (dict(softclamp_value="x"), "softclamp_value: expected a number, got 'x'"),
+        (dict(softclamp="no"), "softclamp: expected true or false, got 'no'"),
+        (dict(qk_norm_shared=2), "qk_norm_shared: expected true or false, got 2"),
+        (dict(rotary_theta=-1), "rotary_theta: expected a number > 0, got -1"),
+        # accepted, they would change nothing
+        (dict(rotary_theta=3.0), "rotary_theta: there are no axes that it is of; set rotary_axes as well, got 3.0"),
+        (dict(single_stream="sequential"), "single_stream: there are no such blocks; set single_stream_depth as well"),
+        (dict(dynamic_residual=False), "dynamic_residual: kind 'plain' mixes no streams"),
     ],
 )
 def test_a_wrong_keyword_is_named_with_what_was_wanted(keywords, message):
@@ -232,3 +252,41 @@ def test_a_value_of_one_of_several_types_keeps_nothing_of_those_who_asked() -> N
         assert ask()() is None
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GeneralMMDiT(depth=1, dim_modalities=16), "dim_modalities: expected a list, got 16"),
+        (lambda: GeneralMMDiT(depth=1, dim_modalities=(8, 0)), "dim_modalities.1: expected a number > 0, got 0"),
+        (lambda: GeneralMMDiT(depth=1, dim_modalities=(8, 8), modality_names="ab"), "modality_names: expected a list"),
+        (
+            lambda: GeneralMMDiT(depth=1, dim_modalities=(8,), skip_last_feedforward="a"),
+            "skip_last_feedforward: expected",
+        ),
+        (
+            lambda: GeneralMMDiT(depth=1, dim_modalities=(8,), final_norms="yes"),
+            "final_norms: expected true or false or",
+        ),
+        (lambda: GeneralBlock(dim_modalities=(-1, 8)), "dim_modalities.0: expected a number > 0, got -1"),
+        (lambda: GeneralBlock(dim_modalities=(8, 8), skip_feedforward=5), "skip_feedforward: expected a list, got 5"),
+        (lambda: MMDiTBlock(dim_text=8, dim_image="8"), "dim_image: expected a whole number, got '8'"),
+        (lambda: JointAttention(dim_inputs=16), "dim_inputs: expected a list, got 16"),
+        (lambda: AdaptiveAttention(dim=8, unused_weights="all"), "unused_weights: .* discarded modality; set discard"),
+        (lambda: GeneralBlock(dim_modalities=(8,), unused_weights="all"), "unused_weights: .* modality; set discard"),
+        (
+            lambda: AdaptiveAttention(dim=8, dim_cond=8, gating="sample"),
+            "gating: gating is a setting of kind 'adaptive'",
+        ),
+        (lambda: AdaptiveAttention(dim=0), "^dim: expected a number > 0, got 0"),
+    ],
+)
+def test_sizes_and_places_of_modalities_are_checked_where_they_are_given(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_kind_of_list_is_one():
+    for dims in ([8, 6], (8, 6), np.array([8, 6]), dict.fromkeys((8, 6)).keys()):
+        net = GeneralMMDiT(depth=1, dim_modalities=dims, heads=1, dim_head=4, discard={1}, dual_blocks=range(0))
+        assert net.dim_modalities == (8, 6) and net.discarded == {1}
