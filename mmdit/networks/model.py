@@ -16,7 +16,7 @@ from mmdit.networks import ragged
 from mmdit.networks.embeddings import VectorEmbed, make_embed, make_timestep_embed, own_dtype
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
-from mmdit.networks.pads import PadTokens
+from mmdit.networks.pads import PadTokens, pack_with_pads
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
 from mmdit.networks.refiner import Refiner
@@ -48,6 +48,7 @@ class MMDiTModel(nn.Module):
             }
         )
         self.pads = nn.ModuleDict({name: PadTokens(m.pad, m.dim) for name, m in config.modalities.items() if m.pad})
+        self.multiples = [None if m.pad is None else m.pad.multiple for m in config.modalities.values()]
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
@@ -147,7 +148,7 @@ class MMDiTModel(nn.Module):
         joined = [self._join(name, tokens, valid, behind.get(name)) for name in self.modality_names]
         whole, masked = [x for x, _ in joined], Masks(tuple(mask for _, mask in joined), filled=True)
         if packing is not None and self.pads:  # which one of what was given does not count
-            packing = Packing.from_masks(masked.by_modality, [x.shape[1] for x in whole], batch)
+            packing = pack_with_pads(packing, masked.by_modality, self.multiples)
         outs = self.transformer(
             modality_tokens=whole,
             modality_masks=packing or masked,
