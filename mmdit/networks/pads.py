@@ -14,7 +14,7 @@ from mmdit.packing import Packing
 
 
 class PadTokens(nn.Module):
-    """`b n d -> b m d`: beside each sample's valid tokens as many of a learned one as make a multiple, valid as they are
+    """`b n d -> b m d`: beside each sample's valid tokens as many of a learned one as make a multiple, as valid
     (Z-Image). They stand behind the others, or where a mask leaves some out in the first of those places.
     """
 
@@ -29,7 +29,8 @@ class PadTokens(nn.Module):
         longer = lengthened(x, token, length)
         if mask is None:
             return longer, None
-        valid, count = lengthened(mask, mask.new_zeros(()), length), mask.sum(1, keepdim=True)
+        count = mask.sum(1, keepdim=True)
+        valid = lengthened(mask.float(), count.new_zeros((), dtype=torch.float32), length) > 0  # ONNX chooses no bools
         pads = ~valid & ((~valid).cumsum(1) <= filled_up(count, self.multiple) - count)
         return fill_masked(torch.where(pads.unsqueeze(-1), token, longer), valid | pads), valid | pads
 
