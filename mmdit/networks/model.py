@@ -17,7 +17,7 @@ from mmdit.networks import ragged
 from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_embed, make_timestep_embed, own_dtype, stretched
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
-from mmdit.networks.pads import PadTokens
+from mmdit.networks.pads import PadTokens, pack_with_pads
 from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.ragged import Given
 from mmdit.networks.refiner import Refiner
@@ -59,6 +59,7 @@ class MMDiTModel(nn.Module):
             if m.rotary is not None and m.rotary.after is not None:
                 self.masked.add(m.rotary.after)
         self.pads = nn.ModuleDict({name: PadTokens(m.pad, m.dim) for name, m in config.modalities.items() if m.pad})
+        self.multiples = [None if m.pad is None else m.pad.multiple for m in config.modalities.values()]
         self.refiners = nn.ModuleDict(
             {name: Refiner(config, name) for name, m in config.modalities.items() if m.refiner}
         )
@@ -168,7 +169,7 @@ class MMDiTModel(nn.Module):
         whole = [self._join(name, tokens, behind) for name in self.modality_names]
         ordered = tuple(masked.values())
         if packing is not None and self.pads:  # which one of what was given does not count
-            packing = Packing.from_masks(ordered, [x.shape[1] for x in whole], batch)
+            packing = pack_with_pads(packing, ordered, self.multiples)
         outs = self.transformer(
             modality_tokens=whole,
             modality_masks=packing or Masks(ordered, filled=True),

@@ -69,6 +69,32 @@ VIDEO = ROTARY | dict(
     },
     rotary={"axes": [8, 4, 4]},
 )
+ONE_STREAM = BARE | dict(
+    depth=0,
+    modalities={
+        "text": {
+            "dim": 32,
+            "input": {"kind": "linear", "dim": 8},
+            "pad": {"multiple": 4},
+            "refiner": {"depth": 1, "conditioning": "none"},
+            "rotary": {"axes": [0]},
+        },
+        "image": {
+            "dim": 32,
+            "input": IMAGE | {"positions": "none"},
+            "pad": {"multiple": 4},
+            "output": {"kind": "patches", "channels": 3, "parts": "scale"},
+            "rotary": {"axes": [1, 2], "after": "text", "after_axes": [0]},
+        },
+    },
+    rotary={"axes": [8, 4, 4]},
+    single_stream={"depth": 1, "kind": "sequential"},
+    discard=["text"],
+    norm={"kind": "rms", "weights": "plain", "place": "around"},
+    modulation={"parts": "scale_gate", "gate": "tanh", "activation": "none"},
+    attention={"kv_heads": 1},
+    timestep={"frequencies": 16, "hidden": 8},
+)
 MODELS = {
     "standard": PAIR | {"qk_rmsnorm": True},
     "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
@@ -76,6 +102,7 @@ MODELS = {
     "whole": WHOLE,
     "rotary and single streams": ROTARY,
     "video, refined text and a further input": VIDEO,
+    "one stream with pad tokens": ONE_STREAM,
     "soft-clamped, with registers": PAIR | {"attention": {"softclamp": 5.0}, "register_tokens": 2},
     "hyper-connections": PAIR | {"residual": {"kind": "hyper_connections", "streams": 2}},
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
@@ -107,11 +134,12 @@ def call_of(name: str, batch: int, lengths: tuple[int, ...]) -> dict[str, Any]:
     """Arguments written out by hand; the first modality's mask has gaps."""
     mask = torch.arange(lengths[0]) % 3 != torch.arange(batch)[:, None]
     cond = torch.randn(batch, 12)
-    if name in ("whole", "rotary and single streams"):
+    if name in ("whole", "rotary and single streams", "one stream with pad tokens"):
         whole = name == "whole"
         text = torch.randint(0, 11, (batch, lengths[0])) if whole else torch.randn(batch, lengths[0], 8)
         image = torch.randn(batch, 3, 2 * lengths[1], 2 * lengths[2])
         extra = {"pooled": torch.randn(batch, 6)} if whole else {"guidance": torch.rand(batch)}
+        extra = {} if name == "one stream with pad tokens" else extra
         return dict(inputs=dict(text=text, image=image), masks=dict(text=mask), timestep=torch.rand(batch), **extra)
     if name == "video, refined text and a further input":
         inputs = dict(

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 import mmdit
 from mmdit.layers.positions import ddpm_sinusoid
-from mmdit.networks.pads import PadTokens
+from mmdit.networks.pads import PadTokens, pack_with_pads
 from mmdit.networks.places import RotaryPlaces
 from mmdit.options import ModelOptions, OptionError, PadOptions
 from mmdit.packing import Packing
@@ -125,10 +125,16 @@ def test_pad_tokens_fill_up_what_is_valid_and_no_more():
     assert torch.equal(exact, x[:, :4])
 
 
-def test_what_is_masked_between_valid_tokens_stays_masked():
-    x, mask = randn(1, 5, 3), torch.tensor([[True, False, True, False, False]])
-    _, valid = PadTokens(PadOptions(multiple=4), 3)(x, mask)
-    assert valid.tolist() == [[True, False, True, True, False, False, False, False]]
+def test_pad_tokens_take_the_first_places_that_a_mask_leaves_out():
+    x, mask = randn(2, 5, 3), torch.tensor([[1, 0, 1, 0, 0], [0, 0, 1, 1, 1]]).bool()
+    pad = drawn(PadTokens(PadOptions(multiple=4), 3))
+    filled, valid = pad(x, mask)
+    assert valid.tolist() == [[True] * 4 + [False] * 4, [True, False, True, True, True] + [False] * 3]
+    assert [row.nonzero().flatten().tolist() for row in (filled == pad.token).all(-1)] == [[1, 3], [0]]
+    packing = pack_with_pads(Packing.from_masks([mask, None], [5, 6], 2), [valid, None], [4, None])
+    wanted = Packing.from_masks([valid, None], [8, 6], 2)
+    assert (packing.lengths, packing.padded) == (wanted.lengths, wanted.padded)
+    assert torch.equal(packing.index[0], wanted.index[0]) and packing.index[1] is None
 
 
 def test_an_image_stands_behind_the_valid_text_and_its_pad_tokens_at_0():
