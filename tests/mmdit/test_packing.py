@@ -16,6 +16,7 @@ from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import as_tool_config
 from tests.support.draws import drawn, padded_mask, randn
+from tests.support.families import each_kind
 from tests.support.marks import slow_but
 from tests.support.small_networks import COND, DIMS, LENGTHS, SIZES, VARIANTS, tokens
 
@@ -162,7 +163,7 @@ def network(family):
 
 
 @pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@each_kind
 def test_images_and_captions_of_many_sizes_share_a_batch(family, varlen):
     net = network(family)
     net.transformer.varlen = varlen

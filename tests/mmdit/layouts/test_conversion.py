@@ -28,6 +28,7 @@ from mmdit_cli.export.preconditions import Export
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
 from mmdit_cli.shape_check.weights import check_weights
 from tests.support.configs import as_written
+from tests.support.families import each_kind
 from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 
@@ -70,7 +71,7 @@ def official(family, path: Path, layout: str, prefix: str = PREFIX) -> Path:
     return path
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@each_kind
 def test_a_file_of_diffusers_becomes_ours_and_comes_back_byte_for_byte(family, tmp_path):
     config, theirs = tool_config(family), save_theirs(family, tmp_path / "theirs")
     result = written(config, out=tmp_path / "ours", weights=theirs, source="diffusers", target="mmdit")

@@ -11,11 +11,18 @@ from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
 from tests.support.configs import as_written
+from tests.support.families import KINDS, each_kind
+from tests.support.marks import slow_but
 
 SD3 = [family for family in FAMILIES if family.config.startswith("sd3")]
 FLUX = [family for family in FAMILIES if family.config.startswith(("flux.1", "flux.2"))]
 HELD = [(family, "diffusers") for family in FAMILIES]
 HELD += [(family, "stability") for family in SD3] + [(family, "flux") for family in FLUX]
+held = pytest.mark.parametrize(
+    ("family", "layout"),
+    [pair if pair[0] in KINDS else pytest.param(*pair, marks=pytest.mark.slow) for pair in HELD],
+    ids=str,
+)
 BARE = {
     "two": dict(
         variant="two_modality", modalities={"text": {"dim": 12}, "image": {"dim": 8}}, skip_last_feedforward=[]
@@ -42,8 +49,8 @@ def our_state(config, dtype=torch.float32):
     return {name: x.to(dtype) for name, x in net.state_dict().items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("family", "layout"), HELD, ids=str)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16))
+@held
 def test_there_and_back_are_the_same_bits(family, layout, dtype):
     config = family.small_config().model
     ours = our_state(config, dtype)
@@ -52,7 +59,7 @@ def test_there_and_back_are_the_same_bits(family, layout, dtype):
     same_bits(to_layout(from_layout(theirs, config, layout), config, layout), theirs)
 
 
-@pytest.mark.parametrize(("family", "layout"), HELD, ids=str)
+@held
 def test_tensors_stay_on_their_device(family, layout):
     config = family.small_config().model
     ours = {name: x.to("meta") for name, x in our_state(config).items()}
@@ -60,7 +67,7 @@ def test_tensors_stay_on_their_device(family, layout):
     assert all(x.is_meta for x in (*theirs.values(), *from_layout(theirs, config, layout).values()))
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@each_kind
 def test_a_state_dict_of_diffusers_comes_back_with_the_same_bits_and_its_position_table(family):
     config, theirs = family.small_config().model, random_theirs(family).state_dict()
     same_bits(to_layout(from_layout(theirs, config, "diffusers"), config, "diffusers"), theirs)

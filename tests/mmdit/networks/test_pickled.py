@@ -14,10 +14,13 @@ import mmdit
 from mmdit.options import as_data
 from tests.support.configs import with_two_blocks
 from tests.support.draws import drawn
+from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 
+PATHS = sorted(CONFIGS.glob("*.yaml"))
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+
+@pytest.mark.parametrize("path", slow_but(PATHS, *PATHS[::4]), ids=lambda path: path.stem)
 def test_every_shipped_model_is_pickled_and_copied(path: Path) -> None:
     with torch.device("meta"):
         model = mmdit.build(with_two_blocks(path).model)

@@ -12,6 +12,7 @@ from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.packing import Packing
 from mmdit.sampling import network_velocity, sample, timestep_grid
 from tests.support.draws import drawn, randn
+from tests.support.families import each_kind
 
 
 def network(family):
@@ -34,7 +35,7 @@ def inputs(net, batch=2, size=(8, 4)):
 
 
 @pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
-@pytest.mark.parametrize("family", FAMILIES, ids=str)
+@each_kind
 def test_every_step_is_the_one_with_its_own_conditioning(family, varlen):
     net = network(family)
     xs, given = inputs(net), conditions(net, 2)
