@@ -19,7 +19,7 @@ def shipped_configs() -> dict[str, Path]:
     folder = next((at for at in (here / "configs", here.parent / "configs") if at.is_dir()), None)
     if folder is None:
         return {}
-    found = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path))
+    found = sorted(folder.rglob("*.yaml"), key=lambda path: (len(path.relative_to(folder).parts), path.with_suffix("")))
     return {path.relative_to(folder).as_posix().removesuffix(".yaml"): path for path in found}
 
 

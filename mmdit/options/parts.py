@@ -245,9 +245,10 @@ class RotaryOptions(Options):
     def check(self) -> Iterator[OptionError]:
         count, pairs = len(self.axes), sum(self.axes) // 2
         for index, share in enumerate(self.axes):
-            if self.ladder == "shared" and index and index + count * (share // 2 - 1) >= pairs:
-                message = f"every {count}th of {pairs} frequencies is not enough for it; the first axis has the rest"
-                yield OptionError(("axes", index), message)
+            most = 2 * ((pairs - index - 1) // count + 1)
+            if self.ladder == "shared" and index and share > most:
+                message = f"one in {count} of {pairs} frequencies is its own, so that it has {most} features at most"
+                yield OptionError(("axes", index), f"{message}, got {share}; the first axis has the rest")
 
 
 # ------------------------------------------------------------------------------------------------------ conditioning

@@ -121,4 +121,4 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
             if id(module) in second:
                 yield "second attention", module.names[0], module.attend
             else:
-                yield "attention", JOINED if module.names == (JOINED,) else None, module.attend
+                yield "attention", module.names[0] if len(module.names) == 1 else None, module.attend

@@ -162,9 +162,10 @@ def command(
             resume=resume,
             document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
         )
-    except Interrupted as stop:
+    except KeyboardInterrupt as stop:
+        where = stop.where if isinstance(stop, Interrupted) else f"interrupted between runs in {place}"
         more = ["--run-dir", str(place)] * (run_dir is None) + ["--resume"] * (not resume)
-        raise Interrupted(stop.where, shlex.join(["mmdit", *sys.argv[1:], *more])) from None
+        raise Interrupted(where, shlex.join(["mmdit", *sys.argv[1:], *more])) from None
     request.show(
         results,
         lambda width: compare_tables(comparison, width),
