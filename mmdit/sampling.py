@@ -63,6 +63,7 @@ def network_velocity(
     references: Mapping[str, Sequence[Tensor]] | None = None,
     channels: Mapping[str, Tensor] | None = None,
     sigmas: Iterable[float] | Tensor | None = None,
+    class_labels: Tensor | int | None = None,
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
@@ -71,8 +72,8 @@ def network_velocity(
 
     Args:
         condition: the modalities that are not drawn, such as a prompt's tokens `b n d`.
-        pooled, masks, guidance, references: see `MMDiTModel`. A `Packing` of the masks is read once, rather than at
-            every step.
+        pooled, masks, guidance, references, class_labels: see `MMDiTModel`. A `Packing` of the masks is read once,
+            rather than at every step.
         channels: by modality, `b c h w` of further channels behind those that are drawn: a masked picture and its mask
             (FLUX.1 Fill), or a guide (FLUX.1 Canny).
         sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
@@ -92,7 +93,8 @@ def network_velocity(
         numbers = [float(np.float32(value)) for value in _numbers(sigmas)]
         grid = torch.tensor(numbers, dtype=torch.float32, device=device)
         with torch.no_grad():
-            made = net.precompute_modulation(grid * (TRAINING_TIMESTEPS / scale), pooled, guidance, dtype=dtype)
+            times = grid * (TRAINING_TIMESTEPS / scale)
+            made = net.precompute_modulation(times, pooled, guidance, class_labels, dtype=dtype)
         known = dict(zip(numbers, made, strict=True))
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
@@ -106,7 +108,8 @@ def network_velocity(
         times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         each = {name: times.get(name, noisiest) for name in net.modality_names}
-        out = net(inputs, noisiest if len(times) == 1 else each, pooled, masks, guidance, references=references)
+        t_given = noisiest if len(times) == 1 else each
+        out = net(inputs, t_given, pooled, masks, guidance, references=references, class_labels=class_labels)
         return {name: out[name] for name in x if name in out}
 
     return velocity

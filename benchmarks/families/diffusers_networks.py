@@ -56,6 +56,31 @@ def call_qwen(
     return drawn(net(grids(image, references), text, None, timestep, shapes, return_dict=False)[0], image)
 
 
+def call_layered(
+    net: nn.Module, layers: Tensor, text: Tensor, timestep: Tensor, references: Sequence[Tensor], class_labels: Tensor
+) -> Tensor:
+    """`layers`: b c f h w; the one reference is the picture that they are of."""
+    count, every = layers.shape[2], [*layers.unbind(2), *(x.squeeze(2) for x in references)]
+    shapes = [[(1, x.shape[2] // 2, x.shape[3] // 2) for x in every]] * len(layers)
+    given = dict(additional_t_cond=class_labels, return_dict=False)
+    out = net(grids(every[0], every[1:]), text, None, timestep, shapes, **given)[0]
+    tokens = out[:, : count * shapes[0][0][1] * shapes[0][0][2]].chunk(count, dim=1)
+    return torch.stack([unpack(x, every[0]) for x in tokens], dim=2)
+
+
+def layered(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any]:
+    """What the layered network is called with: some with more layers than half of the picture's rows and columns of
+    patches, so that text begins behind the one or the other."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    return dict(
+        inputs={"text": draw(batch, length, 40), "image": draw(batch, 4, 1 + steps, 4, 4 * steps**2)},
+        timestep=torch.rand(batch, generator=generator),
+        references={"image": [draw(batch, 4, 1, 6, 10)]},
+        class_labels=torch.arange(batch) % 2,
+    )
+
+
 def call_flux1(
     net: nn.Module,
     image: Tensor,
@@ -296,6 +321,17 @@ FAMILIES = (
         call_qwen,
         dict(zero_cond_t=True),
         20_430_401_088,
+    ),
+    Family(
+        "qwen-image-layered",
+        ROTARY_SMALL | {"model.rotary.axes": "[4, 6, 6]"},
+        QWEN,
+        ROTARY_OPTIONS
+        | dict(out_channels=4, axes_dims_rope=(4, 6, 6), use_additional_t_cond=True, use_layer3d_rope=True),
+        call_layered,
+        dict(use_additional_t_cond=True, use_layer3d_rope=True),
+        20_430_407_232,
+        arguments=layered,
     ),
     Family("flux.1-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),
     Family("flux.1-kontext-dev", FLUX1_SMALL, FLUX1, FLUX1_OPTIONS, call_flux1, FLUX1_PUBLISHED, 11_901_408_320),

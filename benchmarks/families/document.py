@@ -38,9 +38,9 @@ STATED = "its formulas, stated again in `benchmarks/families/mmaudio.py`"
 SIZES = """
 ## Sizes
 
-Forward FLOPs of one picture of 1024 x 1024 (of a network for video or sound, of the config's) and the text tokens of
-the config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c NAME` shows them by
-component; AuraFlow's row, with its parameters, is that of
+Forward FLOPs of one picture of 1024 x 1024 (of a network for video, layers or sound, of the config's) and the text
+tokens of the config's `run` section (2 FLOPs a multiply-add; matrix products and attention). `mmdit flops -c NAME`
+shows them by component; AuraFlow's row, with its parameters, is that of
 `mmdit flops -c auraflow --set model.modalities.image.input.max_size=96 --set run.tokens.image=4096`.
 """
 MISSING = """
@@ -70,7 +70,8 @@ def size(name: str) -> list[str]:
     """A full network's row."""
     side = PIXELS // PATCH.get(name, 16)
     overrides = [f"run.tokens.image={side * side}"]
-    if load_tool_config(CONFIGS / f"{name}.yaml").model.names[-1] != "image":
+    shipped = load_tool_config(CONFIGS / f"{name}.yaml")
+    if shipped.model.names[-1] != "image" or shipped.run.frames:
         overrides = []
     if name == "auraflow":  # its default table of positions ends at half of that picture
         overrides.append("model.modalities.image.input.max_size=96")
@@ -128,7 +129,7 @@ def options(model: ModelOptions) -> list[str]:
         used.append("no modulation bias")
     if model.register_tokens:
         used.append("register_tokens")
-    used += [name for name in ("guidance", "pooled") if getattr(model, name)]
+    used += [name for name in ("guidance", "pooled", "class_labels") if getattr(model, name)]
     if getattr(model.modalities["text"].input, "norm", "none") != "none":
         used.append("text input norm")
     if kernels := model.feedforward.kernel if isinstance(model.feedforward.kernel, dict) else {}:

@@ -32,6 +32,20 @@ def as_vector(given: object, argument: str, batch: int, device: torch.device, *,
     return given
 
 
+def as_labels(given: object, argument: str, batch: int, device: torch.device, *, classes: int) -> Tensor:
+    """`b` labels of classes, from a tensor of them or from one for all.
+
+    Raises:
+        ValueError: it is something else, or of another length, or on another device; or a number without a class.
+    """
+    labels = torch.full((batch,), given, device=device) if isinstance(given, int) else given
+    whole = isinstance(labels, Tensor) and labels.dtype in (torch.int64, torch.int32)
+    if not whole or (isinstance(given, int) and not 0 <= given < classes):
+        got = given if isinstance(given, (int, float)) else getattr(given, "dtype", described(given))
+        raise ValueError(f"{argument} must be integers from 0 to {classes - 1}, got {got}")
+    return as_vector(labels, argument, batch, device)
+
+
 def check_device(given: Tensor, argument: str, device: torch.device) -> None:
     """Raises ValueError where it is on another one than the tokens."""
     if given.device != device:

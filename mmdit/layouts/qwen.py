@@ -25,6 +25,7 @@ def diffusers(config: ModelOptions) -> Iterator[str]:
         inputs.text.linear = txt_in
         outputs.image.modulation = swap(norm_out.linear)
         outputs.image.linear = patch(proj_out)
+        class_embed = time_text_embed.addition_t_embedding
     """)
     yield from below("", "time_text_embed", TIME)
     yield from joint_lines(config, "transformer_blocks", ATTENTION + MODULATION_AND_FEEDFORWARD)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.layers.arguments import as_vector, check_device, check_names, described
+from mmdit.layers.arguments import as_labels, as_vector, check_device, check_names, described
 from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
@@ -29,9 +29,9 @@ from mmdit.packing import Packing
 class MMDiTModel(nn.Module):
     """A network from its inputs' own forms to its outputs' (Esser et al. 2024, Figure 2a), built from a config.
 
-    Timestep, guidance scale and pooled vector become the conditioning; each input is embedded to tokens, refined where
-    the config says so, and given its place; the transformer runs; each modality with an output head is brought back to
-    its form.
+    Timestep, guidance scale, pooled vector and class become the conditioning; each input is embedded to tokens, refined
+    where the config says so, and given its place; the transformer runs; each modality with an output head is brought
+    back to its form.
     """
 
     def __init__(self, config: ModelOptions) -> None:
@@ -85,6 +85,8 @@ class MMDiTModel(nn.Module):
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
+        labels = config.class_labels
+        self.class_embed = None if labels is None or dim_cond is None else nn.Embedding(labels.classes, dim_cond)
         dims = {name: config.modalities[name].dim for name in config.means}
         self.means_embed = MeansEmbed(dims, dim_cond, config.feedforward) if dims and dim_cond else None
         self.places = None if config.rotary is None else RotaryPlaces(config)
@@ -101,6 +103,7 @@ class MMDiTModel(nn.Module):
         guidance: Tensor | float | None = None,
         modulation: NetworkModulation | None = None,
         references: Mapping[str, Sequence[Tensor]] | None = None,
+        class_labels: Tensor | int | None = None,
     ) -> dict[str, Any]:
         """Run the network.
 
@@ -116,9 +119,11 @@ class MMDiTModel(nn.Module):
                 must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of
                 them, where those of further inputs stand behind their modality's own.
             guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
-            modulation: one of `precompute_modulation`, in place of timestep, pooled and guidance.
-            references: by modality, where its config has `references`, further images `b c h' w'`, each of its own
-                size: all of their tokens are valid, none is returned, and a `Packing` of the masks counts them.
+            modulation: one of `precompute_modulation`, in place of timestep, pooled, guidance and class_labels.
+            references: by modality, where its config has `references`, further images `b c h' w'` (beside a video
+                `b c f' h' w'`), each of its own size: all of their tokens are valid, none is returned, and a `Packing`
+                of the masks counts them.
+            class_labels: `b` integers or one for all samples, where the config has `class_labels`.
 
         Returns:
             By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
@@ -145,10 +150,12 @@ class MMDiTModel(nn.Module):
             every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
         like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
         if modulation is None:
-            conds = self._conditioning(timestep, pooled, guidance, batch, like, clean, every, means)
+            conds = self._conditioning(timestep, pooled, guidance, class_labels, batch, like, clean, every, means)
         else:
-            if timestep is not None or pooled is not None or guidance is not None:
-                raise ValueError("modulation takes the place of timestep, pooled and guidance; pass it alone")
+            if any(each is not None for each in (timestep, pooled, guidance, class_labels)):
+                raise ValueError(
+                    "modulation takes the place of timestep, pooled, guidance and class_labels; pass it alone"
+                )
             conds, timestep, clean = self._known(modulation, batch), modulation.timestep.expand(batch), self.clean
 
         own = [tokens[name].shape[1] for name in self.modality_names]
@@ -191,19 +198,20 @@ class MMDiTModel(nn.Module):
         timesteps: Tensor,
         pooled: Tensor | None = None,
         guidance: Tensor | float | None = None,
+        class_labels: Tensor | int | None = None,
         *,
         dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
         """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
 
-        Shifts, scales and gates depend on timestep, pooled vector and guidance alone, so they need not be computed anew
-        for each step: the modulations hold about a third of the parameters of an SD3 block, which the steps then don't
-        read. The result holds steps x b x (width of all modulations) numbers.
+        Shifts, scales and gates depend on timestep, pooled vector, guidance and class alone, so they need not be
+        computed anew for each step: the modulations hold about a third of the parameters of an SD3 block, which the
+        steps then don't read. The result holds steps x b x (width of all modulations) numbers.
 
         Args:
             timesteps: `s`, in the network's unit, each for all samples and modalities.
-            pooled, guidance: as in the call, `b dim` and `b`. Where the network has neither, or they have a batch of 1,
-                the result serves any batch.
+            pooled, guidance, class_labels: as in the call, `b dim`, `b` and `b`. Where the network has none of them, or
+                they have a batch of 1, the result serves any batch.
             dtype: what the network computes in; None: that of the weights that embed the timestep, where these are not
                 stored as something else (float8, say), or else of `pooled`, or else of its other weights.
 
@@ -222,20 +230,23 @@ class MMDiTModel(nn.Module):
             raise ValueError("precompute_modulation: this model is conditioned on its inputs too, which it isn't given")
         if isinstance(guidance, (int, float)):
             guidance = as_vector(guidance, "guidance", 1, timesteps.device)
-        self._check_conditions(pooled, guidance, timesteps.device)
-        steps, given = len(timesteps), [x for x in (pooled, guidance) if x is not None]
+        self._check_conditions(pooled, guidance, class_labels, timesteps.device)
+        if isinstance(class_labels, int):
+            class_labels = torch.full((1,), class_labels, device=timesteps.device)
+        steps, given = len(timesteps), [x for x in (pooled, guidance, class_labels) if x is not None]
         batch = max((len(x) for x in given), default=1)
         if any(len(x) not in (1, batch) for x in given):
-            raise ValueError(f"pooled and guidance must have one batch, got {' and '.join(str(len(x)) for x in given)}")
-        every = [
+            got = " and ".join(str(len(x)) for x in given)
+            raise ValueError(f"pooled, guidance and class_labels must have one batch, got {got}")
+        every: list[Any] = [
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
-            for x in (pooled, guidance)
+            for x in (pooled, guidance, class_labels)
         ]
         if dtype is None:
             dtype = own_dtype(self.time_embed, own_dtype(self) if pooled is None else pooled.dtype)
         like = timesteps.new_empty(0, dtype=dtype)
         t = timesteps.repeat_interleave(batch)
-        conds: Any = self._conditioning(t, every[0], every[1], steps * batch, like, self.clean)
+        conds: Any = self._conditioning(t, every[0], every[1], every[2], steps * batch, like, self.clean)
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
         kept = conds if self.clean or self.still else conds[:1]
@@ -393,6 +404,7 @@ class MMDiTModel(nn.Module):
         timestep: Tensor | float | Mapping[str, Tensor | float] | None,
         pooled: Tensor | None,
         guidance: Tensor | float | None,
+        class_labels: Tensor | int | None,
         batch: int,
         like: Tensor,
         clean: Collection[str],
@@ -403,14 +415,15 @@ class MMDiTModel(nn.Module):
         of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
         that of timestep 0, where its references are `clean`."""
         if self.time_embed is None:
-            if timestep is not None or pooled is not None or guidance is not None:
+            if any(each is not None for each in (timestep, pooled, guidance, class_labels)):
                 raise ValueError(
-                    "this model has no timestep in its config, so no timestep, pooled or guidance may be passed"
+                    "this model has no timestep in its config, so no timestep, pooled, guidance or class_labels may be "
+                    "passed"
                 )
             return [None] * len(self.modality_names)
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        self._check_conditions(pooled, guidance, like.device, batch)
+        self._check_conditions(pooled, guidance, class_labels, like.device, batch)
 
         def of_number(
             embed: nn.Module, given: object, argument: str, tokens: int | None = None, mask: Tensor | None = None
@@ -424,6 +437,11 @@ class MMDiTModel(nn.Module):
             extra = extra + of_number(self.guidance_embed, guidance, "guidance")
         if self.pooled_embed is not None and pooled is not None:
             extra = extra + self.pooled_embed(pooled.to(like.dtype))
+        if self.class_embed is not None:
+            labels = as_labels(
+                class_labels, "class_labels", batch, like.device, classes=self.class_embed.num_embeddings
+            )
+            extra = extra + self.class_embed(labels).to(like.dtype)
         if isinstance(timestep, Mapping):
             check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
@@ -441,10 +459,19 @@ class MMDiTModel(nn.Module):
         return [*conds]
 
     def _check_conditions(
-        self, pooled: object, guidance: object, device: torch.device, batch: int | None = None
+        self,
+        pooled: object,
+        guidance: object,
+        class_labels: object,
+        device: torch.device,
+        batch: int | None = None,
     ) -> None:
         """That there are those which the network was built with, of their shapes; `batch`: None where it may be any."""
-        parts = (("guidance", guidance, self.guidance_embed), ("a pooled vector", pooled, self.pooled_embed))
+        parts = (
+            ("guidance", guidance, self.guidance_embed),
+            ("a pooled vector", pooled, self.pooled_embed),
+            ("class_labels", class_labels, self.class_embed),
+        )
         for what, given, embed in parts:
             if (given is None) != (embed is None):
                 wanted = "was built without" if embed is None else "needs"

@@ -18,6 +18,7 @@ from mmdit.options.network import BlockOptions, JointAttentionOptions, ModelOpti
 from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
+    ClassLabelOptions,
     FeedForwardOptions,
     GuidanceOptions,
     ModulationOptions,
@@ -32,6 +33,7 @@ from mmdit.options.parts import (
 __all__ = [
     "AttentionOptions",
     "BlockOptions",
+    "ClassLabelOptions",
     "FeedForwardInput",
     "FeedForwardOptions",
     "GuidanceOptions",

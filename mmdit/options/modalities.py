@@ -178,7 +178,10 @@ class PadOptions(Options):
 class ReferenceOptions(Options):
     """Images given beside the one that is drawn: embedded as it is, behind it in the sequence, and not returned."""
 
-    axis: Count = option(0, "The rotary axis on which they stand apart.")
+    axis: Count = option(
+        0,
+        "The rotary axis on which they stand apart; beside a video it may be that of its frames (Qwen-Image-Layered).",
+    )
     start: Number = option(1, "Where the first stands on it, from the image's own place.")
     step: Number = option(1, "How far behind it each of the others stands (FLUX.2: 10).")
     clean: Flag = option(False, "Their timestep is 0, whatever that of the image (Qwen-Image-Edit-2511).")

@@ -14,6 +14,7 @@ from mmdit.options.modality_keywords import NAMED, NAMED_TYPES, by_names, distin
 from mmdit.options.norm import NormOptions
 from mmdit.options.parts import (
     AttentionOptions,
+    ClassLabelOptions,
     FeedForwardOptions,
     GuidanceOptions,
     ModulationOptions,
@@ -205,6 +206,12 @@ class ModelOptions(BlockOptions):
     timestep: TimestepOptions | None = option(None, "Makes the conditioning vector of the timestep.", keywords={})
     guidance: GuidanceOptions | None = option(None, "Adds the guidance scale to it.", keywords={})
     pooled: PooledOptions | None = option(None, "Adds a vector of the sample to it.", keywords={})
+    class_labels: ClassLabelOptions | None = option(
+        None,
+        "Adds a learned vector of the sample's class to it (DiT; in Qwen-Image-Layered there are two).",
+        keywords={},
+        later=True,
+    )
     means: tuple[Text, ...] = option(
         (),
         "Adds the means of these modalities' embedded tokens, a linear each and a feedforward of their sum (MMAudio).",
@@ -378,7 +385,7 @@ class ModelOptions(BlockOptions):
             if name in self.modalities and self.modalities[name].output is not None:
                 message = f"{name!r} is discarded, so it can have no output head"
                 yield OptionError(("modalities", name, "output"), message)
-        for key in ("timestep", "guidance", "pooled", "means"):
+        for key in ("timestep", "guidance", "pooled", "class_labels", "means"):
             if not getattr(self, key):
                 continue
             if self.dim_cond is None:

@@ -295,6 +295,15 @@ class PooledOptions(Options):
     dim: Whole = option(sentence="Its width.", example="2048", gt=0)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ClassLabelOptions(Options):
+    """A sample's class, of which a learned vector is added to the conditioning (DiT)."""
+
+    classes: Whole = option(
+        sentence="Number of different labels, that of no class included where there is one.", example="1001", gt=0
+    )
+
+
 # ------------------------------------------------------------------------------------------------------ their rules
 
 

@@ -25,8 +25,9 @@ def check_rotary(model: Any) -> Iterator[OptionError]:
                     yield OptionError((*at, key, index), f"axis {axis} does not exist; there are {len(axes)}")
         if place.start is not None and axes and len(place.start) != len(axes):
             yield OptionError((*at, "start"), f"there are {len(axes)} axes, got {len(place.start)} numbers")
-        if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in place.axes):
-            message = f"references stand apart on an axis below {len(axes)} that is none of the image's own"
+        own = place.axes[-2:]  # of rows and columns; beside a video they may be further frames
+        if (apart := modality.references) is not None and (apart.axis >= len(axes) or apart.axis in own):
+            message = f"references stand apart on an axis below {len(axes)} that is none of its rows' and columns'"
             yield OptionError(("modalities", name, "references", "axis"), f"{message}, got {apart.axis}")
         other = None if place.after is None else model.modalities.get(place.after)
         if place.after is not None and (other is None or other.rotary is None or other.rotary.after):

@@ -82,9 +82,11 @@ def task_of(name: str, config: ToolConfig) -> Task:
         return "example"
     if not (isinstance(drawn.input, PatchInput) and isinstance(drawn.output, PatchOutput)):
         return "audio"
+    if config.run.references:
+        return "edit"
     if not isinstance(drawn.input.patch, int):
         return "video"
-    return "edit" if config.run.references or drawn.input.channels > drawn.output.channels else "image"
+    return "edit" if drawn.input.channels > drawn.output.channels else "image"
 
 
 def _about(text: str) -> str:

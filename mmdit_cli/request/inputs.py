@@ -63,9 +63,11 @@ def example_inputs(
             kwargs["pooled"] = draw.normal(batch, config.model.pooled.dim)
         if config.model.guidance is not None:
             kwargs["guidance"] = draw.uniform(batch) + 3  # about what pictures are made with
+        if config.model.class_labels is not None:
+            kwargs["class_labels"] = draw.integers(config.model.class_labels.classes, batch)
         if config.run.references:
             kwargs["references"] = {
-                name: [_input(config, name, batch, draw) for _ in range(count)]
+                name: [_image(config, name, batch, draw, reference=True) for _ in range(count)]
                 for name, count in config.run.references.items()
             }
         return ModelInputs(kwargs, batch, config.all_tokens(), data)
@@ -113,9 +115,16 @@ def _input(config: ToolConfig, name: str, batch: int, draw: _Draw) -> Tensor:
     if isinstance(end, TokenInput):
         return draw.integers(end.vocabulary, batch, tokens)
     if isinstance(end, PatchInput):
-        sides = zip(config.patch_grid(name), end.sizes, strict=True)
-        return draw.normal(batch, end.channels, *(count * size for count, size in sides))
+        return _image(config, name, batch, draw)
     return draw.normal(batch, tokens, config.model.modalities[name].dim if end is None else end.dim)
+
+
+def _image(config: ToolConfig, name: str, batch: int, draw: _Draw, *, reference: bool = False) -> Tensor:
+    end: Any = config.model.inputs[name]
+    grid = config.patch_grid(name)
+    if reference and len(grid) == 3:
+        grid = (1, *grid[1:])
+    return draw.normal(batch, end.channels, *(count * size for count, size in zip(grid, end.sizes, strict=True)))
 
 
 def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing | None:

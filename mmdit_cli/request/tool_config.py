@@ -33,7 +33,8 @@ class RunConfig(Options):
     )
     mask: dict[Text, Annotated[Number, Ge(0), Le(1)]] = option({}, "Share of valid tokens, by masked modality.")
     references: dict[Text, Count] = option(
-        {}, "Images given beside the one that is drawn, by modality, each of as many tokens."
+        {},
+        "Images given beside the one that is drawn, by modality, each of as many tokens; beside a video, as a frame.",
     )
 
 
@@ -76,7 +77,8 @@ class ToolConfig(Config):
     def all_tokens(self) -> dict[str, int]:
         """Tokens of one sample by modality, those of its further inputs and of its references included."""
         return {
-            name: self.tokens_of(name) * (1 + self.run.references.get(name, 0))
+            name: self.tokens_of(name)
+            + prod(self.patch_grid(name)[-2:]) * self.run.references.get(name, 0)
             + sum(map(self.tokens_of, m.inputs or ()))
             for name, m in self.model.modalities.items()
         }

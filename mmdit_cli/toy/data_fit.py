@@ -127,4 +127,6 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
     ]
     if model.pooled is not None:
         problems.append("model.pooled must be left out: the captions have no pooled vector")
+    if model.class_labels is not None:
+        problems.append("model.class_labels must be left out: the data has captions instead")
     return problems

@@ -33,6 +33,7 @@ QUICK = (
     "sd3.5-medium",
     "qwen-image",
     "qwen-image-edit",
+    "qwen-image-layered",
     "flux.1-dev",
     "flux.1-fill-dev",
     "flux.1-kontext-dev",
@@ -115,7 +116,7 @@ def cast(arguments, dtype):
     late = arguments["timestep"].max() > 1
     exact = {"timestep": torch.tensor([0.5, 0.25]) * (1000 if late else 1), "guidance": torch.tensor([4.0, 2.0])}
     changed = arguments | {name: x for name, x in exact.items() if name in arguments}
-    return tree_map_only(torch.Tensor, lambda x: x if x.dtype == torch.bool else x.to(dtype), changed)
+    return tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, changed)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,8 @@ def test_padded_text_is_masked_as_in_qwen_image():
 @pytest.mark.parametrize(
     "family",
     slow_but(
-        FAMILIES, *(BY_NAME[n] for n in ("sd3-medium", "qwen-image-edit", "flux.1-dev", "flux.1-fill-dev", "auraflow"))
+        FAMILIES,
+        *(BY_NAME[n] for n in ("sd3-medium", "qwen-image-layered", "flux.1-dev", "flux.1-fill-dev", "auraflow")),
     ),
     ids=str,
 )
@@ -213,7 +215,7 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
     arguments = random_call(family, **CALLS[0])
     inputs, rest = (
         arguments["inputs"],
-        {k: v for k, v in arguments.items() if k in ("pooled", "guidance", "references", "masks")},
+        {k: v for k, v in arguments.items() if k in ("pooled", "guidance", "references", "class_labels", "masks")},
     )
     # where more channels come in than go out, the others stay as they are
     drawn = family.drawn

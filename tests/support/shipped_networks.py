@@ -21,7 +21,8 @@ WIDTH, DIM_HEAD = 32, 16
 
 def small(name: str, *overrides: str) -> ToolConfig:
     """A shipped config with two blocks of each kind and narrow streams."""
-    model = load_config(name, ToolConfig).model
+    whole = load_config(name, ToolConfig)
+    model = whole.model
     changes: dict[str, Any] = {"run.batch_size": 2, "model.depth": 2, "model.heads": 2, "model.dim_head": DIM_HEAD}
     changes["model.dim_joint_attn"] = changes["model.feedforward.dim"] = "null"
     if model.attention.dual:
@@ -35,6 +36,7 @@ def small(name: str, *overrides: str) -> ToolConfig:
         changes["model.dim_cond"] = 12
     if model.pooled is not None:
         changes["model.pooled.dim"] = 8
+    changes |= dict.fromkeys((f"run.frames.{name}" for name in whole.run.frames), 2)
     for modality, options in model.modalities.items():
         at = f"model.modalities.{modality}"
         changes[f"{at}.dim"] = WIDTH

@@ -48,7 +48,7 @@ def test_the_lists_sizes_are_those_that_flops_counts(name: str) -> None:
 def test_configs_are_listed_by_what_they_are_for(monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {
         **{"auraflow": "image", "hunyuan-image-2.1": "image", "flux.1-fill-dev": "edit", "flux.1-kontext-dev": "edit"},
-        **{"qwen-image-edit": "edit", "hunyuan-video-i2v": "video", "video-to-audio": "audio"},
+        **{"qwen-image-layered": "edit", "hunyuan-video-i2v": "video", "video-to-audio": "audio"},
         **{"two-modality": "example", "toy-digits": "toy", "ablations/qk-norm/qk-norm": "ablation"},
     }
     found = shipped_configs()

@@ -69,6 +69,20 @@ def test_a_video_has_its_frames_and_every_input_its_tokens_and_mask():
     assert result.ok and result.outputs["video"] == [2, 2, 5, 4, 6]
 
 
+def test_each_reference_of_a_video_is_one_of_its_frames_and_a_class_is_drawn():
+    video = {**VIDEO, "references": {"axis": 0, "start": -1, "step": -1}}
+    model = {**CONFIG["model"], "modalities": {"text": TEXT, "video": video}, "class_labels": {"classes": 3}}
+    config = as_tool_config({"model": model, "run": {**CONFIG["run"], "references": {"video": 2}}})
+    given = example_inputs(config)
+    assert [tuple(x.shape) for x in given.kwargs["references"]["video"]] == [(2, 2, 1, 4, 6)] * 2
+    assert given.tokens == {"text": 7, "video": 30 + 2 * 6}
+    assert given.kwargs["class_labels"].shape == (2,) and given.kwargs["class_labels"].max() < 3
+    net = mmdit.build(config.model)
+    assert net(**given.kwargs)["video"].shape == (2, 2, 5, 4, 6)
+    counted = sum(p.numel() for component in find_components(net) for m in component.modules for p in m.parameters())
+    assert counted == sum(p.numel() for p in net.parameters())
+
+
 @pytest.mark.parametrize("varlen", [False, True])
 def test_every_parameter_is_of_a_component_and_every_flop_is_counted(varlen):
     config = as_tool_config(CONFIG | {"model": CONFIG["model"] | {"varlen": varlen}})

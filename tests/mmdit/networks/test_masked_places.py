@@ -152,6 +152,7 @@ def test_in_a_published_network(family: Any, how: str) -> None:
     net.transformer.varlen = how == "packed"
     call = random_call(family, batch=3, height=4, width=4, length=4, references=())
     call = tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, call)
+    call.pop("references", None)
     given, seen = call.pop("inputs"), net.inputs[family.drawn]
     masks = {name: MASKS[0] if x.shape[1] == 4 else MASKS[2] for name, x in given.items() if name != family.drawn}
     patches = given[family.drawn][0, 0].numel() // math.prod(seen.sizes)

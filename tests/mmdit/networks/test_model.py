@@ -173,7 +173,9 @@ def test_a_network_without_conditioning_takes_neither_timestep_nor_pooled_vector
     net = model(**free)
     assert net(inputs())["audio"].shape == (2, 5, 7)
     for wrong in ({"timestep": torch.rand(2)}, {"pooled": randn(2, 10)}):
-        with pytest.raises(ValueError, match="no timestep in its config, so no timestep, pooled or guidance"):
+        with pytest.raises(
+            ValueError, match="no timestep in its config, so no timestep, pooled, guidance or class_labels"
+        ):
             net(inputs(), **wrong)
 
 
@@ -230,6 +232,37 @@ def test_a_number_is_one_for_all_samples():
     for timestep in (0.5, dict.fromkeys(("text", "image", "audio"), 0.5)):
         for name, x in net(**given, timestep=timestep, guidance=3).items():
             torch.testing.assert_close(x, wanted[name], rtol=1e-9, atol=1e-9)
+
+
+def test_a_class_has_a_learned_vector_that_is_added_to_the_conditioning():
+    net, given, pooled, t = model(class_labels={"classes": 3}), inputs(), randn(2, 10), torch.rand(2)
+    seen, labels = [], torch.tensor([2, 0])
+    net.transformer.register_forward_pre_hook(lambda m, args, given: seen.extend(given["time_cond"]), with_kwargs=True)
+    net(given, t, pooled, class_labels=labels)
+    for cond in seen:
+        torch.testing.assert_close(cond, conditioning(net, t, pooled) + net.class_embed.weight[labels])
+    wanted = net(given, t[:1].expand(2), pooled, class_labels=torch.tensor([2, 2]))
+    (modulation,) = net.precompute_modulation(t[:1], pooled, class_labels=2)
+    for got in (net(given, t[:1].expand(2), pooled, class_labels=2), net(given, modulation=modulation)):
+        for name, x in wanted.items():
+            torch.testing.assert_close(got[name], x)
+
+
+@pytest.mark.parametrize(
+    ("classes", "labels", "message"),
+    [
+        (None, 1, "this model was built without class_labels, got int"),
+        (3, None, "this model needs class_labels, got none"),
+        (3, 3, "class_labels must be integers from 0 to 2, got 3"),
+        (3, 1.0, "class_labels must be integers from 0 to 2, got 1.0"),
+        (3, torch.ones(2), "class_labels must be integers from 0 to 2, got torch.float32"),
+        (3, torch.tensor([1]), r"class_labels must have the shape \(batch,\) = \(2,\), got \(1,\)"),
+    ],
+)
+def test_what_is_no_class_is_said(classes, labels, message):
+    net = model(class_labels=None if classes is None else {"classes": classes})
+    with pytest.raises(ValueError, match=message):
+        net(inputs(), torch.rand(2), randn(2, 10), class_labels=labels)
 
 
 def test_the_tokens_say_what_the_conditioning_is_computed_in():

@@ -23,6 +23,7 @@ def network(family):
 def conditions(net, batch):
     config = net.config
     given = {} if config.pooled is None else dict(pooled=randn(batch, config.pooled.dim))
+    given |= {} if config.class_labels is None else dict(class_labels=torch.arange(batch) % 2)
     return given | ({} if config.guidance is None else dict(guidance=torch.linspace(1, 4, batch).double()))
 
 
@@ -151,7 +152,7 @@ def test_autocast_takes_the_batch_of_one_as_any_other():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(timestep=torch.ones(2).double()), "modulation takes the place of timestep, pooled and guidance"),
+        (dict(timestep=torch.ones(2).double()), "modulation takes the place of timestep, pooled, guidance"),
         (dict(batch=3), "modulation is for a batch of 2, got inputs with one of 3"),
         (dict(timesteps=torch.ones(2, 2)), r"timesteps must have the shape \(steps,\), got \(2, 2\)"),
     ],

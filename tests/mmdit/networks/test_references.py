@@ -61,6 +61,21 @@ def test_references_stand_apart_on_their_axis_each_with_rows_and_columns_of_its_
     assert [tuple(place) for place in image.tolist()] == wanted
 
 
+def test_beside_a_video_they_may_be_frames_before_it():
+    modalities, size = CONFIG["model"]["modalities"], [1, 2, 2]
+    video = {**modalities["image"], "input": {**modalities["image"]["input"], "patch": size}}
+    video |= {"rotary": {"axes": [0, 1, 2], "centered": True}, "references": {"axis": 0, "start": -1, "step": -2}}
+    text = {**modalities["text"], "rotary": {"axes": [0, 1, 2], "after": "image"}}
+    config = {"model": {**CONFIG["model"], "modalities": {"text": text, "image": video}}}
+    net, references = mmdit.build(config), {"image": [torch.ones(1, 2, 1, 2, 4), torch.ones(1, 2, 2, 2, 2)]}
+    for layers in (2, 5):  # text begins behind the last frame, row or column
+        given = {"text": torch.ones(1, 3, 6), "image": torch.ones(1, 2, layers, 2, 12)}
+        words, image = RotaryPlaces(net.config)(given, references)
+        assert words[0].tolist() == [max(layers, 3)] * 3
+        assert image[:, 0].tolist() == [float(frame) for frame in range(layers) for _ in range(6)] + [-1, -1, -3, -2]
+        assert image[-4:, 2].tolist() == [-1, 0, -1, -1]
+
+
 def test_an_image_begins_behind_the_text_that_there_is():
     net = made(start=[1, 0, 0], after="text")
     _, image = RotaryPlaces(net.config)(inputs(1), {"image": [randn(1, 2, 2, 2)]})
@@ -116,8 +131,8 @@ def test_what_is_no_reference_is_said(references, message):
     ("change", "message"),
     [
         ({"rotary": None}, "references are further images of one with rotary positions"),
-        ({"references": {"axis": 1}}, "an axis below 3 that is none of the image's own, got 1"),
-        ({"references": {"axis": 3}}, "an axis below 3 that is none of the image's own, got 3"),
+        ({"references": {"axis": 1}}, "an axis below 3 that is none of its rows' and columns', got 1"),
+        ({"references": {"axis": 3}}, "an axis below 3 that is none of its rows' and columns', got 3"),
         ({"rotary": {"axes": [1, 2], "start": [1, 2]}}, "there are 3 axes, got 2 numbers"),
         (
             {"references": {"clean": True}, "register_tokens": 1},
