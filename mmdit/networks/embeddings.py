@@ -261,6 +261,7 @@ def stretched(x: Tensor, length: int, mask: Tensor | None = None, mask_out: Tens
     have, wanted = last(mask, x.shape[1]), last(mask_out, length).clamp(min=1)
     middles = torch.arange(length, dtype=torch.float64, device=x.device) + 0.5
     nearest = ((middles * (have / wanted) - 0.5).float() + 0.5).floor().long().clamp(max=x.shape[1] - 1).clamp(min=0)
+    nearest = nearest.masked_fill(have == 0, x.shape[1])
     return F.pad(x, (0, 0, 0, 1)).gather(1, nearest.unsqueeze(-1).expand(x.shape[0], -1, x.shape[-1]))
 
 

@@ -281,6 +281,10 @@ class TimestepOptions(Options):
         later=True,
     )
 
+    def check(self) -> Iterator[OptionError]:
+        if self.fastest is not None and self.waves != "dit":
+            yield OptionError(("waves",), "fastest says which waves there are, cosines first; leave waves at dit")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions(TimestepOptions):
