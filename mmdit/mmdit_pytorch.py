@@ -105,7 +105,7 @@ class MMDiTBlock(block.MMDiTBlock):
             modality_tokens=(text_tokens, image_tokens),
             modality_masks=_pair(text_mask, image_mask),
             time_cond=time_cond,
-            skip_feedforward=_skipped(skip_feedforward_text_tokens, self, "skip_feedforward_text_tokens"),
+            skip_feedforward=_skipped(skip_feedforward_text_tokens, self.fed, "skip_feedforward_text_tokens"),
         )
 
 
@@ -164,7 +164,9 @@ class MMDiT(transformer.MMDiT):
             modulation=modulation,
             modality_positions=_pair(text_positions, image_positions),
             skip_last_feedforward=_skipped(
-                should_skip_last_feedforward, self.blocks[-1], "should_skip_last_feedforward"
+                should_skip_last_feedforward,
+                self.blocks[-1].fed if len(self.blocks) else (TEXT,),
+                "should_skip_last_feedforward",
             ),
         )
 
@@ -173,7 +175,7 @@ def _pair(text: Tensor | None, image: Tensor | None) -> tuple[Tensor | None, ...
     return None if text is None and image is None else (text, image)
 
 
-def _skipped(skip: bool | None, block: Any, argument: str) -> tuple[int, ...]:
-    if skip is False and TEXT not in block.fed:
+def _skipped(skip: bool | None, fed: Any, argument: str) -> tuple[int, ...]:
+    if skip is False and TEXT not in fed:
         raise ValueError(f"{argument}=False needs a text feedforward that was not built; build with {argument}=False")
     return (TEXT,) if skip else ()

@@ -248,8 +248,8 @@ def mean_of(given: Given, mask: Tensor | None) -> Tensor:
 def stretched(x: Tensor, length: int, mask: Tensor | None = None, mask_out: Tensor | None = None) -> Tensor:
     """`b m d -> b n d`: of each of `length` tokens the nearest of the `m` in time, both sequences lasting as long.
 
-    A masked sequence lasts until its last valid token; of an empty one come zeros. Rounded as the "nearest-exact" of
-    torch's `interpolate` is, so that a tie falls to the same side.
+    A masked sequence lasts until its last valid token; zeros stand for those before it that are masked, and for all where
+    none is valid. Rounded as the "nearest-exact" of torch's `interpolate` is, so that a tie falls to the same side.
     """
 
     def last(mask: Tensor | None, n: int) -> Tensor:
@@ -261,6 +261,7 @@ def stretched(x: Tensor, length: int, mask: Tensor | None = None, mask_out: Tens
     have, wanted = last(mask, x.shape[1]), last(mask_out, length).clamp(min=1)
     middles = torch.arange(length, dtype=torch.float64, device=x.device) + 0.5
     nearest = ((middles * (have / wanted) - 0.5).float() + 0.5).floor().long().clamp(max=x.shape[1] - 1).clamp(min=0)
+    x = x if mask is None else x.masked_fill(~mask.unsqueeze(-1), 0)
     return F.pad(x, (0, 0, 0, 1)).gather(1, nearest.unsqueeze(-1).expand(x.shape[0], -1, x.shape[-1]))
 
 

@@ -14,7 +14,15 @@ from mmdit.layers.attention import join_masks
 from mmdit.layers.masks import Masks, fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_embed, make_timestep_embed, own_dtype, stretched
+from mmdit.networks.embeddings import (
+    MeansEmbed,
+    PatchEmbed,
+    VectorEmbed,
+    make_embed,
+    make_timestep_embed,
+    own_dtype,
+    stretched,
+)
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.pads import PadTokens, pack_with_pads
@@ -143,6 +151,7 @@ class MMDiTModel(nn.Module):
         valid = with_sizes(given, tokens, lengths, tokens if packing is None or self.pads else self.masked)
         means = None if modulation is not None or self.means_embed is None else self.means_embed(tokens, valid)
         given_lengths = [tokens[name].shape[1] for name in self.modality_names]
+        given_valid = dict(valid)  # without pad tokens
         for name, pad in self.pads.items():
             tokens[name], valid[name] = pad(tokens[name], valid[name])
         every = {name: self._joined_mask(name, tokens, valid, behind) for name in self.modality_names}
@@ -161,13 +170,18 @@ class MMDiTModel(nn.Module):
         own = [tokens[name].shape[1] for name in self.modality_names]
         of_own = self._of_own_tokens(conds, own, clean)
         masked = {name: mask for name, (_, mask) in every.items()}
-        places = [None] * len(own) if self.places is None else self.places(inputs, references, masked)
+        places: list[Tensor | None] = [None] * len(own)
+        if self.places is not None:
+            grids = {name: given_valid[name] for name in self.pads if isinstance(self.inputs[name], PatchEmbed)}
+            places = self.places(inputs, references, masked | grids)  # an image's pad tokens have no place on its grid
         for name, cond, n, place in zip(self.modality_names, of_own, own, places, strict=True):
             if name in self.refiners:
                 t = timestep[name] if isinstance(timestep, Mapping) else timestep
                 t = 0.0 if name in self.still else t
                 turned = None if place is None else place[..., :n, :]
-                tokens[name] = self.refiners[name](tokens[name], inputs[name], valid[name], t, cond, turned)
+                tokens[name] = self.refiners[name](
+                    tokens[name], inputs[name], valid[name], t, cond, turned, given_valid[name]
+                )
         for name in behind.keys() & self.reference_refiners.keys():
             i = self.modality_names.index(name)
             cond, place = self._of_references(conds, own)[i], places[i]
@@ -189,7 +203,8 @@ class MMDiTModel(nn.Module):
         for name, x, n, cond, mask in zip(self.modality_names, outs, given_lengths, of_own, ordered, strict=True):
             if x is not None:
                 known = None if modulation is None else modulation.heads.get(name)
-                form, own_mask = (inputs[name], lengths[name]), None if mask is None else mask[:, :n]
+                own_mask = given_valid[name] if name in self.pads else None if mask is None else mask[:, :n]
+                form = inputs[name], lengths[name]
                 result[name] = ragged.head(heads.get(name), x[:, :n], cond, *form, known, own_mask)
         return result
 

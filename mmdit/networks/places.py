@@ -32,7 +32,8 @@ class RotaryPlaces(nn.Module):
         valid: Mapping[str, Tensor | None] | None = None,
     ) -> list[Tensor | None]:
         """Coordinates `n_i a` for each modality, its references behind it, None for one without a place; `b n_i a`
-        where samples differ: in their sizes, or in how many tokens of a modality are `valid` that another is behind."""
+        where samples differ: in their sizes, or in how many tokens of a modality are `valid` that another is behind, or
+        that pad tokens are behind. Of an image, `valid` leaves its pad tokens out."""
         valid = valid or {}
         if all(isinstance(x, Tensor) for x in inputs.values()):
             return self._of_one(inputs, references or {}, valid)  # type: ignore[arg-type]
@@ -59,7 +60,7 @@ class RotaryPlaces(nn.Module):
             places[name] = place = place.expand(*first.shape, -1, -1).clone()
             for axis in rotary.after_axes or rotary.axes:
                 place[..., axis] += first.unsqueeze(-1)
-        return [_with_pads(place, self.modalities[name]) for name, place in places.items()]
+        return [_with_pads(place, self.modalities[name], valid.get(name)) for name, place in places.items()]
 
     def _place(self, modality: ModalityOptions, x: Tensor, references: Sequence[Tensor]) -> Tensor:
         rotary, end, apart = modality.rotary, modality.input, modality.references
@@ -91,10 +92,13 @@ def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
     return (last + 1).masked_fill(last.isinf(), 0)
 
 
-def _with_pads(places: Tensor | None, modality: ModalityOptions) -> Tensor | None:
-    """`... n a -> ... m a`: an image's pad tokens stand at 0; a sequence's are counted already."""
+def _with_pads(places: Tensor | None, modality: ModalityOptions, mask: Tensor | None) -> Tensor | None:
+    """`... n a -> ... m a`: an image's pad tokens stand at 0, also those among the n that a mask leaves out; a sequence's
+    are counted already."""
     if places is None or modality.pad is None or not isinstance(modality.input, PatchInput):
         return places
+    if mask is not None:
+        places = places.masked_fill(~mask[:, : places.shape[-2], None], 0)
     longer = filled_up(places.shape[-2], modality.pad.multiple)
     every = places.view(-1, *places.shape[-2:])
     return lengthened(every, places.new_zeros(()), longer).view(*places.shape[:-2], longer, -1)

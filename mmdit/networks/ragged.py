@@ -61,6 +61,8 @@ def head(
     mask: Tensor | None = None,
 ) -> Any:
     """The output of tokens `b n d` in the form of what came in: a tensor, or a list of them. `mask`: b n."""
+    if cond is not None and cond.ndim == 3:  # pad tokens have one too
+        cond = cond[:, : x.shape[1]]
     if module is not None:  # packed, zeros stand at the padding, which a norm may divide by nothing
         x = fill_masked(x, mask)
     if isinstance(given, Tensor):

@@ -36,16 +36,18 @@ class Refiner(nn.Module):
         timestep: Tensor | float | None,
         cond: Tensor | None,
         places: Tensor | None = None,
+        given_mask: Tensor | None = None,
     ) -> Tensor:
         """`x`: b n d, of what is `given`; `mask`: b n, True = valid, False where `x` is filled already; `timestep`: b;
-        `cond`: b dim_cond or b n dim_cond; `places`: n a or b n a, the coordinates of what turns -> b n d.
+        `cond`: b dim_cond or b n dim_cond; `places`: n a or b n a, the coordinates of what turns;
+        `given_mask`: that of what is given, which has no pad tokens -> b n d.
 
         Raises:
             ValueError: the conditioning is its own, and the timestep is not one for each sample.
         """
         if self.time_embed is not None and self.mean_embed is not None:
             t = as_vector(timestep, f"timestep of {self.transformer.modality_names[0]}", len(x), x.device)
-            cond = self.time_embed(t, x.dtype) + self.mean_embed(mean_of(given, mask).to(x.dtype))
+            cond = self.time_embed(t, x.dtype) + self.mean_embed(mean_of(given, given_mask).to(x.dtype))
         (refined,) = self.transformer(
             modality_tokens=[x],
             modality_masks=Masks((mask,), filled=True),

@@ -103,7 +103,7 @@ class MMDiT(nn.Module):
         def single_block(index: int) -> nn.Module:
             first, *others = self.streamed
             name, dim = JOINED if others else names[first], dims[first]
-            own = options.of_modality(name)
+            own = options.of_modality(names[first])  # of several no one has a convolution
             if parallel:
                 return ParallelBlock(own, dim=dim, name=name, layer_index=2 * options.depth + index)
             return MMDiTBlock(own, dim_modalities=[dim], modality_names=[name], layer_index=options.depth + index)
@@ -291,12 +291,16 @@ class MMDiT(nn.Module):
         return Packed(packing, registers) if packing.has_padding else Padded(Masks((None,) * len(lengths)), registers)
 
     def _check_per_token(self, conds: Sequence[Conditioning | None]) -> None:
+        stream = dict(zip(self.streamed, self.shared_single_modulations, strict=False))
         for i, (cond, name) in enumerate(zip(conds, self.modality_names, strict=True)):
             if cond is None or (isinstance(cond, Tensor) and cond.ndim == 2):
                 continue
             if self.registers[i].count or self.sample_gated:
                 other = "register tokens, which have none" if self.registers[i].count else "gating 'sample'"
                 raise ValueError(f"time_cond for {name}: a vector for each token does not go with {other}")
+            if isinstance(cond, Tensor) and isinstance(stream.get(i), ModulationOfKinds):
+                message = "a vector for each token does not go with references.own and modulation: by_modality"
+                raise ValueError(f"time_cond for {name}: {message}; pass one for each sample")
 
     def _check_positions(self, positions: Sequence[Tensor | None] | None, tokens: Sequence[Tensor]) -> None:
         if (positions is None) != (self.rotary is None):

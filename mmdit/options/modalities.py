@@ -26,6 +26,10 @@ class LinearInput(Options):
         None, "Added to the variance in the norm; null: norm_eps of the model.", later=True, ge=0
     )
 
+    def check(self) -> Iterator[OptionError]:
+        if self.norm == "none" and self.norm_eps is not None:
+            yield OptionError(("norm_eps",), "there is no norm; set norm: rms, or leave norm_eps unset")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MlpInput(Options):
@@ -40,6 +44,10 @@ class MlpInput(Options):
     norm: Literal["none", "layer"] = option("none", "A layer norm with weights before them.")
     norm_out: Literal["none", "layer"] = option("none", "The same behind them.")
     norm_eps: Number = option(1e-5, "Added to the variance in these norms.", ge=0)
+
+    def check(self) -> Iterator[OptionError]:
+        if self.norm == self.norm_out == "none" and self.norm_eps != MlpInput.norm_eps:
+            yield OptionError(("norm_eps",), "there is no norm; set norm or norm_out: layer, or leave norm_eps unset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +137,7 @@ class LinearOutput(Options):
 
     def check(self) -> Iterator[OptionError]:
         yield from check_kernel("kernel", self.kernel)
+        yield from _check_head(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +150,14 @@ class PatchOutput(Options):
     bias: Flag = option(True, "Whether the projection has a bias.")
     parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
     norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
+
+    def check(self) -> Iterator[OptionError]:
+        yield from _check_head(self)
+
+
+def _check_head(head: LinearOutput | PatchOutput) -> Iterator[OptionError]:
+    if not head.norm and head.norm_eps is not None:
+        yield OptionError(("norm_eps",), "there is no norm; set norm: true, or leave norm_eps unset")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +229,11 @@ class RefinerOptions(Options):
     attention: AttentionOptions | None = option(None, "What the attention is made of.")
     feedforward: FeedForwardOptions | None = option(None, "The feedforward.")
     modulation: ModulationOptions | None = option(None, "From the conditioning to shifts, scales and gates.")
+
+    def check(self) -> Iterator[OptionError]:
+        for part, key in (("feedforward", "kernel"), ("attention", "out_kernel")):
+            if isinstance(getattr(getattr(self, part), key, 1), dict):
+                yield OptionError((part, key), "a refiner is of one modality; set one number")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Gt
@@ -85,6 +85,9 @@ class JointAttentionOptions(Options):
         if self.qk_rmsnorm and self.attention.qk_layernorm:
             message = "queries and keys have one norm; set either qk_rmsnorm or qk_layernorm"
             yield OptionError(("attention", "qk_layernorm"), message)
+        if self.attention.qk_norm_eps is not None and not (self.qk_rmsnorm or self.attention.qk_layernorm):
+            message = "queries and keys have no norm; set qk_rmsnorm or qk_layernorm, or leave qk_norm_eps unset"
+            yield OptionError(("attention", "qk_norm_eps"), message)
         if self.attention.gating == "sample" and self.dim_cond is None:
             message = "gating 'sample' comes from the conditioning vector, so set dim_cond"
             yield OptionError(("attention", "gating"), message)
@@ -258,6 +261,9 @@ class ModelOptions(BlockOptions):
         refiner = modality.refiner
         assert refiner is not None
         attention = (refiner.attention or self.attention).of_modality(name)
+        qk_rmsnorm = self.qk_rmsnorm if refiner.qk_rmsnorm is None else refiner.qk_rmsnorm
+        if refiner.attention is None and not qk_rmsnorm and not attention.qk_layernorm:
+            attention = replace(attention, qk_norm_eps=None)
         conditioned = refiner.conditioning != "none"
         parallel = refiner.kind == "parallel"
         return ModelOptions(
@@ -267,7 +273,7 @@ class ModelOptions(BlockOptions):
             dim_cond=self.dim_cond if conditioned else None,
             heads=refiner.heads or heads,
             dim_head=refiner.dim_head or dim_head,
-            qk_rmsnorm=self.qk_rmsnorm if refiner.qk_rmsnorm is None else refiner.qk_rmsnorm,
+            qk_rmsnorm=qk_rmsnorm,
             attention=NetworkAttentionOptions(
                 **{each.name: getattr(attention, each.name) for each in fields(AttentionOptions)}
             ),
@@ -394,6 +400,9 @@ class ModelOptions(BlockOptions):
             if self.timestep is None:
                 yield OptionError((key,), f"{key} is added to the timestep embedding; set timestep as well")
         for name, modality in self.modalities.items():
+            if self.dim_cond is None and getattr(modality.output, "parts", "shift_scale") != "shift_scale":
+                message = "it comes from the conditioning vector, so set dim_cond and timestep"
+                yield OptionError(("modalities", name, "output", "parts"), message)
             if modality.clean and self.timestep is None:
                 yield OptionError(("modalities", name, "clean"), "there is no timestep to be 0; set timestep")
         placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
@@ -430,6 +439,13 @@ class ModelOptions(BlockOptions):
             if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
                 message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
                 yield OptionError(("modalities", name, "references", "own"), message)
+        if not self.depth:
+            for key, default in (("unused_weights", "none"), ("skip_last_feedforward", None)):
+                if getattr(self, key) not in (default, ()):
+                    yield OptionError((key,), "depth is 0, so there is no joint block whose weights these are")
+            if apart_of := [name for name in self.names if name not in {*self.streamed, *self.means}]:
+                message = f"depth is 0, so {', '.join(apart_of)} would be in no block; name it here, or set depth"
+                yield OptionError(("single_stream", "modalities"), message)
         if self.unused_weights != "none" and {*self.discard}.issubset(self.streamed):
             message = "the single-stream blocks read every modality, so no weight is unused"
             yield OptionError(("unused_weights",), message)

@@ -282,6 +282,13 @@ class TimestepOptions(Options):
         later=True,
     )
 
+    def check(self) -> Iterator[OptionError]:
+        if self.fastest is not None and self.waves != "dit":
+            yield OptionError(("waves",), "fastest says which waves there are, cosines first; leave waves at dit")
+        if self.waves == "ddpm" and self.frequencies < 4:
+            message = f"waves 'ddpm' are of two frequencies at least, so 4 or more, got {self.frequencies}"
+            yield OptionError(("frequencies",), message)
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuidanceOptions(TimestepOptions):

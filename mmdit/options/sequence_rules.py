@@ -62,3 +62,6 @@ def _check_kernels(model: Any) -> Iterator[OptionError]:
         if any(count and name in wide for name, count in zip(model.names, model.registers, strict=True)):
             message = "register tokens stand in front of the tokens, and are no neighbours of theirs in time"
             yield OptionError((at, key), f"{message}; leave register_tokens at 0")
+        if any((m.inputs or m.references) and name in wide for name, m in model.modalities.items()):
+            message = "tokens of further inputs or references stand behind its own, and are no neighbours of theirs"
+            yield OptionError((at, key), f"{message}; leave it at 1 for a modality that has some")

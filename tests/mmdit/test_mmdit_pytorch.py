@@ -127,3 +127,12 @@ def test_the_two_modality_face_takes_places_for_rotary_positions():
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b)
     assert (ours[1] - face(**call, image_positions=2 * places)[1]).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("skip", [None, True, False])
+def test_without_joint_blocks_there_is_no_last_feedforward_to_skip(skip):
+    sizes = dict(dim_text=16, dim_image=16, heads=2, dim_head=8, single_stream_depth=1)
+    net = two.MMDiT(depth=0, should_skip_last_feedforward=False, **sizes)
+    tokens = dict(text_tokens=torch.randn(1, 3, 16), image_tokens=torch.randn(1, 4, 16))
+    text, image = net(**tokens, should_skip_last_feedforward=skip)
+    assert text.shape == (1, 3, 16) and image.shape == (1, 4, 16)

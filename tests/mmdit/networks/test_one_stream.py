@@ -102,6 +102,51 @@ def test_padding_of_the_text_changes_nothing(how):
     torch.testing.assert_close(got, torch.cat(wanted))
 
 
+@pytest.mark.parametrize("how", ["padded", "packed", "packing", "lists"])
+@pytest.mark.parametrize("reads", ["a refiner's mean, an output's neighbours", "a timestep of each token"])
+def test_pad_tokens_are_no_part_of_what_is_given(reads, how):
+    """What is read of the tokens that are given is that of each sample alone, with pads among the longest's or not."""
+    by_token, t = reads == "a timestep of each token", torch.rand(2).double() * 900
+    refiner = {"depth": 1, "conditioning": "network" if by_token else "own"}
+    output = {"kind": "linear", "dim": 3, "kernel": 1 if by_token else 3}
+    torch.manual_seed(7)
+    config = changed("text", {"discard": [], "varlen": how == "packed"}, refiner=refiner, output=output)
+    net = drawn(mmdit.build(config)).eval()
+    xs, lengths, timesteps = inputs(), (6, 3), {"text": torch.rand(2, 8).double() * 900, "image": t}
+
+    def of(i, n):
+        given = {"text": xs["text"][i : i + 1, :n], "image": xs["image"][i : i + 1]}
+        each = {"text": timesteps["text"][i : i + 1, : 8 if n == 6 else 4], "image": t[i : i + 1]}
+        return net(given, each if by_token else t[i : i + 1])
+
+    wanted = [of(i, n) for i, n in enumerate(lengths)]
+    mask = padded_mask(6, *lengths)
+    masks = Packing.from_masks([mask, None], [6, 6], 2) if how == "packing" else {"text": mask}
+    given = {"text": [x[:n] for x, n in zip(xs["text"], lengths, strict=True)], "image": [*xs["image"]]}
+    got = net(given if how == "lists" else xs, timesteps if by_token else t, masks=None if how == "lists" else masks)
+    for i, n in enumerate(lengths):
+        torch.testing.assert_close(got["text"][i][:n], wanted[i]["text"][0])
+        torch.testing.assert_close(got["image"][i], wanted[i]["image"][0])
+
+
+@pytest.mark.parametrize("how", ["padded", "packed", "packing"])
+@pytest.mark.parametrize("last", ["image", "text"])
+def test_pad_tokens_that_stand_among_an_images_masked_ones_have_no_place_on_its_grid(last, how):
+    torch.manual_seed(8)
+    config = changed("image", {"varlen": how == "packed"}, rotary={"axes": [1, 2]})
+    config["model"]["modalities"]["text"]["rotary"] = {"axes": [1]}
+    first = "text" if last == "image" else "image"
+    config["model"]["modalities"][last]["rotary"]["after"] = first
+    net = drawn(mmdit.build(config)).eval()
+    t, text, image = torch.rand(2).double(), randn(2, 3, 6), randn(2, 2, 6, 1)
+    mask = padded_mask(6, 6, 2)
+    masks = Packing.from_masks([None, mask], [3, 6], 2) if how == "packing" else {"image": mask}
+    got = net({"text": text, "image": image}, t, masks=masks)["image"]
+    torch.testing.assert_close(got[:1], net({"text": text[:1], "image": image[:1]}, t[:1])["image"])
+    alone = net({"text": text[1:], "image": image[1:, :, :2]}, t[1:])["image"]
+    torch.testing.assert_close(got[1:, :, :2], alone)
+
+
 def test_images_of_several_sizes_are_filled_up_each_for_itself():
     net, t = made(), torch.rand(2).double()
     text, images = randn(2, 3, 6), [randn(2, 2, 3), randn(2, 3, 5)]
@@ -278,6 +323,21 @@ def test_references_with_weights_of_their_own_are_as_the_others_where_these_are_
     assert torch.equal(net(xs, t)["image"], alone)
 
 
+@pytest.mark.parametrize("rows", [1, 2])
+def test_references_with_a_modulation_of_their_own_go_with_one_timestep_for_each_sample(rows):
+    net = parallel(image={"rotary": {"axes": [1, 2]}, "references": REFERENCES})
+    t, xs = torch.rand(2).double(), {"text": randn(2, 6, 6), "image": randn(2, 2, rows, 2)}
+    with pytest.raises(ValueError, match="image: a vector for each token does not go with references.own"):
+        net(xs, {"text": t, "image": t[:, None].expand(-1, 2 * rows)})
+
+
+def test_a_refiner_without_a_norm_of_queries_and_keys_reads_no_eps_of_the_networks():
+    refiner = {"depth": 1, "conditioning": "none", "qk_rmsnorm": False}
+    attention = {"attention": {"qk_norm_eps": 0.1}, "qk_rmsnorm": True}
+    net = mmdit.build(changed("text", attention, refiner=refiner))
+    assert not [name for name, _ in net.refiners["text"].named_parameters() if "q_norm" in name]
+
+
 def test_references_are_refined_together_by_blocks_of_their_own_at_their_places():
     refiner = {"depth": 1, "kind": "parallel"}
     net = parallel(image={"rotary": {"axes": [1, 2]}, "references": REFERENCES, "refiner": refiner})
@@ -320,6 +380,39 @@ def test_references_are_refined_together_by_blocks_of_their_own_at_their_places(
         ),
         (changed("text", model={"timestep": None, "dim_cond": None}, clean=True), "clean: there is no timestep"),
         (changed("text", refiner={"depth": 1, "dim_head": 4}), "refiner.rotary.axes"),
+        (
+            changed("text", refiner={"depth": 1, "feedforward": {"kernel": {"text": 3}}}),
+            "feedforward.kernel: a refiner",
+        ),
+        (
+            changed("text", refiner={"depth": 1, "attention": {"out_kernel": {"b": 3}}}),
+            "attention.out_kernel: a refiner",
+        ),
+        (changed(model={"skip_last_feedforward": ["text"]}), "skip_last_feedforward: depth is 0"),
+        (changed(model={"unused_weights": "all"}), "unused_weights: depth is 0"),
+        (
+            changed(model={"single_stream": {"depth": 1, "modalities": ["image"]}}),
+            "single_stream.modalities: depth is 0, so text would be in no block",
+        ),
+        (changed(model={"attention": {"qk_norm_eps": 0.1}}), "attention.qk_norm_eps: queries and keys have no norm"),
+        (changed(model={"timestep": {"waves": "ddpm", "fastest": 10}}), "timestep.waves: fastest says which"),
+        (changed(model={"timestep": {"waves": "ddpm", "frequencies": 2}}), "timestep.frequencies: .* 4 or more, got 2"),
+        (changed(model={"timestep": None, "dim_cond": None}), "image.output.parts: it comes from the conditioning"),
+        *(
+            (
+                changed("text", **{end: {"kind": kind, "dim": 6, **norm, "norm_eps": 0.1}}),
+                f"{end}.norm_eps: there is no",
+            )
+            for end, kind, norm in (
+                ("input", "linear", {}),
+                ("input", "mlp", {"hidden": [4]}),
+                ("output", "linear", {"norm": False}),
+            )
+        ),
+        (
+            changed("image", output={"kind": "patches", "channels": 2, "norm": False, "norm_eps": 0.1}),
+            "output.norm_eps: there is no norm",
+        ),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(change, message):

@@ -197,6 +197,23 @@ def test_a_masked_sequence_is_stretched_over_the_valid_tokens():
     assert torch.equal(got[:1], stretched(x[:1, :4], 9)) and torch.equal(got[1:, :7], stretched(x[1:], 7))
 
 
+def test_where_a_sequence_is_masked_it_is_stretched_from_zeros():
+    x, valid = randn(2, 4, 3), torch.tensor([[False] * 4, [True, False, True, False]])
+    got = stretched(x, 6, valid)
+    assert not got[0].any() and torch.equal(got[1], stretched(x[1:, :3] * valid[1, :3, None], 6)[0])
+    net, given, t = made(), inputs(), torch.rand(2)
+    wanted = net({name: each[:, :0] if name == "sync" else each for name, each in given.items()}, t)["audio"]
+    assert torch.allclose(net(given, t, masks={"sync": torch.zeros(2, 6).bool()})["audio"], wanted)
+
+
+def test_a_modality_called_as_a_stream_of_several_is_gives_it_no_convolution():
+    modalities = {"joined": {"dim": 16}, "a": {"dim": 16}, "b": {"dim": 16, "input": {"kind": "linear", "dim": 3}}}
+    stream = {"depth": 1, "modalities": ["a", "b"]}
+    sizes = {"depth": 1, "heads": 2, "dim_head": 8, "feedforward": {"kernel": {"joined": 3}}}
+    net = mmdit.build({"model": {**sizes, "modalities": modalities, "single_stream": stream}})
+    assert net.transformer.single_blocks[0].feedforward.proj_in.in_features == 16
+
+
 def test_what_is_learned_in_place_of_inputs_takes_their_place_and_is_trained_through_it():
     net, given, t = made(), inputs(), torch.rand(2)
     given |= {"video": net.empty("video", 2, 4), "text": net.empty("text", 2), "sync": net.empty("sync", 2, 6)}
@@ -260,6 +277,11 @@ def test_a_parallel_block_of_one_modality_has_its_convolutions():
         ({"single_stream__modalities": ["audio", "text"]}, "feedforward.kernel", "across the ends of modalities"),
         ({"single_stream__modalities": None}, "feedforward.kernel", "across the ends of modalities"),
         ({"register_tokens": {"video": 2}}, "feedforward.kernel", "no neighbours of theirs in time"),
+        (
+            {"modalities__video__inputs": {"more": {"kind": "linear", "dim": 3}}, "modalities__video__rotary": None},
+            "feedforward.kernel",
+            "tokens of further inputs or references stand behind its own",
+        ),
         ({"register_tokens": {"audio": 2}}, "modalities.audio.conditions", "neither register tokens"),
         ({"means": ["sound"]}, "means[0]", "'sound' is no modality"),
         ({"attention__out_kernel": 4}, "attention.out_kernel", "an odd number, got 4"),
