@@ -166,15 +166,20 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
     return [block for name in lists for block in getattr(net, name, ())]
 
 
+def image_of(output: Any, image_tokens: int, first: bool = False) -> Tensor:
+    """The image in what a block gives; `first`: of a stream that begins with it."""
+    # a single stream ends with the image; of two outputs that is the image which is as long
+    pieces = (output,) if isinstance(output, Tensor) else output
+    image = [x for x in pieces if x is not None and x.shape[1] >= image_tokens][-1]
+    return image[:, :image_tokens] if first else image[:, -image_tokens:]
+
+
 def block_outputs(net: nn.Module, image_tokens: int, run: Callable[[], Any], first: bool = False) -> list[Tensor]:
     """What each block gives for the image; `first`: of a stream that begins with it."""
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, arguments: Any, output: Any) -> None:
-        # a single stream ends with the image; of two outputs that is the image which is as long
-        pieces = (output,) if isinstance(output, Tensor) else output
-        image = [x for x in pieces if x is not None and x.shape[1] >= image_tokens][-1]
-        outputs.append((image[:, :image_tokens] if first else image[:, -image_tokens:]).detach())
+        outputs.append(image_of(output, image_tokens, first).detach())
 
     handles = [block.register_forward_hook(keep) for block in blocks_of(net)]
     with torch.no_grad():

@@ -16,6 +16,8 @@ SECTIONS = {
     "dense": """One joint block, forward and train step (forward and backward). `products`: the bare matrix products of
 ready inputs and one attention call; `products + gelu`: with the feedforwards' activation, which eager code must run
 too.""",
+    "later blocks": """A block of later networks at its own width, as a run of its network calls it: without a mask on
+either side, but for HunyuanVideo, whose class always has one.""",
     "padding-free": """`varlen` against the padded run of the same network, and against diffusers' block, which takes no
 mask and computes all of it. Outputs at valid positions are equal.""",
     "adaptive attention": """The published module computes the same (its heads summed, which it leaves apart). Peak:

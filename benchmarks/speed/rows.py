@@ -16,6 +16,7 @@ from benchmarks.published.peak_bytes import peak_bytes
 from benchmarks.published.settings import Case
 from benchmarks.published.their_process import Published
 from benchmarks.speed.block_rows import BF16, FLUX, FP32, LARGE, LARGEST, MIDDLE, NAMES, SMALL, built, dense, padded
+from benchmarks.speed.family_blocks import family_rows
 from benchmarks.speed.goals import Goal, Row
 from benchmarks.speed.sides import Side, Size, block_inputs, check_equal, draw, products, step, timed
 from mmdit import MMDiTModel
@@ -151,6 +152,8 @@ def rows(published: Path | None, quick: bool) -> Iterator[Row]:
                 for mode in ("forward", "train"):
                     if not (compiled and size is LARGEST and dtype == FP32 and mode == "train"):  # five minutes
                         yield dense(size, dtype, mode, compiled, published)
+    if not quick:
+        yield from family_rows()
     for full in (False, True):
         for dtype in (FP32,) if quick or full else (FP32, BF16):
             for mode in ("forward", "train"):

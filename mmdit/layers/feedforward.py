@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmdit.layers.neighbours import Valid, make_neighbours
+from mmdit.layers.plain import unchanged
 from mmdit.options import FeedForwardOptions
 from mmdit.options.fields import takes
 
@@ -48,7 +49,7 @@ class FeedForward(nn.Module):
         self.activation, self.gated = FEEDFORWARD_KINDS[options.kind]
         self.beside = make_neighbours(options.kernel)
         self.proj_in = nn.Linear(options.kernel * dim, dim_hidden * (2 if self.gated else 1), bias=options.bias)
-        self.dropout = nn.Dropout(options.dropout)
+        self.dropout = nn.Dropout(options.dropout) if options.dropout else unchanged
         self.proj_out = nn.Linear(options.kernel * dim_hidden, dim, bias=options.bias)
 
     def forward(self, x: Tensor, valid: Valid = None) -> Tensor:

@@ -114,10 +114,11 @@ class JointAttention(nn.Module):
         # each modality for itself: queries, keys, values, their norms and places  (b n_i h d)
         gates = [gate(x, c) for gate, x, c in zip(self.gates, inputs, conds, strict=True)]
         queries, keys, values = [], [], []
-        for index, (x, gate) in enumerate(zip(inputs, gates, strict=True)):
-            *query, key, value = self._project(self.to_qkv[index], x, gate, index, packing)
-            queries += [rotate(self.q_norms[index](q), turns[index]) for q in query]
-            keys.append(rotate(self.k_norms[index](key), turns[index]))
+        each = zip(inputs, gates, turns, self.to_qkv, self.q_norms, self.k_norms, strict=True)
+        for index, (x, gate, turn, to_qkv, q_norm, k_norm) in enumerate(each):
+            *query, key, value = self._project(to_qkv, x, gate, index, packing)
+            queries += [rotate(q_norm(q), turn) for q in query]
+            keys.append(rotate(k_norm(key), turn))
             values.append(value)
 
         # all together: one attention over the joined sequence  (b N h d)

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from mmdit.layers.plain import unchanged
 from mmdit.layers.runs import ConditioningRuns, each_token
 from mmdit.options import BlockOptions, ModulationOptions
 from mmdit.packing import Packing
@@ -88,8 +90,9 @@ class Modulation(nn.Module):
         options = options or ModulationOptions()
         self.parts = parts
         self.gate_init = ADALN_GATES[adaln]
-        self.activation: nn.Module = nn.SiLU() if options.activation == "silu" else nn.Identity()
-        self.gate: nn.Module = nn.Tanh() if options.gate == "tanh" else nn.Identity()
+        self.activation = F.silu if options.activation == "silu" else unchanged
+        gate = torch.tanh if options.gate == "tanh" else unchanged
+        self.ends = [gate if part.endswith("gate") else unchanged for part in parts]
         self.linear = nn.Linear(dim_cond, dim * len(parts), bias=options.bias)
         self.reset_parameters()
 
@@ -107,8 +110,8 @@ class Modulation(nn.Module):
             return self(cond.vectors).along(cond.lengths)
         made = self.linear(self.activation(cond))
         chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
-        named = zip(self.parts, chunks, strict=True)
-        return BlockModulation(**{part: self.gate(x) if part.endswith("gate") else x for part, x in named})
+        named = zip(self.parts, self.ends, chunks, strict=True)
+        return BlockModulation(**{part: end(x) for part, end, x in named})
 
 
 class ModulationOfKinds(nn.Module):

@@ -70,18 +70,19 @@ class DenseQKV(nn.Module):
     ) -> None:
         super().__init__()
         self.dim_head, self.parts = dim_head, parts
-        self.widths = [count * dim_head for count in (heads, kv_heads, kv_heads)[-stored_parts:]]
-        self.linear = nn.Linear(dim, sum(self.widths), bias=bias)
+        self.counts = (heads, kv_heads, kv_heads)[-stored_parts:]
+        self.unused = sum(self.counts[:-parts]) * dim_head  # rows
+        self.linear = nn.Linear(dim, sum(self.counts) * dim_head, bias=bias)
 
     def forward(self, x: Tensor, gate: Tensor | None = None) -> tuple[Tensor, ...]:
         """`x`: b n d -> `parts` of b n h d."""
-        unused, widths = sum(self.widths[: -self.parts]), self.widths
-        if unused and is_plain(self.linear, nn.Linear):
-            rows, widths = slice(unused, None), widths[-self.parts :]
+        counts = self.counts
+        if self.unused and is_plain(self.linear, nn.Linear):
+            rows, counts = slice(self.unused, None), counts[-self.parts :]
             x = F.linear(x, self.linear.weight[rows], None if self.linear.bias is None else self.linear.bias[rows])
         else:
             x = self.linear(x)
-        return tuple(part.unflatten(-1, (-1, self.dim_head)) for part in x.split(widths, dim=-1)[-self.parts :])
+        return x.unflatten(-1, (-1, self.dim_head)).split_with_sizes(counts, dim=-2)[-self.parts :]
 
 
 class DenseOut(nn.Module):

@@ -174,27 +174,30 @@ class MMDiTBlock(nn.Module):
         ]
         gating = conds if self.joint_attn.dim_cond else None
         attended = self.joint_attn(normed, masks, gating, rotary, packing)
-        for i in self.updated:
-            out, gate = self.attn_norms_behind[i](attended[i]), mod[i].attn_gate
+        branches = zip(attended, self.attn_norms_behind, self.attn_residuals, mod, strict=True)
+        for i, (out, behind, residual, m) in enumerate(branches):
+            if i not in self.updated:
+                continue
+            out, gate = behind(out), m.attn_gate
             if i in self.dual:
                 # SD3.5-medium's second attention reads the same tokens with a modulation of its own
-                normed_again = [self.attn_norms[i](reads[i][0], mod[i].dual_shift, mod[i].dual_scale)]
+                normed_again = [self.attn_norms[i](reads[i][0], m.dual_shift, m.dual_scale)]
                 turns = None if rotary is None else [rotary[i]]
                 own = None if packing is None else packing.only(i)
                 gating = conds[i : i + 1] if self.dual_attns[i].dim_cond else None
                 (second,) = self.dual_attns[i](normed_again, masks.only(i), gating, turns, own)
-                out, gate = _added(mod[i], out, self.attn_norms_behind[i](second)), None
-            tokens[i] = self.attn_residuals[i].depth(reads[i][1], out, gate)
+                out, gate = _added(m, out, behind(second)), None
+            tokens[i] = residual.depth(reads[i][1], out, gate)
 
         # norm and modulate, feedforward, gate and residual, each for itself
         valid = masks.valid(packing)
-        for i in self.fed:
-            if i in skip_feedforward:
+        sublayers = zip(self.ff_norms, self.feedforwards, self.ff_norms_behind, self.ff_residuals, mod, strict=True)
+        for i, (norm, feedforward, behind, residual, m) in enumerate(sublayers):
+            if i not in self.fed or i in skip_feedforward:
                 continue
-            x, state = self.ff_residuals[i].width(tokens[i], modality_tokens[i])
-            out = self.feedforwards[i](self.ff_norms[i](x, mod[i].ff_shift, mod[i].ff_scale), valid[i])
-            out = self.ff_norms_behind[i](out)
-            tokens[i] = self.ff_residuals[i].depth(state, out, mod[i].ff_gate)
+            x, state = residual.width(tokens[i], modality_tokens[i])
+            out = behind(feedforward(norm(x, m.ff_shift, m.ff_scale), valid[i]))
+            tokens[i] = residual.depth(state, out, m.ff_gate)
 
         return tuple(x if i in self.updated else None for i, x in enumerate(tokens))
 

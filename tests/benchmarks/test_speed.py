@@ -7,13 +7,16 @@ from unittest import mock
 import pytest
 import torch
 
+from benchmarks.families.diffusers_networks import BY_NAME
 from benchmarks.published.peak_bytes import peak_bytes
 from benchmarks.speed import cuda, cuda_networks, document
+from benchmarks.speed.family_blocks import BLOCKS, at_its_width, family_runs
 from benchmarks.speed.goals import Goal, Line, is_met, shown
 from benchmarks.speed.sides import Size, block_products, block_runs, check_equal, our_block, timed
 from mmdit_cli.profile import ceilings
 from mmdit_cli.profile.statistics import compare
 from mmdit_cli.request.tool_config import load_tool_config
+from tests.support.marks import slow_but
 
 
 @pytest.mark.parametrize("mode", ["forward", "train"])
@@ -23,6 +26,21 @@ def test_both_sides_compute_the_same_with_the_same_weights(size, mode):
     assert set(runs) == {"ours", "diffusers"}
     for run in (*runs.values(), block_products(size, torch.float32, mode)):
         assert timed(run)() > 0
+
+
+@pytest.mark.parametrize("block", slow_but(BLOCKS, "Z-Image, 3840 wide"))
+def test_blocks_of_later_networks_compute_what_those_of_diffusers_do(block):
+    name, index = BLOCKS[block]
+    runs = family_runs(BY_NAME[name], index, torch.float32, "train")  # small; raises where they differ
+    assert set(runs) == {"ours", "diffusers"}
+    assert all(timed(run)() > 0 for run in runs.values())
+
+
+def test_blocks_of_later_networks_are_timed_at_their_own_widths():
+    for name, width in {"z-image": 3840, "lumina-image-2.0": 2304, "hunyuan-video": 3072}.items():
+        network = at_its_width(name).small_config().model
+        assert {modality.dim for modality in network.modalities.values()} == {width}
+        assert (network.depth, network.single_stream.depth) == (int(name == "hunyuan-video"), 1)
 
 
 def test_sides_that_differ_are_not_timed():
