@@ -46,7 +46,7 @@ class Refiner(nn.Module):
             ValueError: the conditioning is its own, and the timestep is not one for each sample.
         """
         if self.time_embed is not None and self.mean_embed is not None:
-            t = as_vector(timestep, f"timestep of {self.transformer.modality_names[0]}", len(x), x.device)
+            t = as_vector(timestep, f"timestep of {self.transformer.modality_names[0]}", x.shape[0], x.device)
             cond = self.time_embed(t, x.dtype) + self.mean_embed(mean_of(given, given_mask).to(x.dtype))
         (refined,) = self.transformer(
             modality_tokens=[x],
