@@ -302,7 +302,7 @@ class ModalityOptions(Options):
         if self.pad is not None and (
             self.input is None or self.references is not None or self.inputs or self.conditions
         ):
-            message = "pad tokens stand behind what a modality's input gives: set one, and no references, inputs or conditions"
+            message = "pad tokens stand behind what an input gives: set one, and no references, inputs or conditions"
             yield OptionError(("pad",), message)
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"
