@@ -93,8 +93,8 @@ def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
 
 
 def _with_pads(places: Tensor | None, modality: ModalityOptions, mask: Tensor | None) -> Tensor | None:
-    """`... n a -> ... m a`: an image's pad tokens stand at 0, also those among the n that a mask leaves out; those of a
-    sequence are counted already."""
+    """`... n a -> ... m a`: an image's pad tokens stand at 0, also where a mask leaves out some of the n; a
+    sequence's are counted already."""
     if places is None or modality.pad is None or not isinstance(modality.input, PatchInput):
         return places
     if mask is not None:

@@ -302,8 +302,10 @@ class ModalityOptions(Options):
         if sides == 3 and self.input.positions != "none":  # type: ignore[union-attr]
             message = "a video has no table of positions; set positions: none, and rotary to tell the place"
             yield OptionError(("input", "positions"), message)
-        if self.pad is not None and (self.input is None or self.references is not None or self.inputs):
-            message = "pad tokens stand behind what a modality's input gives: set one, and no references or inputs"
+        if self.pad is not None and (
+            self.input is None or self.references is not None or self.inputs or self.conditions
+        ):
+            message = "pad tokens stand behind what an input gives: set one, and no references, inputs or conditions"
             yield OptionError(("pad",), message)
         if self.inputs and self.rotary is not None:
             message = "the tokens of further inputs have no places, so those of a modality that has them don't turn"

@@ -388,6 +388,10 @@ def test_references_are_refined_together_by_blocks_of_their_own_at_their_places(
             changed("text", refiner={"depth": 1, "attention": {"out_kernel": {"b": 3}}}),
             "attention.out_kernel: a refiner",
         ),
+        (
+            changed("text", conditions={"sync": {"kind": "linear", "dim": 4}}),
+            "text.pad: pad tokens stand .* and no references, inputs or conditions",
+        ),
         (changed(model={"skip_last_feedforward": ["text"]}), "skip_last_feedforward: depth is 0"),
         (changed(model={"unused_weights": "all"}), "unused_weights: depth is 0"),
         (
