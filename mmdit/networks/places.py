@@ -87,7 +87,7 @@ def behind(place: Tensor, axes: Sequence[int], mask: Tensor | None) -> Tensor:
     no token is valid."""
     at = torch.stack([place[:, axis] for axis in axes], dim=-1)
     if mask is not None:  # of a sample that is shorter than others, its own tokens' alone
-        at = at.masked_fill(~mask[:, : len(at), None], -math.inf)
+        at = at.masked_fill(~mask[:, : at.shape[0], None], -math.inf)  # `len` is a constant to export
     last = F.pad(at, (0, 0, 0, 1), value=-math.inf).amax((-2, -1))
     return (last + 1).masked_fill(last.isinf(), 0)
 
