@@ -249,7 +249,8 @@ def stretched(x: Tensor, length: int, mask: Tensor | None = None, mask_out: Tens
     """`b m d -> b n d`: of each of `length` tokens the nearest of the `m` in time, both sequences lasting as long.
 
     A masked sequence lasts until its last valid token; zeros stand for those before it that are masked, and for all
-    where none is valid. Rounded as the "nearest-exact" of torch's `interpolate` is, so that a tie falls to the same side.
+    where none is valid. Rounded as the "nearest-exact" of torch's `interpolate` is, so that a tie falls to the same
+    side.
     """
 
     def last(mask: Tensor | None, n: int) -> Tensor:
