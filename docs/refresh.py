@@ -1,7 +1,7 @@
 """Runs the commands that README.md and docs/ show, and puts their real output under them.
 
     python docs/refresh.py            all of them
-    python docs/refresh.py profile    those that hold the word
+    python docs/refresh.py profile    those that hold the word, or the table of that name (keys, networks, ...)
 
 A block is fenced as `console` and starts with `$ ` and the command. The commands of a page run in one temporary folder.
 What stands between `<!-- NAME -->` and `<!-- /NAME -->` is written by the function of that name in `TABLES`.
@@ -92,9 +92,14 @@ def refreshed(match: re.Match[str], folder: Path, words: Sequence[str]) -> str:
     return "```console\n$ " + command + "\n" + "\n".join(lines) + "\n```"
 
 
-def with_tables(text: str) -> str:
-    """The text with what `TABLES` makes between their markers."""
-    return MARKED.sub(lambda m: m["begin"] + TABLES[m["name"]]() + m["end"] if m["name"] in TABLES else m[0], text)
+def with_tables(text: str, words: Sequence[str] = ()) -> str:
+    """The text with what `TABLES` makes between their markers, if the words are none or name them."""
+
+    def made(m: re.Match[str]) -> str:
+        asked = m["name"] in TABLES and (not words or m["name"] in words)
+        return m["begin"] + TABLES[m["name"]]() + m["end"] if asked else m[0]
+
+    return MARKED.sub(made, text)
 
 
 def main(words: Sequence[str]) -> None:
@@ -102,7 +107,7 @@ def main(words: Sequence[str]) -> None:
         text = page.read_text(encoding="utf-8")
         with tempfile.TemporaryDirectory() as name:
             (Path(name) / "configs").symlink_to(ROOT / "configs")
-            new = BLOCK.sub(lambda match, folder=Path(name): refreshed(match, folder, words), with_tables(text))
+            new = BLOCK.sub(lambda match, folder=Path(name): refreshed(match, folder, words), with_tables(text, words))
         if new != text:
             page.write_text(new, encoding="utf-8")
 

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
+from mmdit.config.shipped import shipped_configs
 from mmdit.layouts import LAYOUTS
 from mmdit_cli.commands import schema
 from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
@@ -65,6 +66,8 @@ def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, qui
     (tmp_path / "c.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     more = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}.get(command, [])
+    few = {name: path for name, path in shipped_configs().items() if name in ("two-modality", "sd3-medium")}
+    monkeypatch.setattr("mmdit_cli.commands.shipped_sizes.shipped_configs", lambda: few)
     config = [] if command == "configs" else ["-c", "c.yaml"]
     monkeypatch.setattr(sys, "argv", ["mmdit", command, *config, "--json", *more])
     with pytest.raises(SystemExit):
