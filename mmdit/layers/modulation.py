@@ -108,10 +108,14 @@ class Modulation(nn.Module):
         """`cond`: b dim_cond, b n dim_cond, or runs."""
         if isinstance(cond, ConditioningRuns):
             return self(cond.vectors).along(cond.lengths)
-        made = self.linear(self.activation(cond))
-        chunks = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
+        chunks = in_parts(self.linear(self.activation(cond)), len(self.parts))
         named = zip(self.parts, self.ends, chunks, strict=True)
         return BlockModulation(**{part: end(x) for part, end, x in named})
+
+
+def in_parts(made: Tensor, count: int) -> tuple[Tensor, ...]:
+    """`b (count d)` -> `count` of `b 1 d`, which hold for every token; `b n (count d)` -> of `b n d`."""
+    return (made if made.ndim == 3 else made.unsqueeze(1)).chunk(count, dim=-1)
 
 
 class ModulationOfKinds(nn.Module):

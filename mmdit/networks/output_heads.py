@@ -7,6 +7,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmdit.layers.modulation import in_parts
 from mmdit.layers.neighbours import Valid, make_neighbours
 from mmdit.layers.norms import AdaptiveNorm
 from mmdit.networks.patches import together
@@ -48,15 +49,17 @@ class SequenceHead(nn.Module):
         """`x`: b n d; `cond`: b dim_cond; `like`: what came in at the other end; `modulation`: what `modulate` gave;
         `valid`: which tokens are."""
         shift, scale = self.modulate(cond) if modulation is None else modulation
-        return self.linear(self.beside(self.norm(x, shift, scale), valid))
+        return self.formed(self.linear(self.beside(self.norm(x, shift, scale), valid)), like)
+
+    def formed(self, x: Tensor, like: Tensor) -> Tensor:
+        """The projected tokens in the form of what goes out."""
+        return x
 
     def modulate(self, cond: Tensor | None) -> ShiftScale:
         """Shift and scale, `b 1 d`, of the conditioning `b dim_cond` (`b n d` of one for each token); None of none."""
         if self.modulation is None or cond is None:
             return None, None
-        made = self.modulation(F.silu(cond))
-        parts = (made if cond.ndim == 3 else made.unsqueeze(1)).chunk(len(self.parts), dim=-1)
-        named = dict(zip(self.parts, parts, strict=True))
+        named = dict(zip(self.parts, in_parts(self.modulation(F.silu(cond)), len(self.parts)), strict=True))
         return named.get("shift"), named["scale"]
 
 
@@ -67,16 +70,9 @@ class PatchHead(SequenceHead):
         super().__init__(dim, options.channels * math.prod(sizes), options, network)
         self.sizes = sizes
 
-    def forward(
-        self,
-        x: Tensor,
-        cond: Tensor | None,
-        like: Tensor,
-        modulation: ShiftScale | None = None,
-        valid: Valid = None,
-    ) -> Tensor:
+    def formed(self, x: Tensor, like: Tensor) -> Tensor:
         """`like`: the image b c' h' w' or video that came in, whose size the output takes."""
-        return together(super().forward(x, cond, like, modulation, valid), self.sizes, like)
+        return together(x, self.sizes, like)
 
 
 def make_head(modality: ModalityOptions, network: ModelOptions) -> nn.Module | None:

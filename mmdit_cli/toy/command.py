@@ -130,7 +130,7 @@ def command(
                 seed=seed,
                 steps=steps,
                 run_dir=folder,
-                resume=resume and not (several and folder is not None and not holds_run(folder)),
+                resume=resume and (not several or (folder is not None and holds_run(folder))),
                 allow_changes=allow_changes,
                 tensorboard=tensorboard,
                 on_progress=on_progress,
