@@ -333,7 +333,7 @@ class ModelOptions(BlockOptions):
                 yield OptionError(("attention", "dual", index), message)
         for key in ("shared", "table"):
             if self.attention.dual and getattr(self.modulation, key):
-                message = "the second attention of attention.dual has no modulation in common with others"
+                message = "the second attention of attention.dual has no shared modulation"
                 yield OptionError(("modulation", key), message)
         if self.modulation.table and len({modality.dim for modality in self.modalities.values()}) > 1:
             got = ", ".join(f"{name} {modality.dim}" for name, modality in self.modalities.items())

@@ -96,7 +96,7 @@ def test_a_table_takes_what_its_block_reads_and_no_more():
     [
         (dict(modulation=dict(shared=True)), "leave shared at false"),
         (dict(modalities={"a": {"dim": 8}, "b": {"dim": 12}}), "their widths must be equal, got a 8, b 12"),
-        (dict(attention=dict(dual=[0])), "no modulation in common"),
+        (dict(attention=dict(dual=[0])), "no shared modulation"),
         (dict(attention=dict(kind="adaptive", num_adaptive_weights=2, gating="sample")), "gating 'sample'"),
     ],
 )
