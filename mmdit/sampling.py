@@ -31,11 +31,13 @@ TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their ow
 
 
 class Timesteps(dict[str, Tensor]):
-    """The `t` that `sample` gives a velocity, and its value as a number, so that no step reads one from a device."""
+    """The `t` that `sample` gives a velocity, and its value as a number, so that no step reads one from a device;
+    `until`: where the step ends that follows this velocity alone."""
 
-    def __init__(self, by_modality: Tensors, value: float) -> None:
+    def __init__(self, by_modality: Tensors, value: float, until: float | None = None) -> None:
         super().__init__(by_modality)
         self.value = float(np.float32(value))  # as in the tensors
+        self.until = None if until is None else float(np.float32(until))
 
 
 def shift_timesteps(t: Tensor, shift: float) -> Tensor:
@@ -68,7 +70,8 @@ def network_velocity(
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
     The network's timestep is t in its own unit: t itself where its config scales it by 1000, else 1000 t. Modalities
-    that `sample` is `given` are clean and have the timestep 0; the `condition` has that of the noise.
+    that `sample` is `given` are clean and have the timestep 0; the `condition` has that of the noise. A second
+    timestep, where the network has one, is the t to which `sample` goes by an Euler step, as in diffusers' pipelines.
 
     Args:
         condition: the modalities that are not drawn, such as a prompt's tokens `b n d`.
@@ -87,29 +90,39 @@ def network_velocity(
     dtype = next((c.dtype for c in told if c.is_floating_point()), own_dtype(net))
     check_names(channels or {}, "channels", net.modality_names, complete=False)
 
-    known: dict[float | None, NetworkModulation] = {}
+    second = net.config.timestep is not None and net.config.timestep.second is not None
+    unit = TRAINING_TIMESTEPS / scale
+    known: dict[tuple[float | None, float | None], NetworkModulation] = {}
     if sigmas is not None:
         device = next(iter((*told, *net.parameters()))).device  # weights may be kept elsewhere than where they are used
         numbers = [float(np.float32(value)) for value in _numbers(sigmas)]
-        grid = torch.tensor(numbers, dtype=torch.float32, device=device)
+        steps: list[Any] = [*pairwise(numbers)] if second else [(number, None) for number in numbers]
+        grid = torch.tensor(numbers, dtype=torch.float32, device=device) * unit
+        ends: Any = dict(second_timesteps=grid[1:]) if second else {}
         with torch.no_grad():
-            times = grid * (TRAINING_TIMESTEPS / scale)
-            made = net.precompute_modulation(times, pooled, guidance, class_labels, dtype=dtype)
-        known = dict(zip(numbers, made, strict=True))
+            made = net.precompute_modulation(grid[: len(steps)], pooled, guidance, class_labels, dtype=dtype, **ends)
+        known = dict(zip(steps, made, strict=True))
 
     def velocity(x: Tensors, t: Tensors) -> Tensors:
+        until = getattr(t, "until", None) if second else None
+        if second and until is None:
+            raise ValueError(
+                "this network has a second timestep, where the step ends, which only sample with kind='euler' tells it"
+            )
         inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}
         inputs |= {name: torch.cat([inputs[name], more.to(dtype)], 1) for name, more in (channels or {}).items()}
         if known and len(t) == 1:
-            modulation = known.get(_value(t))
+            modulation = known.get((_value(t), until))
             if modulation is not None:
                 out = net(inputs, masks=masks, modulation=modulation, references=references)
                 return {name: out[name] for name in x if name in out}
-        times = {name: value * (TRAINING_TIMESTEPS / scale) for name, value in t.items()}
+        times = {name: value * unit for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         each = {name: times.get(name, noisiest) for name in net.modality_names}
         t_given = noisiest if len(times) == 1 else each
-        out = net(inputs, t_given, pooled, masks, guidance, references=references, class_labels=class_labels)
+        end = None if until is None else until * unit
+        further: Any = dict(references=references, class_labels=class_labels, second_timestep=end)
+        out = net(inputs, t_given, pooled, masks, guidance, **further)
         return {name: out[name] for name in x if name in out}
 
     return velocity
@@ -144,10 +157,10 @@ def sample(
     size: dict[str, Any] = dict(size=(len(like),), dtype=torch.float32, device=like.device)
     clean = {name: torch.full(fill_value=0.0, **size) for name in known}
 
-    def at(x: Tensors, t: float) -> Tensors:
+    def at(x: Tensors, t: float, until: float | None = None) -> Tensors:
         times = {name: torch.full(fill_value=t, **size) for name in x}
         seen = {name: value.to(noise[name].dtype) for name, value in x.items()}
-        return velocity({**known, **seen}, Timesteps({**clean, **times}, t))
+        return velocity({**known, **seen}, Timesteps({**clean, **times}, t, until))
 
     if (steps is None) == (sigmas is None):
         raise ValueError(f"give either steps or sigmas, got steps={steps} and sigmas={sigmas}")
@@ -161,7 +174,7 @@ def sample(
     # half precision would round the state at every step: 3 % after 28 of them
     x = {name: value.to(torch.promote_types(value.dtype, torch.float32)) for name, value in noise.items()}
     for t, t_next in pairwise(grid):
-        first = at(x, t)
+        first = at(x, t, t_next if kind == "euler" else None)
         euler = {name: x[name] + (t_next - t) * first[name].to(x[name].dtype) for name in x}
         if kind == "heun":
             second = at(euler, t_next)

@@ -68,6 +68,8 @@ def random_call(
     )
     if config.pooled is not None:
         arguments["pooled"] = draw(batch, config.pooled.dim)
+    if config.timestep.second is not None:
+        arguments["second_timestep"] = arguments["timestep"] * torch.rand(batch, generator=generator)
     if config.guidance is not None:
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
     for index, (name, end) in enumerate((config.modalities["text"].inputs or {}).items()):

@@ -155,9 +155,10 @@ def call_hunyuan_text(
     net: nn.Module, drawn: Tensor, text: Tensor, timestep: Tensor, masks: Mapping[str, Tensor], **further: Tensor
 ) -> Tensor:
     """HunyuanImage-2.1, and HunyuanVideo-1.5, which has tokens of an image besides."""
-    given = dict(encoder_hidden_states_2=further["text_2"], encoder_attention_mask_2=masks["text_2"])
-    if "image" in further:
-        given["image_embeds"] = further["image"]
+    theirs = {"image": "image_embeds", "text_2": "encoder_hidden_states_2", "second_timestep": "timestep_r"}
+    given = {theirs.get(name, name): x for name, x in further.items()}
+    if "text_2" in masks:
+        given["encoder_attention_mask_2"] = masks["text_2"]
     return net(drawn, timestep, text, masks["text"], **given, return_dict=False)[0]
 
 
@@ -288,6 +289,26 @@ HUNYUAN_VIDEO_OPTIONS = HUNYUAN_OPTIONS | dict(
     num_single_layers=3, patch_size_t=2, pooled_projection_dim=24, rope_axes_dim=(4, 6, 6)
 )
 
+HUNYUAN_IMAGE_SMALL = {key.replace("video", "image"): value for key, value in HUNYUAN_SMALL.items()} | {
+    f"{IMAGE}.input.patch": 2,
+    f"{TEXT}.inputs.text_2.dim": 20,
+    "model.rotary.axes": "[8, 8]",
+}
+HUNYUAN_IMAGE_OPTIONS = HUNYUAN_OPTIONS | dict(
+    num_single_layers=3, patch_size=(2, 2), text_embed_2_dim=20, rope_axes_dim=(8, 8)
+)
+HUNYUAN_15_SMALL = {key: value for key, value in HUNYUAN_SMALL.items() if "single" not in key} | {
+    f"{VIDEO}.input.patch": "[1, 2, 2]",
+    f"{TEXT}.inputs.text_2.dim": 20,
+    f"{TEXT}.inputs.image.dim": 12,
+    f"{TEXT}.inputs.image.hidden": "[12]",
+}
+HUNYUAN_15_OPTIONS = HUNYUAN_OPTIONS | dict(
+    patch_size=2, text_embed_2_dim=20, image_embed_dim=12, rope_axes_dim=(4, 6, 6)
+)
+
+HUNYUAN_IMAGE = theirs("HunyuanImageTransformer2DModel")
+HUNYUAN_VIDEO_15 = theirs("HunyuanVideo15Transformer3DModel")
 HUNYUAN_VIDEO = theirs("HunyuanVideoTransformer3DModel")
 SD3 = theirs("SD3Transformer2DModel")
 QWEN = theirs("QwenImageTransformer2DModel")
@@ -437,28 +458,57 @@ FAMILIES = (
     ),
     Family(
         "hunyuan-image-2.1",
-        {key.replace("video", "image"): value for key, value in HUNYUAN_SMALL.items()}
-        | {f"{IMAGE}.input.patch": 2, f"{TEXT}.inputs.text_2.dim": 20, "model.rotary.axes": "[8, 8]"},
-        theirs("HunyuanImageTransformer2DModel"),
-        HUNYUAN_OPTIONS | dict(num_single_layers=3, patch_size=(2, 2), text_embed_2_dim=20, rope_axes_dim=(8, 8)),
+        HUNYUAN_IMAGE_SMALL,
+        HUNYUAN_IMAGE,
+        HUNYUAN_IMAGE_OPTIONS,
         call_hunyuan_text,
         dict(text_embed_2_dim=1472),
         17_425_795_520,
     ),
     Family(
+        "hunyuan-image-2.1-distilled",
+        HUNYUAN_IMAGE_SMALL,
+        HUNYUAN_IMAGE,
+        HUNYUAN_IMAGE_OPTIONS | dict(guidance_embeds=True, use_meanflow=True),
+        call_hunyuan_text,
+        dict(text_embed_2_dim=1472, guidance_embeds=True, use_meanflow=True),
+        17_453_334_976,
+    ),
+    Family(
+        "hunyuan-image-2.1-refiner",
+        {key: value for key, value in HUNYUAN_IMAGE_SMALL.items() if "text_2" not in key}
+        | {f"{IMAGE}.input.channels": 8, f"{IMAGE}.input.patch": "[2, 2, 2]", "model.rotary.axes": "[4, 6, 6]"},
+        HUNYUAN_IMAGE,
+        HUNYUAN_IMAGE_OPTIONS
+        | dict(in_channels=8, patch_size=(2, 2, 2), text_embed_2_dim=None, rope_axes_dim=(4, 6, 6))
+        | dict(guidance_embeds=True),
+        call_hunyuan_text,
+        dict(
+            in_channels=128,
+            num_attention_heads=26,
+            patch_size=(1, 1, 1),
+            rope_axes_dim=(16, 56, 56),
+            guidance_embeds=True,
+        ),
+        15_027_012_160,
+    ),
+    Family(
         "hunyuan-video-1.5",
-        {key: value for key, value in HUNYUAN_SMALL.items() if "single" not in key}
-        | {
-            f"{VIDEO}.input.patch": "[1, 2, 2]",
-            f"{TEXT}.inputs.text_2.dim": 20,
-            f"{TEXT}.inputs.image.dim": 12,
-            f"{TEXT}.inputs.image.hidden": "[12]",
-        },
-        theirs("HunyuanVideo15Transformer3DModel"),
-        HUNYUAN_OPTIONS | dict(patch_size=2, text_embed_2_dim=20, image_embed_dim=12, rope_axes_dim=(4, 6, 6)),
+        HUNYUAN_15_SMALL,
+        HUNYUAN_VIDEO_15,
+        HUNYUAN_15_OPTIONS,
         call_hunyuan_text,
         {},
         8_326_608_160,
+    ),
+    Family(
+        "hunyuan-video-1.5-distilled",
+        HUNYUAN_15_SMALL,
+        HUNYUAN_VIDEO_15,
+        HUNYUAN_15_OPTIONS | dict(use_meanflow=True),
+        call_hunyuan_text,
+        dict(use_meanflow=True),
+        8_331_330_848,
     ),
     Family(
         "joyimage-edit",

@@ -34,19 +34,20 @@ def call_flux_3(
     text: Tensor,
     timestep: Tensor,
     references: Sequence[Tensor] = (),
+    second_timestep: Tensor | None = None,
 ) -> Tensor:
     def ids(x: Tensor, place: int) -> Tensor:
         rows, columns = torch.arange(x.shape[2] // 2) * 0.5, torch.arange(x.shape[3] // 2) * 0.5
         return torch.cartesian_prod(torch.zeros(1), rows, columns, torch.full((1,), float(place)))
 
     text_ids = torch.cartesian_prod(*[torch.zeros(1)] * 3, torch.arange(text.shape[1]).float())
-    apart = {}
+    further = {} if second_timestep is None else dict(target_timestep=second_timestep)
     if references:
-        apart = dict(
+        further |= dict(
             image_cond_hidden_states=torch.cat([pack(x) for x in references], 1),
             image_cond_ids=torch.cat([ids(x, -1 - i) for i, x in enumerate(references)]),
         )
-    out = net(pack(image), text, timestep, ids(image, 0), text_ids, **apart, return_dict=False)
+    out = net(pack(image), text, timestep, ids(image, 0), text_ids, **further, return_dict=False)
     return unpack(out[0], image)
 
 
@@ -87,6 +88,22 @@ SMALL = {
     "model.dim_head": 16,
     "model.rotary.axes": "[4, 6, 6]",
 }
+FLUX_3 = theirs("Flux3Transformer2DModel")
+FLUX_3_SMALL = SMALL | {
+    f"{TEXT}.refiner.depth": 2,
+    f"{IMAGE}.refiner.depth": 2,
+    "model.rotary.axes": "[4, 4, 4, 4]",
+}
+FLUX_3_OPTIONS: dict[str, Any] = dict(
+    in_channels=16,
+    cond_in_channels=16,
+    num_layers=2,
+    num_single_layers=3,
+    attention_head_dim=16,
+    num_attention_heads=4,
+    joint_attention_dim=40,
+    axes_dims_rope=(4, 4, 4, 4),
+)
 ONE_STREAM = (
     Family(
         "lumina-image-2.0",
@@ -152,26 +169,22 @@ ONE_STREAM = (
     ),
     Family(
         "flux.3-klein-base",
-        SMALL
-        | {
-            f"{TEXT}.refiner.depth": 2,
-            f"{IMAGE}.refiner.depth": 2,
-            "model.rotary.axes": "[4, 4, 4, 4]",
-        },
-        theirs("Flux3Transformer2DModel"),
-        dict(
-            in_channels=16,
-            cond_in_channels=16,
-            num_layers=2,
-            num_single_layers=3,
-            attention_head_dim=16,
-            num_attention_heads=4,
-            joint_attention_dim=40,
-            axes_dims_rope=(4, 4, 4, 4),
-        ),
+        FLUX_3_SMALL,
+        FLUX_3,
+        FLUX_3_OPTIONS,
         call_flux_3,
         {},
         5_538_458_368,
+        masked=False,
+    ),
+    Family(
+        "flux.3-klein",
+        FLUX_3_SMALL,
+        FLUX_3,
+        FLUX_3_OPTIONS | dict(flow_map=True),
+        call_flux_3,
+        dict(flow_map=True),
+        5_548_681_984,
         masked=False,
     ),
 )

@@ -18,6 +18,10 @@ REFINER = """
     .feedforwards.0.proj_in = .ff.net.0.proj
     .feedforwards.0.proj_out = .ff.net.2
 """
+SECOND_TIME = """
+    second_time_embed.linear_in = .timestep_embedder_r.linear_1
+    second_time_embed.linear_out = .timestep_embedder_r.linear_2
+"""
 
 
 def video(config: ModelOptions) -> Iterator[str]:
@@ -54,7 +58,7 @@ def _diffusers(config: ModelOptions, time: str) -> Iterator[str]:
         outputs.{drawn}.modulation = swap(norm_out.linear)
         outputs.{drawn}.linear = patch(proj_out)
     """)
-    yield from below("", time, TIME)
+    yield from below("", time, TIME + SECOND_TIME)
     refiner = config.modalities["text"].refiner
     for n in range(refiner.depth if refiner else 0):
         theirs = f"context_embedder.token_refiner.refiner_blocks.{n}"

@@ -114,6 +114,8 @@ def flux_3(config: ModelOptions) -> Iterator[str]:
         inputs.text.linear = context_embedder
         outputs.image.modulation = swap(norm_out.linear)
         outputs.image.linear = patch(proj_out)
+        second_time_embed.linear_in = target_timestep_embedder.linear_1
+        second_time_embed.linear_out = target_timestep_embedder.linear_2
         transformer.shared_single_modulations.0.linear = single_stream_modulations.txt.linear
         transformer.shared_single_modulations.1.kinds.0.linear = single_stream_modulations.image.linear
         transformer.shared_single_modulations.1.kinds.1.linear = single_stream_modulations.image_cond.linear

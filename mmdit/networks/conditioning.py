@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -24,9 +24,26 @@ class Conditions(NamedTuple):
     pooled: Tensor | None = None
     guidance: Tensor | float | None = None
     class_labels: Tensor | int | None = None
+    second_timestep: Tensor | float | None = None
 
     def __bool__(self) -> bool:
         return any(each is not None for each in self)
+
+
+def _first(vector: Tensor, second: Tensor | None) -> Tensor:
+    return vector
+
+
+def _sum(vector: Tensor, second: Tensor) -> Tensor:
+    return vector + (second if vector.ndim == 2 else second.unsqueeze(1))
+
+
+def _mean(vector: Tensor, second: Tensor) -> Tensor:
+    return _sum(vector, second) / 2
+
+
+# what is made of a timestep's vectors, b d or b n d, and the second's, b d
+WITH_SECOND: dict[str | None, Callable[..., Tensor]] = {None: _first, "sum": _sum, "mean": _mean}
 
 
 class Conditioned(nn.Module):
@@ -46,7 +63,10 @@ class Conditioned(nn.Module):
         # at timestep 0: the references of some modalities, and some modalities
         self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
         self.still = {name for name, m in config.modalities.items() if m.clean}
+        second = None if config.timestep is None else config.timestep.second
         self.time_embed = make_timestep_embed(config.timestep, dim_cond)
+        self.second_time_embed = make_timestep_embed(config.timestep if second else None, dim_cond)
+        self.with_second = WITH_SECOND[second]
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
         pooled = config.pooled
         self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
@@ -62,6 +82,7 @@ class Conditioned(nn.Module):
         guidance: Tensor | float | None = None,
         class_labels: Tensor | int | None = None,
         *,
+        second_timesteps: Tensor | None = None,
         dtype: torch.dtype | None = None,
     ) -> list[NetworkModulation]:
         """What the conditioning decides at every step of a sampler, from one pass over the modulations' weights.
@@ -74,6 +95,7 @@ class Conditioned(nn.Module):
             timesteps: `s`, in the network's unit, each for all samples and modalities.
             pooled, guidance, class_labels: as in the call, `b dim`, `b` and `b`. Where the network has none of them, or
                 they have a batch of 1, the result serves any batch.
+            second_timesteps: `s`, where each step ends, where the config has `timestep.second`.
             dtype: what the network computes in; None: that of the weights that embed the timestep, where these are not
                 stored as something else (float8, say), or else of `pooled`, or else of its other weights.
 
@@ -92,7 +114,8 @@ class Conditioned(nn.Module):
             raise ValueError("precompute_modulation: this model is conditioned on its inputs too, which it isn't given")
         if isinstance(guidance, (int, float)):
             guidance = as_vector(guidance, "guidance", 1, timesteps.device)
-        self._check_conditions(pooled, guidance, class_labels, timesteps.device)
+        second = second_timesteps
+        self._check_conditions(Conditions(timesteps, pooled, guidance, class_labels, second), timesteps.device)
         if isinstance(class_labels, int):
             class_labels = torch.full((1,), class_labels, device=timesteps.device)
         steps, given = len(timesteps), [x for x in (pooled, guidance, class_labels) if x is not None]
@@ -100,7 +123,7 @@ class Conditioned(nn.Module):
         if any(len(x) not in (1, batch) for x in given):
             got = " and ".join(str(len(x)) for x in given)
             raise ValueError(f"pooled, guidance and class_labels must have one batch, got {got}")
-        every: list[Any] = [
+        every: Any = [
             None if x is None else x.expand(batch, *x.shape[1:]).repeat(steps, *(1,) * (x.ndim - 1))
             for x in (pooled, guidance, class_labels)
         ]
@@ -108,7 +131,11 @@ class Conditioned(nn.Module):
             dtype = own_dtype(self.time_embed, own_dtype(self) if pooled is None else pooled.dtype)
         like = timesteps.new_empty(0, dtype=dtype)
         t = timesteps.repeat_interleave(batch)
-        conds: Any = self._conditioning(Conditions(t, *every), steps * batch, like, self.clean)
+        if second is not None:
+            second = as_vector(second, "second_timesteps", steps, timesteps.device).repeat_interleave(batch)
+        conds: Any = self._conditioning(
+            Conditions(t, every[0], every[1], every[2], second), steps * batch, like, self.clean
+        )
         plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
         kept = conds if self.clean or self.still else conds[:1]
@@ -119,7 +146,7 @@ class Conditioned(nn.Module):
     def _known(self, modulation: NetworkModulation, given: Conditions, batch: int) -> list[Tensor | None]:
         """The conditioning vectors of a modulation computed before."""
         if given:
-            raise ValueError("modulation takes the place of timestep, pooled, guidance and class_labels; pass it alone")
+            raise ValueError(f"modulation takes the place of {', '.join(given._fields)}; pass it alone")
         cond = modulation.conds[0]
         if len(cond) not in (1, batch):
             raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
@@ -176,17 +203,18 @@ class Conditioned(nn.Module):
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
         of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
         that of timestep 0, where its references are `clean`."""
-        if self.time_embed is None:
+        time_embed = self.time_embed
+        if time_embed is None:
             if given:
                 raise ValueError(
                     "this model has no timestep in its config, so no timestep, pooled, guidance or class_labels may be "
                     "passed"
                 )
             return [None] * len(self.modality_names)
-        timestep, pooled, guidance, class_labels = given
+        timestep, pooled, guidance, class_labels, second_timestep = given
         if timestep is None:
             raise ValueError("timestep is missing: this model is conditioned on it; pass a tensor of shape (batch,)")
-        self._check_conditions(pooled, guidance, class_labels, like.device, batch)
+        self._check_conditions(given, like.device, batch)
 
         def of_number(
             embed: nn.Module, number: object, argument: str, tokens: int | None = None, mask: Tensor | None = None
@@ -194,6 +222,13 @@ class Conditioned(nn.Module):
             numbers = as_vector(number, argument, batch, like.device, tokens=tokens)
             vector: Tensor = embed(fill_masked(numbers, mask) if numbers.ndim == 2 else numbers, like.dtype)
             return vector
+
+        second = None
+        if self.second_time_embed is not None:
+            second = of_number(self.second_time_embed, second_timestep, "second_timestep")
+
+        def of_time(number: object, argument: str = "timestep", *each_token: Any) -> Tensor:
+            return self.with_second(of_number(time_embed, number, argument, *each_token), second)
 
         extra: Tensor | int = 0 if means is None else means
         if self.guidance_embed is not None:
@@ -210,30 +245,25 @@ class Conditioned(nn.Module):
             conds = []
             for name in self.modality_names:
                 each_token = () if name in clean else streams[name]
-                vectors = of_number(self.time_embed, timestep[name], f"timestep of {name}", *each_token)
+                vectors = of_time(timestep[name], f"timestep of {name}", *each_token)
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
-            conds = [of_number(self.time_embed, timestep, "timestep") + extra] * len(self.modality_names)
+            conds = [of_time(timestep) + extra] * len(self.modality_names)
         if clean or self.still:
-            at_zero = of_number(self.time_embed, 0.0, "timestep") + extra
+            at_zero = of_time(0.0) + extra
             conds = [at_zero if n in self.still else c for n, c in zip(self.modality_names, conds, strict=True)]
-            named = zip(self.modality_names, conds, strict=True)
-            conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in named]
+            by_name = zip(self.modality_names, conds, strict=True)
+            conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in by_name]
         return [*conds]
 
-    def _check_conditions(
-        self,
-        pooled: object,
-        guidance: object,
-        class_labels: object,
-        device: torch.device,
-        batch: int | None = None,
-    ) -> None:
+    def _check_conditions(self, conditions: Conditions, device: torch.device, batch: int | None = None) -> None:
         """That there are those which the network was built with, of their shapes; `batch`: None where it may be any."""
+        _, pooled, guidance, class_labels, second = conditions
         parts = (
             ("guidance", guidance, self.guidance_embed),
             ("a pooled vector", pooled, self.pooled_embed),
             ("class_labels", class_labels, self.class_embed),
+            ("a second timestep", second, self.second_time_embed),
         )
         for what, given, embed in parts:
             if (given is None) != (embed is None):

@@ -27,8 +27,8 @@ from mmdit.options import (
     FeedForwardOptions,
     LinearInput,
     MlpInput,
+    NumberOptions,
     PatchInput,
-    TimestepOptions,
     TokenInput,
 )
 from mmdit.options.modalities import AnyInput
@@ -190,7 +190,7 @@ class VectorEmbed(nn.Module):
 class TimestepEmbed(VectorEmbed):
     """A timestep's sinusoid through a `VectorEmbed` (DiT, section 3.2, with the cosines first as in SD3)."""
 
-    def __init__(self, options: TimestepOptions, dim: int) -> None:
+    def __init__(self, options: NumberOptions, dim: int) -> None:
         super().__init__(options.frequencies, options.dim or dim, hidden=options.hidden, bias=options.bias)
         self.frequencies, self.scale = options.frequencies, options.scale
         self.waves: Callable[[Tensor, int], Tensor] = ddpm_sinusoid if options.waves == "ddpm" else timestep_sinusoid
@@ -288,5 +288,5 @@ def _check_sequence(x: Tensor, dim: int, name: str) -> None:
         raise ValueError(f"{name} must have the shape (batch, length, {dim}), got {tuple(x.shape)}")
 
 
-def make_timestep_embed(options: TimestepOptions | None, dim_cond: int | None) -> TimestepEmbed | None:
+def make_timestep_embed(options: NumberOptions | None, dim_cond: int | None) -> TimestepEmbed | None:
     return None if options is None or dim_cond is None else TimestepEmbed(options, dim_cond)

@@ -94,6 +94,7 @@ class MMDiTModel(Conditioned):
         modulation: NetworkModulation | None = None,
         references: Mapping[str, Sequence[Tensor]] | None = None,
         class_labels: Tensor | int | None = None,
+        second_timestep: Tensor | float | None = None,
     ) -> dict[str, Any]:
         """Run the network.
 
@@ -109,11 +110,14 @@ class MMDiTModel(Conditioned):
                 must be. What stands at masked positions, nan and inf included, changes nothing. Or a `Packing` of
                 them, where those of further inputs stand behind their modality's own.
             guidance: `b` or a number for all samples, the guidance scale, where the config has `guidance`.
-            modulation: one of `precompute_modulation`, in place of timestep, pooled, guidance and class_labels.
+            modulation: one of `precompute_modulation`, in place of timestep, second_timestep, pooled, guidance and
+                class_labels.
             references: by modality, where its config has `references`, further images `b c h' w'` (beside a video
                 `b c f' h' w'`), each of its own size: all of their tokens are valid, none is returned, and a `Packing`
                 of the masks counts them.
             class_labels: `b` integers or one for all samples, where the config has `class_labels`.
+            second_timestep: `b` or a number for all samples, in the unit of the timestep: where the step ends, where
+                the config has `timestep.second`.
 
         Returns:
             By modality what its output head gives, tokens where it has none, in a list where a list came in; discarded
@@ -140,7 +144,7 @@ class MMDiTModel(Conditioned):
         if packing is not None and not self.pads:
             every = {name: (count, packing.mask(i)) for i, (name, (count, _)) in enumerate(every.items())}
         like, clean = tokens[self.modality_names[0]], self.clean.intersection(behind)
-        conditions = Conditions(timestep, pooled, guidance, class_labels)
+        conditions = Conditions(timestep, pooled, guidance, class_labels, second_timestep)
         if modulation is None:
             conds = self._conditioning(conditions, batch, like, clean, every, means)
         else:

@@ -266,7 +266,7 @@ class RotaryOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimestepOptions(Options):
+class NumberOptions(Options):
     """A number's sinusoid, and the MLP that makes the conditioning vector of it (DiT, section 3.2)."""
 
     frequencies: Whole = option(256, "Sines and cosines of it.", ge=2, multiple_of=2)
@@ -302,7 +302,20 @@ class TimestepOptions(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GuidanceOptions(TimestepOptions):
+class TimestepOptions(NumberOptions):
+    """The same of a timestep, and of the one where the step ends, which a network for few steps is told too (mean
+    flows, Geng et al. 2025, arXiv 2505.13447)."""
+
+    second: Literal["mean", "sum"] | None = option(
+        None,
+        "A second timestep, where the step ends, has an MLP of its own, and what both give is averaged (the distilled "
+        "HunyuanImage-2.1) or added (the distilled HunyuanVideo-1.5, FLUX.3-klein); null: there is none.",
+        later=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidanceOptions(NumberOptions):
     """The guidance scale as a further condition, for models distilled from guided ones (FLUX.1-dev)."""
 
 

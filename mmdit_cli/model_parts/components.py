@@ -77,7 +77,8 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
             yield from (("embedding", name, m) for name, m in module.type_embeds.items())
             yield from (("embedding", name, m) for name, m in (*module.pads.items(), *module.reference_inputs.items()))
             yield from (("output head", name, m) for name, m in module.outputs.items())
-            numbers, vectors = (module.time_embed, module.guidance_embed), (module.pooled_embed, module.means_embed)
+            numbers = (module.time_embed, module.second_time_embed, module.guidance_embed)
+            vectors = (module.pooled_embed, module.means_embed)
             embeds = (*numbers, *vectors, module.class_embed)
             yield from (("conditioning", None, m) for m in embeds if m is not None)
         elif isinstance(module, Refiner):

@@ -59,6 +59,8 @@ def example_inputs(
         kwargs = {"inputs": data, "masks": packing or masks or None}
         if config.model.timestep is not None:
             kwargs["timestep"] = draw.uniform(batch) * 1000 / config.model.timestep.scale
+            if config.model.timestep.second is not None:
+                kwargs["second_timestep"] = kwargs["timestep"] / 2
         if config.model.pooled is not None:
             kwargs["pooled"] = draw.normal(batch, config.model.pooled.dim)
         if config.model.guidance is not None:

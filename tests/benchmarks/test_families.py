@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -50,6 +51,8 @@ QUICK = (
     "ideogram-4",
     "flux.3-klein-base",
     "joyimage-edit",
+    "hunyuan-image-2.1-distilled",
+    "flux.3-klein",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
 SOME += ("ideogram-4", "flux.3-klein-base", "joyimage-edit")
@@ -115,7 +118,9 @@ def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
 def cast(arguments, dtype):
     """In another dtype, at times and guidances that bfloat16 holds exactly, even times 1000 as in diffusers."""
     late = arguments["timestep"].max() > 1
-    exact = {"timestep": torch.tensor([0.5, 0.25]) * (1000 if late else 1), "guidance": torch.tensor([4.0, 2.0])}
+    unit = 1000 if late else 1
+    exact = {"timestep": torch.tensor([0.5, 0.25]) * unit, "second_timestep": torch.tensor([0.25, 0.0]) * unit}
+    exact["guidance"] = torch.tensor([4.0, 2.0])
     changed = arguments | {name: x for name, x in exact.items() if name in arguments}
     return tree_map_only(torch.Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, changed)
 
@@ -205,6 +210,7 @@ def test_padded_text_is_masked_as_in_qwen_image():
     slow_but(
         FAMILIES,
         *(BY_NAME[n] for n in ("sd3-medium", "qwen-image-layered", "flux.1-dev", "flux.1-fill-dev", "auraflow")),
+        BY_NAME["hunyuan-image-2.1-distilled"],
     ),
     ids=str,
 )
@@ -230,9 +236,11 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
         velocity = network_velocity(ours, prompt, channels={drawn: channels}, **rest)
         got = sample(velocity, {drawn: noise}, sigmas=scheduler.sigmas.tolist())[drawn]
         image = noise
-        for t in scheduler.timesteps:
+        for t, end in pairwise([*scheduler.timesteps, torch.tensor(0.0)]):
             seen = {**prompt, drawn: torch.cat([image, channels], 1)}
             step = dict(inputs=seen, timestep=(t / scale).expand(2), **rest)
+            if ours.config.timestep.second is not None:  # the next one, and 0 at last
+                step["second_timestep"] = (end / scale).expand(2)
             image = scheduler.step(call_theirs(theirs, family, step), t, image, return_dict=False)[0]
     assert relative(got, image) < 1e-4
     assert relative(got, noise) > 0.1

@@ -177,6 +177,7 @@ def test_images_and_captions_of_many_sizes_share_a_batch(family, varlen):
     config = net.config
     extra = {} if config.pooled is None else dict(pooled=randn(3, config.pooled.dim))
     extra |= {} if config.guidance is None else dict(guidance=t / 300)
+    extra |= {} if config.timestep.second is None else dict(second_timestep=t / 2)
     t = t / config.timestep.scale
     got = net(given, t, **extra)[drawn]
     assert [x.shape[1:] for x in got] == [x.shape[1:] for x in given[drawn]]

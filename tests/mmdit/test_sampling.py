@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,19 @@ def test_known_steps_take_what_the_network_takes() -> None:
     assert net.precompute_modulation(torch.ones(2), pooled, 3.5)[0].conds[0].dtype == torch.bfloat16
     with pytest.raises(ValueError, match=r"pooled must have the shape \(batch, dim\) = \(batch, 3\), got \(2, 4\)"):
         net.precompute_modulation(torch.ones(3), torch.ones(2, 4), 3.5)
+
+
+def test_a_second_timestep_is_that_at_which_the_step_ends() -> None:
+    net = drawn(small_network(timestep={"scale": 1000, "second": "mean"}))
+    x, text, grid = torch.randn(2, 5, 4).double(), {"text": torch.randn(2, 3, 4).double()}, [1.0, 0.75, 0.25, 0.0]
+    wanted = x
+    for t, end in pairwise(grid):
+        wanted = wanted + (end - t) * net(text | {"image": wanted}, t, second_timestep=end)["image"]
+    for known in (None, grid):
+        velocity = network_velocity(net, text, sigmas=known)
+        torch.testing.assert_close(sample(velocity, {"image": x}, sigmas=grid)["image"], wanted)
+    with pytest.raises(ValueError, match="has a second timestep, where the step ends, .* kind='euler'"):
+        sample(velocity, {"image": x}, sigmas=grid, kind="heun")
 
 
 def test_known_steps_are_computed_where_the_conditions_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,9 +114,12 @@ def conditioning(net, t, pooled, scale=1.0):
         hidden = silu(x @ state["linear_in.weight"].T + state["linear_in.bias"])
         return hidden @ state["linear_out.weight"].T + state["linear_out.bias"]
 
-    angles = (t.float() * scale)[:, None] * (-math.log(10_000.0) * torch.arange(8).float() / 8).exp()
-    waves = torch.cat([angles.cos(), angles.sin()], -1).double()
-    return two_layers(waves, net.time_embed.state_dict()) + two_layers(pooled, net.pooled_embed.state_dict())
+    return two_layers(waves(t * scale), net.time_embed.state_dict()) + two_layers(pooled, net.pooled_embed.state_dict())
+
+
+def waves(t):
+    angles = t.float()[:, None] * (-math.log(10_000.0) * torch.arange(8).float() / 8).exp()
+    return torch.cat([angles.cos(), angles.sin()], -1).double()
 
 
 @pytest.mark.parametrize("each", [False, True])
@@ -246,6 +249,36 @@ def test_a_class_has_a_learned_vector_that_is_added_to_the_conditioning():
     for got in (net(given, t[:1].expand(2), pooled, class_labels=2), net(given, modulation=modulation)):
         for name, x in wanted.items():
             torch.testing.assert_close(got[name], x)
+
+
+@pytest.mark.parametrize(("kind", "share"), [("mean", 0.5), ("sum", 1.0)])
+def test_a_second_timestep_is_averaged_with_the_first_or_added_to_it(kind, share):
+    net, given, pooled = model(timestep={"frequencies": 16, "second": kind}), inputs(), randn(2, 10)
+    t, end, seen = torch.rand(2), torch.rand(2), []
+    net.transformer.register_forward_pre_hook(lambda m, args, given: seen.extend(given["time_cond"]), with_kwargs=True)
+    wanted = net(given, t, pooled, second_timestep=end)
+    second = net.second_time_embed.linear_out(silu(net.second_time_embed.linear_in(waves(end))))
+    first = net.time_embed.linear_out(silu(net.time_embed.linear_in(waves(t))))
+    for cond in seen:
+        torch.testing.assert_close(cond, conditioning(net, t, pooled) - first + share * (first + second))
+    each = [t[:, None].expand(-1, n) for n in (6, 8, 5)]  # of every token
+    per_token = net(given, dict(zip(("text", "image", "audio"), each, strict=True)), pooled, second_timestep=end)
+    for name, x in wanted.items():
+        torch.testing.assert_close(per_token[name], x)
+
+
+@pytest.mark.parametrize(
+    ("second", "given", "message"),
+    [
+        (None, 0.5, "this model was built without a second timestep, got float"),
+        ("sum", None, "this model needs a second timestep, got none"),
+        ("sum", torch.ones(3), r"second_timestep must have the shape \(batch,\) = \(2,\), got \(3,\)"),
+    ],
+)
+def test_a_second_timestep_is_wanted_or_refused(second, given, message):
+    net = model(timestep={"frequencies": 16, "second": second})
+    with pytest.raises(ValueError, match=message):
+        net(inputs(), torch.rand(2), randn(2, 10), second_timestep=given)
 
 
 @pytest.mark.parametrize(

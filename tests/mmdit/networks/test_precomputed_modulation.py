@@ -48,10 +48,12 @@ def test_every_step_is_the_one_with_its_own_conditioning(family, varlen):
         patches = xs[family.drawn][0, 0].numel() // math.prod(embed.sizes)
         masks = Packing.from_masks([longer, None], [longer.shape[1], patches], 2)
     timesteps = torch.tensor([1000.0, 600.0, 50.0]).double() / net.config.timestep.scale
-    steps = net.precompute_modulation(timesteps, **given)
+    ends = None if net.config.timestep.second is None else timesteps / 3
+    steps = net.precompute_modulation(timesteps, **given, second_timesteps=ends)
     assert len(steps) == 3
-    for t, modulation in zip(timesteps, steps, strict=True):
-        wanted = net(xs, t.expand(2), **given, masks=masks)[family.drawn]
+    for i, (t, modulation) in enumerate(zip(timesteps, steps, strict=True)):
+        end = {} if ends is None else dict(second_timestep=ends[i].expand(2))
+        wanted = net(xs, t.expand(2), **given, **end, masks=masks)[family.drawn]
         got = net(xs, masks=masks, modulation=modulation)[family.drawn]
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-10)
 
