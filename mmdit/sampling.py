@@ -64,6 +64,7 @@ def network_velocity(
     guidance: Tensor | float | None = None,
     references: Mapping[str, Sequence[Tensor]] | None = None,
     channels: Mapping[str, Tensor] | None = None,
+    frames: Mapping[str, Tensor] | None = None,
     sigmas: Iterable[float] | Tensor | None = None,
     class_labels: Tensor | int | None = None,
 ) -> Velocity:
@@ -79,6 +80,8 @@ def network_velocity(
             rather than at every step.
         channels: by modality, `b c h w` of further channels behind those that are drawn: a masked picture and its mask
             (FLUX.1 Fill), or a guide (FLUX.1 Canny).
+        frames: by modality, `b c f h w` of frames before those that are drawn: an image that a video begins with
+            (HunyuanVideo-I2V of 16 channels, whose first frame has the timestep 0).
         sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
             `MMDiTModel.precompute_modulation`); of use where one modality is drawn, none is `given`, and gradients
             are not wanted, in `sample` or with t on the CPU: a GPU is not asked for the value of t.
@@ -89,6 +92,12 @@ def network_velocity(
     told = [c for c in (*(condition or {}).values(), pooled) if c is not None]
     dtype = next((c.dtype for c in told if c.is_floating_point()), own_dtype(net))
     check_names(channels or {}, "channels", net.modality_names, complete=False)
+    check_names(frames or {}, "frames", net.modality_names, complete=False)
+    before = {name: given.shape[2] for name, given in (frames or {}).items()}
+
+    def drawn(out: Tensors, x: Tensors) -> Tensors:
+        alone = {name: out[name] for name in x if name in out}
+        return alone | {name: alone[name][:, :, count:] for name, count in before.items()}
 
     second = net.config.timestep is not None and net.config.timestep.second is not None
     unit = TRAINING_TIMESTEPS / scale
@@ -110,20 +119,19 @@ def network_velocity(
                 "this network has a second timestep, where the step ends, which only sample with kind='euler' tells it"
             )
         inputs = {**(condition or {}), **{n: v.to(dtype) if v.is_floating_point() else v for n, v in x.items()}}
+        inputs |= {name: torch.cat([given.to(dtype), inputs[name]], 2) for name, given in (frames or {}).items()}
         inputs |= {name: torch.cat([inputs[name], more.to(dtype)], 1) for name, more in (channels or {}).items()}
         if known and len(t) == 1:
             modulation = known.get((_value(t), until))
             if modulation is not None:
-                out = net(inputs, masks=masks, modulation=modulation, references=references)
-                return {name: out[name] for name in x if name in out}
+                return drawn(net(inputs, masks=masks, modulation=modulation, references=references), x)
         times = {name: value * unit for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         each = {name: times.get(name, noisiest) for name in net.modality_names}
         t_given = noisiest if len(times) == 1 else each
         end = None if until is None else until * unit
         further: Any = dict(references=references, class_labels=class_labels, second_timestep=end)
-        out = net(inputs, t_given, pooled, masks, guidance, **further)
-        return {name: out[name] for name in x if name in out}
+        return drawn(net(inputs, t_given, pooled, masks, guidance, **further), x)
 
     return velocity
 

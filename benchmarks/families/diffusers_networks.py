@@ -457,6 +457,15 @@ FAMILIES = (
         12_810_991_680,
     ),
     Family(
+        "hunyuan-video-i2v-16ch",
+        HUNYUAN_SMALL | {f"{VIDEO}.input.patch": "[2, 2, 2]", "model.pooled.dim": 24},
+        HUNYUAN_VIDEO,
+        HUNYUAN_VIDEO_OPTIONS | dict(image_condition_type="token_replace"),
+        call_hunyuan_video,
+        dict(image_condition_type="token_replace"),
+        12_821_012_544,
+    ),
+    Family(
         "hunyuan-image-2.1",
         HUNYUAN_IMAGE_SMALL,
         HUNYUAN_IMAGE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from mmdit.layers.arguments import as_labels, as_vector, check_device, check_names, described
 from mmdit.layers.masks import fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
+from mmdit.networks import ragged
 from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_timestep_embed, own_dtype, stretched
+from mmdit.networks.ragged import Given
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
 
@@ -30,7 +33,7 @@ class Conditions(NamedTuple):
         return any(each is not None for each in self)
 
 
-def _first(vector: Tensor, second: Tensor | None) -> Tensor:
+def _alone(vector: Tensor, second: Tensor | None) -> Tensor:
     return vector
 
 
@@ -43,7 +46,7 @@ def _mean(vector: Tensor, second: Tensor) -> Tensor:
 
 
 # what is made of a timestep's vectors, b d or b n d, and the second's, b d
-WITH_SECOND: dict[str | None, Callable[..., Tensor]] = {None: _first, "sum": _sum, "mean": _mean}
+WITH_SECOND: dict[str | None, Callable[..., Tensor]] = {None: _alone, "sum": _sum, "mean": _mean}
 
 
 class Conditioned(nn.Module):
@@ -54,13 +57,15 @@ class Conditioned(nn.Module):
 
     modality_names: tuple[str, ...]
     conditions: dict[str, tuple[str, ...]]  # by modality, its inputs that condition its tokens
+    inputs: nn.ModuleDict
     outputs: nn.ModuleDict
     transformer: MMDiT
 
     def _embed_conditions(self, config: ModelOptions) -> None:
         """Make what embeds them."""
         dim_cond = config.dim_cond
-        # at timestep 0: the references of some modalities, and some modalities
+        # at timestep 0: the first frames of some modalities, the references of some, and some modalities
+        self.clean_frames = {name: m.clean_frames for name, m in config.modalities.items() if m.clean_frames}
         self.clean = {name for name, m in config.modalities.items() if m.references is not None and m.references.clean}
         self.still = {name for name, m in config.modalities.items() if m.clean}
         second = None if config.timestep is None else config.timestep.second
@@ -136,17 +141,21 @@ class Conditioned(nn.Module):
         conds: Any = self._conditioning(
             Conditions(t, every[0], every[1], every[2], second), steps * batch, like, self.clean
         )
-        plain = {name: c[:, 0] if c.ndim == 3 else c for name, c in zip(self.modality_names, conds, strict=True)}
+        plain = dict(zip(self.modality_names, self._of_own_tokens(conds, self.clean), strict=True))
         heads = {name: head.modulate(plain[name]) for name, head in self.outputs.items()}  # type: ignore[operator]
-        kept = conds if self.clean or self.still else conds[:1]
+        kept = conds if self.clean_frames or self.clean or self.still else conds[:1]
         stack = self.transformer.modulate(kept if len(kept) > 1 else kept[0])
         whole = NetworkModulation(tuple(kept), stack, heads, t)
         return [whole.rows(step * batch, (step + 1) * batch) for step in range(steps)]
 
-    def _known(self, modulation: NetworkModulation, given: Conditions, batch: int) -> list[Tensor | None]:
+    def _known(
+        self, modulation: NetworkModulation, given: Conditions, inputs: Mapping[str, Given], batch: int
+    ) -> list[Tensor | None]:
         """The conditioning vectors of a modulation computed before."""
         if given:
             raise ValueError(f"modulation takes the place of {', '.join(given._fields)}; pass it alone")
+        if not all(isinstance(inputs[name], Tensor) for name in self.clean_frames):
+            raise ValueError("modulation: in a list each sample has first frames of another size; pass the timestep")
         cond = modulation.conds[0]
         if len(cond) not in (1, batch):
             raise ValueError(f"modulation is for a batch of {len(cond)}, got inputs with one of {batch}")
@@ -154,42 +163,63 @@ class Conditioned(nn.Module):
         return [*conds] if len(conds) > 1 else [*conds] * len(self.modality_names)
 
     def _of_own_tokens(
-        self, conds: Sequence[Tensor | None], own: Sequence[int], clean: Collection[str]
+        self, conds: Sequence[Tensor | None], clean: Collection[str], own: Mapping[str, int] = MappingProxyType({})
     ) -> list[Tensor | None]:
         """The conditioning of each modality's own tokens, which its refiner and its head read."""
-        return [
-            cond if cond is None or cond.ndim == 2 else cond[:, 0] if name in clean else cond[:, :n]
-            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
-        ]
 
-    def _of_references(self, conds: Sequence[Tensor | None], own: Sequence[int]) -> list[Tensor | None]:
-        """That of each modality's references."""
-        return [
-            cond if cond is None or cond.ndim == 2 else cond[:, 1] if name in self.clean else cond[:, n:]
-            for name, cond, n in zip(self.modality_names, conds, own, strict=True)
-        ]
+        def of_own(name: str, cond: Tensor | None) -> Tensor | None:
+            if cond is None or cond.ndim == 2:
+                return cond
+            runs = name in self.clean_frames or name in clean
+            return cond[:, int(name in self.clean_frames)] if runs else cond[:, : own[name]]
+
+        return [of_own(name, cond) for name, cond in zip(self.modality_names, conds, strict=True)]
+
+    def _of_references(self, name: str, cond: Tensor | None, own: int) -> Tensor | None:
+        """That of a modality's references."""
+        runs = name in self.clean_frames or name in self.clean
+        return cond if cond is None or cond.ndim == 2 else cond[:, -1] if runs else cond[:, own:]
 
     def _of_all_tokens(
         self,
         conds: Sequence[Tensor | None],
-        own: Sequence[int],
+        inputs: Mapping[str, Given],
         whole: Sequence[Tensor],
         tokens: Mapping[str, Tensor],
         valid: Mapping[str, Tensor | None],
         clean: Collection[str],
     ) -> list[Conditioning | None]:
-        """That of each modality's tokens, of which those from `own` on are of its references where these are clean; its
-        `conditions` are added."""
+        """That of each modality's tokens, where first frames or references are clean in runs: those of the frames, its
+        own, and behind these those of the references; its `conditions` are added."""
         of_all: list[Conditioning | None] = []
-        for name, cond, n, x in zip(self.modality_names, conds, own, whole, strict=True):
-            if cond is not None and cond.ndim == 3 and name in clean:
-                of_all.append(ConditioningRuns(cond, (n, x.shape[1] - n)))
+        for name, cond, x in zip(self.modality_names, conds, whole, strict=True):
+            n = tokens[name].shape[1]
+            if cond is not None and (name in self.clean_frames or name in clean):
+                of_all.append(self._in_runs(name, cond, inputs[name], n, x.shape[1], name in clean))
                 continue
             if cond is not None:
                 more = [stretched(tokens[each], n, valid[each], valid[name]) for each in self.conditions[name]]
                 cond = sum(more, cond.unsqueeze(1) if more and cond.ndim == 2 else cond)
             of_all.append(cond)
         return of_all
+
+    def _in_runs(self, name: str, cond: Tensor, given: Given, own: int, total: int, clean: bool) -> Conditioning:
+        """The vectors `b k d` for a modality's first frames, the rest of its `own` tokens, and its references if these
+        are `clean`, where it has `total` tokens."""
+        end = own if clean else total
+        behind = (total - own,) if clean else ()
+        if name not in self.clean_frames:
+            return ConditioningRuns(cond, (end, *behind))
+        sizes: Any = self.inputs[name].sizes
+
+        def first(video: Tensor) -> int:
+            frames, *sides = (length // size for length, size in zip(video.shape[-3:], sizes, strict=True))
+            return min(self.clean_frames[name], frames) * math.prod(sides)
+
+        if isinstance(given, Tensor):
+            return ConditioningRuns(cond, (first(given), end - first(given), *behind))
+        of_frames = ragged.first_of(tuple(map(first, given)), own, cond.device)  # in each sample another number
+        return torch.where(of_frames.unsqueeze(-1), cond[:, :1], cond[:, 1:])
 
     def _conditioning(
         self,
@@ -201,8 +231,8 @@ class Conditioned(nn.Module):
         means: Tensor | None = None,
     ) -> list[Tensor | None]:
         """For each modality a vector, `b dim_cond`, in the dtype and on the device of `like`; `b n dim_cond` where each
-        of its tokens, of which `streams` tells the number and the mask, has a timestep; `b 2 dim_cond`, its own and
-        that of timestep 0, where its references are `clean`."""
+        of its tokens, of which `streams` tells the number and the mask, has a timestep; `b k dim_cond` where not all
+        of its tokens are at its timestep: of first frames that are given, its own, and of `clean` references."""
         time_embed = self.time_embed
         if time_embed is None:
             if given:
@@ -230,30 +260,35 @@ class Conditioned(nn.Module):
         def of_time(number: object, argument: str = "timestep", *each_token: Any) -> Tensor:
             return self.with_second(of_number(time_embed, number, argument, *each_token), second)
 
-        extra: Tensor | int = 0 if means is None else means
+        further = {} if means is None else {"means": means}
         if self.guidance_embed is not None:
-            extra = extra + of_number(self.guidance_embed, guidance, "guidance")
+            further["guidance"] = of_number(self.guidance_embed, guidance, "guidance")
         if self.pooled_embed is not None and pooled is not None:
-            extra = extra + self.pooled_embed(pooled.to(like.dtype))
+            further["pooled"] = self.pooled_embed(pooled.to(like.dtype))
         if self.class_embed is not None:
             labels = as_labels(
                 class_labels, "class_labels", batch, like.device, classes=self.class_embed.num_embeddings
             )
-            extra = extra + self.class_embed(labels).to(like.dtype)
+            further["class_labels"] = self.class_embed(labels).to(like.dtype)
+        extra = sum(further.values())
         if isinstance(timestep, Mapping):
             check_names(timestep, "timestep", self.modality_names, complete=True)
             conds = []
             for name in self.modality_names:
-                each_token = () if name in clean else streams[name]
+                each_token = () if name in clean or name in self.clean_frames else streams[name]
                 vectors = of_time(timestep[name], f"timestep of {name}", *each_token)
                 conds.append(vectors + (extra[:, None] if vectors.ndim == 3 and isinstance(extra, Tensor) else extra))
         else:
             conds = [of_time(timestep) + extra] * len(self.modality_names)
-        if clean or self.still:
-            at_zero = of_time(0.0) + extra
-            conds = [at_zero if n in self.still else c for n, c in zip(self.modality_names, conds, strict=True)]
-            by_name = zip(self.modality_names, conds, strict=True)
-            conds = [torch.stack([c, at_zero], dim=1) if n in clean else c for n, c in by_name]
+        if clean or self.still or self.clean_frames:
+            zero = of_time(0.0)
+            at_zero = zero + extra
+            for i, name in enumerate(self.modality_names):
+                own = at_zero if name in self.still else conds[i]
+                unguided = [x for what, x in further.items() if what != "guidance"]
+                frames = [zero + sum(unguided)] if name in self.clean_frames else []
+                behind = [at_zero] if name in clean else []
+                conds[i] = torch.stack([*frames, own, *behind], dim=1) if frames or behind else own
         return [*conds]
 
     def _check_conditions(self, conditions: Conditions, device: torch.device, batch: int | None = None) -> None:

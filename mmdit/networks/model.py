@@ -148,11 +148,11 @@ class MMDiTModel(Conditioned):
         if modulation is None:
             conds = self._conditioning(conditions, batch, like, clean, every, means)
         else:
-            conds, clean = self._known(modulation, conditions, batch), self.clean
+            conds, clean = self._known(modulation, conditions, inputs, batch), self.clean
             timestep = modulation.timestep.expand(batch)
 
         own = [tokens[name].shape[1] for name in self.modality_names]
-        of_own = self._of_own_tokens(conds, own, clean)
+        of_own = self._of_own_tokens(conds, clean, dict(zip(self.modality_names, own, strict=True)))
         masked = {name: mask for name, (_, mask) in every.items()}
         places: list[Tensor | None] = [None] * len(own)
         if self.places is not None:
@@ -168,7 +168,7 @@ class MMDiTModel(Conditioned):
                 )
         for name in behind.keys() & self.reference_refiners.keys():
             i = self.modality_names.index(name)
-            cond, place = self._of_references(conds, own)[i], places[i]
+            cond, place = self._of_references(name, conds[i], own[i]), places[i]
             turned = None if place is None else place[..., own[i] :, :]
             behind[name] = self.reference_refiners[name](behind[name], behind[name], None, None, cond, turned)
         whole = [self._join(name, tokens, behind) for name in self.modality_names]
@@ -178,7 +178,7 @@ class MMDiTModel(Conditioned):
         outs = self.transformer(
             modality_tokens=whole,
             modality_masks=packing or Masks(ordered, filled=True),
-            time_cond=None if conds[0] is None else self._of_all_tokens(conds, own, whole, tokens, valid, clean),
+            time_cond=None if conds[0] is None else self._of_all_tokens(conds, inputs, whole, tokens, valid, clean),
             modality_positions=None if self.places is None else places,
             modulation=None if modulation is None else modulation.stack,
         )

@@ -81,8 +81,11 @@ def head(
 
 def mask_of(lengths: tuple[int, ...] | None, longest: int, device: torch.device) -> Tensor | None:
     """`b n`, True where a sample has a token."""
-    if lengths is None:
-        return None
+    return None if lengths is None else first_of(lengths, longest, device)
+
+
+def first_of(lengths: tuple[int, ...], longest: int, device: torch.device) -> Tensor:
+    """`b n`, True for the first so many tokens of each sample."""
     return torch.stack([torch.arange(longest, device=device) < length for length in lengths])  # no copy to the device
 
 

@@ -274,6 +274,12 @@ class ModalityOptions(Options):
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
     clean: Flag = option(False, "Its timestep is 0, whatever that of the others (FLUX.3's text).", later=True)
+    clean_frames: Count = option(
+        0,
+        "Of a video: so many first frames, of patches, are given, so that in the blocks their timestep is 0, and no "
+        "guidance scale conditions them (HunyuanVideo-I2V of 16 channels).",
+        later=True,
+    )
     references: ReferenceOptions | None = option(
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )
@@ -302,6 +308,9 @@ class ModalityOptions(Options):
         if sides == 3 and self.input.positions != "none":  # type: ignore[union-attr]
             message = "a video has no table of positions; set positions: none, and rotary to tell the place"
             yield OptionError(("input", "positions"), message)
+        if self.clean_frames and (sides < 3 or self.pad is not None or self.refiner is not None or self.conditions):
+            message = "they are those of a video: set three sizes of input.patch, and no pad, refiner or conditions"
+            yield OptionError(("clean_frames",), message)
         if self.pad is not None and (
             self.input is None or self.references is not None or self.inputs or self.conditions
         ):

@@ -411,23 +411,26 @@ class ModelOptions(BlockOptions):
             if self.dim_cond is None and getattr(modality.output, "parts", "shift_scale") != "shift_scale":
                 message = "it comes from the conditioning vector, so set dim_cond and timestep"
                 yield OptionError(("modalities", name, "output", "parts"), message)
-            if modality.clean and self.timestep is None:
-                yield OptionError(("modalities", name, "clean"), "there is no timestep to be 0; set timestep")
+            for key in ("clean", "clean_frames"):
+                if getattr(modality, key) and self.timestep is None:
+                    yield OptionError(("modalities", name, key), "there is no timestep to be 0; set timestep")
         placed = any(modality.rotary is not None for modality in self.modalities.values())  # which asks for an input
         if (self.is_whole_network or placed) and self.dim_cond is not None and self.timestep is None:
             message = "missing: a model with inputs makes its conditioning vector of the timestep, as timestep: {}"
             yield OptionError(("timestep",), message)
 
         for i, (name, modality) in enumerate(self.modalities.items()):
-            if modality.references is None or not modality.references.clean:
-                continue
-            message = "clean references have a timestep of their own"
-            if self.registers[i]:
-                message = f"{message}, which does not go with register tokens in front of {name!r}"
-                yield OptionError(("modalities", name, "references", "clean"), message)
-            if self.attention.gating == "sample":
-                message = f"{message}, which does not go with one gate of the sample (attention.gating)"
-                yield OptionError(("modalities", name, "references", "clean"), message)
+            references = modality.references is not None and modality.references.clean
+            for at, what, there in (
+                (("references", "clean"), "clean references have a timestep of their own", references),
+                (("clean_frames",), "frames that are given have a timestep of their own", modality.clean_frames),
+            ):
+                if there and self.registers[i]:
+                    message = f"{what}, which does not go with register tokens in front of {name!r}"
+                    yield OptionError(("modalities", name, *at), message)
+                if there and self.attention.gating == "sample":
+                    message = f"{what}, which does not go with one gate of the sample (attention.gating)"
+                    yield OptionError(("modalities", name, *at), message)
 
     def _check_single_stream(self) -> Iterator[OptionError]:
         if self.single_stream is None:
@@ -447,6 +450,9 @@ class ModelOptions(BlockOptions):
             if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
                 message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
                 yield OptionError(("modalities", name, "references", "own"), message)
+            if self.single_stream.modulation == "by_modality" and apart and apart.own and modality.clean_frames:
+                message = "modulated by weights of their own they go with no frames that are given; leave it at 0"
+                yield OptionError(("modalities", name, "clean_frames"), message)
         if not self.depth:
             for key, default in (("unused_weights", "none"), ("skip_last_feedforward", None)):
                 if getattr(self, key) not in (default, ()):

@@ -129,4 +129,8 @@ def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:
         problems.append("model.pooled must be left out: the captions have no pooled vector")
     if model.class_labels is not None:
         problems.append("model.class_labels must be left out: the data has captions instead")
+    if model.guidance is not None:
+        problems.append("model.guidance must be left out: no sample was drawn at a guidance scale")
+    if model.timestep is not None and model.timestep.second is not None:
+        problems.append("model.timestep.second must be left out: a flow is trained at one timestep")
     return problems

@@ -42,6 +42,7 @@ QUICK = (
     "bria-3.2",
     "longcat-image-edit",
     "hunyuan-video",
+    "hunyuan-video-i2v-16ch",
     "hunyuan-image-2.1",
     "hunyuan-video-1.5",
     "flux.2-dev",

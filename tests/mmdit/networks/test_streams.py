@@ -15,6 +15,7 @@ from mmdit.networks.places import RotaryPlaces
 from mmdit.networks.refiner import mean_of
 from mmdit.options import BlockOptions, ModulationOptions, OptionError
 from mmdit.packing import Packing
+from mmdit.sampling import network_velocity, sample
 from tests.support.draws import drawn, randn
 
 MODEL = {
@@ -175,6 +176,57 @@ def test_a_frame_that_is_given_has_its_own_timestep_and_refined_text_one_a_sampl
         assert torch.allclose(got, net(given, t)["video"], atol=1e-5)
 
 
+@pytest.mark.parametrize("frames", [1, 2, 5])  # of two
+def test_clean_frames_are_conditioned_as_at_timestep_0_without_guidance(frames):
+    model = {"guidance": {"frequencies": 8}, "single_stream": {"depth": 1}}
+    net = made("video", model, clean_frames=frames, output=None)
+    plain = made("video", {"single_stream": {"depth": 1}}, output=None)
+    plain.load_state_dict({name: x for name, x in net.state_dict().items() if "guidance" not in name})
+    given, t = inputs(), torch.rand(2) * 1000
+    with torch.no_grad():
+        guided = net.guidance_embed.linear_out
+        guided.weight.zero_(), guided.bias.copy_(randn(16))
+        wanted = net.guidance_embed(t)  # one vector whatever the scale
+        conds = [plain.time_embed(x, torch.float64) for x in (t, torch.zeros(2))]
+        count = 9 * min(frames, 2)
+        each = torch.cat(
+            [conds[1][:, None].expand(-1, count, -1), (conds[0] + wanted)[:, None].expand(-1, 18 - count, -1)], 1
+        )
+        plain.transformer.register_forward_pre_hook(
+            lambda m, args, kwargs: (args, kwargs | {"time_cond": [conds[0] + wanted, each]}), with_kwargs=True
+        )
+        wanted = plain(given, t)["video"]
+        (known,) = net.precompute_modulation(t[:1], guidance=3.0)
+        packing = Packing.from_masks([None, None], [9, 18], 2)
+        for got in (
+            net(given, t, guidance=3.0)["video"],
+            net(given, {"text": t, "video": t}, guidance=3.0)["video"],
+            net(given, t, guidance=3.0, masks=packing)["video"],
+            torch.stack(net({name: list(x) for name, x in given.items()}, t, guidance=3.0)["video"]),
+        ):
+            torch.testing.assert_close(got, wanted)
+        torch.testing.assert_close(
+            net(given, modulation=known)["video"], net(given, t[:1].expand(2), guidance=3.0)["video"]
+        )
+        with pytest.raises(ValueError, match="in a list each sample has first frames of another size"):
+            net({name: list(x) for name, x in given.items()}, modulation=known)
+
+
+def test_frames_that_are_given_stand_before_those_that_are_drawn():
+    net = made("video", clean_frames=1, output={"kind": "patches", "channels": 2})
+    given, grid = inputs(), [1.0, 0.5, 0.0]
+    video = given.pop("video")
+    first, wanted = video[:, :, :2], video[:, :, 2:]
+    with torch.no_grad():
+        for t, end in ((1.0, 0.5), (0.5, 0.0)):
+            seen = torch.cat([first, wanted], 2)
+            wanted = wanted + (end - t) * net(given | {"video": seen}, 1000 * t)["video"][:, :, 2:]
+        for known in (None, grid):
+            velocity = network_velocity(net, given, frames={"video": first}, sigmas=known)
+            got = sample(velocity, {"video": video[:, :, 2:]}, sigmas=grid)["video"]
+            torch.testing.assert_close(got, wanted)
+
+
 def test_the_mean_of_what_came_in_is_that_of_the_valid_tokens():
     x, mask = randn(3, 4, 5), torch.tensor([[True, True, True, False], [False, True, False, False], [False] * 4])
     wanted = torch.stack([x[0, :3].mean(0), x[1, 1], torch.zeros(5)])
@@ -230,6 +282,9 @@ def test_a_modality_that_a_block_does_not_write_has_no_gates_and_so_no_modulatio
         (changed("text", refiner={"depth": 1, "dim_head": 4, "attention": {"kind": "adaptive"}}), "refiner.attention"),
         (changed("text", {"dim_cond": None, "timestep": None}, refiner={"depth": 1}), "set dim_cond, or conditioning"),
         (changed("text", refiner={"depth": 0}), "refiner.depth"),
+        (changed("text", clean_frames=1), "clean_frames: they are those of a video"),
+        (changed("video", {"register_tokens": {"video": 1}}, clean_frames=1), "clean_frames: frames that are given"),
+        (changed("video", {"timestep": None, "dim_cond": None}, clean_frames=1), "no timestep to be 0"),
     ],
 )
 def test_options_that_contradict_one_another_are_refused(change, message):
