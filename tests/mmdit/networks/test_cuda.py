@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map_only
 
 import mmdit
+from benchmarks.families.comparison import random_call
 from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.packing import Packing
 from tests.support.draws import drawn
+from tests.support.families import packing_of
 from tests.support.float32_networks import VARIANTS, build, call
 
 pytestmark = [
@@ -127,17 +130,15 @@ def test_a_packed_run_is_the_padded_one_at_valid_positions(dtype):
 @pytest.mark.parametrize("family", FAMILIES, ids=str)
 def test_a_network_is_captured_in_a_graph(family, packed):
     net = drawn(mmdit.build(family.small_config())).to("cuda", torch.bfloat16).eval()
-    config, half = net.config, dict(device="cuda", dtype=torch.bfloat16)
-    mask = torch.arange(6, device="cuda") < torch.tensor([[4], [6]], device="cuda")
-    inputs = {
-        "text": torch.randn(2, 6, net.inputs["text"].dim_in, **half),
-        "image": torch.randn(2, net.inputs["image"].channels, 8, 4, **half),
-    }
-    given = dict(timestep=torch.full((2,), 0.5, device="cuda"), masks={"text": mask})
-    given |= {} if config.pooled is None else dict(pooled=torch.randn(2, config.pooled.dim, **half))
-    given |= {} if config.guidance is None else dict(guidance=torch.full((2,), 4.0, device="cuda"))
-    if packed:
-        given["masks"] = Packing.from_masks([mask, None], [6, 8], 2)
+
+    def moved(x):  # times and scales stay as wide as they are
+        return x.to("cuda", torch.bfloat16 if x.ndim > 1 and x.is_floating_point() else x.dtype)
+
+    given = tree_map_only(torch.Tensor, moved, random_call(family))
+    length = given["inputs"]["text"].shape[1]
+    masks = {"text": torch.arange(length, device="cuda") < torch.tensor([[4], [length]], device="cuda")}
+    given["masks"] = packing_of(net, **given | {"masks": masks}) if packed else masks
+    inputs = given.pop("inputs")
     with torch.no_grad():
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
@@ -145,11 +146,11 @@ def test_a_network_is_captured_in_a_graph(family, packed):
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            captured = net(inputs, **given)["image"]
+            captured = net(inputs, **given)[family.drawn]
         for x in inputs.values():
             x.normal_()
         graph.replay()
-        torch.testing.assert_close(captured, net(inputs, **given)["image"], rtol=3e-2, atol=3e-2)
+        torch.testing.assert_close(captured, net(inputs, **given)[family.drawn], rtol=3e-2, atol=3e-2)
 
 
 def test_a_packed_block_does_not_wait_for_the_device():

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
 import mmdit
 from benchmarks.families.diffusers_networks import FAMILIES
-from mmdit.packing import Packing
 from mmdit.sampling import network_velocity, sample, timestep_grid
 from tests.support.draws import drawn, randn
-from tests.support.families import each_kind
+from tests.support.families import each_kind, packing_of
 
 
 def network(family):
@@ -43,10 +40,7 @@ def test_every_step_is_the_one_with_its_own_conditioning(family, varlen):
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]).bool()
     masks = {"text": mask}
     if varlen:
-        (_, *further), embed = net.streams["text"], net.inputs[family.drawn]
-        longer = F.pad(mask, (0, sum(xs[name].shape[1] for name in further)), value=True)
-        patches = xs[family.drawn][0, 0].numel() // math.prod(embed.sizes)
-        masks = Packing.from_masks([longer, None], [longer.shape[1], patches], 2)
+        masks = packing_of(net, xs, masks)
     timesteps = torch.tensor([1000.0, 600.0, 50.0]).double() / net.config.timestep.scale
     ends = None if net.config.timestep.second is None else timesteps / 3
     steps = net.precompute_modulation(timesteps, **given, second_timesteps=ends)
