@@ -241,10 +241,9 @@ class MMDiTModel(Conditioned):
             embed = self.reference_inputs[name] if name in self.reference_inputs else self.inputs[name]
             each = [embed(image, f"references: {name}[{index}]") for index, image in enumerate(images)]
             for index, tokens in enumerate(each):
-                if len(tokens) != batch:
-                    raise ValueError(
-                        f"references: {name}[{index}] has a batch of {len(tokens)}, but the inputs have one of {batch}"
-                    )
+                if tokens.shape[0] != batch:
+                    got = f"has a batch of {tokens.shape[0]}, but the inputs have one of {batch}"
+                    raise ValueError(f"references: {name}[{index}] {got}")
             if each:
                 embedded[name] = torch.cat(each, dim=1)
         return embedded

@@ -42,7 +42,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 class Signature:
     """The tensors of a call by their names in a program without nesting, and where each stands in the arguments.
 
-    `text` is a modality, `text_mask` its mask; the others have the names of the model's arguments.
+    `text` is a modality, `text_mask` its mask, `image_reference_0` one of its references; the others have the names of
+    the model's arguments.
     """
 
     config: ToolConfig
@@ -61,7 +62,7 @@ class Signature:
                 continue
             path = tuple(key.key if isinstance(key, MappingKey) else cast(SequenceKey[Any], key).idx for key in keys)
             modality, is_mask = _modality(path, tuple(config.model.inputs))
-            name = str(path[0]) if modality is None else modality + "_mask" * is_mask
+            name = str(path[0]) if modality is None else _of_modality(modality, path) + "_mask" * is_mask
             while name in paths:  # a modality that is called as an argument is
                 name += "_"
             paths[name] = path
@@ -99,13 +100,16 @@ class Signature:
             return {}
 
         def dim(of: str, times: int = 1) -> Any:
-            name = f"{modality}_{of}"
+            name = f"{_of_modality(str(modality), path)}_{of}"
             free = made.setdefault(name, Dim(name, min=1, max=_most(end)))
             return free if times == 1 else times * free
 
         if isinstance(end, PatchInput):
             sides = ("frames", "rows", "columns")[-len(end.sizes) :]
-            return {2 + i: dim(side, size) for i, (side, size) in enumerate(zip(sides, end.sizes, strict=True))}
+            free = {2 + i: (side, size) for i, (side, size) in enumerate(zip(sides, end.sizes, strict=True))}
+            if path[0] == "references" and "frames" in sides:
+                del free[2]  # one, which torch takes apart
+            return {i: dim(*side) for i, side in free.items()}
         return {1: dim("tokens")}
 
 
@@ -235,11 +239,18 @@ def _tokens(end: Any, length: int, grid: tuple[int, int]) -> int:
     return min(length, _most(end))
 
 
+def _of_modality(modality: str, path: Path_) -> str:
+    """The modality itself, or one of its references."""
+    return f"{modality}_reference_{path[2]}" if path[0] == "references" else modality
+
+
 def _modality(path: Path_, names: Sequence[str]) -> tuple[str | None, bool]:
     """The modality that a tensor is of, and whether it is its mask."""
     match path:
         case ("inputs" | "masks" as kind, str(name)):
             return name, kind == "masks"
+        case ("references", str(name), int()):
+            return name, False
         case ("modality_tokens" | "modality_masks" as kind, int(index)):
             return names[index], kind == "modality_masks"
         case (str(argument),) if argument.removesuffix("_tokens") in names:

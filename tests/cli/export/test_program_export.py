@@ -95,6 +95,16 @@ ONE_STREAM = BARE | dict(
     attention={"kv_heads": 1},
     timestep={"frequencies": 16, "hidden": 8},
 )
+REFERENCES = ROTARY | dict(
+    modalities={
+        "text": {"dim": 32, "input": {"kind": "linear", "dim": 8}, "rotary": {"axes": [0], "after": "video"}},
+        "video": VIDEO["modalities"]["video"]
+        | {"clean_frames": 1, "references": {"axis": 0, "start": -1, "step": -1, "clean": True}},
+    },
+    rotary={"axes": [8, 4, 4]},
+    timestep={"frequencies": 16, "second": "mean"},
+    modulation={"table": True},
+)
 MODELS = {
     "standard": PAIR | {"qk_rmsnorm": True},
     "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
@@ -103,6 +113,7 @@ MODELS = {
     "rotary and single streams": ROTARY,
     "video, refined text and a further input": VIDEO,
     "one stream with pad tokens": ONE_STREAM,
+    "a video with references": REFERENCES,
     "soft-clamped, with registers": PAIR | {"attention": {"softclamp": 5.0}, "register_tokens": 2},
     "hyper-connections": PAIR | {"residual": {"kind": "hyper_connections", "streams": 2}},
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
@@ -119,6 +130,8 @@ CASES = [
 def config(name: str) -> ToolConfig:
     first, *others = MODELS[name]["modalities"]
     run = {"mask": {first: 0.5}, "tokens": {first: 8} | dict.fromkeys(others, 16)}
+    if name == "a video with references":
+        run |= {"frames": {"video": 4}, "references": {"video": 2}}
     return as_tool_config({"name": "small", "model": MODELS[name], "run": run})
 
 
@@ -148,6 +161,13 @@ def call_of(name: str, batch: int, lengths: tuple[int, ...]) -> dict[str, Any]:
             video=torch.randn(batch, 3, 3, 2 * lengths[1], 2 * lengths[2]),
         )
         return dict(inputs=inputs, masks=dict(text=mask), timestep=torch.rand(batch), guidance=torch.rand(batch))
+    if name == "a video with references":
+        inputs = dict(
+            text=torch.randn(batch, lengths[0], 8), video=torch.randn(batch, 3, 3, *(2 * n for n in lengths[1:]))
+        )
+        times = dict(timestep=torch.rand(batch), second_timestep=torch.rand(batch), guidance=torch.rand(batch))
+        references = [torch.randn(batch, 3, 1, *(2 * n for n in size)) for size in (lengths[1:], (3, 5))]
+        return dict(inputs=inputs, masks=dict(text=mask), references=dict(video=references), **times)
     widths = [each["dim"] for each in MODELS[name]["modalities"].values()]
     tokens = [torch.randn(batch, length, dim) for length, dim in zip(lengths, widths, strict=False)]
     if MODELS[name].get("variant") == "two_modality":
@@ -170,6 +190,8 @@ def run_onnx(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
 
     given = dict(given)
     flat = given.pop("inputs", {}) | {f"{name}_mask": mask for name, mask in given.pop("masks", {}).items()}
+    for name, images in given.pop("references", {}).items():
+        flat |= {f"{name}_reference_{index}": image for index, image in enumerate(images)}
     if "modality_tokens" in given:
         flat |= dict(zip(("text", "video", "audio"), given.pop("modality_tokens"), strict=True))
         flat["text_mask"] = given.pop("modality_masks")[0]

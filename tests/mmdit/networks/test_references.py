@@ -178,3 +178,20 @@ def test_behind_a_masked_text_an_image_begins_where_it_begins_behind_its_valid_w
         one = {"text": given["text"][i : i + 1, :count], "image": given["image"][i : i + 1]}
         own = None if references is None else {"image": [x[i : i + 1] for x in references["image"]]}
         torch.testing.assert_close(got[i], net(one, t[i : i + 1], references=own)["image"][0])
+
+
+@pytest.mark.slow
+def test_with_references_it_is_exported_for_any_batch():
+    net, batch = made(clean=True), {0: torch.export.Dim("batch")}
+
+    class Flat(torch.nn.Module):
+        def forward(self, given, t, references):
+            return net(given, t, references={"image": references})["image"]
+
+    def call(batch):
+        return inputs(batch), torch.rand(batch), [randn(batch, 2, 2, 4)]
+
+    shapes = dict(given={"text": batch, "image": batch}, t=batch, references=[batch])
+    with torch.no_grad():
+        program, arguments = torch.export.export(Flat(), call(2), dynamic_shapes=shapes).module(), call(3)
+        torch.testing.assert_close(program(*arguments), Flat()(*arguments))
