@@ -16,7 +16,7 @@ from mmdit_cli.request.tool_config import load_tool_config
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
 PIXELS = 1024  # a side of the picture
-PATCH = {"hunyuan-image-2.1": 32}  # a side of the square of it that one token stands for
+PATCH = {"hunyuan-image-2.1": 32, "hunyuan-image-2.1-distilled": 32}  # a side of the square of it that one token stands for
 Rows = list[list[str]]
 
 INTRODUCTION = """# The published networks
@@ -50,8 +50,7 @@ MISSING = """
   its 8 seconds, 345 over 64; for another duration set `model.modalities.video.rotary.scale` to the ratio there.
 - AuraFlow's checkpoints come with position tables of several sizes; the published count above is that of diffusers'
   default, 32 x 32, which ends at 512 x 512 pixels; the sizes are those of the table for 1024 x 1024, 96 x 96.
-- HunyuanVideo's other image-to-video network (16 channels) has the timestep 0 for its first frame; the distilled
-  HunyuanImage-2.1 and HunyuanVideo-1.5 have a second timestep. There is no config of them, nor of LTX-2.
+- There is no config of LTX-2.
 """
 
 
@@ -125,6 +124,10 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"further inputs {', '.join(model.modalities['text'].inputs)}")
     if model.modulation.shared:
         used.append("shared modulation")
+    if model.modulation.table:
+        used.append("one modulation and a table a block")
+    if model.timestep and model.timestep.second:
+        used.append("second timestep")
     if not model.modulation.bias:
         used.append("no modulation bias")
     if model.register_tokens:
