@@ -16,7 +16,8 @@ from mmdit_cli.request.tool_config import load_tool_config
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
 PIXELS = 1024  # a side of the picture
-PATCH = {"hunyuan-image-2.1": 32, "hunyuan-image-2.1-distilled": 32}  # a side of the square of it that one token stands for
+# a side of the square of it that one token stands for
+PATCH = {"hunyuan-image-2.1": 32, "hunyuan-image-2.1-distilled": 32}
 Rows = list[list[str]]
 
 INTRODUCTION = """# The published networks
