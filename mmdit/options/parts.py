@@ -73,6 +73,13 @@ class AttentionOptions(Options):
         later=True,
         gt=0,
     )
+    out_gate: Flag = option(
+        False,
+        "Multiply what it gives, each feature of each head, by the sigmoid of a linear of what it reads, before the "
+        "out projection (Qiu et al. 2025; Krea 2).",
+        keywords={},
+        later=True,
+    )
 
     def of_modality(self, name: str) -> AttentionOptions:
         """The same where that modality is the only one."""

@@ -96,7 +96,7 @@ ONE_STREAM = BARE | dict(
     timestep={"frequencies": 16, "hidden": 8},
 )
 MODELS = {
-    "standard": PAIR | {"qk_rmsnorm": True},
+    "standard": PAIR | {"qk_rmsnorm": True, "attention": {"out_gate": True}},
     "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
     "adaptive by sample": PAIR | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}},
     "whole": WHOLE,
