@@ -68,6 +68,8 @@ def random_call(
     )
     if config.pooled is not None:
         arguments["pooled"] = draw(batch, config.pooled.dim)
+        if config.pooled.frequencies is not None:  # sizes in pixels, which bfloat16 holds without rounding
+            arguments["pooled"] = (arguments["pooled"] * 20).round() * 16
     if config.guidance is not None:
         arguments["guidance"] = torch.rand(batch, generator=generator) * 5 + 1
     for index, (name, end) in enumerate((config.modalities["text"].inputs or {}).items()):

@@ -44,6 +44,8 @@ class MMDiTBlock(nn.Module):
         dual: indexes of modalities with a second attention, over their own tokens alone (SD3.5-medium).
         layer_index: place of the block in the network; decides which stream hyper-connections read at first.
         modality_names: what errors and tables call the modalities.
+        kinds: of a block of one modality, the names of the kinds of tokens in it, each of which has a modulation of its
+            own; the call then takes their `modulations`.
 
     Raises:
         ValueError: sizes contradict one another, or an option excludes another.
@@ -59,6 +61,7 @@ class MMDiTBlock(nn.Module):
         dual: Sequence[Whole] = (),
         layer_index: Count = 0,
         modality_names: Sequence[Text] | None = None,
+        kinds: Sequence[Text] = (),
         **keywords: Any,
     ) -> None:
         super().__init__()
@@ -66,7 +69,8 @@ class MMDiTBlock(nn.Module):
         self.dim_modalities = dims = tuple(dim_modalities)
         self.modality_names = names = modality_labels(modality_names, len(dims))
         self.dim_cond = options.dim_cond
-        self.shares_modulation = options.modulation.shared
+        self.kinds = tuple(kinds) or names  # of which there is a modulation each
+        self.shares_modulation = options.modulation.shared or len(self.kinds) > len(names)
         self.token_dims = 3 if options.residual.streams == 1 else 4
         indexes = range(len(dims))
         discarded = modality_indexes(discard, len(dims), "discard")
@@ -109,7 +113,7 @@ class MMDiTBlock(nn.Module):
         def where(chosen: Sequence[int], make: Callable[[int], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(make(i) if i in chosen else nn.Identity() for i in indexes)
 
-        self.modulations = where(indexes, modulation)
+        self.modulations = nn.ModuleList(modulation(0 if kinds else i) for i in range(len(self.kinds)))
         self.attn_residuals = where(indexes, lambda i: residual(i, 0))
         self.attn_norms = where(indexes, norm)
         self.joint_attn = JointAttention(options, dim_inputs=dims, discard=sorted(discarded), names=names)
@@ -162,7 +166,7 @@ class MMDiTBlock(nn.Module):
 
         # conditioning vector -> shift, scale and gate of every modality
         if modulations is None and self.shares_modulation:
-            raise ValueError("this block shares its modulation with others; pass modulations")
+            raise ValueError("this block's modulation is shared, or one of several kinds of tokens; pass modulations")
         if modulations is None:
             modulations = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
         mod = modulations(self.modulate) if callable(modulations) else modulations

@@ -28,6 +28,7 @@ from mmdit.options import (
     LinearInput,
     MlpInput,
     PatchInput,
+    PooledOptions,
     TimestepOptions,
     TokenInput,
 )
@@ -182,9 +183,22 @@ class VectorEmbed(nn.Module):
         self.dim_in, hidden = dim_in, hidden or dim
         self.linear_in, self.linear_out = nn.Linear(dim_in, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: b dim_in -> b dim."""
-        return self.linear_out(F.silu(self.linear_in(x)))
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`x`: b dim_in -> b dim, computed in `dtype`; None: in its own."""
+        return self.linear_out(F.silu(self.linear_in(x if dtype is None else x.to(dtype))))
+
+
+class NumbersEmbed(VectorEmbed):
+    """Some numbers of a sample, the sinusoids of each, through a `VectorEmbed` (SDXL's sizes of the picture)."""
+
+    def __init__(self, count: int, frequencies: int, dim: int) -> None:
+        super().__init__(count * frequencies, dim)
+        self.dim_in, self.frequencies = count, frequencies
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`x`: b count -> b dim."""
+        waves = timestep_sinusoid(x, self.frequencies).flatten(1)
+        return super().forward(waves, own_dtype(self) if dtype is None else dtype)
 
 
 class TimestepEmbed(VectorEmbed):
@@ -286,6 +300,14 @@ def make_embed(options: AnyInput | None, dim: int, *, eps: float, feedforward: F
 def _check_sequence(x: Tensor, dim: int, name: str) -> None:
     if x.ndim != 3 or x.shape[-1] != dim:
         raise ValueError(f"{name} must have the shape (batch, length, {dim}), got {tuple(x.shape)}")
+
+
+def make_pooled_embed(options: PooledOptions | None, dim_cond: int | None) -> VectorEmbed | None:
+    if options is None or dim_cond is None:
+        return None
+    if options.frequencies is not None:
+        return NumbersEmbed(options.dim, options.frequencies, dim_cond)
+    return VectorEmbed(options.dim, dim_cond)
 
 
 def make_timestep_embed(options: TimestepOptions | None, dim_cond: int | None) -> TimestepEmbed | None:

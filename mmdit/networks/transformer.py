@@ -66,6 +66,7 @@ class MMDiT(nn.Module):
         self.reduce_streams = ReduceStreams(options.residual.streams)
         self.rotary = make_rotary(options.rotary)
         single = options.single_stream
+        self.by_modality = single is not None and single.modulation == "by_modality"
         parallel = single is not None and single.kind == "parallel"
         # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
         self.shares_modulation = options.modulation.shared
@@ -106,7 +107,13 @@ class MMDiT(nn.Module):
             own = options.of_modality(names[first])  # of several no one has a convolution
             if parallel:
                 return ParallelBlock(own, dim=dim, name=name, layer_index=2 * options.depth + index)
-            return MMDiTBlock(own, dim_modalities=[dim], modality_names=[name], layer_index=options.depth + index)
+            return MMDiTBlock(
+                own,
+                dim_modalities=[dim],
+                layer_index=options.depth + index,
+                modality_names=[name],
+                kinds=options.streamed if self.by_modality else (),
+            )
 
         self.blocks = nn.ModuleList(map(block, range(options.depth)))
         self.single_blocks = nn.ModuleList(map(single_block, range(0 if single is None else single.depth)))
@@ -194,11 +201,11 @@ class MMDiT(nn.Module):
         conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names, lengths=vectors)
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
-        distinct, shared = _distinct(self._of_stream(conds)), self._shared(conds)
+        of_stream, shared = self._of_stream(conds), self._shared(conds)
         return StackModulation(
             shared.blocks or tuple(tuple(block.modulate(conds)) for block in self.blocks),
             shared.single_blocks
-            or tuple(tuple(block.modulate([cond])[0] for cond in distinct) for block in self.single_blocks),
+            or tuple(tuple(self._of_single(block.modulate, of_stream)) for block in self.single_blocks),
         )
 
     def _checked(self, modulation: StackModulation, batch: int) -> StackModulation:
@@ -247,12 +254,11 @@ class MMDiT(nn.Module):
         stream = sequences.join(self._of_stream(tokens), None if tables is None else self._of_stream(tables))
         x = stream.tokens
         # every token is modulated by its modality's vector, where they have different ones
-        distinct = _distinct(conds)
-        if len(distinct) > 1 and self.sample_gated:
+        if len(_distinct(conds)) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
 
         def own(modulate: Modulate) -> list[BlockModulation]:
-            return [sequences.join_modulations([modulate([cond])[0] for cond in distinct], stream)]
+            return [sequences.join_modulations(self._of_single(modulate, conds), stream)]
 
         mods: Sequence[BlockModulation] | OwnModulation = own
         for index, block in enumerate(self.single_blocks):
@@ -269,6 +275,12 @@ class MMDiT(nn.Module):
             )
         split = dict(zip(self.streamed, sequences.split(x, stream), strict=True))
         return [split.get(i, each) for i, each in enumerate(tokens)]
+
+    def _of_single(self, modulate: Any, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
+        """A single-stream block's own modulations: of each modality where each has one, or of each distinct vector."""
+        if self.by_modality:
+            return modulate(conds)
+        return [modulate([cond])[0] for cond in _distinct(conds)]
 
     def _of_stream(self, of_all: Sequence[Any]) -> list[Any]:
         """What belongs to the modalities in the single-stream blocks."""

@@ -182,6 +182,13 @@ class ModalityRotary(Options):
         None, "Axes on which it does so instead of on its own (Lumina-Image).", later=True, min_length=1
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+    span: Whole | None = option(
+        None,
+        "An image's rows, and its columns, are spread over so many places, whatever their number: row i of n stands at "
+        "floor(i * span / n) (CogView4: 256).",
+        later=True,
+        gt=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +333,8 @@ class ModalityOptions(Options):
                 + ("; a video three, that of its frames first" if sides == 3 else ""),
             ),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
+            ("span", not image and place.span, "span is for images (input kind 'patches')"),
+            ("span", place.centered and place.span, "rows are centered or spread over a span; set one of the two"),
             ("after_axes", place.after_axes and not place.after, "behind which modality? set after as well"),
         ):
             if wrong:

@@ -431,13 +431,18 @@ class ModelOptions(BlockOptions):
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
-        if self.single_stream.modulation == "by_modality" and not (self.modulation.shared and self.dim_cond):
-            message = "each modality has one for all of these blocks; set modulation: {shared: true}, and dim_cond"
+        by_modality, shared = self.single_stream.modulation == "by_modality", self.modulation.shared
+        if by_modality and not self.dim_cond:
+            message = "it comes from the conditioning vector, so set dim_cond"
+            yield OptionError(("single_stream", "modulation"), message)
+        if by_modality and not shared and self.single_stream.kind == "parallel":
+            message = "in parallel blocks each modality has one for all of them; set modulation: {shared: true}"
             yield OptionError(("single_stream", "modulation"), message)
         for name, modality in self.modalities.items():
             apart = modality.references
-            if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
-                message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
+            if by_modality and apart and apart.own and not (apart.clean and shared):
+                message = "modulated by weights of their own they are conditioned for themselves, by the same in all "
+                message += "blocks; set clean: true, and modulation: {shared: true}"
                 yield OptionError(("modalities", name, "references", "own"), message)
         if not self.depth:
             for key, default in (("unused_weights", "none"), ("skip_last_feedforward", None)):

@@ -230,7 +230,7 @@ class SingleStreamOptions(Options):
     )
     modulation: Literal["joined", "by_modality"] = option(
         "joined",
-        "One modulation for all tokens, or with modulation.shared one for those of each modality (FLUX.3).",
+        "One modulation for all tokens, or one for those of each modality (CogView4; with modulation.shared FLUX.3).",
         later=True,
     )
 
@@ -307,6 +307,13 @@ class PooledOptions(Options):
     """A vector a sample, such as the pooled text, added to the conditioning."""
 
     dim: Whole = option(sentence="Its width.", example="2048", gt=0)
+    frequencies: Whole | None = option(
+        None,
+        "It is of numbers, such as sizes in pixels: so many sines and cosines of each are embedded (CogView4: 256).",
+        later=True,
+        ge=2,
+        multiple_of=2,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -102,8 +102,9 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
                 yield "residual", None, module.expand_streams
                 yield "residual", None, module.reduce_streams
         elif isinstance(module, MMDiTBlock):
+            for name, modulation in zip(module.kinds, module.modulations, strict=True):
+                yield "modulation", name, modulation
             for i, name in enumerate(module.modality_names):
-                yield "modulation", name, module.modulations[i]
                 yield from (("norm", name, norms[i]) for norms in (module.attn_norms, module.ff_norms))
                 yield from (("norm", name, norms[i]) for norms in (module.attn_norms_behind, module.ff_norms_behind))
                 yield "feedforward", name, module.feedforwards[i]

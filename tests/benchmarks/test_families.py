@@ -49,9 +49,10 @@ QUICK = (
     "z-image",
     "ideogram-4",
     "flux.3-klein-base",
+    "cogview4",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-SOME += ("ideogram-4", "flux.3-klein-base")
+SOME += ("ideogram-4", "flux.3-klein-base", "cogview4")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
@@ -147,7 +148,10 @@ def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(fam
 
 @pytest.mark.parametrize(
     "family",
-    slow_but([f for f in ONE_STREAM if f.config != "ideogram-4"], BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    slow_but(
+        [f for f in ONE_STREAM if f.config not in ("ideogram-4", "cogview4")],
+        *(BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    ),
     ids=str,
 )
 def test_refiners_of_text_and_image_give_what_diffusers_does_block_by_block(family):
@@ -237,14 +241,11 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
     assert relative(got, noise) > 0.1
 
 
-COMPILED = [
-    BY_NAME[name]
-    for name in ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-]
+COMPILED = ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumina-image-2.0", "z-image", "cogview4")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", COMPILED, ids=str)
+@pytest.mark.parametrize("family", map(BY_NAME.get, COMPILED), ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

@@ -10,6 +10,8 @@ import mmdit
 from mmdit import MMDiTModel
 from mmdit.config import ConfigError
 from mmdit.layers.positions import sinusoid
+from mmdit.networks.embeddings import make_pooled_embed
+from mmdit.options import PooledOptions
 from mmdit.packing import Packing
 from tests.support import oracles
 from tests.support.draws import drawn, padded_mask, randn
@@ -105,6 +107,19 @@ def test_a_sequence_is_projected_and_numbered():
     embed, x = model().inputs["audio"], randn(2, 5, 4)
     wanted = oracles.project(x, embed.linear.weight, embed.linear.bias) + sinusoid(torch.arange(5), 8)
     torch.testing.assert_close(embed(x, "audio"), wanted)
+
+
+def test_of_numbers_the_waves_are_embedded_which_no_narrow_type_rounds():
+    embed = drawn(make_pooled_embed(PooledOptions(dim=3, frequencies=8), 5)).float()
+    numbers = torch.tensor([[1023, 0, 511], [1024, 7, 3]])
+    angles = numbers[..., None].double() * 10_000.0 ** -(torch.arange(4).double() / 4)
+    waves = torch.cat([angles.cos(), angles.sin()], -1).flatten(1).float()
+    hidden = silu(oracles.project(waves[None], *embed.linear_in.parameters()))
+    wanted = oracles.project(hidden, *embed.linear_out.parameters())[0]
+    torch.testing.assert_close(embed(numbers), wanted, rtol=1e-3, atol=1e-3)
+    narrow = embed.bfloat16()(numbers, torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), wanted, rtol=0.05, atol=0.05)
 
 
 def conditioning(net, t, pooled, scale=1.0):
