@@ -161,6 +161,25 @@ def call_hunyuan_text(
     return net(drawn, timestep, text, masks["text"], **given, return_dict=False)[0]
 
 
+def call_joyimage(
+    net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, references: Sequence[Tensor] = ()
+) -> Tensor:
+    """`image`, `references`: b c 1 h w, all of one size."""
+    return net(torch.cat([image, *references], 2), timestep, text, return_dict=False)[0][:, :, :1]
+
+
+def joyimage(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any]:
+    """What JoyImage-Edit is called with: a picture, and others of its size to edit."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    image, *references = (draw(batch, 4, 1, 4 * steps, 6) for _ in range(steps))
+    return dict(
+        inputs={"text": draw(batch, length, 40), "image": image},
+        timestep=torch.rand(batch, generator=generator) * 1000,
+        references={"image": references},
+    )
+
+
 # --------------------------------------------------------------------------------------------------------- the families
 
 
@@ -440,6 +459,17 @@ FAMILIES = (
         call_hunyuan_text,
         {},
         8_326_608_160,
+    ),
+    Family(
+        "joyimage-edit",
+        ROTARY_SMALL | {f"{TEXT}.input.hidden": "[64]", "model.rotary.axes": "[4, 6, 6]"},
+        theirs("JoyImageEditTransformer3DModel"),
+        dict(in_channels=4, hidden_size=64, num_attention_heads=4, text_dim=40, num_layers=2, rope_dim_list=[4, 6, 6])
+        | dict(theta=10000),
+        call_joyimage,
+        dict(hidden_size=4096, num_attention_heads=32, num_layers=40, theta=10000),
+        16_263_675_968,
+        arguments=joyimage,
     ),
     Family("flux.2-dev", FLUX2_SMALL, FLUX2, FLUX2_OPTIONS, call_flux2, {}, 32_223_281_152),
     Family(

@@ -25,6 +25,8 @@ DUAL_PARTS = ("dual_shift", "dual_scale", "dual_gate")
 Conditioning = Tensor | ConditioningRuns  # of one modality: b d, b n d (a vector for each token), or runs of them
 
 
+Conditionings = Conditioning | Sequence[Conditioning] | None  # one for all modalities, or one for each
+
 Part = Tensor | ConditioningRuns | None  # of a modulation: b 1 d, b n d where tokens differ, runs of them, or unused
 
 
@@ -70,8 +72,8 @@ Modulate = Callable[[Sequence[Conditioning | None]], list[BlockModulation]]
 OwnModulation = Callable[[Modulate], list[BlockModulation]]
 
 
-class Modulation(nn.Module):
-    """`activation -> linear`, split into the named `parts` of a `BlockModulation` (Esser et al. 2024, Figure 2b).
+class ModulationProjection(nn.Module):
+    """`activation -> linear`, to the `parts` of a `BlockModulation` side by side: `b dim_cond -> b (parts d)`.
 
     The linear starts at zero, which leaves norms plain and closes the gates, as the adaLN-zero of DiT (Peebles & Xie
     2022, section 3.2) does; `adaln="identity"` starts the gates at 1, by their bias, as the published `mmdit` does.
@@ -91,8 +93,7 @@ class Modulation(nn.Module):
         self.parts = parts
         self.gate_init = ADALN_GATES[adaln]
         self.activation = F.silu if options.activation == "silu" else unchanged
-        gate = torch.tanh if options.gate == "tanh" else unchanged
-        self.ends = [gate if part.endswith("gate") else unchanged for part in parts]
+        self.ends = _ends(parts, options)
         self.linear = nn.Linear(dim_cond, dim * len(parts), bias=options.bias)
         self.reset_parameters()
 
@@ -104,13 +105,74 @@ class Modulation(nn.Module):
         for part, bias in zip(self.parts, self.linear.bias.chunk(len(self.parts)), strict=True):
             bias.fill_(self.gate_init if part.endswith("gate") else 0.0)
 
+    def projected(self, cond: Tensor) -> Tensor:
+        """`cond`: b dim_cond, or b n dim_cond."""
+        parts: Tensor = self.linear(self.activation(cond))
+        return parts
+
+
+class Modulation(ModulationProjection):
+    """The same apart, by the names of the parts (Esser et al. 2024, Figure 2b)."""
+
     def forward(self, cond: Conditioning) -> BlockModulation:
         """`cond`: b dim_cond, b n dim_cond, or runs."""
         if isinstance(cond, ConditioningRuns):
             return self(cond.vectors).along(cond.lengths)
-        chunks = in_parts(self.linear(self.activation(cond)), len(self.parts))
+        chunks = in_parts(self.projected(cond), len(self.parts))
         named = zip(self.parts, self.ends, chunks, strict=True)
         return BlockModulation(**{part: end(x) for part, end, x in named})
+
+
+class ModulationTable(nn.Module):
+    """A block's own table, added to what the one modulation of its network gives (`WholeModulation`)."""
+
+    def __init__(self, dim: int, parts: tuple[str, ...], options: ModulationOptions) -> None:
+        super().__init__()
+        self.parts, self.ends, self.dim = parts, _ends(parts, options), dim
+        every = _given(ATTENTION_PARTS + FEEDFORWARD_PARTS, options)
+        self.places = [every.index(part) for part in parts]
+        self.table = nn.Parameter(torch.zeros(len(parts), dim))
+
+    def forward(self, cond: Conditioning) -> BlockModulation:
+        """`cond`: b (parts d), b n (parts d), or runs: those of the network, of which the block may need some."""
+        if isinstance(cond, ConditioningRuns):
+            return self(cond.vectors).along(cond.lengths)
+        chunks, table = in_parts(cond, cond.shape[-1] // self.dim), self.table.to(cond.dtype)
+        named = zip(self.parts, self.ends, self.places, table, strict=True)
+        return BlockModulation(**{part: end(chunks[place] + row) for part, end, place, row in named})
+
+
+class WholeModulation(ModulationProjection):
+    """The one modulation of a network, for all of its blocks: each of them adds a table (JoyImage-Edit)."""
+
+    def forward(
+        self, time_cond: Conditionings, conds: Sequence[Conditioning]
+    ) -> tuple[Conditionings, Sequence[Conditioning]]:
+        """`conds`: of each modality, b dim_cond, b n dim_cond, or runs -> the same with (parts d), twice."""
+        distinct = {id(cond): cond for cond in conds}  # one for all modalities is the rule
+        made = {key: self._of_one(cond) for key, cond in distinct.items()}
+        projected = [made[id(cond)] for cond in conds]
+        return projected, projected
+
+    def _of_one(self, cond: Conditioning) -> Conditioning:
+        if isinstance(cond, ConditioningRuns):
+            return cond._replace(vectors=self.projected(cond.vectors))
+        return self.projected(cond)
+
+
+class OwnModulations(nn.Module):
+    """Each block makes its own: their conditioning is that of the network."""
+
+    def forward(
+        self, time_cond: Conditionings, conds: Sequence[Conditioning | None]
+    ) -> tuple[Conditionings, Sequence[Conditioning | None]]:
+        return time_cond, conds
+
+
+def _ends(parts: tuple[str, ...], options: ModulationOptions) -> list[Callable[[Tensor], Tensor]]:
+    """What is done to each part at last."""
+    gate = torch.tanh if options.gate == "tanh" else unchanged
+    return [gate if part.endswith("gate") else unchanged for part in parts]
 
 
 def in_parts(made: Tensor, count: int) -> tuple[Tensor, ...]:
@@ -189,8 +251,23 @@ def make_modulation(dim: int, parts: tuple[str, ...], options: BlockOptions, *, 
 
     Of the parts that the block has use for it gives those that the options name.
     """
-    named = options.modulation.parts.split("_")
-    given = tuple(part for part in parts if part.rpartition("_")[2] in named)
+    given = _given(parts, options.modulation)
     if options.dim_cond is None or options.modulation.shared != shared or not given:
         return NoModulation()
+    if options.modulation.table:
+        return ModulationTable(dim, given, options.modulation)
     return Modulation(options.dim_cond, dim, given, adaln=options.adaln, options=options.modulation)
+
+
+def make_whole_modulation(dim: int, parts: tuple[str, ...], options: BlockOptions) -> WholeModulation | OwnModulations:
+    """What a network makes of its conditioning for all of its blocks, of which one uses these `parts` at most."""
+    if options.dim_cond is None or not options.modulation.table:
+        return OwnModulations()
+    given = _given(parts, options.modulation)
+    return WholeModulation(options.dim_cond, dim, given, adaln=options.adaln, options=options.modulation)
+
+
+def _given(parts: tuple[str, ...], options: ModulationOptions) -> tuple[str, ...]:
+    """Those that the options name."""
+    named = options.parts.split("_")
+    return tuple(part for part in parts if part.rpartition("_")[2] in named)

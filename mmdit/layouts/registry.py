@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from mmdit.layouts import auraflow, cogview, flux, hunyuan, mmaudio, one_stream, qwen, sd3
+from mmdit.layouts import auraflow, cogview, flux, hunyuan, joyimage, mmaudio, one_stream, qwen, sd3
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.lucidrains import lucidrains
 from mmdit.options import ModelOptions, PatchInput
@@ -30,6 +30,7 @@ FAMILIES = (  # the first whose blocks a config has is meant
     Family("hunyuan-video", hunyuan.blocks_video, "gelu_tanh", True, {"diffusers": hunyuan.video}),
     Family("hunyuan-image-2.1", hunyuan.blocks_image, "gelu_tanh", True, {"diffusers": hunyuan.image}),
     Family("hunyuan-video-1.5", hunyuan.blocks_video_15, "gelu_tanh", True, {"diffusers": hunyuan.video_15}),
+    Family("joyimage-edit", joyimage.blocks, "gelu_tanh", True, {"diffusers": joyimage.diffusers}),
     Family("auraflow", auraflow.blocks, "swiglu", False, {"diffusers": auraflow.diffusers}),
     Family("sd3", sd3.blocks, "gelu_tanh", False, {"diffusers": sd3.diffusers, "stability": sd3.stability}),
     Family("flux.1", flux.blocks_1, "gelu_tanh", True, {"diffusers": flux.diffusers_1, "flux": flux.original_1}),

@@ -24,7 +24,8 @@ class SequenceHead(nn.Module):
 
     def __init__(self, dim: int, dim_out: int, options: LinearOutput | PatchOutput, network: ModelOptions) -> None:
         super().__init__()
-        cond, conditioned = network.dim_cond, network.dim_cond is not None
+        conditioned = network.dim_cond is not None
+        cond = None if options.parts == "none" else network.dim_cond
         eps = network.norm_eps if options.norm_eps is None else options.norm_eps
         norm = nn.LayerNorm(dim, eps=eps, elementwise_affine=not conditioned) if options.norm else nn.Identity()
         self.parts = options.parts.split("_")

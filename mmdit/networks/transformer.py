@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from mmdit.layers.modulation import (
     ModulationOfKinds,
     OwnModulation,
     StackModulation,
+    WholeModulation,
     make_modulation,
+    make_whole_modulation,
 )
 from mmdit.layers.norms import RMSNorm
 from mmdit.layers.registers import make_registers
@@ -68,12 +71,15 @@ class MMDiT(nn.Module):
         single = options.single_stream
         self.by_modality = single is not None and single.modulation == "by_modality"
         parallel = single is not None and single.kind == "parallel"
+        every = ATTENTION_PARTS if parallel and not options.depth else ATTENTION_PARTS + FEEDFORWARD_PARTS
+        self.whole_modulation = make_whole_modulation(dims[0], every, options)
+        if isinstance(self.whole_modulation, WholeModulation):  # it is what the blocks are conditioned by
+            options = replace(options, dim_cond=self.whole_modulation.linear.out_features)
         # one modulation for all joint blocks, and one for all single-stream blocks, or for each modality in these
         self.shares_modulation = options.modulation.shared
         self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
-            every = ATTENTION_PARTS + FEEDFORWARD_PARTS
             joint = dims if options.depth else ()
             self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
             if single is not None:
@@ -160,6 +166,7 @@ class MMDiT(nn.Module):
         sequences = self._sequences(modality_masks, modality_tokens)
         if any(isinstance(cond, Tensor) and cond.ndim == 3 for cond in conds):
             time_cond = conds = fill_conditioning(conds, sequences.valid)  # type: ignore[assignment]
+        time_cond, conds = self.whole_modulation(time_cond, conds)
 
         tokens: Sequence[Any] = [self.expand_streams(sequences.enter(x, i)) for i, x in enumerate(modality_tokens)]
         tables = self._rotary_tables(modality_positions, sequences)
@@ -201,6 +208,7 @@ class MMDiT(nn.Module):
         conds = check_conditioning(time_cond, self.dim_cond, len(first), self.modality_names, lengths=vectors)
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
+        _, conds = self.whole_modulation(time_cond, conds)
         of_stream, shared = self._of_stream(conds), self._shared(conds)
         return StackModulation(
             shared.blocks or tuple(tuple(block.modulate(conds)) for block in self.blocks),

@@ -117,7 +117,7 @@ class TokenInput(Options):
 AnyInput = LinearInput | MlpInput | FeedForwardInput | PatchInput | TokenInput
 
 
-HEAD_PARTS = "What the conditioning gives the final norm (scale: Lumina-Image, Z-Image)."
+HEAD_PARTS = "What the conditioning gives the final norm (scale: Lumina-Image, Z-Image; none: JoyImage-Edit)."
 HEAD_EPS = "Added to the variance in the final norm; null: norm_eps of the model."
 
 
@@ -129,7 +129,7 @@ class LinearOutput(Options):
     dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
-    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    parts: Literal["shift_scale", "scale", "none"] = option("shift_scale", HEAD_PARTS, later=True)
     norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
     kernel: Kernel = option(
         1, "Over how many tokens the projection is a convolution, an odd number (MMAudio: 7).", later=True
@@ -148,7 +148,7 @@ class PatchOutput(Options):
     channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
-    parts: Literal["shift_scale", "scale"] = option("shift_scale", HEAD_PARTS, later=True)
+    parts: Literal["shift_scale", "scale", "none"] = option("shift_scale", HEAD_PARTS, later=True)
     norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
 
     def check(self) -> Iterator[OptionError]:

@@ -331,9 +331,17 @@ class ModelOptions(BlockOptions):
             if block >= self.depth:
                 message = f"block {block} does not exist; depth is {self.depth}"
                 yield OptionError(("attention", "dual", index), message)
-        if self.attention.dual and self.modulation.shared:
-            message = "the second attention of attention.dual has no shared modulation"
-            yield OptionError(("modulation", "shared"), message)
+        for key in ("shared", "table"):
+            if self.attention.dual and getattr(self.modulation, key):
+                message = "the second attention of attention.dual has no shared modulation"
+                yield OptionError(("modulation", key), message)
+        if self.modulation.table and len({modality.dim for modality in self.modalities.values()}) > 1:
+            got = ", ".join(f"{name} {modality.dim}" for name, modality in self.modalities.items())
+            message = f"one modulation is that of all modalities, so their widths must be equal, got {got}"
+            yield OptionError(("modulation", "table"), message)
+        if self.modulation.table and self.attention.gating == "sample":
+            message = "gating 'sample' is of the conditioning vector, which blocks with a table don't see"
+            yield OptionError(("modulation", "table"), message)
         if self.depth - 1 in self.attention.dual and names[-1] in {*self.discard}.difference(self.streamed):
             message = f"the last block discards {names[-1]!r}, so it can't attend to it again"
             yield OptionError(("attention", "dual"), message)

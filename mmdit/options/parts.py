@@ -211,6 +211,17 @@ class ModulationOptions(Options):
     activation: Literal["silu", "none"] = option(
         "silu", "What is done to the conditioning vector before (none: Z-Image, Ideogram 4).", keywords={}, later=True
     )
+    table: Flag = option(
+        False,
+        "One modulation for the whole network, to which each block adds a learned table for each of its modalities "
+        "(JoyImage-Edit).",
+        keywords={},
+        later=True,
+    )
+
+    def check(self) -> Iterator[OptionError]:
+        if self.table and self.shared:
+            yield OptionError(("table",), "with a table a block has a modulation of its own; leave shared at false")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from mmdit.layers.joint_attention import JointAttention
-from mmdit.layers.modulation import NoModulation
+from mmdit.layers.modulation import NoModulation, WholeModulation
 from mmdit.layers.output_gate import NoOutputGate
 from mmdit.layers.projections import NoGate
 from mmdit.layers.registers import NoRegisterTokens
@@ -89,6 +89,8 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
             for name, norm, registers in zip(module.modality_names, module.final_norms, module.registers, strict=True):
                 yield "norm", name, norm
                 yield "register tokens", name, registers
+            if isinstance(module.whole_modulation, WholeModulation):
+                yield "modulation", None, module.whole_modulation
             for name, modulation in zip(module.modality_names, module.shared_modulations, strict=False):
                 yield "modulation", name, modulation
             for name, modulation in zip(module.modality_names, module.shared_single_modulations, strict=False):

@@ -50,9 +50,10 @@ QUICK = (
     "ideogram-4",
     "flux.3-klein-base",
     "cogview4",
+    "joyimage-edit",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-SOME += ("ideogram-4", "flux.3-klein-base", "cogview4")
+SOME += ("ideogram-4", "flux.3-klein-base", "cogview4", "joyimage-edit")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
