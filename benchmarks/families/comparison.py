@@ -161,6 +161,7 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
         "layers",
         "joint_blocks",
         "fused_blocks",
+        "blocks",
         "double_blocks",
     )
     stack = getattr(net, "transformer", None)

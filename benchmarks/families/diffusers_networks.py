@@ -180,6 +180,10 @@ def joyimage(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any
     )
 
 
+def call_prx(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    return net(image, timestep, text, return_dict=False)[0]
+
+
 # --------------------------------------------------------------------------------------------------------- the families
 
 
@@ -513,6 +517,15 @@ FAMILIES = (
         call_auraflow,
         {},
         6_833_439_744,
+    ),
+    Family(
+        "prx",
+        ROTARY_SMALL | {"model.rotary.axes": "[8, 8]"},
+        theirs("PRXTransformer2DModel"),
+        dict(in_channels=4, context_in_dim=40, hidden_size=64, num_heads=4, depth=2, axes_dim=[8, 8]),
+        call_prx,
+        {},
+        1_170_691_648,
     ),
     *ONE_STREAM,
 )

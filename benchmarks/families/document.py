@@ -115,6 +115,8 @@ def options(model: ModelOptions) -> list[str]:
     for name, modality in model.modalities.items():
         if modality.refiner:
             used.append(f"{name} refiner of {modality.refiner.depth} blocks")
+        if modality.static:
+            used.append(f"static {name}")
         if modality.pad:
             used.append(f"{name} pad tokens")
     if model.norm != NormOptions():

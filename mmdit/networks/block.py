@@ -21,7 +21,7 @@ from mmdit.layers.modulation import (
     OwnModulation,
     make_modulation,
 )
-from mmdit.layers.norms import make_norm, make_norm_behind
+from mmdit.layers.norms import AdaptiveNorm, make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
@@ -40,6 +40,7 @@ class MMDiTBlock(nn.Module):
         options: what it is; or as keywords: dim_cond, dim_joint_attn, heads, qk_rmsnorm, num_residual_streams, ...
         dim_modalities: width of each modality's tokens.
         discard: indexes of modalities not needed after this block: attended to, not updated, returned as None.
+        static: those of them whose tokens are read as they are: neither normed nor modulated (PRX's text).
         skip_feedforward: indexes of modalities without a feedforward in this block.
         dual: indexes of modalities with a second attention, over their own tokens alone (SD3.5-medium).
         layer_index: place of the block in the network; decides which stream hyper-connections read at first.
@@ -57,6 +58,7 @@ class MMDiTBlock(nn.Module):
         *,
         dim_modalities: Sequence[Size],
         discard: Sequence[Whole] = (),
+        static: Sequence[Whole] = (),
         skip_feedforward: Sequence[Whole] = (),
         dual: Sequence[Whole] = (),
         layer_index: Count = 0,
@@ -76,6 +78,9 @@ class MMDiTBlock(nn.Module):
         discarded = modality_indexes(discard, len(dims), "discard")
         if keywords:  # those of a whole network speak of its last block
             options.check_unused(discarded)
+        as_they_are = modality_indexes(static, len(dims), "static")
+        if not as_they_are <= discarded:
+            raise ValueError("static modalities are not updated either; name them in discard as well")
         no_feedforward = modality_indexes(skip_feedforward, len(dims), "skip_feedforward")
         self.dual = sorted(modality_indexes(dual, len(dims), "dual"))
         if discarded.intersection(self.dual):
@@ -92,7 +97,7 @@ class MMDiTBlock(nn.Module):
             parts: tuple[str, ...] = ATTENTION_PARTS if i in written else ATTENTION_PARTS[:2]
             parts += FEEDFORWARD_PARTS if i in holds_feedforward else ()
             parts += DUAL_PARTS if i in self.dual else ()
-            return make_modulation(dims[i], parts, options)
+            return make_modulation(dims[i], () if i in as_they_are else parts, options)
 
         def second(i: int) -> nn.Module:
             return JointAttention(options.of_modality(names[i]), dim_inputs=[dims[i]], names=[names[i]])
@@ -101,7 +106,7 @@ class MMDiTBlock(nn.Module):
             return FeedForward(dims[i], options.feedforward.of_modality(names[i]))
 
         def norm(i: int) -> nn.Module:
-            return make_norm(dims[i], options)
+            return AdaptiveNorm(nn.Identity()) if i in as_they_are else make_norm(dims[i], options)
 
         def norm_behind(i: int) -> nn.Module:
             return make_norm_behind(dims[i], options)

@@ -63,6 +63,7 @@ class MMDiT(nn.Module):
         self.dim_cond, self.sample_gated = options.dim_cond, options.attention.gating == "sample"
         self.discarded = frozenset(options.indexes(options.discard))
         self.streamed = options.indexes(options.streamed)  # in the single-stream blocks
+        static = options.indexes([name for name, modality in options.modalities.items() if modality.static])
 
         self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
         self.expand_streams = ExpandStreams(options.residual.streams)
@@ -80,8 +81,8 @@ class MMDiT(nn.Module):
         self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
-            joint = dims if options.depth else ()
-            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
+            joint = {i: () if i in static else every for i in range(len(dims))} if options.depth else {}
+            self.shared_modulations.extend(make_modulation(dims[i], p, options, shared=True) for i, p in joint.items())
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
                 if single.modulation == "joined":
@@ -100,7 +101,8 @@ class MMDiT(nn.Module):
                 options,
                 dim_modalities=dims,
                 # what the single-stream blocks read is not discarded before them
-                discard=sorted(self.discarded.difference(self.streamed)) if last else (),
+                discard=sorted(self.discarded.difference(self.streamed)) if last else static,
+                static=static,
                 skip_feedforward=options.indexes(options.without_last_feedforward) if last else (),
                 dual=(len(dims) - 1,) if index in options.attention.dual else (),
                 layer_index=index,
@@ -175,7 +177,7 @@ class MMDiT(nn.Module):
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
                 mods = sequences.spread(_along(known.blocks[index], conds))
-            tokens = self._run(
+            updated = self._run(
                 block,
                 tokens,
                 modality_masks=sequences.masks,
@@ -185,6 +187,7 @@ class MMDiT(nn.Module):
                 packing=sequences.packing,
                 skip_feedforward=skip_last_feedforward if block is self.blocks[-1] else (),
             )
+            tokens = [x if new is None else new for x, new in zip(tokens, updated, strict=True)]  # static ones stay
         if self.single_blocks:
             tokens = self._single_stream(tokens, sequences, conds, tables, known)
 

@@ -281,6 +281,12 @@ class ModalityOptions(Options):
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")
     clean: Flag = option(False, "Its timestep is 0, whatever that of the others (FLUX.3's text).", later=True)
+    static: Flag = option(
+        False,
+        "Its tokens give keys and values to every joint block, and are neither normed, modulated nor updated there "
+        "(PRX's text); it is to be in discard.",
+        later=True,
+    )
     references: ReferenceOptions | None = option(
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )

@@ -354,6 +354,7 @@ class ModelOptions(BlockOptions):
         yield from check_rotary(self)
         for name in self.names:
             yield from self._check_streams(name)
+            yield from self._check_static(name)
 
     def _check_names(self) -> Iterator[OptionError]:
         known = ", ".join(self.names)
@@ -393,6 +394,17 @@ class ModelOptions(BlockOptions):
                 self.refiner(name)
             except OptionError as error:
                 yield from (OptionError((*at, "refiner", *each.at), each.message) for each in error.all)
+
+    def _check_static(self, name: str) -> Iterator[OptionError]:
+        if not self.modalities[name].static:
+            return
+        for wrong, message in (
+            (name not in self.discard, f"no block updates it; set discard: [{name}]"),
+            (name in self.streamed, "the single-stream blocks would update it; set single_stream.modalities to others"),
+            (self.unused_weights != "none", "it has no unused weights; leave unused_weights at none"),
+        ):
+            if wrong:
+                yield OptionError(("modalities", name, "static"), message)
 
     def _check_conditioning(self) -> Iterator[OptionError]:
         for name in self.discard:

@@ -148,8 +148,8 @@ class FeedForwardOptions(Options):
 
     mult: Number = option(4, "Hidden width over the stream's.", gt=0)
     dim: Whole | None = option(None, "Hidden width; null: mult times the stream's.", keywords="dim_hidden", ge=1)
-    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "swiglu"] = option(
-        "gelu", "The activation; geglu and swiglu multiply by it (Shazeer 2020)."
+    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"] = option(
+        "gelu", "The activation; geglu, geglu_tanh and swiglu multiply by it (Shazeer 2020)."
     )
     bias: Flag = option(True, "Whether both linears have a bias.")
     dropout: Number = option(0.0, "Share of hidden features dropped in training.", later=True, ge=0, le=1)
