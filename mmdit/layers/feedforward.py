@@ -33,7 +33,8 @@ class FeedForward(nn.Module):
 
     Args:
         dim: width of the tokens.
-        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, geglu_tanh, swiglu), bias, dropout, kernel.
+        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, geglu_tanh, swiglu), bias,
+            dropout, kernel.
 
     Raises:
         ValueError: an option is wrong.

@@ -23,6 +23,10 @@ BLOCK = """
 def diffusers(config: ModelOptions) -> Iterator[str]:
     yield from lines_of("""
         inputs.image.linear = img_in
+        inputs.image.linear.0 = img_in.0
+        inputs.image.linear.1 = img_in.1
+        pooled_embed.linear_in = resolution_embedder.mlp.in_layer
+        pooled_embed.linear_out = resolution_embedder.mlp.out_layer
         inputs.text.linear = txt_in
         time_embed.linear_in = time_in.in_layer
         time_embed.linear_out = time_in.out_layer

@@ -5,6 +5,7 @@ An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -115,7 +116,7 @@ class FeedForwardEmbed(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """`b c (h p) (w q) -> b (h w) d`: a linear on each patch, and a table of positions if asked for.
+    """`b c (h p) (w q) -> b (h w) d`: a linear (or two) on each patch, and a table of positions if asked for.
 
     Of a video `b c (f o) (h p) (w q) -> b (f h w) d`.
     """
@@ -123,7 +124,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, options: PatchInput, dim: int) -> None:
         super().__init__()
         self.channels, self.sizes = options.channels, options.sizes
-        self.linear = nn.Linear(options.channels * math.prod(self.sizes), dim, bias=options.bias)
+        widths = [options.channels * math.prod(self.sizes), *([options.bottleneck] if options.bottleneck else []), dim]
+        linears = [nn.Linear(a, b, bias=options.bias) for a, b in itertools.pairwise(widths)]
+        self.linear = linears[0] if len(linears) == 1 else nn.Sequential(*linears)
         self.positions: nn.Module = nn.Identity()
         if options.positions in ("sincos", None):
             self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)

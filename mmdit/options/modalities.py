@@ -93,6 +93,12 @@ class PatchInput(Options):
     base_size: Whole | None = option(
         None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
     )
+    bottleneck: Whole | None = option(
+        None,
+        "Width between two linears that project a patch, for large patches of pixels (JiT; PRX-7B); null: one linear.",
+        later=True,
+        gt=0,
+    )
 
     @property
     def sizes(self) -> tuple[int, ...]:

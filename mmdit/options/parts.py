@@ -320,7 +320,8 @@ class PooledOptions(Options):
     dim: Whole = option(sentence="Its width.", example="2048", gt=0)
     frequencies: Whole | None = option(
         None,
-        "It is of numbers, such as sizes in pixels: so many sines and cosines of each are embedded (CogView4: 256).",
+        "It is of numbers, such as sizes in pixels: so many sines and cosines of each are embedded (CogView4: 256; "
+        "PRX-7B: 128).",
         later=True,
         ge=2,
         multiple_of=2,
