@@ -185,7 +185,7 @@ def call_prx(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_:
 
 
 def prx_pixels(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any]:
-    """What PRX-7B is called with: its condition is the height and the width of the picture, which diffusers reads off."""
+    """What PRX-7B is called with: conditioned on the height and width of the picture, which diffusers reads off."""
     generator = torch.Generator().manual_seed(seed)
     draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
     height, width = 8 * steps, 12
