@@ -68,6 +68,8 @@ def random_call(
     )
     if config.pooled is not None:
         arguments["pooled"] = draw(batch, config.pooled.dim)
+        if config.pooled.frequencies is not None:  # sizes in pixels, which bfloat16 holds without rounding
+            arguments["pooled"] = (arguments["pooled"] * 20).round() * 16
     if config.timestep.second is not None:
         arguments["second_timestep"] = arguments["timestep"] * torch.rand(batch, generator=generator)
     if config.guidance is not None:
@@ -161,6 +163,7 @@ def blocks_of(net: nn.Module) -> list[nn.Module]:
         "layers",
         "joint_blocks",
         "fused_blocks",
+        "blocks",
         "double_blocks",
     )
     stack = getattr(net, "transformer", None)

@@ -181,6 +181,22 @@ def joyimage(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any
     )
 
 
+def call_prx(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, **_: Any) -> Tensor:
+    return net(image, timestep, text, return_dict=False)[0]
+
+
+def prx_pixels(*, batch: int, steps: int, length: int, seed: int) -> dict[str, Any]:
+    """What PRX-7B is called with: conditioned on the height and width of the picture, which diffusers reads off."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=generator)  # noqa: E731
+    height, width = 8 * steps, 12
+    return dict(
+        inputs={"text": draw(batch, length, 40), "image": draw(batch, 4, height, width)},
+        timestep=torch.rand(batch, generator=generator),
+        pooled=torch.tensor([[height, width]]).expand(batch, 2).float(),
+    )
+
+
 # --------------------------------------------------------------------------------------------------------- the families
 
 
@@ -572,6 +588,51 @@ FAMILIES = (
         call_auraflow,
         {},
         6_833_439_744,
+    ),
+    Family(
+        "prx",
+        ROTARY_SMALL | {"model.rotary.axes": "[8, 8]"},
+        theirs("PRXTransformer2DModel"),
+        dict(in_channels=4, context_in_dim=40, hidden_size=64, num_heads=4, depth=2, axes_dim=[8, 8]),
+        call_prx,
+        {},
+        1_170_691_648,
+    ),
+    Family(
+        "prx-7b",
+        ROTARY_SMALL
+        | {
+            "model.rotary.axes": "[8, 8]",
+            f"{IMAGE}.input.patch": 2,
+            f"{IMAGE}.input.bottleneck": 24,
+            "model.pooled.frequencies": 128,
+        },
+        theirs("PRXTransformer2DModel"),
+        dict(
+            in_channels=4,
+            patch_size=2,
+            context_in_dim=40,
+            hidden_size=64,
+            num_heads=4,
+            depth=2,
+            axes_dim=[8, 8],
+            bottleneck_size=24,
+            resolution_embeds=True,
+        ),
+        call_prx,
+        dict(
+            in_channels=3,
+            patch_size=16,
+            context_in_dim=2048,
+            hidden_size=3584,
+            num_heads=28,
+            depth=24,
+            axes_dim=[64, 64],
+            bottleneck_size=768,
+            resolution_embeds=True,
+        ),
+        7_003_535_872,
+        arguments=prx_pixels,
     ),
     *ONE_STREAM,
 )

@@ -108,11 +108,15 @@ def options(model: ModelOptions) -> list[str]:
         used.append(f"{model.single_stream.kind} single_stream")
     if model.single_stream and model.single_stream.modulation == "by_modality":
         used.append("modulation by modality")
+    if model.attention.out_gate:
+        used.append("output gates")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
     for name, modality in model.modalities.items():
         if modality.refiner:
             used.append(f"{name} refiner of {modality.refiner.depth} blocks")
+        if modality.static:
+            used.append(f"static {name}")
         if modality.pad:
             used.append(f"{name} pad tokens")
     if model.norm != NormOptions():

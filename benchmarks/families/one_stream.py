@@ -75,6 +75,11 @@ def call_ideogram(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor,
     return rearrange(out[:, length:], "b (h w) (p q c) -> b c (h p) (w q)", p=2, q=2, h=height)
 
 
+def call_cogview(net: nn.Module, image: Tensor, text: Tensor, timestep: Tensor, pooled: Tensor) -> Tensor:
+    before, crop, wanted = pooled.split(2, dim=1)
+    return net(image, text, timestep, before, wanted, crop, return_dict=False)[0]
+
+
 TEXT, IMAGE = "model.modalities.text", "model.modalities.image"
 SMALL = {
     "model.single_stream.depth": 3,
@@ -186,5 +191,29 @@ ONE_STREAM = (
         dict(flow_map=True),
         5_548_681_984,
         masked=False,
+    ),
+    Family(
+        "cogview4",
+        SMALL
+        | {
+            "model.dim_cond": 24,
+            "model.timestep.frequencies": 64,
+            "model.pooled.frequencies": 8,
+            "model.rotary.axes": "[8, 8]",
+        },
+        theirs("CogView4Transformer2DModel"),
+        dict(
+            in_channels=4,
+            out_channels=4,
+            num_layers=3,
+            num_attention_heads=4,
+            attention_head_dim=16,
+            text_embed_dim=40,
+            time_embed_dim=24,
+            condition_dim=8,
+        ),
+        call_cogview,
+        dict(num_layers=28, attention_head_dim=128, num_attention_heads=32),
+        6_369_118_272,
     ),
 )

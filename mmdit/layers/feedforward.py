@@ -20,6 +20,7 @@ FEEDFORWARD_KINDS: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "gelu_tanh": (partial(F.gelu, approximate="tanh"), False),  # no lambda: modules are pickled
     "silu": (F.silu, False),
     "geglu": (F.gelu, True),
+    "geglu_tanh": (partial(F.gelu, approximate="tanh"), True),
     "swiglu": (F.silu, True),
 }
 
@@ -32,7 +33,8 @@ class FeedForward(nn.Module):
 
     Args:
         dim: width of the tokens.
-        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, swiglu), bias, dropout, kernel.
+        options: or as keywords: mult, dim_hidden, kind (gelu, gelu_tanh, silu, geglu, geglu_tanh, swiglu), bias,
+            dropout, kernel.
 
     Raises:
         ValueError: an option is wrong.

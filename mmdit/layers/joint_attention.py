@@ -14,6 +14,7 @@ from mmdit.layers.attention import join_masks, make_attention
 from mmdit.layers.masks import Masks, enter_masked
 from mmdit.layers.neighbours import make_neighbours
 from mmdit.layers.norms import make_head_norm
+from mmdit.layers.output_gate import NoOutputGate, make_output_gate
 from mmdit.layers.projections import make_projections
 from mmdit.layers.rotary import rotate
 from mmdit.options import JointAttentionOptions
@@ -64,7 +65,7 @@ class JointAttention(nn.Module):
             raise ValueError("every input is discarded, so nothing would come out; keep at least one")
 
         self.gates, self.to_qkv, self.to_out = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        self.q_norms, self.k_norms = nn.ModuleList(), nn.ModuleList()
+        self.q_norms, self.k_norms, self.out_gates = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for index, dim in enumerate(self.dim_inputs):
             discarded = index in self.discard
             bias = attention.bias if out_bias is None else out_bias
@@ -73,6 +74,7 @@ class JointAttention(nn.Module):
             self.gates.append(gate)
             self.to_qkv.append(qkv)
             self.to_out.append(nn.Identity() if out is None else out)
+            self.out_gates.append(NoOutputGate() if out is None else make_output_gate(dim, options))
             self.q_norms.append(make_head_norm(options) if unused != "none" or not discarded else nn.Identity())
             self.k_norms.append(make_head_norm(options, attention.kv_heads))
         self.attend = make_attention(attention, self.heads)
@@ -138,7 +140,8 @@ class JointAttention(nn.Module):
         outs: list[Tensor | None] = [None] * len(inputs)
         valid = entered.valid(packing)
         for index, piece in zip(kept, pieces, strict=True):
-            beside = self.beside[index](piece, valid[index])
+            gated = self.out_gates[index](piece, inputs[index])
+            beside = self.beside[index](gated, valid[index])
             outs[index] = self._project(self.to_out[index], beside, gates[index], index, packing)
         return tuple(outs)
 

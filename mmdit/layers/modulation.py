@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -195,14 +195,19 @@ class ModulationOfKinds(nn.Module):
 
 
 def join_modulations(modulations: Sequence[BlockModulation], lengths: Sequence[int]) -> BlockModulation:
-    """One modulation for the joined sequence, `b N d`, from those of the modalities in it."""
-    parts = (
-        torch.cat([each_token(part).expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)], dim=1)
-        if parts[0] is not None
-        else None
-        for parts in zip(*modulations, strict=True)
-    )
-    return BlockModulation(*parts)
+    """One modulation for the joined sequence, from those of the modalities in it: runs of two modalities' tokens, or
+    `b N d`."""
+
+    def joined(parts: Sequence[Any]) -> Part:
+        if parts[0] is None:
+            return None
+        # of more, their lengths would be compared, which may be unknown to torch.export
+        if len(parts) == 2 and all(isinstance(part, Tensor) and part.shape[1] == 1 for part in parts):
+            return ConditioningRuns(torch.cat([*parts], dim=1), tuple(lengths))
+        every = [each_token(part).expand(-1, length, -1) for part, length in zip(parts, lengths, strict=True)]
+        return torch.cat(every, dim=1)
+
+    return BlockModulation(*map(joined, zip(*modulations, strict=True)))
 
 
 class StackModulation(NamedTuple):

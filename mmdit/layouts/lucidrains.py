@@ -59,7 +59,7 @@ def _of_modality(config: ModelOptions, i: int, *, norm: str, residual: str, ff: 
     """What both of its blocks have for modality `i`, below their own names, with `{}` for attn or ff."""
     yield f".joint_attn.to_qkv.{i}.linear = .joint_attn.to_qkv.{i}"
     yield f".joint_attn.to_out.{i}.linear = .joint_attn.to_out.{i}"
-    gated = config.feedforward.kind in ("geglu", "swiglu")
+    gated = config.feedforward.kind in ("geglu", "geglu_tanh", "swiglu")
     yield f".feedforwards.{i}.proj_in = {ff}.ff.0.{'proj' if gated else '0'}"
     yield f".feedforwards.{i}.proj_out = {ff}.ff.2"
     lines = MANIFOLD if config.residual.kind == "manifold_hyper_connections" else HYPER_CONNECTIONS

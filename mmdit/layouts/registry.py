@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
-from mmdit.layouts import auraflow, flux, hunyuan, joyimage, mmaudio, one_stream, qwen, sd3
+from mmdit.layouts import auraflow, cogview, flux, hunyuan, joyimage, mmaudio, one_stream, prx, qwen, sd3
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.lucidrains import lucidrains
 from mmdit.options import ModelOptions, PatchInput
@@ -22,6 +22,8 @@ class Family(NamedTuple):
 
 
 FAMILIES = (  # the first whose blocks a config has is meant
+    Family("prx", prx.blocks, "geglu_tanh", True, {"diffusers": prx.diffusers}),
+    Family("cogview4", cogview.blocks, "gelu_tanh", True, {"diffusers": cogview.diffusers}),
     Family("z-image", one_stream.blocks_z_image, "swiglu", True, {"diffusers": one_stream.z_image}),
     Family("ideogram-4", one_stream.blocks_ideogram, "swiglu", True, {"diffusers": one_stream.ideogram}),
     Family("flux.3", one_stream.blocks_flux_3, "swiglu", True, {"diffusers": one_stream.flux_3}),

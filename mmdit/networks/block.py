@@ -21,7 +21,7 @@ from mmdit.layers.modulation import (
     OwnModulation,
     make_modulation,
 )
-from mmdit.layers.norms import make_norm, make_norm_behind
+from mmdit.layers.norms import AdaptiveNorm, make_norm, make_norm_behind
 from mmdit.layers.residuals import make_residual
 from mmdit.layers.runs import over_runs
 from mmdit.options import BlockOptions
@@ -40,10 +40,13 @@ class MMDiTBlock(nn.Module):
         options: what it is; or as keywords: dim_cond, dim_joint_attn, heads, qk_rmsnorm, num_residual_streams, ...
         dim_modalities: width of each modality's tokens.
         discard: indexes of modalities not needed after this block: attended to, not updated, returned as None.
+        static: those of them whose tokens are read as they are: neither normed nor modulated (PRX's text).
         skip_feedforward: indexes of modalities without a feedforward in this block.
         dual: indexes of modalities with a second attention, over their own tokens alone (SD3.5-medium).
         layer_index: place of the block in the network; decides which stream hyper-connections read at first.
         modality_names: what errors and tables call the modalities.
+        kinds: of a block of one modality, the names of the kinds of tokens in it, each of which has a modulation of its
+            own; the call then takes their `modulations`.
 
     Raises:
         ValueError: sizes contradict one another, or an option excludes another.
@@ -55,10 +58,12 @@ class MMDiTBlock(nn.Module):
         *,
         dim_modalities: Sequence[Size],
         discard: Sequence[Whole] = (),
+        static: Sequence[Whole] = (),
         skip_feedforward: Sequence[Whole] = (),
         dual: Sequence[Whole] = (),
         layer_index: Count = 0,
         modality_names: Sequence[Text] | None = None,
+        kinds: Sequence[Text] = (),
         **keywords: Any,
     ) -> None:
         super().__init__()
@@ -66,12 +71,16 @@ class MMDiTBlock(nn.Module):
         self.dim_modalities = dims = tuple(dim_modalities)
         self.modality_names = names = modality_labels(modality_names, len(dims))
         self.dim_cond = options.dim_cond
-        self.shares_modulation = options.modulation.shared
+        self.kinds = tuple(kinds) or names  # of which there is a modulation each
+        self.shares_modulation = options.modulation.shared or len(self.kinds) > len(names)
         self.token_dims = 3 if options.residual.streams == 1 else 4
         indexes = range(len(dims))
         discarded = modality_indexes(discard, len(dims), "discard")
         if keywords:  # those of a whole network speak of its last block
             options.check_unused(discarded)
+        as_they_are = modality_indexes(static, len(dims), "static")
+        if not as_they_are <= discarded:
+            raise ValueError("static modalities are not updated either; name them in discard as well")
         no_feedforward = modality_indexes(skip_feedforward, len(dims), "skip_feedforward")
         self.dual = sorted(modality_indexes(dual, len(dims), "dual"))
         if discarded.intersection(self.dual):
@@ -88,7 +97,7 @@ class MMDiTBlock(nn.Module):
             parts: tuple[str, ...] = ATTENTION_PARTS if i in written else ATTENTION_PARTS[:2]
             parts += FEEDFORWARD_PARTS if i in holds_feedforward else ()
             parts += DUAL_PARTS if i in self.dual else ()
-            return make_modulation(dims[i], parts, options)
+            return make_modulation(dims[i], () if i in as_they_are else parts, options)
 
         def second(i: int) -> nn.Module:
             return JointAttention(options.of_modality(names[i]), dim_inputs=[dims[i]], names=[names[i]])
@@ -97,7 +106,7 @@ class MMDiTBlock(nn.Module):
             return FeedForward(dims[i], options.feedforward.of_modality(names[i]))
 
         def norm(i: int) -> nn.Module:
-            return make_norm(dims[i], options)
+            return AdaptiveNorm(nn.Identity()) if i in as_they_are else make_norm(dims[i], options)
 
         def norm_behind(i: int) -> nn.Module:
             return make_norm_behind(dims[i], options)
@@ -109,7 +118,7 @@ class MMDiTBlock(nn.Module):
         def where(chosen: Sequence[int], make: Callable[[int], nn.Module]) -> nn.ModuleList:
             return nn.ModuleList(make(i) if i in chosen else nn.Identity() for i in indexes)
 
-        self.modulations = where(indexes, modulation)
+        self.modulations = nn.ModuleList(modulation(0 if kinds else i) for i in range(len(self.kinds)))
         self.attn_residuals = where(indexes, lambda i: residual(i, 0))
         self.attn_norms = where(indexes, norm)
         self.joint_attn = JointAttention(options, dim_inputs=dims, discard=sorted(discarded), names=names)
@@ -162,7 +171,7 @@ class MMDiTBlock(nn.Module):
 
         # conditioning vector -> shift, scale and gate of every modality
         if modulations is None and self.shares_modulation:
-            raise ValueError("this block shares its modulation with others; pass modulations")
+            raise ValueError("this block's modulation is shared, or one of several kinds of tokens; pass modulations")
         if modulations is None:
             modulations = [own.spread(packing, i) for i, own in enumerate(self.modulate(conds))]
         mod = modulations(self.modulate) if callable(modulations) else modulations

@@ -14,7 +14,7 @@ from mmdit.layers.arguments import as_labels, as_vector, check_device, check_nam
 from mmdit.layers.masks import fill_masked
 from mmdit.layers.modulation import Conditioning, ConditioningRuns, NetworkModulation
 from mmdit.networks import ragged
-from mmdit.networks.embeddings import MeansEmbed, VectorEmbed, make_timestep_embed, own_dtype, stretched
+from mmdit.networks.embeddings import MeansEmbed, make_pooled_embed, make_timestep_embed, own_dtype, stretched
 from mmdit.networks.ragged import Given
 from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
@@ -73,8 +73,7 @@ class Conditioned(nn.Module):
         self.second_time_embed = make_timestep_embed(config.timestep if second else None, dim_cond)
         self.with_second = WITH_SECOND[second]
         self.guidance_embed = make_timestep_embed(config.guidance, dim_cond)
-        pooled = config.pooled
-        self.pooled_embed = None if pooled is None or dim_cond is None else VectorEmbed(pooled.dim, dim_cond)
+        self.pooled_embed = make_pooled_embed(config.pooled, dim_cond)
         labels = config.class_labels
         self.class_embed = None if labels is None or dim_cond is None else nn.Embedding(labels.classes, dim_cond)
         dims = {name: config.modalities[name].dim for name in config.means}
@@ -264,7 +263,7 @@ class Conditioned(nn.Module):
         if self.guidance_embed is not None:
             further["guidance"] = of_number(self.guidance_embed, guidance, "guidance")
         if self.pooled_embed is not None and pooled is not None:
-            further["pooled"] = self.pooled_embed(pooled.to(like.dtype))
+            further["pooled"] = self.pooled_embed(pooled, like.dtype)
         if self.class_embed is not None:
             labels = as_labels(
                 class_labels, "class_labels", batch, like.device, classes=self.class_embed.num_embeddings

@@ -5,6 +5,7 @@ An input's `mask` is that of its tokens, `b n` bool: what stands at masked ones 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -29,6 +30,7 @@ from mmdit.options import (
     MlpInput,
     NumberOptions,
     PatchInput,
+    PooledOptions,
     TokenInput,
 )
 from mmdit.options.modalities import AnyInput
@@ -114,7 +116,7 @@ class FeedForwardEmbed(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """`b c (h p) (w q) -> b (h w) d`: a linear on each patch, and a table of positions if asked for.
+    """`b c (h p) (w q) -> b (h w) d`: a linear (or two) on each patch, and a table of positions if asked for.
 
     Of a video `b c (f o) (h p) (w q) -> b (f h w) d`.
     """
@@ -122,7 +124,9 @@ class PatchEmbed(nn.Module):
     def __init__(self, options: PatchInput, dim: int) -> None:
         super().__init__()
         self.channels, self.sizes = options.channels, options.sizes
-        self.linear = nn.Linear(options.channels * math.prod(self.sizes), dim, bias=options.bias)
+        widths = [options.channels * math.prod(self.sizes), *([options.bottleneck] if options.bottleneck else []), dim]
+        linears = [nn.Linear(a, b, bias=options.bias) for a, b in itertools.pairwise(widths)]
+        self.linear = linears[0] if len(linears) == 1 else nn.Sequential(*linears)
         self.positions: nn.Module = nn.Identity()
         if options.positions in ("sincos", None):
             self.positions = SinCos2D(dim, max_size=options.max_size, base_size=options.base_size)
@@ -182,9 +186,22 @@ class VectorEmbed(nn.Module):
         self.dim_in, hidden = dim_in, hidden or dim
         self.linear_in, self.linear_out = nn.Linear(dim_in, hidden, bias=bias), nn.Linear(hidden, dim, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """`x`: b dim_in -> b dim."""
-        return self.linear_out(F.silu(self.linear_in(x)))
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`x`: b dim_in -> b dim, computed in `dtype`; None: in its own."""
+        return self.linear_out(F.silu(self.linear_in(x if dtype is None else x.to(dtype))))
+
+
+class NumbersEmbed(VectorEmbed):
+    """Some numbers of a sample, the sinusoids of each, through a `VectorEmbed` (SDXL's sizes of the picture)."""
+
+    def __init__(self, count: int, frequencies: int, dim: int) -> None:
+        super().__init__(count * frequencies, dim)
+        self.dim_in, self.frequencies = count, frequencies
+
+    def forward(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """`x`: b count -> b dim."""
+        waves = timestep_sinusoid(x, self.frequencies).flatten(1)
+        return super().forward(waves, own_dtype(self) if dtype is None else dtype)
 
 
 class TimestepEmbed(VectorEmbed):
@@ -286,6 +303,14 @@ def make_embed(options: AnyInput | None, dim: int, *, eps: float, feedforward: F
 def _check_sequence(x: Tensor, dim: int, name: str) -> None:
     if x.ndim != 3 or x.shape[-1] != dim:
         raise ValueError(f"{name} must have the shape (batch, length, {dim}), got {tuple(x.shape)}")
+
+
+def make_pooled_embed(options: PooledOptions | None, dim_cond: int | None) -> VectorEmbed | None:
+    if options is None or dim_cond is None:
+        return None
+    if options.frequencies is not None:
+        return NumbersEmbed(options.dim, options.frequencies, dim_cond)
+    return VectorEmbed(options.dim, dim_cond)
 
 
 def make_timestep_embed(options: NumberOptions | None, dim_cond: int | None) -> TimestepEmbed | None:

@@ -70,7 +70,7 @@ class RotaryPlaces(nn.Module):
             grids = []
             for index, image in enumerate((x, *references)):
                 sides = [length // size for length, size in zip(image.shape[2:], end.sizes, strict=True)]
-                grids.append(grid_coordinates(*sides, centered=rotary.centered, **options))
+                grids.append(grid_coordinates(*sides, centered=rotary.centered, span=rotary.span, **options))
                 if index and apart is not None:
                     grids[-1][:, apart.axis] += apart.start + apart.step * (index - 1)
             coordinates = torch.cat(grids)
@@ -110,6 +110,7 @@ def grid_coordinates(
     axes: Sequence[int],
     scale: float = 1.0,
     centered: bool = False,
+    span: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """The place of each patch of an image: `(h w) count`, rows on `axes[0]`, columns on `axes[1]`, 0 elsewhere.
@@ -119,12 +120,16 @@ def grid_coordinates(
         count: number of axes.
         scale: distance of two rows or columns.
         centered: count from the middle: -ceil(h / 2) to floor(h / 2) - 1; frames are counted from the first.
+        span: spread rows and columns over so many places: floor(i * span / h).
     """
     coordinates = torch.zeros(*sides, count, dtype=torch.float64, device=device)
     for side, (axis, length) in enumerate(zip(axes, sides, strict=True)):
-        middle = length - length // 2 if centered and side >= len(sides) - 2 else 0
-        places = scale * (torch.arange(length, dtype=torch.float64, device=device) - middle)
-        coordinates[..., axis] = places.view([-1 if i == side else 1 for i in range(len(sides))])
+        places, in_picture = torch.arange(length, dtype=torch.float64, device=device), side >= len(sides) - 2
+        if centered and in_picture:
+            places = places - (length - length // 2)
+        if span is not None and in_picture:
+            places = (places * span / length).floor()
+        coordinates[..., axis] = (scale * places).view([-1 if i == side else 1 for i in range(len(sides))])
     return coordinates.flatten(0, -2)
 
 

@@ -63,12 +63,14 @@ class MMDiT(nn.Module):
         self.dim_cond, self.sample_gated = options.dim_cond, options.attention.gating == "sample"
         self.discarded = frozenset(options.indexes(options.discard))
         self.streamed = options.indexes(options.streamed)  # in the single-stream blocks
+        static = options.indexes([name for name, modality in options.modalities.items() if modality.static])
 
         self.registers = nn.ModuleList(map(make_registers, dims, options.registers))
         self.expand_streams = ExpandStreams(options.residual.streams)
         self.reduce_streams = ReduceStreams(options.residual.streams)
         self.rotary = make_rotary(options.rotary)
         single = options.single_stream
+        self.by_modality = single is not None and single.modulation == "by_modality"
         parallel = single is not None and single.kind == "parallel"
         every = ATTENTION_PARTS if parallel and not options.depth else ATTENTION_PARTS + FEEDFORWARD_PARTS
         self.whole_modulation = make_whole_modulation(dims[0], every, options)
@@ -79,8 +81,8 @@ class MMDiT(nn.Module):
         self.shared_modulations, self.shared_single_modulations = nn.ModuleList(), nn.ModuleList()
         self.shared_single_modulation: nn.Module | None = None
         if options.modulation.shared:
-            joint = dims if options.depth else ()
-            self.shared_modulations.extend(make_modulation(dim, every, options, shared=True) for dim in joint)
+            joint = {i: () if i in static else every for i in range(len(dims))} if options.depth else {}
+            self.shared_modulations.extend(make_modulation(dims[i], p, options, shared=True) for i, p in joint.items())
             if single is not None:
                 parts = ATTENTION_PARTS if parallel else every
                 if single.modulation == "joined":
@@ -99,7 +101,8 @@ class MMDiT(nn.Module):
                 options,
                 dim_modalities=dims,
                 # what the single-stream blocks read is not discarded before them
-                discard=sorted(self.discarded.difference(self.streamed)) if last else (),
+                discard=sorted(self.discarded.difference(self.streamed)) if last else static,
+                static=static,
                 skip_feedforward=options.indexes(options.without_last_feedforward) if last else (),
                 dual=(len(dims) - 1,) if index in options.attention.dual else (),
                 layer_index=index,
@@ -112,7 +115,13 @@ class MMDiT(nn.Module):
             own = options.of_modality(names[first])  # of several no one has a convolution
             if parallel:
                 return ParallelBlock(own, dim=dim, name=name, layer_index=2 * options.depth + index)
-            return MMDiTBlock(own, dim_modalities=[dim], modality_names=[name], layer_index=options.depth + index)
+            return MMDiTBlock(
+                own,
+                dim_modalities=[dim],
+                layer_index=options.depth + index,
+                modality_names=[name],
+                kinds=options.streamed if self.by_modality else (),
+            )
 
         self.blocks = nn.ModuleList(map(block, range(options.depth)))
         self.single_blocks = nn.ModuleList(map(single_block, range(0 if single is None else single.depth)))
@@ -168,7 +177,7 @@ class MMDiT(nn.Module):
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
                 mods = sequences.spread(_along(known.blocks[index], conds))
-            tokens = self._run(
+            updated = self._run(
                 block,
                 tokens,
                 modality_masks=sequences.masks,
@@ -178,6 +187,7 @@ class MMDiT(nn.Module):
                 packing=sequences.packing,
                 skip_feedforward=skip_last_feedforward if block is self.blocks[-1] else (),
             )
+            tokens = [x if new is None else new for x, new in zip(tokens, updated, strict=True)]  # static ones stay
         if self.single_blocks:
             tokens = self._single_stream(tokens, sequences, conds, tables, known)
 
@@ -202,11 +212,11 @@ class MMDiT(nn.Module):
         if self.dim_cond is None:
             raise ValueError("modulate: this model was built without conditioning (dim_cond is None)")
         _, conds = self.whole_modulation(time_cond, conds)
-        distinct, shared = _distinct(self._of_stream(conds)), self._shared(conds)
+        of_stream, shared = self._of_stream(conds), self._shared(conds)
         return StackModulation(
             shared.blocks or tuple(tuple(block.modulate(conds)) for block in self.blocks),
             shared.single_blocks
-            or tuple(tuple(block.modulate([cond])[0] for cond in distinct) for block in self.single_blocks),
+            or tuple(tuple(self._of_single(block.modulate, of_stream)) for block in self.single_blocks),
         )
 
     def _checked(self, modulation: StackModulation, batch: int) -> StackModulation:
@@ -255,12 +265,11 @@ class MMDiT(nn.Module):
         stream = sequences.join(self._of_stream(tokens), None if tables is None else self._of_stream(tables))
         x = stream.tokens
         # every token is modulated by its modality's vector, where they have different ones
-        distinct = _distinct(conds)
-        if len(distinct) > 1 and self.sample_gated:
+        if len(_distinct(conds)) > 1 and self.sample_gated:
             raise ValueError("gating 'sample' has one gate for the joined tokens; pass one time_cond for all")
 
         def own(modulate: Modulate) -> list[BlockModulation]:
-            return [sequences.join_modulations([modulate([cond])[0] for cond in distinct], stream)]
+            return [sequences.join_modulations(self._of_single(modulate, conds), stream)]
 
         mods: Sequence[BlockModulation] | OwnModulation = own
         for index, block in enumerate(self.single_blocks):
@@ -277,6 +286,12 @@ class MMDiT(nn.Module):
             )
         split = dict(zip(self.streamed, sequences.split(x, stream), strict=True))
         return [split.get(i, each) for i, each in enumerate(tokens)]
+
+    def _of_single(self, modulate: Any, conds: Sequence[Conditioning | None]) -> list[BlockModulation]:
+        """A single-stream block's own modulations: of each modality where each has one, or of each distinct vector."""
+        if self.by_modality:
+            return modulate(conds)
+        return [modulate([cond])[0] for cond in _distinct(conds)]
 
     def _of_stream(self, of_all: Sequence[Any]) -> list[Any]:
         """What belongs to the modalities in the single-stream blocks."""

@@ -93,6 +93,12 @@ class PatchInput(Options):
     base_size: Whole | None = option(
         None, "Patches a side that span the table's unit; null: max_size (positions 0, 1, 2, ...).", gt=0
     )
+    bottleneck: Whole | None = option(
+        None,
+        "Width between two linears that project a patch, for large patches of pixels (JiT; PRX-7B); null: one linear.",
+        later=True,
+        gt=0,
+    )
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -182,6 +188,13 @@ class ModalityRotary(Options):
         None, "Axes on which it does so instead of on its own (Lumina-Image).", later=True, min_length=1
     )
     scale: Number = option(1, "Distance of two tokens, to align sequences of different rates in time.", gt=0)
+    span: Whole | None = option(
+        None,
+        "An image's rows, and its columns, are spread over so many places, whatever their number: row i of n stands at "
+        "floor(i * span / n) (CogView4: 256).",
+        later=True,
+        gt=0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,6 +293,12 @@ class ModalityOptions(Options):
         "guidance scale conditions them (HunyuanVideo-I2V of 16 channels).",
         later=True,
     )
+    static: Flag = option(
+        False,
+        "Its tokens give keys and values to every joint block, and are neither normed, modulated nor updated there "
+        "(PRX's text); it is to be in discard.",
+        later=True,
+    )
     references: ReferenceOptions | None = option(
         None, "Images to edit or to draw from, which the call may be given (FLUX.1-Kontext, Qwen-Image-Edit)."
     )
@@ -335,6 +354,8 @@ class ModalityOptions(Options):
                 + ("; a video three, that of its frames first" if sides == 3 else ""),
             ),
             ("centered", not image and place.centered, "centered is for images (input kind 'patches')"),
+            ("span", not image and place.span, "span is for images (input kind 'patches')"),
+            ("span", place.centered and place.span, "rows are centered or spread over a span; set one of the two"),
             ("after_axes", place.after_axes and not place.after, "behind which modality? set after as well"),
         ):
             if wrong:

@@ -354,6 +354,7 @@ class ModelOptions(BlockOptions):
         yield from check_rotary(self)
         for name in self.names:
             yield from self._check_streams(name)
+            yield from self._check_static(name)
 
     def _check_names(self) -> Iterator[OptionError]:
         known = ", ".join(self.names)
@@ -393,6 +394,17 @@ class ModelOptions(BlockOptions):
                 self.refiner(name)
             except OptionError as error:
                 yield from (OptionError((*at, "refiner", *each.at), each.message) for each in error.all)
+
+    def _check_static(self, name: str) -> Iterator[OptionError]:
+        if not self.modalities[name].static:
+            return
+        for wrong, message in (
+            (name not in self.discard, f"no block updates it; set discard: [{name}]"),
+            (name in self.streamed, "the single-stream blocks would update it; set single_stream.modalities to others"),
+            (self.unused_weights != "none", "it has no unused weights; leave unused_weights at none"),
+        ):
+            if wrong:
+                yield OptionError(("modalities", name, "static"), message)
 
     def _check_conditioning(self) -> Iterator[OptionError]:
         for name in self.discard:
@@ -442,13 +454,18 @@ class ModelOptions(BlockOptions):
             got = ", ".join(f"{name} {dim}" for name, dim in widths.items())
             message = f"one stream holds all tokens, so their widths must be equal, got {got}"
             yield OptionError(("single_stream",), message)
-        if self.single_stream.modulation == "by_modality" and not (self.modulation.shared and self.dim_cond):
-            message = "each modality has one for all of these blocks; set modulation: {shared: true}, and dim_cond"
+        by_modality, shared = self.single_stream.modulation == "by_modality", self.modulation.shared
+        if by_modality and not self.dim_cond:
+            message = "it comes from the conditioning vector, so set dim_cond"
+            yield OptionError(("single_stream", "modulation"), message)
+        if by_modality and not shared and self.single_stream.kind == "parallel":
+            message = "in parallel blocks each modality has one for all of them; set modulation: {shared: true}"
             yield OptionError(("single_stream", "modulation"), message)
         for name, modality in self.modalities.items():
             apart = modality.references
-            if self.single_stream.modulation == "by_modality" and apart and apart.own and not apart.clean:
-                message = "modulated by weights of their own they are conditioned for themselves; set clean: true"
+            if by_modality and apart and apart.own and not (apart.clean and shared):
+                message = "modulated by weights of their own they are conditioned for themselves, by the same in all "
+                message += "blocks; set clean: true, and modulation: {shared: true}"
                 yield OptionError(("modalities", name, "references", "own"), message)
             if self.single_stream.modulation == "by_modality" and apart and apart.own and modality.clean_frames:
                 message = "modulated by weights of their own they go with no frames that are given; leave it at 0"

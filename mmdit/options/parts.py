@@ -73,6 +73,13 @@ class AttentionOptions(Options):
         later=True,
         gt=0,
     )
+    out_gate: Flag = option(
+        False,
+        "Multiply what it gives, each feature of each head, by the sigmoid of a linear of what it reads, before the "
+        "out projection (Qiu et al. 2025; Krea 2).",
+        keywords={},
+        later=True,
+    )
 
     def of_modality(self, name: str) -> AttentionOptions:
         """The same where that modality is the only one."""
@@ -141,8 +148,8 @@ class FeedForwardOptions(Options):
 
     mult: Number = option(4, "Hidden width over the stream's.", gt=0)
     dim: Whole | None = option(None, "Hidden width; null: mult times the stream's.", keywords="dim_hidden", ge=1)
-    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "swiglu"] = option(
-        "gelu", "The activation; geglu and swiglu multiply by it (Shazeer 2020)."
+    kind: Literal["gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"] = option(
+        "gelu", "The activation; geglu, geglu_tanh and swiglu multiply by it (Shazeer 2020)."
     )
     bias: Flag = option(True, "Whether both linears have a bias.")
     dropout: Number = option(0.0, "Share of hidden features dropped in training.", later=True, ge=0, le=1)
@@ -234,7 +241,7 @@ class SingleStreamOptions(Options):
     )
     modulation: Literal["joined", "by_modality"] = option(
         "joined",
-        "One modulation for all tokens, or with modulation.shared one for those of each modality (FLUX.3).",
+        "One modulation for all tokens, or one for those of each modality (CogView4; with modulation.shared FLUX.3).",
         later=True,
     )
 
@@ -324,6 +331,14 @@ class PooledOptions(Options):
     """A vector a sample, such as the pooled text, added to the conditioning."""
 
     dim: Whole = option(sentence="Its width.", example="2048", gt=0)
+    frequencies: Whole | None = option(
+        None,
+        "It is of numbers, such as sizes in pixels: so many sines and cosines of each are embedded (CogView4: 256; "
+        "PRX-7B: 128).",
+        later=True,
+        ge=2,
+        multiple_of=2,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

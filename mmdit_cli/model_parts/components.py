@@ -9,6 +9,7 @@ from torch import nn
 
 from mmdit.layers.joint_attention import JointAttention
 from mmdit.layers.modulation import NoModulation, WholeModulation
+from mmdit.layers.output_gate import NoOutputGate
 from mmdit.layers.projections import NoGate
 from mmdit.layers.registers import NoRegisterTokens
 from mmdit.layers.residuals import NestedWidth, PlainWidth
@@ -19,7 +20,7 @@ from mmdit.networks.transformer import MMDiT, MMDiTBlock
 
 OTHER = "other"
 # modules that compute nothing, so that a table need not show them
-SILENT = (nn.Identity, NoGate, NoModulation, NoRegisterTokens, PlainWidth, NestedWidth)
+SILENT = (nn.Identity, NoGate, NoModulation, NoOutputGate, NoRegisterTokens, PlainWidth, NestedWidth)
 
 
 @dataclass
@@ -60,6 +61,7 @@ _ORDER = (
     "qk norm",
     "attention",
     "second attention",
+    "output gate",
     "out projection",
     "feedforward",
     "residual",
@@ -103,8 +105,9 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
                 yield "residual", None, module.expand_streams
                 yield "residual", None, module.reduce_streams
         elif isinstance(module, MMDiTBlock):
+            for name, modulation in zip(module.kinds, module.modulations, strict=True):
+                yield "modulation", name, modulation
             for i, name in enumerate(module.modality_names):
-                yield "modulation", name, module.modulations[i]
                 yield from (("norm", name, norms[i]) for norms in (module.attn_norms, module.ff_norms))
                 yield from (("norm", name, norms[i]) for norms in (module.attn_norms_behind, module.ff_norms_behind))
                 yield "feedforward", name, module.feedforwards[i]
@@ -121,6 +124,7 @@ def _labelled(model: nn.Module) -> Iterator[tuple[str, str | None, nn.Module]]:
                 yield "adaptive gate", name, module.gates[i]
                 yield "qkv projection", name, module.to_qkv[i]
                 yield from (("qk norm", name, norm) for norm in (module.q_norms[i], module.k_norms[i]))
+                yield "output gate", name, module.out_gates[i]
                 yield "out projection", name, module.to_out[i]
             if id(module) in second:
                 yield "second attention", module.names[0], module.attend

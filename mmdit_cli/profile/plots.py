@@ -20,8 +20,9 @@ from mmdit_cli.profile.growth import swept_variables, variable_of
 from mmdit_cli.profile.measurement import ProfileResult
 from mmdit_cli.request.sweep import short_names, value_text
 
+LINEAR = "qkv projection, output gate, out projection, feedforward, embedding, output head, modulation"
 KINDS = {  # what components of a kind are drawn as
-    "linear": ("o", ("qkv projection", "out projection", "feedforward", "embedding", "output head", "modulation")),
+    "linear": ("o", tuple(LINEAR.split(", "))),
     "attention": ("s", ("attention", "second attention")),
     "others": ("^", ()),
 }

@@ -51,12 +51,14 @@ QUICK = (
     "z-image",
     "ideogram-4",
     "flux.3-klein-base",
+    "cogview4",
     "joyimage-edit",
     "hunyuan-image-2.1-distilled",
     "flux.3-klein",
+    "prx",
 )
 SOME = ("sd3.5-medium", "flux.1-dev", "qwen-image", "hunyuan-video", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-SOME += ("ideogram-4", "flux.3-klein-base", "joyimage-edit")
+SOME += ("ideogram-4", "flux.3-klein-base", "cogview4", "joyimage-edit", "prx")
 each_family = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in QUICK)), ids=str)
 some_families = pytest.mark.parametrize("family", slow_but(FAMILIES, *(BY_NAME[name] for name in SOME)), ids=str)
 
@@ -77,7 +79,7 @@ def test_outputs_are_those_of_diffusers_for_several_batches_images_and_text_leng
 @some_families
 def test_gradients_of_every_weight_and_input_are_those_of_diffusers(family):
     errors = gradient_errors(family)
-    assert len(errors) > 40
+    assert len(errors) > 30
     assert max(errors.items(), key=lambda item: item[1])[1] < GRADIENT, max(errors.items(), key=lambda item: item[1])
 
 
@@ -154,7 +156,10 @@ def test_a_refiner_gives_its_valid_tokens_what_diffusers_does_block_by_block(fam
 
 @pytest.mark.parametrize(
     "family",
-    slow_but([f for f in ONE_STREAM if f.config != "ideogram-4"], BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    slow_but(
+        [f for f in ONE_STREAM if f.config not in ("ideogram-4", "cogview4")],
+        *(BY_NAME["z-image"], BY_NAME["flux.3-klein-base"]),
+    ),
     ids=str,
 )
 def test_refiners_of_text_and_image_give_what_diffusers_does_block_by_block(family):
@@ -247,14 +252,11 @@ def test_eight_euler_steps_end_where_the_scheduler_of_diffusers_ends(family):
     assert relative(got, noise) > 0.1
 
 
-COMPILED = [
-    BY_NAME[name]
-    for name in ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumina-image-2.0", "z-image")
-]
+COMPILED = ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumina-image-2.0", "z-image", "cogview4")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", COMPILED, ids=str)
+@pytest.mark.parametrize("family", map(BY_NAME.get, COMPILED), ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

@@ -19,6 +19,7 @@ ACTIVATIONS = {
     "gelu_tanh": lambda x: gelu(x, approximate="tanh"),
     "silu": silu,
     "geglu": gelu,
+    "geglu_tanh": lambda x: gelu(x, approximate="tanh"),
     "swiglu": silu,
 }
 
@@ -134,7 +135,7 @@ def joint_attention(
 
 def feedforward(x: Tensor, state: State, kind: str) -> Tensor:
     hidden = project(x, state["proj_in.weight"], state.get("proj_in.bias"))
-    if kind in ("swiglu", "geglu"):
+    if kind in ("swiglu", "geglu", "geglu_tanh"):
         value, gate = hidden.chunk(2, dim=-1)
         hidden = value * ACTIVATIONS[kind](gate)
     else:

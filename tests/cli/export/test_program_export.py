@@ -105,8 +105,24 @@ REFERENCES = ROTARY | dict(
     timestep={"frequencies": 16, "second": "mean"},
     modulation={"table": True},
 )
+EACH = ONE_STREAM | dict(  # a modulation for each modality in every block
+    modalities={
+        "text": {"dim": 32, "input": {"kind": "linear", "dim": 8}},
+        "image": {
+            "dim": 32,
+            "input": IMAGE | {"positions": "none"},
+            "output": {"kind": "patches", "channels": 3},
+            "rotary": {"axes": [0, 1], "span": 10},
+        },
+    },
+    rotary={"axes": [8, 8]},
+    single_stream={"depth": 1, "kind": "sequential", "modulation": "by_modality"},
+    norm={},
+    modulation={},
+    pooled={"dim": 6, "frequencies": 8},
+)
 MODELS = {
-    "standard": PAIR | {"qk_rmsnorm": True},
+    "standard": PAIR | {"qk_rmsnorm": True, "attention": {"out_gate": True}},
     "adaptive by token": THREE | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2}},
     "adaptive by sample": PAIR | {"attention": {"kind": "adaptive", "num_adaptive_weights": 2, "gating": "sample"}},
     "whole": WHOLE,
@@ -114,6 +130,7 @@ MODELS = {
     "video, refined text and a further input": VIDEO,
     "one stream with pad tokens": ONE_STREAM,
     "a video with references": REFERENCES,
+    "one stream, modulated by modality": EACH,
     "soft-clamped, with registers": PAIR | {"attention": {"softclamp": 5.0}, "register_tokens": 2},
     "hyper-connections": PAIR | {"residual": {"kind": "hyper_connections", "streams": 2}},
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
@@ -147,12 +164,12 @@ def call_of(name: str, batch: int, lengths: tuple[int, ...]) -> dict[str, Any]:
     """Arguments written out by hand; the first modality's mask has gaps."""
     mask = torch.arange(lengths[0]) % 3 != torch.arange(batch)[:, None]
     cond = torch.randn(batch, 12)
-    if name in ("whole", "rotary and single streams", "one stream with pad tokens"):
-        whole = name == "whole"
-        text = torch.randint(0, 11, (batch, lengths[0])) if whole else torch.randn(batch, lengths[0], 8)
+    if name in ("whole", "rotary and single streams") or name.startswith("one stream"):
+        model = MODELS[name]
+        text = torch.randint(0, 11, (batch, lengths[0])) if name == "whole" else torch.randn(batch, lengths[0], 8)
         image = torch.randn(batch, 3, 2 * lengths[1], 2 * lengths[2])
-        extra = {"pooled": torch.randn(batch, 6)} if whole else {"guidance": torch.rand(batch)}
-        extra = {} if name == "one stream with pad tokens" else extra
+        extra = {"pooled": torch.randn(batch, 6)} if "pooled" in model else {}
+        extra |= {"guidance": torch.rand(batch)} if "guidance" in model else {}
         return dict(inputs=dict(text=text, image=image), masks=dict(text=mask), timestep=torch.rand(batch), **extra)
     if name == "video, refined text and a further input":
         inputs = dict(

@@ -80,6 +80,14 @@ def convolutions() -> Sum:
     return total
 
 
+def output_gates() -> Sum:
+    """One product more of the size of the out projection."""
+    total = standard()
+    for name in LENGTH:
+        total.projections(DEPTH * LENGTH[name], WIDTH[name], qkv=0)
+    return total
+
+
 def one_modality_streams() -> Sum:
     total = Sum()
     for _ in range(DEPTH):
@@ -225,6 +233,7 @@ VARIANTS = {
         {"qk_rmsnorm": True, "attention": {"bias": True, "softclamp": 5.0}},
         standard,
     ),
+    "output gates": ({"attention": {"out_gate": True}}, output_gates),
     "nested residual": ({"residual": {"kind": "nested"}}, standard),
     "unconditioned": ({"dim_cond": None}, unconditioned),
     "swiglu": ({"feedforward": {"kind": "swiglu"}}, gated_feedforward),

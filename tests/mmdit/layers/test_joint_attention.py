@@ -95,6 +95,46 @@ def test_a_head_of_keys_and_values_serves_several_heads_of_queries(options, how)
             torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("how", ["joined", "masked", "packed", "discarded"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, dict(bias=True), dict(kv_heads=1), dict(kind="adaptive", num_adaptive_weights=2), dict(softclamp=0.7)],
+    ids=lambda x: [*x, "plain"][0],
+)
+def test_a_gate_multiplies_each_feature_of_each_head_before_the_out_projection(options, how):
+    sizes = dict(dim_inputs=DIMS, discard=[0] if how == "discarded" else [])
+    gated, plain = (
+        JointAttention(
+            JointAttentionOptions(heads=2, dim_head=4, attention=AttentionOptions(out_gate=gate, **options)), **sizes
+        ).double()
+        for gate in (True, False)
+    )
+    state = drawn(gated).state_dict()
+    gates = {name: state.pop(name) for name in [*state] if name.startswith("out_gates")}
+    assert len(gates) == (2 if how == "discarded" else 3) * (2 if "bias" in options else 1)
+    plain.load_state_dict(state)
+    xs, masks = inputs(), MASKS if how == "masked" else None
+    packing = Packing.from_masks(MASKS, LENGTHS, 2) if how == "packed" else None
+    if packing is not None:
+        xs = [packing.pack(x, i) for i, x in enumerate(xs)]
+
+    def by_hand(i):
+        def gate(module, args):
+            logits = torch.einsum("bne,fe->bnf", as_read(xs, masks)[i], gates[f"out_gates.{i}.linear.weight"])
+            logits = logits + gates.get(f"out_gates.{i}.linear.bias", 0)
+            attended, *rest = args
+            return attended / (1 + (-logits).exp().unflatten(-1, (2, 4))), *rest
+
+        return gate
+
+    for i, out in enumerate(plain.to_out):
+        out.register_forward_pre_hook(by_hand(i))
+    for got, wanted in zip(gated(xs, masks, packing=packing), plain(xs, masks, packing=packing), strict=True):
+        assert (got is None) == (wanted is None)
+        if wanted is not None:
+            torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize(("shared", "shape"), [(False, (HEADS, DIM_HEAD)), (True, (DIM_HEAD,))])
 def test_queries_and_keys_have_a_scale_for_every_head_or_share_one(shared, shape):
     net = build(qk_rmsnorm=True, qk_norm_shared=shared)

@@ -10,6 +10,8 @@ import mmdit
 from mmdit import MMDiTModel
 from mmdit.config import ConfigError
 from mmdit.layers.positions import sinusoid
+from mmdit.networks.embeddings import PatchEmbed, make_pooled_embed
+from mmdit.options import PatchInput, PooledOptions
 from mmdit.packing import Packing
 from tests.support import oracles
 from tests.support.draws import drawn, padded_mask, randn
@@ -105,6 +107,29 @@ def test_a_sequence_is_projected_and_numbered():
     embed, x = model().inputs["audio"], randn(2, 5, 4)
     wanted = oracles.project(x, embed.linear.weight, embed.linear.bias) + sinusoid(torch.arange(5), 8)
     torch.testing.assert_close(embed(x, "audio"), wanted)
+
+
+def test_a_patch_may_pass_a_bottleneck_between_two_linears():
+    options = PatchInput(channels=3, patch=2, positions="none", bottleneck=5)
+    embed, x = drawn(PatchEmbed(options, 8)), randn(2, 3, 4, 6)
+    patches = x.unfold(2, 2, 2).unfold(3, 2, 2).permute(0, 2, 3, 1, 4, 5).reshape(2, 6, 12)
+    first, second = embed.linear
+    assert first.out_features == 5
+    wanted = oracles.project(oracles.project(patches, *first.parameters()), *second.parameters())
+    torch.testing.assert_close(embed(x, "image"), wanted)
+
+
+def test_of_numbers_the_waves_are_embedded_which_no_narrow_type_rounds():
+    embed = drawn(make_pooled_embed(PooledOptions(dim=3, frequencies=8), 5)).float()
+    numbers = torch.tensor([[1023, 0, 511], [1024, 7, 3]])
+    angles = numbers[..., None].double() * 10_000.0 ** -(torch.arange(4).double() / 4)
+    waves = torch.cat([angles.cos(), angles.sin()], -1).flatten(1).float()
+    hidden = silu(oracles.project(waves[None], *embed.linear_in.parameters()))
+    wanted = oracles.project(hidden, *embed.linear_out.parameters())[0]
+    torch.testing.assert_close(embed(numbers), wanted, rtol=1e-3, atol=1e-3)
+    narrow = embed.bfloat16()(numbers, torch.bfloat16)
+    assert narrow.dtype == torch.bfloat16
+    torch.testing.assert_close(narrow.float(), wanted, rtol=0.05, atol=0.05)
 
 
 def conditioning(net, t, pooled, scale=1.0):

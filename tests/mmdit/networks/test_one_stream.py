@@ -286,6 +286,61 @@ def filled_from(net, other, *renamed):
     return net
 
 
+EACH = PARALLEL | {
+    "modulation": {},
+    "single_stream": {"depth": 2, "kind": "sequential", "modulation": "by_modality"},
+    "attention": {"qk_layernorm": True},
+}
+
+
+def each_block(**model):
+    """With a modulation of each modality in every block."""
+    return parallel(**{**EACH, **model})
+
+
+def test_one_modulation_a_modality_and_block_is_the_blocks_where_they_are_equal():
+    joined = each_block(single_stream={"depth": 2, "kind": "sequential"})
+    blocks = [f"transformer.single_blocks.{n}.modulations." for n in range(2)]
+    net = filled_from(each_block(), joined, *((f"{at}{i}.", f"{at}0.") for at in blocks for i in range(2)))
+    xs, t = inputs(), torch.rand(2).double() * 900
+    for given in (t, {"text": t * 0.5, "image": t}, {"text": t, "image": t[:, None] * torch.rand(6)}):
+        torch.testing.assert_close(net(xs, given)["image"], joined(xs, given)["image"])
+        drawn(net.transformer.single_blocks[1].modulations[0])
+        assert not torch.allclose(net(xs, given)["image"], joined(xs, given)["image"])
+        net = filled_from(net, joined, *((f"{at}{i}.", f"{at}0.") for at in blocks for i in range(2)))
+
+
+@pytest.mark.parametrize("by_token", [False, True], ids=["by sample", "by token"])
+@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+def test_where_each_modality_is_modulated_for_itself_padding_changes_nothing(varlen, by_token):
+    net = each_block(varlen=varlen, register_tokens=0 if by_token else 2)
+    xs, lengths, t = inputs(), (6, 3), torch.rand(2, 6).double() * 900
+    times = {"text": t if by_token else t[:, 0], "image": t[:, 1]}
+    got = net(xs, times, masks={"text": padded_mask(6, *lengths)})["image"]
+    for i, n in enumerate(lengths):
+        alone = {"text": xs["text"][i : i + 1, :n], "image": xs["image"][i : i + 1]}
+        own = {"text": times["text"][i : i + 1], "image": times["image"][i : i + 1]}
+        own["text"] = own["text"][:, :n] if by_token else own["text"]
+        torch.testing.assert_close(got[i], net(alone, own)["image"][0])
+
+
+def test_a_block_whose_kinds_of_tokens_are_modulated_apart_wants_their_modulations():
+    (block, _) = each_block().transformer.single_blocks
+    assert block.kinds == ("text", "image") and len(block.modulations) == 2
+    with pytest.raises(ValueError, match="or one of several kinds of tokens; pass modulations"):
+        block(modality_tokens=[randn(2, 5, 16)], time_cond=randn(2, 10))
+
+
+def test_rows_and_columns_are_spread_over_a_span():
+    image = {"dim": 16, "input": {"kind": "patches", "channels": 2, "patch": [1, 1, 1], "positions": "none"}}
+    config = changed("image", **image, pad=None, output=None, refiner=None, rotary={"axes": [0, 1, 2], "span": 10})
+    config["model"] |= {"discard": []}
+    places = RotaryPlaces(mmdit.build(config).config)
+    _, video = places({"text": randn(1, 4, 6), "image": randn(1, 2, 2, 3, 20)})
+    assert video.view(2, 3, 20, 3)[1, :, 0].tolist() == [[1, h, 0] for h in (0, 3, 6)]
+    assert video.view(2, 3, 20, 3)[0, 2, :, 2].tolist() == [w // 2 for w in range(20)]
+
+
 KINDS = "transformer.shared_single_modulations"
 JOINED = "transformer.shared_single_modulation."
 
@@ -372,8 +427,18 @@ def test_references_are_refined_together_by_blocks_of_their_own_at_their_places(
         (changed("image", references={"axis": 0}), "pad: pad tokens stand behind"),
         (
             changed(model={"single_stream": {"depth": 1, "modulation": "by_modality"}}),
-            "single_stream.modulation: each modality has one for all of these blocks",
+            "single_stream.modulation: in parallel blocks each modality has one for all",
         ),
+        (
+            changed(model=PARALLEL | {"modulation": {}, "dim_cond": None, "timestep": None}),
+            "single_stream.modulation: it comes from the conditioning vector",
+        ),
+        (
+            changed("image", model=EACH, pad=None, refiner=None, references=REFERENCES),
+            "references.own: .* and modulation: {shared: true}",
+        ),
+        (changed("text", rotary={"axes": [0], "span": 8}), "rotary.span: span is for images"),
+        (changed("image", rotary={"axes": [1, 2], "span": 8, "centered": True}), "rotary.span: rows are centered or"),
         (
             changed("image", model=PARALLEL, pad=None, references=REFERENCES | {"clean": False}),
             "references.own: .* set clean: true",

@@ -28,7 +28,7 @@ def close(ours, theirs):
 
 
 @pytest.mark.parametrize("conditioned", [True, False])
-@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "silu", "geglu", "swiglu"])
+@pytest.mark.parametrize("kind", ["gelu", "gelu_tanh", "silu", "geglu", "geglu_tanh", "swiglu"])
 def test_a_block_is_the_papers_figure(kind, conditioned):
     net = drawn(MMDiTBlock(**SIZES, dim_cond=COND if conditioned else None, bias=True, ff_kwargs=dict(kind=kind)))
     xs, cond = tokens(), randn(2, COND) if conditioned else None

@@ -18,7 +18,7 @@ from tests.support.marks import slow_but
 from tests.support.shipped_networks import FAMILIES, SHIPPED, outputs, small_network
 from tests.support.small_networks import COND, SIZES, VARIANTS, tokens
 
-STREAMS = ("model.residual={kind: manifold_hyper_connections, streams: 2}",)
+STREAMS = ("model.residual={kind: manifold_hyper_connections, streams: 2}", "model.attention.out_gate=true")
 ADAPTIVE = ("model.attention.kind=adaptive", "model.attention.num_adaptive_weights=2", "model.unused_weights=none")
 
 

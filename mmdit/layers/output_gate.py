@@ -1,0 +1,35 @@
+"""A gate on what attention gives, from what it reads (Qiu et al. 2025, arXiv 2505.06708, position G1; Krea 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from mmdit.options import JointAttentionOptions
+
+
+class OutputGate(nn.Module):
+    """`attended * sigmoid(linear(x))`, for every feature of every head, before the out projection."""
+
+    def __init__(self, dim: int, dim_inner: int, *, bias: bool) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, dim_inner, bias=bias)
+
+    def forward(self, attended: Tensor, x: Tensor) -> Tensor:
+        """`attended`: b n h d; `x`: b n dim, what the attention read of these tokens -> b n h d."""
+        return attended * torch.sigmoid(self.linear(x)).view_as(attended)
+
+
+class NoOutputGate(nn.Module):
+    """What attention gives, as it is."""
+
+    def forward(self, attended: Tensor, x: Tensor) -> Tensor:
+        return attended
+
+
+def make_output_gate(dim: int, options: JointAttentionOptions) -> nn.Module:
+    """That of one modality."""
+    if not options.attention.out_gate:
+        return NoOutputGate()
+    heads, dim_head = options.head_sizes
+    return OutputGate(dim, heads * dim_head, bias=options.attention.bias)
