@@ -59,7 +59,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 RESULTS = {  # by command: the classes of what its `results` may hold
-    "profile": ("profile.measurement:ProfileResult", "memory.verdict:MemoryVerdict"),  # the latter with --estimate
+    "profile": ("profile.profile_result:ProfileResult", "memory.verdict:MemoryVerdict"),  # the latter with --estimate
     "flops": ("model_parts.flop_count:FlopsResult",),
     "shape-check": ("shape_check.shapes:ShapesResult",),
     "train-toy": ("toy.training:TrainResult",),
