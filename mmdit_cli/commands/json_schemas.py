@@ -99,11 +99,14 @@ def document_schema(command: str) -> dict[str, Any]:
         "command": {"const": command},
         "mmdit_version": text,
         "torch_version": text,
+        "python_version": text,
         "device": text,
         "device_name": text,
         "threads": whole,
         "dtype": text,
         "seed": whole,
+        "command_line": {"type": "array", "items": text},
+        "configs": {"type": "array", "items": {"type": "object"}},
         "results": {"type": "array", "items": {"$ref": "#/$defs/Result"}},
     }
     return {
