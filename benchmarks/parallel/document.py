@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
+from benchmarks.parallel.cases import CASES
 from benchmarks.parallel.equality import RATE, STEPS, Difference
 from mmdit.parallel import Layout
 
@@ -45,8 +46,14 @@ def row(name: str, found: Found) -> list[str]:
     return [name, *numbers, "equal" if good else "DIFFERENT"]
 
 
-def document(by_name: Mapping[str, Found]) -> str:
-    """The page."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(name, found) for name, found in by_name.items())]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-    return INTRODUCTION.format(torch=torch.__version__.partition("+")[0]) + table
+def document(by_name: Mapping[str, Found], before: str = "") -> str:
+    """The page; of networks that were not tried now, with the rows `before`."""
+    rows = {name: _line(row(name, found)) for name, found in by_name.items()}
+    old = {line.split(" | ")[0].removeprefix("| "): line for line in before.splitlines() if line.startswith("| ")}
+    lines = [rows.get(name) or old.get(name) for name in CASES]
+    table = [_line(COLUMNS), _line(["---"] * len(COLUMNS)), *filter(None, lines)]
+    return INTRODUCTION.format(torch=torch.__version__.partition("+")[0]) + "\n".join(table) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
