@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmdit.layouts.diffusers_files import STEM
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import SOURCE, LayoutFiles, Weights, our_weights, their_weights
 from mmdit.weights.header import CheckpointError
@@ -47,6 +48,7 @@ def convert(
     metadata: Mapping[str, str],
     dtype: torch.dtype | None = None,
     max_shard_size: int | None = None,
+    beside: Mapping[str, bytes] | None = None,
     force: bool = False,
     on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Converted:
@@ -55,6 +57,7 @@ def convert(
     Args:
         source: tensors under the names of `source_layout`.
         target: the file, or with `max_shard_size` (bytes) the folder, to write.
+        beside: further files for a folder, by name.
         metadata: for a file in our layout. One in another layout has the prefix and metadata it once came with.
         dtype: the floating-point type to write; None: as it is.
         on_stage: told what is done, how many tensors of it, and of how many.
@@ -71,7 +74,7 @@ def convert(
     prefix, kept = target_layout.prefix, {"format": "pt"}
     if ours:
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
-    elif origin is not None and origin.layout == target_layout.name:
+    elif origin is not None and origin.layout == target_layout.name and max_shard_size is None:
         prefix, kept = origin.prefix, origin.metadata
     with writing(
         target,
@@ -79,6 +82,8 @@ def convert(
         lambda name: result.read(name.removeprefix(prefix)),
         kept,
         max_shard_size=max_shard_size,
+        stem=STEM if target_layout.name == "diffusers" else "model",
+        beside=beside,
         hashed=ours,
         force=force,
         on_tensor=lambda *done: on_stage("writing", *done),

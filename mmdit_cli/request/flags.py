@@ -23,13 +23,19 @@ SweepOption = Annotated[
 OneConfig = Annotated[
     str,
     typer.Option(
-        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or - (stdin)."
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or - (stdin).",
     ),
 ]
 SeveralConfigs = Annotated[
     list[str],
     typer.Option(
-        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or -. Repeatable."
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or -. Repeatable.",
     ),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default

@@ -245,7 +245,9 @@ def config_within(path: str) -> bytes | None:
     Raises:
         mmdit.weights.saved_model.CheckpointError: they can't be read, or hold none.
     """
-    shards = os.path.isdir(path) and os.path.isfile(os.path.join(path, "config.json"))
+    from mmdit.config.diffusers_config import config_file
+
+    shards = os.path.isdir(path) and os.path.isfile(os.path.join(path, "config.json")) and config_file(path) is None
     if not (shards or (path.endswith(".safetensors") and os.path.isfile(path))):
         return None
     from mmdit.options import as_data
