@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mmdit.config.yaml_text import to_yaml
 from mmdit.options import as_data
 from tests.support.browser import CHROMIUM, chromium
+from tests.support.ceilings import make_quick
 from tests.support.command_lines import in_this_process
 from tests.support.small_configs import TINY
 from tests.support.toy import tiny
@@ -32,7 +33,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("results")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        _quick(patch)
+        _quick(patch, tmp_path_factory.mktemp("cache"))
         (folder / "tiny.yaml").write_text(TINY)
         (folder / "evil.yaml").write_text(TINY.replace("name: tiny", f"name: {json.dumps(EVIL)}"))
         for name in ("a", "b"):
@@ -44,17 +45,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _quick(patch: pytest.MonkeyPatch) -> None:
+def _quick(patch: pytest.MonkeyPatch, cache: Path) -> None:
     """Ceilings from small products, and pictures without their drawing."""
-    from mmdit_cli.profile import ceilings
-    from mmdit_cli.profile import measurement as profile
     from mmdit_cli.toy import plots
 
-    patch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
-    patch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
-    patch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
-    measure = profile.measure_ceilings
-    patch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.01))
+    make_quick(patch, cache)
     for name in ("sample_plot", "curve_plot", "comparison_plot"):
         patch.setattr(plots, name, lambda *args, **options: Figure(figsize=(2, 1)))
 
@@ -73,7 +68,7 @@ def full_report(results: Path) -> Path:
     """The page of every kind of result."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(results)
-        _quick(patch)
+        _quick(patch, results)
         run(f"mmdit profile -c tiny.yaml --sweep run.tokens.image=4,8,16 {QUICK} --report sweep.json")
         run("mmdit profile -c tiny.yaml --mode train --estimate --memory 1GB --report estimate.json")
         run("mmdit shape-check -c evil.yaml --report shapes.json")
