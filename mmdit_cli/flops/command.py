@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,8 @@ from mmdit_cli.request.flags import SweepOption, common_options
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from mmdit_cli.request.budget import Budget
 
 NAME = "flops"
@@ -24,6 +27,10 @@ def command(
         bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
     ] = False,
     sweep: SweepOption = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="Draw where FLOPs and parameters go: .png, .svg, .pdf."),
+    ] = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
     ] = None,
@@ -64,7 +71,11 @@ def command(
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.request.size_limits import possible
     from mmdit_cli.request.sweep import load_grid
+    from mmdit_cli.request.targets import PICTURES, check_apart, check_target
 
+    if plot is not None:
+        check_target(plot, "--plot", suffixes=PICTURES)
+    check_apart({"config": request.configs}, plot=plot, report=request.report)
     with without_compiler():
         grid, results = load_grid(request, sweep), []
         for point in grid:
@@ -73,7 +84,18 @@ def command(
                     point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
                 )
             results.append(result)
-    request.show(results, lambda width: flops_tables(results, width), configs=[point.config for point in grid])
+
+    def draw() -> Figure:
+        from mmdit_cli.flops.plots import flops_plot
+
+        return flops_plot(results)
+
+    request.show(
+        results,
+        lambda width: flops_tables(results, width),
+        picture=None if plot is None else (plot, draw),
+        configs=[point.config for point in grid],
+    )
 
 
 def read_budget(

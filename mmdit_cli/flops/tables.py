@@ -128,7 +128,7 @@ def _elementwise(result: FlopsResult) -> Table:
         Column("forward", lambda r: r[1]),
         Column("backward", lambda r: r[2]),
     )
-    title = f"{result.config}: softmax and elementwise work{IN_FLOP}, in no total"
+    title = f"{result.config}: elementwise work{IN_FLOP}"
     return listing(title, rows, columns, style=lambda r: "bold" if r[0] == "all" else None, tight=False)
 
 
@@ -186,7 +186,7 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
         )
     notes.append(f"Not counted ({how}): {', '.join(names)}.")
     if first.elementwise is not None:
-        notes.append(f"Elementwise, our own convention: {first.elementwise.convention}.")
+        notes.append(f"Elementwise work is in no total. Our own convention: {first.elementwise.convention}.")
     notes += unlike_batches(results)
     if padding := padding_notes(results):
         notes += [f"{padding[0]} A token: one as it comes in, the padding included."]

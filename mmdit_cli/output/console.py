@@ -36,7 +36,8 @@ def stdout() -> Console:
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
+    columns = _columns()
+    return PlainConsole(width=columns or WIDE, soft_wrap=columns is None)
 
 
 def stderr() -> Console:

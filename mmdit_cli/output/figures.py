@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -46,9 +47,16 @@ def _not_as_formulas(figure: Figure) -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write a PNG, whole or not at all. Letters that the font lacks are drawn as boxes."""
+    """Write a PNG, SVG or PDF, as the name ends, whole or not at all; the same bytes each time. Letters that the font
+    lacks are drawn as boxes. A PDF's fonts are TrueType, for journals take no Type 3."""
     FigureCanvasAgg(figure)
     _not_as_formulas(figure)
-    with replacing(path) as temporary, warnings.catch_warnings():
+    suffix = path.suffix.lower().removeprefix(".")
+    dates = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    with (
+        replacing(path) as temporary,
+        warnings.catch_warnings(),
+        rc_context({"pdf.fonttype": 42, "svg.hashsalt": "mmdit"}),
+    ):
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        figure.savefig(temporary, format="png", dpi=120)
+        figure.savefig(temporary, format=suffix, dpi=120, metadata=dates.get(suffix))

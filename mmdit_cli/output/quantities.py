@@ -50,6 +50,8 @@ def _milliseconds(value: float) -> str:
 
 
 SHOWN: tuple[tuple[str, Callable[[Any], str]], ...] = (  # the first pattern that a dotted path has, for numbers
+    (r"^ceiling\.(reached|kept)$", f.percent),
+    (r"age_s$", f.seconds),
     (r"(^|\.)(runs|calls|n|reached|parameters|batch_size|seeds?|processes|steps|samples)$", lambda x: f"{x:,}"),
     (r"^(tokens|valid_tokens)\b", lambda x: f"{x:,}"),
     (r"(^|[._])ms(\.|$)", _milliseconds),
@@ -59,7 +61,7 @@ SHOWN: tuple[tuple[str, Callable[[Any], str]], ...] = (  # the first pattern tha
     (r"(^|[._])bytes(\.|$)|(^|\.)(memory|spare|peak)$", f.bytes_),
     (r"(^|[._])flops(_per_token)?$", f.flops),
     (
-        r"(^|\.)(share|\w*utilization|of_measured|accuracy|held_out|chance|agreement|oracle_\w+|per_attribute|any_to_any"
+        r"(^|\.)(share|share_within|\w*utilization|of_measured|accuracy|held_out|chance|agreement|oracle_\w+|per_attribute|any_to_any"
         r"|target|taken_by_others)(\.|$)",
         f.percent,
     ),

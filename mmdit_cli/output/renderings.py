@@ -11,7 +11,7 @@ from typing import Any
 
 from mmdit_cli.output.console import printable
 
-SUFFIXES = (".json", ".csv", ".md", ".html")
+SUFFIXES = (".json", ".csv", ".md", ".tex", ".html")
 _MARKUP = re.compile(r"[\\`*<|]|(?<=\])\(|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")  # what Markdown would not show as it is
 LONG = ("command_line", "configs")  # of a document: what tables leave out
 Document = Mapping[str, Any]
@@ -20,16 +20,23 @@ Document = Mapping[str, Any]
 def render(document: Document, suffix: str) -> str:
     """The document's text.
 
-    CSV has one row for each result, with nested keys joined by dots: `latency_ms.median`, `components.attention.flops`.
-    Markdown has the results side by side and a table for each list of records (components, layers). HTML is one page
-    that needs no network (`output.page`).
+    CSV is long: a row for each component, layer or other part of a result, beside the result's own figures, with nested
+    keys joined by dots (`latency_ms.median`, `part.flops`). Markdown has the results side by side and a table for each
+    list of records (components, layers), LaTeX the same by booktabs. HTML is one page that needs no network
+    (`output.page`).
     """
-    makers = {".json": to_json, ".csv": to_csv, ".md": to_markdown, ".html": _to_html}
+    makers = {".json": to_json, ".csv": to_csv, ".md": to_markdown, ".tex": _to_latex, ".html": _to_html}
     return makers[suffix.lower()](document)
 
 
 def to_json(document: Document, *, ascii: bool = False) -> str:
     return json.dumps(document, indent=2, ensure_ascii=ascii, allow_nan=False) + "\n"
+
+
+def _to_latex(document: Document) -> str:
+    from mmdit_cli.output.latex import to_latex
+
+    return to_latex(document)
 
 
 def _to_html(document: Document) -> str:
@@ -40,13 +47,32 @@ def _to_html(document: Document) -> str:
 
 def to_csv(document: Document) -> str:
     about = {key: value for key, value in document.items() if key not in ("results", *LONG)}
-    rows = [dict(flat(about)) | dict(flat(result)) for result in document["results"]]
+    beside = dict(flat(about))
+    rows = [beside | row for result in document["results"] for row in _long(result)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def _long(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A row for each record of a result's lists, `part` saying of which; one row where it has none."""
+    own = dict(flat({key: value for key, value in result.items() if not _is_records(value) and value != []}))
+    lists = {key: value for key, value in result.items() if _is_records(value)}
+    parts = [{"part": key, **_part(record)} for key, records in lists.items() for record in records]
+    return [own | part for part in parts] or [own]
+
+
+def _part(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Its figures; a component is named without its modality, which has a column of its own, so without a comma."""
+    if "kind" in record and "name" in record:
+        record = {
+            "name": record["kind"],
+            **{key: value for key, value in record.items() if key not in ("name", "kind")},
+        }
+    return dict(flat(record, "part"))
 
 
 def to_markdown(document: Document) -> str:

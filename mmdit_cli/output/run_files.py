@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 CONFIG, ABOUT, METRICS, COMPARISON = "config.yaml", "run.json", "metrics.jsonl", "comparison.json"
-SAMPLES, PROGRESS = "samples.png", "progress"
+SAMPLES, PICTURE, PROGRESS = "samples.json", "samples.png", "progress"
 
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run: its config, what it was made with, its metrics, and its pictures of samples by step, the last one last."""
+    """A run: its config, what it was made with, its metrics, its pictures of samples by step, and the last
+    ones one by one (`samples.json`)."""
 
     folder: Path
     config: dict[str, Any]
     about: dict[str, Any]
     records: list[dict[str, Any]]
     pictures: dict[int, Path]
+    samples: dict[str, Any]
 
     @property
     def name(self) -> str:
@@ -45,9 +47,16 @@ def read_run(folder: Path) -> RunFiles:
     records = read_metrics(metrics) if metrics.is_file() else []
     on_the_way = {path: path.stem.rpartition("-")[2] for path in sorted((folder / PROGRESS).glob("step-*.png"))}
     pictures = {int(step): path for path, step in on_the_way.items() if step.isdecimal()}
-    if (folder / SAMPLES).is_file():
-        pictures[max((record["step"] for record in records), default=0)] = folder / SAMPLES
-    return RunFiles(folder, _yaml(folder / CONFIG), _json(folder / ABOUT), records, dict(sorted(pictures.items())))
+    if (folder / PICTURE).is_file():
+        pictures[max((record["step"] for record in records), default=0)] = folder / PICTURE
+    return RunFiles(
+        folder,
+        _yaml(folder / CONFIG),
+        _json(folder / ABOUT),
+        records,
+        dict(sorted(pictures.items())),
+        _json(folder / SAMPLES),
+    )
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -67,7 +67,9 @@ def listing(
     tight: bool = True,
     headed: bool = True,
 ) -> Table:
-    """A row for each record, on a screen of `width` columns (without: as many as there are)."""
+    """A row for each record, on a screen of `width` columns (without: as many as there are). What has no room is named
+    below."""
+    columns = list(columns)
     shown = [column for column in columns if column.width <= width and column.width != NEVER]
     table = _Folding(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=tight)
     table.show_header = headed
@@ -75,6 +77,9 @@ def listing(
         table.add_column(column.heading, **KINDS[column.kind])
     for record in records:
         table.add_row(*(column.cell(record) for column in shown), style=style(record))
+    if hidden := [column.heading for column in columns if width < column.width < NEVER and column.heading]:
+        table.caption = f"no room in {width:.0f} columns: {', '.join(hidden)}"
+        table.caption_justify = "left"
     return table
 
 

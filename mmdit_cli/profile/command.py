@@ -63,7 +63,9 @@ def command(
     sweep: SweepOption = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw the roofline, or with --sweep time and memory (PNG)."),
+        typer.Option(
+            "--plot", metavar="FILE", help="Draw the roofline, or with --sweep time and memory: .png, .svg, .pdf."
+        ),
     ] = None,
     trace: Annotated[
         Path | None, typer.Option("--trace", metavar="FILE", help="Write a Chrome trace of one call (JSON).")
@@ -116,7 +118,7 @@ def command(
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
-    from mmdit_cli.request.targets import check_apart, check_target
+    from mmdit_cli.request.targets import PICTURES, check_apart, check_target
 
     if threads is not None:
         set_threads(threads)
@@ -129,7 +131,7 @@ def command(
         if len(request.configs) > 1 or sweep:
             raise UserError("--trace: is of one config; give --config once, and no --sweep")
     if plot is not None:
-        check_target(plot, "--plot", suffixes=(".png",))
+        check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs, "baseline": baseline}, trace=trace, plot=plot, report=request.report)
     grid = load_grid(request, sweep)
     settings = Settings(

@@ -59,7 +59,8 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")], False),
     "report": (
         Annotated[
-            Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv, .md or .html file.")
+            Path | None,
+            typer.Option("--report", metavar="FILE", help="Also write a .json, .csv, .md, .tex or .html file."),
         ],
         None,
     ),

@@ -10,6 +10,8 @@ from pathlib import Path
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.console import is_main, message
 
+PICTURES = (".png", ".svg", ".pdf")
+
 
 @contextmanager
 def writing(option: str, path: Path) -> Iterator[None]:

@@ -61,7 +61,7 @@ def command(
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (PNG), when several are compared."),
+        typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (.png, .svg, .pdf), of a comparison."),
     ] = None,
     parallel: Annotated[
         str,
@@ -89,7 +89,7 @@ def command(
     """
     from mmdit_cli.output.console import message, training_progress
     from mmdit_cli.request.numbers import read_share
-    from mmdit_cli.request.targets import check_apart, check_target
+    from mmdit_cli.request.targets import PICTURES, check_apart, check_target
     from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, holds_run, in_runs
     from mmdit_cli.toy.tables import train_tables
@@ -115,7 +115,7 @@ def command(
     if target is not None and not several:
         raise UserError("--target is for a comparison: give several --config, or --seeds N")
     if plot is not None:
-        check_target(plot, "--plot", suffixes=(".png",))
+        check_target(plot, "--plot", suffixes=PICTURES)
         if not several:
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)

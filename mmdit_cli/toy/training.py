@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -13,10 +14,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
@@ -31,6 +34,7 @@ from mmdit_cli.toy.run_folder import (
     open_run,
     resume_command,
 )
+from mmdit_cli.toy.shown_samples import samples_document
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
 AVERAGED = 20  # steps that the first and the last loss are means of
@@ -228,7 +232,9 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         "loss_plot": folder / "loss.png",
         "metrics": metrics.path,
     }
-    _picture(_draw_shown(model, trainer), files["samples"], trainer)
+    shown = _draw_shown(model, trainer)
+    _picture(shown, files["samples"], trainer)
+    write_atomic(folder / SAMPLES, json.dumps(samples_document(shown, trainer.completed)).encode())
     _curves(records, files["loss_plot"], trainer)
     return TrainResult(
         config=trainer.config.name,

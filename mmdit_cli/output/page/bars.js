@@ -49,7 +49,9 @@ class Bars {
     this.plot.rows.forEach(([name, parts], row) => {
       const top = row * (high + gap) + 18, total = parts.reduce((sum, part) => sum + part.value, 0);
       let x = 0;
-      element("text", { x: 0, y: top - 6 }, this.svg, `${name}: ${figure(total, this.plot.unit)}`);
+      const sum = element("text", { x: width, y: top - 6, "text-anchor": "end" }, this.svg, figure(total, this.plot.unit));
+      const named = element("text", { x: 0, y: top - 6 }, this.svg, name), room = width - sum.getComputedTextLength() - 8;
+      for (let length = name.length - 1; length > 0 && named.getComputedTextLength() > room; length--) named.textContent = name.slice(0, length) + "…";
       parts.forEach((part) => {
         const wide = (part.value / this.full) * width;
         const text = `${name}\n${part.name}: ${part.text}, ${figure((100 * part.value) / total, "%")}`;

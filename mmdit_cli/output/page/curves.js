@@ -98,7 +98,7 @@ class Curves {
     const width = this.holder.clientWidth;
     if (!width) return;
     const height = Math.max(220, Math.min(380, width * 0.6));
-    this.box = { left: 58, top: 8, width: width - 70, height: height - 50 };
+    this.box = { left: 48, top: 24, width: width - 62, height: height - 66 };
     this.svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.svg.setAttribute("height", height);
     this.svg.replaceChildren();
@@ -116,19 +116,18 @@ class Curves {
     for (const value of this.y.ticks(Math.max(2, Math.floor(tall / 45)))) {
       const y = this.toY(value);
       element("path", { d: `M${left} ${y}h${width}`, class: "grid" }, this.svg);
-      element("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, this.svg, figure(value, this.plot.y.unit));
+      element("text", { x: left - 6, y: y + 4, "text-anchor": "end" }, this.svg, figure(value, short(this.plot.y.unit)));
     }
     let free = -Infinity;
     for (const value of this.x.ticks(Math.max(2, Math.floor(width / 80)))) {
       const x = this.toX(value);
       element("path", { d: `M${x} ${top}v${tall}`, class: "grid" }, this.svg);
       if (x < free) continue;
-      element("text", { x, y: top + tall + 16, "text-anchor": "middle" }, this.svg, figure(value, this.plot.x.unit));
+      element("text", { x, y: top + tall + 16, "text-anchor": "middle" }, this.svg, figure(value, short(this.plot.x.unit)));
       free = x + 46;
     }
-    element("text", { x: left + width / 2, y: height - 6, "text-anchor": "middle" }, this.svg, this.plot.x.label);
-    const side = element("text", { "text-anchor": "middle", transform: `translate(10 ${top + tall / 2}) rotate(-90)` }, this.svg);
-    side.textContent = this.plot.y.label;
+    element("text", { x: left + width / 2, y: height - 6, "text-anchor": "middle" }, this.svg, named(this.plot.x));
+    element("text", { x: 0, y: 12 }, this.svg, named(this.plot.y));
   }
 
   toX(value) {

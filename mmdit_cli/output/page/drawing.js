@@ -27,6 +27,14 @@ function figure(value, unit) { // three digits and an SI unit
   return `${+(value / scale).toPrecision(3)}${unit || prefix ? " " : ""}${prefix}${unit}`;
 }
 
+function short(unit) { // beside the numbers of an axis there is no room for more
+  return unit.length > 1 ? "" : unit;
+}
+
+function named(axis) {
+  return axis.unit.length > 1 ? `${axis.label}, ${axis.unit}` : axis.label;
+}
+
 function showTip(text, x, y) {
   tip.textContent = text;
   tip.hidden = false;

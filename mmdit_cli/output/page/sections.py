@@ -9,8 +9,8 @@ from typing import Any
 
 from mmdit.config.yaml_text import to_yaml
 from mmdit_cli.output.how_made import how_made
+from mmdit_cli.output.page.galleries import Gallery, galleries
 from mmdit_cli.output.page.measured_plots import flops_plots, profile_plots, size_plots
-from mmdit_cli.output.page.pictures import Picture, pictures
 from mmdit_cli.output.page.plots import Plot
 from mmdit_cli.output.page.sheets import SENTENCES, Sheet, differing, listing, nested, side_by_side
 from mmdit_cli.output.page.training_plots import training_plots
@@ -57,7 +57,7 @@ class Section:
     notices: list[str] = field(default_factory=list)
     sheets: list[Sheet] = field(default_factory=list)
     plots: list[Plot] = field(default_factory=list)
-    gallery: list[Picture] = field(default_factory=list)
+    gallery: list[Gallery] = field(default_factory=list)
     configs: list[tuple[str, str]] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
     made: list[tuple[str, str]] = field(default_factory=list)
@@ -121,7 +121,7 @@ def _runs(section: Section, runs: Sequence[RunFiles], documents: Sequence[Docume
         designs.setdefault(run.name, []).append(run)
     compared = [design for d in documents for design in (d.get("comparison") or {}).get("designs", ())]
     section.plots += training_plots(designs, {d["config"]: d["step_flops"] for d in compared})
-    section.gallery, left_out = pictures(runs)
+    section.gallery, left_out = galleries(runs)
     section.notices += [left_out] * bool(left_out)
 
 

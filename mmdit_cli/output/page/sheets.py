@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mmdit_cli.output.quantities import Path, is_records, label, leaves, number_of, shown
 
 SIDE_BY_SIDE = 4  # results that stand in columns of their own; more stand in rows
 SENTENCES = ("notices", "notes")  # which stand above the tables
+NOTHING: dict[Path, tuple[Any, ...]] = {("backward_ms",): (None, 0)}  # of a column that is left out, where all are so
 BARS = ("share",)  # what has a bar beside its figure
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and the number that it is ordered by; `bar`: a share that is drawn beside it."""
+    """A text, and the number that it is ordered by; `bar`: a share that is drawn beside it; `right`: among numbers."""
 
     text: str
     number: float | None = None
     bar: float | None = None
+    right: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,16 @@ def side_by_side(title: str, results: Sequence[Mapping[str, Any]], paths: Sequen
 def listing(title: str, records: Sequence[Mapping[str, Any]], **how: Any) -> Sheet:
     """A row for each record, and a column for each figure that any of them has."""
     found = [dict(leaves(record)) for record in records]
-    paths = list(dict.fromkeys(path for each in found for path in each))
-    return _rows(title, found, [p for p in paths if any(each.get(p) not in (None, "") for each in found)], **how)
+    paths = dict.fromkeys(path for each in found for path in each)
+    told = [path for path in paths if any(each.get(path) not in NOTHING.get(path, (None, "")) for each in found)]
+    if ("name",) in told and ("kind",) in told:  # which the name begins with
+        told.remove(("kind",))
+    return _rows(title, found, told, **how)
 
 
 def _rows(title: str, found: Sequence[Mapping[Path, Any]], paths: Sequence[Path], **how: Any) -> Sheet:
-    rows = [[cell(path, each.get(path)) for path in paths] for each in found]
+    numbers = {path for path in paths if any(number_of(each.get(path)) is not None for each in found)}
+    rows = [[replace(cell(path, each.get(path)), right=path in numbers) for path in paths] for each in found]
     return Sheet(title, [label(path) for path in paths], rows, **how)
 
 

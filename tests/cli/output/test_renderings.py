@@ -32,12 +32,31 @@ def test_json_is_the_document_itself():
     assert json.loads(render(DOCUMENT, ".json")) == DOCUMENT
 
 
-def test_csv_has_a_row_for_each_result_and_dotted_columns():
+def test_csv_has_a_row_for_each_part_of_a_result_and_dotted_columns():
     rows = list(csv.DictReader(io.StringIO(render(DOCUMENT, ".CSV"))))
-    assert [row["config"] for row in rows] == ["a", "b"]
-    assert rows[0]["latency_ms.median"] == "1.5" and rows[1]["latency_ms.median"] == ""
-    assert rows[0]["components.attention.flops"] == "5" and rows[1]["components.attention.flops"] == ""
+    assert [(row["config"], row["part"], row["part.name"]) for row in rows] == [
+        *(("a", "components", "attention"), ("a", "components", "a|b"), ("b", "", "")),
+    ]
+    assert [row["latency_ms.median"] for row in rows] == ["1.5", "1.5", ""]
+    assert [row["part.flops"] for row in rows] == ["5", "7", ""] and [row["flops"] for row in rows] == [
+        "12",
+        "12",
+        "20",
+    ]
     assert rows[0]["dtype"] == "fp32" and rows[0]["tokens.text"] == "3" and rows[0]["shape"] == "[1, 2]"
+
+
+def test_a_component_is_named_without_a_comma_in_csv_beside_its_modality():
+    components = [
+        {"name": "qkv projection, text", "kind": "qkv projection", "modality": "text", "flops": 1},
+        {"name": "attention", "kind": "attention", "modality": None, "flops": 2},
+    ]
+    result = {"config": "a", "components": components, "modalities": [{"name": "text", "tokens": 3}]}
+    rows = list(csv.DictReader(io.StringIO(render({**DOCUMENT, "results": [result]}, ".csv"))))
+    assert [(row["part"], row["part.name"], row["part.modality"]) for row in rows] == [
+        *(("components", "qkv projection", "text"), ("components", "attention", ""), ("modalities", "text", "")),
+    ]
+    assert rows[2]["part.tokens"] == "3" and "," not in "".join(rows[0])
 
 
 def test_markdown_has_the_results_side_by_side_and_a_table_of_records():

@@ -25,14 +25,19 @@ COLUMNS = (
 )
 
 
+def test_what_has_no_room_is_named_below_the_table():
+    assert "no room in 79 columns: twice" in " ".join(text_of(listing("t", RECORDS, COLUMNS, 79)).split())
+    assert "no room" not in text_of(listing("t", RECORDS, COLUMNS, 80)) + text_of(listing("t", RECORDS, COLUMNS))
+
+
 def test_a_column_is_shown_from_its_width_on_and_one_that_is_not_shown_asks_nothing():
     narrow, wide = text_of(listing("t", RECORDS, COLUMNS, 79)), text_of(listing("t", RECORDS, COLUMNS, 80))
-    assert "twice" not in narrow and "twice" in wide and "44" in wide
+    assert " 44" not in narrow and "twice" in wide and "44" in wide
     assert "twice" in text_of(listing("t", RECORDS, COLUMNS)) and "half" not in wide
 
 
 def test_numbers_stand_right_and_texts_left():
-    lines = text_of(listing("t", RECORDS, COLUMNS, 40)).splitlines()
+    lines = text_of(listing("t", RECORDS, COLUMNS[:2], 40)).splitlines()
     assert [line.strip() for line in lines[-3:-1]] == ["a        1", "b       22"]
 
 

@@ -73,7 +73,8 @@ def full_report(results: Path) -> Path:
         run("mmdit profile -c tiny.yaml --mode train --estimate --memory 1GB --report estimate.json")
         run("mmdit shape-check -c evil.yaml --report shapes.json")
         run("mmdit export -c tiny.yaml --out tiny.safetensors --report export.json")
-        run("mmdit train-toy -c a.yaml --run-dir alone")
+        (results / "c.yaml").write_text(to_yaml(as_data(tiny(True)) | {"name": EVIL}))
+        run("mmdit train-toy -c c.yaml --run-dir alone")
         names = "profile.json sweep.json estimate.json flops.json shapes.json export.json compared alone"
         run(f"mmdit report {names} --out full.html")
     return results / "full.html"

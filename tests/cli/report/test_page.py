@@ -12,7 +12,11 @@ import pytest
 
 from mmdit_cli.commands.json_schemas import BESIDE, RESULTS, _class
 from mmdit_cli.output.document import make_document
+from mmdit_cli.output.page.galleries import PNG
+from mmdit_cli.output.page.page import page
+from mmdit_cli.output.page.sections import runs_section
 from mmdit_cli.output.renderings import render
+from mmdit_cli.output.run_files import RunFiles
 from tests.cli.output.test_names_are_no_markup import NAMES, made
 from tests.cli.report.conftest import EVIL, run
 
@@ -74,12 +78,12 @@ def document(command: str, name: str) -> dict:
 @pytest.mark.parametrize("command", RESULTS)
 def test_a_name_is_text_wherever_it_stands(command):
     for name, shown in (NAMES | MORE).items():
-        page = Page(render(document(command, name), ".html"))
-        assert page.elements.count("script") == 1 + page.given.count(("type", "application/json"))
-        assert "x" not in page.elements and page.elements.count("style") == 1
-        assert any(shown in text for text in page.texts)
-        assert all(sign.isprintable() or sign == "\n" for text in page.texts for sign in text)
-        assert len({len(row) for row in page.rows if row[0] == ""}) > 0
+        shown = Page(render(document(command, name), ".html"))
+        assert shown.elements.count("script") == 1 + shown.given.count(("type", "application/json"))
+        assert "x" not in shown.elements and shown.elements.count("style") == 1
+        assert any(shown in text for text in shown.texts)
+        assert all(sign.isprintable() or sign == "\n" for text in shown.texts for sign in text)
+        assert len({len(row) for row in shown.rows if row[0] == ""}) > 0
 
 
 def test_the_script_and_style_are_those_that_the_policy_lets_run():
@@ -100,12 +104,12 @@ def test_a_page_asks_for_nothing_beside_itself(report):
 
 
 def test_the_figures_are_those_of_the_documents(results, report):
-    page = Page(report.read_text())
+    shown = Page(report.read_text())
     (evil, tiny) = json.loads((results / "flops.json").read_text())["results"]
-    row = next(row for row in page.rows if row[0] == "forward FLOPs")
+    row = next(row for row in shown.rows if row[0] == "forward FLOPs")
     assert evil["config"] == EVIL and evil["forward_flops"] == tiny["forward_flops"] and row[1] == row[2]
-    assert f"{tiny['parameters']:,}" in page.row("parameters")
-    forward = {value for key, value in page.given if key == "data-v"}
+    assert f"{tiny['parameters']:,}" in shown.row("parameters")
+    forward = {value for key, value in shown.given if key == "data-v"}
     assert str(float(tiny["forward_flops"])) in forward
 
 
@@ -114,27 +118,30 @@ def test_what_differs_in_the_configs_is_shown_and_nothing_else(tmp_path, monkeyp
     for depth in (1, 2):
         run(f"mmdit flops -c adaptive --set model.depth={depth} --set run.tokens.image=64 --report {depth}.json")
     run("mmdit report 1.json 2.json --out x.html")
-    page = Page((tmp_path / "x.html").read_text())
-    start = next(i for i, row in enumerate(page.rows) if row[0] == "model.depth")
-    assert page.rows[start] == ["model.depth", "1", "2"] and len(page.rows[start - 1]) == 3
-    assert "run.tokens.image" not in [row[0] for row in page.rows]
-    assert page.rows[1][1:] == ["adaptive (1)", "adaptive (2)"] or any("adaptive (1)" in row for row in page.rows)
+    shown = Page((tmp_path / "x.html").read_text())
+    start = next(i for i, row in enumerate(shown.rows) if row[0] == "model.depth")
+    assert shown.rows[start] == ["model.depth", "1", "2"] and len(shown.rows[start - 1]) == 3
+    assert "run.tokens.image" not in [row[0] for row in shown.rows]
+    assert shown.rows[1][1:] == ["adaptive (1)", "adaptive (2)"] or any("adaptive (1)" in row for row in shown.rows)
 
 
 def test_a_command_writes_the_page_of_its_own_result_with_the_runs_curves_and_pictures(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     typed = f"mmdit train-toy -c {results}/a.yaml --report own.html"
     run(typed)
-    page = Page((tmp_path / "own.html").read_text())
-    assert [plot["title"] for plot in page.plots] == ["loss", "accuracy, image"]
-    pictures = [value for key, value in page.given if key == "src"]
-    assert len(pictures) == 2 and all(value.startswith("data:image/png;base64,") for value in pictures)
-    assert typed in page.texts
+    shown = Page((tmp_path / "own.html").read_text())
+    assert [plot["title"] for plot in shown.plots] == ["loss", "accuracy, image"]
+    pictures = [value for key, value in shown.given if key == "src"]
+    assert len(pictures) == 17 and all(value.startswith("data:image/png;base64,") for value in pictures)
+    (folder,) = (tmp_path / "runs").iterdir()
+    (caption, *_) = (each["caption"] for each in json.loads((folder / "samples.json").read_text())["samples"])
+    assert caption in shown.texts
+    assert typed in shown.texts
 
 
 def test_curves_are_the_mean_of_the_seeds_within_a_band_of_all(results, report):
-    page = Page(report.read_text())
-    accuracy = next(plot for plot in page.plots if plot["title"] == "accuracy, image")
+    shown = Page(report.read_text())
+    accuracy = next(plot for plot in shown.plots if plot["title"] == "accuracy, image")
     runs = [
         [json.loads(line) for line in (results / "compared" / f"a-seed{seed}" / "metrics.jsonl").open()]
         for seed in (0, 1)
@@ -147,3 +154,18 @@ def test_curves_are_the_mean_of_the_seeds_within_a_band_of_all(results, report):
     assert [low for _, low, _ in mean["band"]] == pytest.approx(
         [min(pair) for pair in zip(*wanted, strict=True)], rel=1e-3
     )
+
+
+def test_a_page_of_nine_long_runs_is_small_and_says_which_pictures_had_no_room(tmp_path):
+    (tmp_path / "x.png").write_bytes(PNG + bytes(150_000))
+    records = [{"step": step, "loss": 1 + 1 / step, "seconds": step / 10} for step in range(1, 20_001)]
+    records += [{"step": step, "accuracy": {"image": step / 20_000}} for step in range(1000, 20_001, 1000)]
+    pictures = {step: tmp_path / "x.png" for step in range(1000, 20_001, 1000)}
+    runs = [
+        RunFiles(tmp_path, {"name": f"design {number % 3}"}, {"seed": number // 3}, records, pictures, {})
+        for number in range(9)
+    ]
+    text = page("nine runs", [runs_section(runs)])
+    assert len(text.encode()) < LARGEST
+    last = [each for each in re.findall(r'alt="(design \d, seed \d, step [\d,]+):', text) if each.endswith("20,000")]
+    assert len(last) == 9 and "166 pictures of samples have no room" in text
