@@ -25,7 +25,7 @@ MADE = {  # by the first or the last key of a path
     "tokens_per_s": "All tokens of the batch, the padding included, over the median latency.",
     "valid_tokens_per_s": "Tokens that are no padding, over the median latency.",
     "achieved_flops_per_s": "FLOPs over the median latency.",
-    "ceiling": "The best matrix product at this dtype, and the best stream through memory, as this machine was measured.",
+    "ceiling": "The best matrix product at this dtype, and the best stream through memory, as measured here.",
     "utilization": "Achieved FLOP/s over the ceiling of products.",
     "bound": "Least time: the larger of FLOPs over the one ceiling and bytes over the other (weights, inputs and "
     "outputs once). Of the limit: the least time over the measured one.",
