@@ -59,8 +59,12 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 RESULTS = {  # by command: the classes of what its `results` may hold
-    "profile": ("profile.profile_result:ProfileResult", "memory.verdict:MemoryVerdict"),  # the latter with --estimate
-    "flops": ("model_parts.flop_count:FlopsResult",),
+    "profile": (
+        "profile.profile_result:ProfileResult",
+        "profile.sampling_profile:SamplingProfile",  # with --mode sample
+        "memory.verdict:MemoryVerdict",  # with --estimate
+    ),
+    "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),
     "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
     "train-toy": ("toy.training:TrainResult",),
     "export": ("export.weights_export:ExportResult",),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.flags import SweepOption, common_options
+from mmdit_cli.request.flags import GuidanceOption, StepsOption, SweepOption, common_options, with_sampling
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ UTILIZATION = "40%"
 @common_options(NAME)
 def command(
     request: Request,
+    mode: Annotated[
+        Literal["train", "sample"],
+        typer.Option("--mode", help="A forward pass and a training step, or a whole sampling run."),
+    ] = "train",
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     elementwise: Annotated[
         bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
     ] = False,
@@ -64,11 +70,17 @@ def command(
     Example: mmdit flops -c configs/sd3-medium.yaml --images 1e9 --card h100 --cards 256 --dtype bf16
     """
     torch_dtype, _ = request.torch_dtype, request.torch_device
+    request = with_sampling(request, mode, steps, guidance)
     wanted = read_budget(images, budget, card, card_flops, cards, utilization, request.dtype)
 
+    if mode == "sample" and (wanted is not None or elementwise or plot is not None):
+        raise UserError("--mode sample: --elementwise, --images, --budget and --plot are for a single call; leave them out")
+
+    from mmdit_cli.flops.sampling_tables import sampling_flops_tables
     from mmdit_cli.flops.tables import flops_tables
     from mmdit_cli.model_parts.flop_count import count_flops
     from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.model_parts.sampling_flops import count_sampling
     from mmdit_cli.request.size_limits import possible
     from mmdit_cli.request.sweep import load_grid
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
@@ -77,13 +89,19 @@ def command(
         check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs}, plot=plot, report=request.report)
     with without_compiler():
-        grid, results = load_grid(request, sweep), []
+        grid, results, runs = load_grid(request, sweep), [], []
         for point in grid:
             with possible(point.config):
+                if mode == "sample":
+                    runs.append(count_sampling(point.config, dtype=torch_dtype, point=point.point))
+                    continue
                 result = count_flops(
                     point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
                 )
             results.append(result)
+    configs = [point.config for point in grid]
+    if mode == "sample":
+        return request.show(runs, lambda width: sampling_flops_tables(runs, width), configs=configs)
 
     def draw() -> Figure:
         from mmdit_cli.flops.plots import flops_plot
@@ -94,7 +112,7 @@ def command(
         results,
         lambda width: flops_tables(results, width),
         picture=None if plot is None else (plot, draw),
-        configs=[point.config for point in grid],
+        configs=configs,
     )
 
 

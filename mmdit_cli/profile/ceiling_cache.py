@@ -13,7 +13,6 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -21,20 +20,13 @@ import torch
 
 from mmdit.weights.atomic import write_atomic
 from mmdit_cli.output.document import device_name
-from mmdit_cli.profile.ceilings import Candidate, Rates, uses_tf32
+from mmdit_cli.profile.ceilings import Candidate, CeilingMeter, Rates, uses_tf32
+from mmdit_cli.profile.profile_settings import Settings
 
 LONGEST = 1 << 16  # bytes of a file
 MOST_PRODUCTS = 200  # kept, those of the best rates
 MOST_SIDE = 1 << 40  # of a product or a stream
 MOST_RATE = 1e18
-
-
-@dataclass(frozen=True)
-class KeptRates:
-    """The rates of a machine, and when they were measured, in seconds since 1970."""
-
-    rates: Rates
-    measured: float
 
 
 class CeilingCache:
@@ -47,6 +39,7 @@ class CeilingCache:
     def __init__(self, device: torch.device, dtype: torch.dtype, *, clock: Callable[[], float] = time.time) -> None:
         cuda = device.type == "cuda"
         self.clock = clock
+        self.measured: float | None = None  # when, in seconds since 1970, that which was loaded was
         self.of: dict[str, Any] = {
             "device": device_name(str(device)),
             "cores": None if cuda else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
@@ -58,7 +51,7 @@ class CeilingCache:
         name = hashlib.sha256(json.dumps(self.of, sort_keys=True).encode()).hexdigest()[:16]
         self.path = cache_folder() / "ceilings" / f"{name}.json"
 
-    def load(self) -> KeptRates | None:
+    def load(self) -> Rates | None:
         """What is kept; None where nothing is, or nothing that can be believed."""
         try:
             with open(self.path, "rb") as file:
@@ -82,7 +75,7 @@ class CeilingCache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, json.dumps(content).encode())
 
-    def _checked(self, content: Any) -> KeptRates | None:
+    def _checked(self, content: Any) -> Rates | None:
         if not isinstance(content, dict) or content.get("of") != self.of:
             return None
         measured = content.get("measured")
@@ -96,7 +89,17 @@ class CeilingCache:
             for *shape, rate in rows:
                 candidate: Candidate = shape[0] if sides == 1 else (shape[0], shape[1], shape[2])
                 rates[candidate] = float(rate)
-        return KeptRates(rates, measured)
+        self.measured = measured
+        return rates
+
+
+def known_ceilings(settings: Settings) -> tuple[CeilingMeter, CeilingCache]:
+    """A meter that knows what earlier runs found, if that is to be believed, and where to keep what it finds."""
+    cache, meter = CeilingCache(settings.device, settings.dtype), CeilingMeter(settings.device, settings.dtype)
+    rates = None if settings.fresh else cache.load()
+    if rates is not None and cache.measured is not None:
+        meter.know(rates, age_s=cache.clock() - cache.measured)
+    return meter, cache
 
 
 def cache_folder() -> Path:

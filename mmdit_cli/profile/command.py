@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.flags import SweepOption, common_options
+from mmdit_cli.request.flags import GuidanceOption, StepsOption, SweepOption, common_options, with_sampling
 from mmdit_cli.request.request import Request
 
 NAME = "profile"
@@ -22,8 +22,11 @@ MAX_SECONDS, TOLERANCE = 10.0, "5%"
 def command(
     request: Request,
     mode: Annotated[
-        Literal["forward", "train"], typer.Option("--mode", help="A forward pass, or a training step with AdamW.")
+        Literal["forward", "train", "sample"],
+        typer.Option("--mode", help="A forward pass, a training step with AdamW, or a whole sampling run."),
     ] = "forward",
+    steps: StepsOption = None,
+    guidance: GuidanceOption = None,
     compile: Annotated[bool, typer.Option("--compile", help="Run the model through torch.compile.")] = False,
     repeats: Annotated[
         int | None,
@@ -103,6 +106,14 @@ def command(
     if kept and not (mode == "train" and (estimate or memory is not None)):
         raise UserError(f"--{next(iter(kept))} is for --estimate with --mode train")
 
+    if mode == "sample":
+        refuse = {"--estimate": estimate or None, "--memory": memory}
+        refuse |= {option: asked[option] for option in ("--compile", "--cold", "--plot", "--trace", "--baseline")}
+        if wrong := [option for option, value in refuse.items() if value is not None]:
+            raise UserError(f"--mode sample: {wrong[0]} is for a forward pass or a training step")
+    request = with_sampling(request, mode, steps, guidance)
+    of_call: Literal["forward", "train"] = "train" if mode == "train" else "forward"
+
     from mmdit_cli.request.sweep import load_grid
 
     if estimate or memory is not None:
@@ -110,7 +121,7 @@ def command(
         from mmdit_cli.profile.estimate_command import estimate_command
 
         training = replace(TRAINED, **kept)
-        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory, training=training)
+        return estimate_command(request, load_grid(request, sweep), mode=of_call, memory=memory, training=training)
 
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
@@ -135,7 +146,7 @@ def command(
     check_apart({"config": request.configs, "baseline": baseline}, trace=trace, plot=plot, report=request.report)
     grid = load_grid(request, sweep)
     settings = Settings(
-        mode=mode,
+        mode=of_call,
         device=request.torch_device,
         dtype=request.torch_dtype,
         seed=request.seed,
@@ -146,6 +157,10 @@ def command(
         fresh=fresh,
         trace=trace,
     )
+    if mode == "sample":
+        from mmdit_cli.profile.sampling_command import sampling_command
+
+        return sampling_command(request, grid, settings)
     with stage_progress() as on_progress:
         profile = profile_grid(
             grid,

@@ -7,13 +7,10 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from mmdit_cli.output import units as f
 from mmdit_cli.profile.ceilings import LEAST_KEPT
-
-if TYPE_CHECKING:
-    from mmdit_cli.profile.profile_result import ProfileResult
 
 MOST_TAKEN = 0.1  # of the cores' time, by others
 MOST_SPREAD = 1.5  # p90 over p10 of a config's rounds
@@ -68,10 +65,12 @@ class CoreWatch:
         return time.perf_counter(), _busy_seconds(self.cores), sum(os.times()[:4])
 
 
-def judge(results: Sequence[ProfileResult], watch: CoreWatch, *, on_cpu: bool) -> Conditions:
+def judge(results: Sequence[Any], watch: CoreWatch, *, on_cpu: bool, by_component: bool = True) -> Conditions:
     """What was found while the results were measured, in sentences that stand above them.
 
     Args:
+        results: profiles, of calls or of sampling runs.
+        by_component: they are to say which component takes the time.
         on_cpu: the results are of the processor, whose cores others take.
     """
     taken, load, cores = watch.taken_by_others(), watch.load_average, len(watch.cores)
@@ -81,7 +80,8 @@ def judge(results: Sequence[ProfileResult], watch: CoreWatch, *, on_cpu: bool) -
         found.append(f"Others took {f.percent(taken)} of the {cores} cores' time{average}.")
     elif on_cpu and taken is None and load is not None and load > cores / 2:
         found.append(f"The load average was {f.number(load)} on {cores} cores before measuring.")
-    unknown = [r.config for r in results if not (on_cpu or r.compiled or r.attributed_by)]
+    asked = results if by_component and not on_cpu else []
+    unknown = [r.config for r in asked if not (r.compiled or r.attributed_by)]
     for result in results:
         spread = result.latency_ms.p90 / result.latency_ms.p10
         if spread > MOST_SPREAD:

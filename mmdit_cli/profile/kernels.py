@@ -22,7 +22,7 @@ from mmdit_cli.model_parts.components import OTHER, Component
 from mmdit_cli.model_parts.follower import FORWARD, PHASES, Follower
 from mmdit_cli.profile.clock import Parts
 
-PhasedCall = Callable[[Callable[[str], None]], None]
+PhasedCall = Callable[[Callable[[str], None]], object]
 RUNTIME = re.compile("cu(da)?[A-Z]")  # calls of CUDA itself, such as cudaLaunchKernel and cuLaunchKernelEx
 
 

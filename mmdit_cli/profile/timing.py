@@ -128,7 +128,7 @@ class Rounds:
                     turns += zip(self.beside, self.others, strict=True)
                 self.order.shuffle(turns)
                 if disturbed and self.times[0][-1] < SETTLING:
-                    turns[0][0]()
+                    self.calls[0]()  # none beside, which may keep count of its runs
                 for call, taken in turns:
                     taken.append(self.stopwatch(call))
                 rounds = len(self.times[0])

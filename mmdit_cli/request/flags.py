@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from mmdit_cli.request.request import make_request
+from mmdit_cli.errors import UserError
+from mmdit_cli.request.request import Request, make_request
 
 Command = Callable[..., None]
 
@@ -19,6 +22,14 @@ SweepOption = Annotated[
     typer.Option(
         "--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn, or each of 6..12. Repeat for a grid."
     ),
+]
+StepsOption = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, max=100_000, metavar="N", help="--mode sample: Euler steps. Default: run.steps."),
+]
+GuidanceOption = Annotated[
+    float | None,
+    typer.Option("--guidance", metavar="S", help="--mode sample: guidance scale, 1: none. Default: run.guidance."),
 ]
 OneConfig = Annotated[
     str,
@@ -101,6 +112,21 @@ def common_options(name: str, *, config: Any = SeveralConfigs, only: Sequence[st
         return command
 
     return decorate
+
+
+def with_sampling(request: Request, mode: str, steps: int | None, guidance: float | None) -> Request:
+    """The request with what `--steps` and `--guidance` say, which is short for `--set run.steps` and `run.guidance`.
+
+    Raises:
+        UserError: it is no sampling run that is asked for, or the guidance is no number above 0.
+    """
+    given = {"steps": steps, "guidance": guidance}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given and mode != "sample":
+        raise UserError(f"--{next(iter(given))} is for --mode sample")
+    if guidance is not None and not 0 < guidance < math.inf:
+        raise UserError(f"--guidance {guidance}: expected a number > 0")
+    return replace(request, overrides=[*request.overrides, *(f"run.{key}={value!r}" for key, value in given.items())])
 
 
 def _parameter(key: str) -> Parameter:

@@ -36,6 +36,8 @@ class RunConfig(Options):
         {},
         "Images given beside the one that is drawn, by modality, each of as many tokens; beside a video, as a frame.",
     )
+    steps: Whole = option(28, "Euler steps of a sampling run (`--mode sample`).", gt=0)
+    guidance: Number = option(1.0, "Its guidance scale; 1: none, unless the network is told its scale.", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)

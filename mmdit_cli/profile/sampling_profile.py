@@ -1,0 +1,278 @@
+"""How long a sampling run takes, by each way to make it, and where its time goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from statistics import median
+from typing import Any, Literal
+
+import torch
+
+from mmdit.config import build
+from mmdit_cli.memory.measured import measure_memory
+from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.model_parts.components import OTHER, Component, find_components
+from mmdit_cli.model_parts.follower import FORWARD
+from mmdit_cli.model_parts.sampling_flops import MODULATION_KINDS, SamplingFlops, WayFlops, count_sampling
+from mmdit_cli.model_parts.sampling_run import SETUP, Guidance, Modulation, SamplingRun, Way
+from mmdit_cli.profile.breakdown import middle_runs
+from mmdit_cli.profile.ceilings import CeilingMeter, Ceilings
+from mmdit_cli.profile.clock import Parts
+from mmdit_cli.profile.hooked_call import HookedCall
+from mmdit_cli.profile.measurement import TOLERANCE, Looks
+from mmdit_cli.profile.profile_settings import Progress, Settings
+from mmdit_cli.profile.statistics import Latency, Ratio, compare, is_known, summarize
+from mmdit_cli.profile.timing import FEWEST_ROUNDS, Rounds, Stopwatch
+from mmdit_cli.request.tool_config import ToolConfig
+
+FEWEST_STEPS = 2  # of a run that stands for a longer one
+NETWORK = "network"
+
+
+@dataclass(frozen=True)
+class WayProfile:
+    """A run by one way: milliseconds of the whole, of what precedes the steps and of a step, and what that makes a
+    sample. `shares` of the time: `modulation` (with what it is made of), the rest of the `network`, and the `sampler`
+    (guidance and Euler's step); empty on a GPU. `ratio`: to the first way. `peak_bytes`: memory at most."""
+
+    guidance: Guidance
+    modulation: Modulation
+    calls_per_step: int
+    run_ms: Latency
+    setup_ms: float
+    step_ms: float
+    seconds_per_sample: float
+    samples_per_hour: float
+    ratio: Ratio | None
+    shares: dict[str, float]
+    flops: int
+    utilization: float
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class SamplingProfile:
+    """Sampling runs of one config, or of one sweep point: `latency_ms`, `seconds_per_sample`, `samples_per_hour`,
+    `flops` and `utilization` are those of the `fastest` of the `ways`.
+
+    `measured_steps`: of the `steps`, so many were made in each run that was measured; what precedes them was done for
+    all, and each further step takes as long as these. `tokens` are those of a sample as they come in.
+    """
+
+    config: str
+    point: dict[str, Any]
+    mode: Literal["sample"]
+    steps: int
+    measured_steps: int
+    guidance: float
+    batch_size: int
+    tokens: dict[str, int]
+    valid_tokens: dict[str, int]
+    packed: bool
+    parameters: int
+    flops: int
+    latency_ms: Latency
+    seconds_per_sample: float
+    samples_per_hour: float
+    utilization: float
+    ceiling: Ceilings
+    fastest: int
+    ways: list[WayProfile]
+    convention: str
+
+
+class TimedRun:
+    """A run whose setup and steps are timed apart: `last` is a pair of them, and `seconds` has those that were kept."""
+
+    def __init__(self, run: SamplingRun, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.run, self.device, self.clock = run, device, clock
+        self.last = (0.0, 0.0)
+        self.seconds: list[tuple[float, float]] = []
+
+    def __call__(self) -> None:
+        began = {}
+
+        def mark(phase: str) -> None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            began[phase] = self.clock()
+
+        self.run(mark)
+        mark("end")
+        self.last = began[FORWARD] - began[SETUP], began["end"] - began[FORWARD]
+
+    def whole(self) -> list[float]:
+        """Seconds of runs of all steps."""
+        longer = self.run.config.run.steps / self.run.taken
+        return [setup + steps * longer for setup, steps in self.seconds]
+
+
+def profile_sampling(
+    configs: Sequence[ToolConfig],
+    settings: Settings,
+    *,
+    points: Sequence[dict[str, Any]] | None = None,
+    meter: CeilingMeter | None = None,
+    watch: AbstractContextManager[object] | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> list[SamplingProfile]:
+    """Profile sampling runs of each config: its ways in rounds together, one config after the other.
+
+    Args:
+        points, meter, watch, on_progress: as `profile_configs`.
+
+    Raises:
+        UserError: a network can't be sampled from, or does not fit into memory.
+    """
+    counted = []
+    for config, point in zip(configs, points or [{}] * len(configs), strict=True):
+        on_progress(f"{config.name}: counting FLOPs", 0, None)
+        counted.append(count_sampling(config, dtype=settings.dtype, point=point))
+        samples = config.run.batch_size * max(2 if way.guidance == "one batch" else 1 for way in counted[-1].ways)
+        largest = replace(config, run=replace(config.run, batch_size=samples))
+        check_fits(largest, "forward", settings.dtype, settings.device)
+    meter = meter or CeilingMeter(settings.device, settings.dtype)
+    on_progress("ceilings", 0, None)
+    meter.survey()
+    measured = [
+        _Ways(config, flops, settings, on_progress).measure(meter, watch or nullcontext())
+        for config, flops in zip(configs, counted, strict=True)
+    ]
+    on_progress("ceilings", 0, None)
+    meter.finish()
+    return [ways.result(meter.ceilings()) for ways in measured]
+
+
+class _Ways:
+    """The ways of one config: measured while its model is there, and put into a result afterwards."""
+
+    def __init__(self, config: ToolConfig, flops: SamplingFlops, settings: Settings, on_progress: Progress) -> None:
+        self.config, self.flops, self.settings, self.on_progress = config, flops, settings, on_progress
+        self.taken = config.run.steps
+        self.seconds: list[list[float]] = []  # of whole runs, by way
+        self.apart: list[tuple[float, float]] = []  # of setup and of a step, medians
+        self.parts: list[list[Parts]] = []
+        self.kinds: dict[str, str] = {}
+        self.peaks: list[int] = []
+
+    def measure(self, meter: CeilingMeter, watch: AbstractContextManager[object]) -> _Ways:
+        """Measure, and let the model go."""
+        config, settings, name = self.config, self.settings, self.config.name
+        torch.manual_seed(settings.seed)
+        with torch.device(settings.device):
+            model: Any = build(config.model, dtype=settings.dtype)
+        runs = []
+        for way in self.flops.ways:
+            self.on_progress(f"{name}: first runs", 0, None)
+            chosen = Way(way.guidance, way.modulation)
+            given: Any = dict(device=settings.device, dtype=settings.dtype, seed=settings.seed)
+            run = TimedRun(SamplingRun(model, config, chosen, taken=1, **given), settings.device)
+            self.peaks.append(measure_memory(model, run.run, settings.device).peak)
+            run()
+            runs.append(run)
+        self.taken = self._steps(sum(sum(run.last) for run in runs))
+        for run in runs:
+            run.run.taken = self.taken
+        components = find_components(model)
+        self.kinds = {component.name: component.kind for component in components}
+        followed = [Component(NETWORK, None, [model]), *components]
+        hooked = [HookedCall(run.run, followed, train=False) for run in runs]
+        on_cpu, looks = settings.device.type == "cpu", Looks(meter)
+        stopwatch = Stopwatch(settings.device)
+
+        def timed(call: Callable[[], object]) -> float:
+            seconds = stopwatch(call)
+            if isinstance(call, TimedRun):
+                call.seconds.append(call.last)
+            return seconds
+
+        rounds = Rounds(runs, timed, beside=hooked if on_cpu else [], seed=settings.seed)
+
+        def pause(count: int) -> bool:
+            self.on_progress(f"{name}: measuring", count, settings.repeats)
+            return on_cpu and looks.due()
+
+        with watch:
+            rounds.run(
+                repeats=settings.repeats,
+                max_seconds=settings.max_seconds,
+                known=lambda: all(is_known(run.whole(), TOLERANCE) for run in runs),
+                beside_known=lambda: all(call.known or len(call.runs) >= FEWEST_ROUNDS for call in hooked),
+                pause=pause,
+            )
+        self.seconds = [run.whole() for run in runs]
+        self.apart = [
+            (median(setup for setup, _ in run.seconds), median(steps for _, steps in run.seconds) / self.taken)
+            for run in runs
+        ]
+        self.parts = [call.runs for call in hooked]
+        return self
+
+    def _steps(self, seconds: float) -> int:
+        """How many steps a measured run makes, where one step by each way takes so long: all of them, if as many rounds
+        as are wanted at least are made in the time that there is."""
+        room = self.settings.max_seconds * len(self.flops.ways) / (2 * FEWEST_ROUNDS)
+        return min(self.config.run.steps, max(FEWEST_STEPS, int(room / max(seconds, 1e-9))))
+
+    def result(self, ceilings: Ceilings) -> SamplingProfile:
+        """What was measured."""
+        ways = [self._way(index, way, ceilings) for index, way in enumerate(self.flops.ways)]
+        fastest = min(range(len(ways)), key=lambda index: ways[index].run_ms.median)
+        best, flops = ways[fastest], self.flops
+        return SamplingProfile(
+            config=flops.config,
+            point=flops.point,
+            mode="sample",
+            steps=flops.steps,
+            measured_steps=self.taken,
+            guidance=flops.guidance,
+            batch_size=flops.batch_size,
+            tokens=flops.tokens,
+            valid_tokens=flops.valid_tokens,
+            packed=flops.packed,
+            parameters=flops.parameters,
+            flops=best.flops,
+            latency_ms=best.run_ms,
+            seconds_per_sample=best.seconds_per_sample,
+            samples_per_hour=best.samples_per_hour,
+            utilization=best.utilization,
+            ceiling=ceilings,
+            fastest=fastest,
+            ways=ways,
+            convention=flops.convention,
+        )
+
+    def _way(self, index: int, way: WayFlops, ceilings: Ceilings) -> WayProfile:
+        latency, (setup, step) = summarize(self.seconds[index]), self.apart[index]
+        seconds = latency.median / 1e3
+        per_sample = seconds / self.flops.batch_size
+        first = f"{self.flops.ways[0].guidance}, modulation {self.flops.ways[0].modulation}"
+        return WayProfile(
+            guidance=way.guidance,
+            modulation=way.modulation,
+            calls_per_step=way.calls_per_step,
+            run_ms=latency,
+            setup_ms=setup * 1e3,
+            step_ms=step * 1e3,
+            seconds_per_sample=per_sample,
+            samples_per_hour=3600 / per_sample,
+            ratio=compare(self.seconds[index], self.seconds[0], to=first) if index else None,
+            shares=self._shares(self.parts[index]) if self.parts else {},
+            flops=way.flops,
+            utilization=way.flops / seconds / ceilings.gemm_flops_per_s,
+            peak_bytes=self.peaks[index],
+        )
+
+    def _shares(self, runs: Sequence[Parts]) -> dict[str, float]:
+        """Of a run of all steps, from parts of runs of fewer."""
+        longer, spent = self.flops.steps / self.taken, {"modulation": 0.0, NETWORK: 0.0, "sampler": 0.0}
+        for parts in middle_runs(runs):
+            for (phase, name), count in parts.items():
+                kind = "sampler" if name == OTHER else NETWORK
+                kind = "modulation" if self.kinds.get(name) in MODULATION_KINDS or phase == SETUP else kind
+                spent[kind] += count * (longer if phase == FORWARD else 1)
+        total = sum(spent.values()) or 1.0
+        return {kind: count / total for kind, count in spent.items()}
