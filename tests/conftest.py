@@ -47,3 +47,4 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
     monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
+    monkeypatch.setattr("mmdit_cli.toy.training._over_training", lambda shown, path, trainer: None)

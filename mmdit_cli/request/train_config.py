@@ -39,8 +39,13 @@ class SamplerConfig(Options):
 class TrainConfig(Options):
     """How train-toy trains."""
 
-    data: Literal["world", "echo", "digits"] = option(
-        "world", "Shapes and tones drawn on the fly; tones that tell of their picture; real handwritten digits."
+    data: Literal["world", "echo", "digits", "scenes"] = option(
+        "world",
+        "Shapes and tones drawn on the fly; tones that tell of their picture; real handwritten digits; scenes of up to "
+        "four objects, whose captions leave much free.",
+    )
+    picture_size: Whole | None = option(
+        None, "Of scenes: pixels a side, 16 or 32; null: 16.", later=True, ge=16, le=32, multiple_of=16
     )
     steps: Whole = option(600, "Training steps.", gt=0)
     batch_size: Whole = option(64, "Samples a step.", gt=0)

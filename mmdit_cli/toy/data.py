@@ -38,12 +38,26 @@ class ToyData(Protocol):
     def read(self, modality: str, data: Tensor) -> Tensor:
         """The judge: value indexes `b a`, one for each attribute. The data is finite."""
 
+    def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
+        """`b a`, whether each of `attributes` is as the batch's captions ask for in data that the judge reads: 1 or 0,
+        or NaN where a caption does not say. The data is finite."""
+
+    def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
+        """The accuracy, by what the data set tells apart, of samples that are right or not: `b` bool by modality."""
+
     def belong_together(self, attributes: Mapping[str, Tensor]) -> Tensor | None:
         """`b` bool, whether the modalities of a sample tell of the same, from what is read of each (`b a`); None where
         they have nothing to do with each other."""
 
-    def chance(self, modality: str) -> float:
-        """The share that a guesser gets all right who draws each combination equally often."""
+    def chance(self) -> dict[str, float]:
+        """The accuracy of a guesser who knows no caption, by the names of `shares`."""
+
+    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+        """How far samples spread over what captions leave free, by attribute: 1 as true data does. Empty where captions
+        name all. The data is finite."""
+
+    def coverage_chance(self) -> dict[str, float]:
+        """The coverage of a guesser who draws one sample for every caption."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,11 @@ class Batch:
     data: dict[str, Tensor]  # in [-1, 1]; a picture is b c h w, a tone b n d
     attributes: dict[str, Tensor]
     source: ToyData
+
+
+def share_right(right: Mapping[str, Tensor]) -> dict[str, float]:
+    """The accuracy by modality alone."""
+    return {name: each.float().mean().item() for name, each in right.items()}
 
 
 def word_ids(*texts: Iterable[str]) -> dict[str, int]:

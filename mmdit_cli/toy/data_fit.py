@@ -13,8 +13,12 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import RunConfig, ToolConfig
 from mmdit_cli.toy import digits, world
 from mmdit_cli.toy.data import ToyData
+from mmdit_cli.toy.scenes import captions
+from mmdit_cli.toy.scenes.scene import CATEGORIES
+from mmdit_cli.toy.scenes.source import Scenes
 from mmdit_cli.toy.world import FRAME, SAMPLES
 
+SCENE_SIZE = 16  # pixels a side, where train.picture_size does not say
 TIMESTEP_RANGE = 1000  # networks take t as 0..1000, divided by their config's timestep.scale
 
 
@@ -35,6 +39,7 @@ NEEDS = {
     "echo": DataNeeds(
         world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True
     ),
+    "scenes": DataNeeds(captions.VOCABULARY_SIZE, captions.MAX_WORDS, channels=3, size=SCENE_SIZE, sound=False),
     "digits": DataNeeds(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
 }
 
@@ -46,19 +51,23 @@ def world_of(config: ToolConfig) -> ToyData:
         UserError: a modality or one of its ends is not the data set's, by key and with what is wanted; or the package
             that holds the data is not installed.
     """
-    data = config.train.data
-    for problem in _problems(config.model, NEEDS[data]):
+    data, needs = config.train.data, _needs(config)
+    for problem in [*_problems(config.model, needs), *_setting_problems(config)]:
         raise UserError(f"{config.name}: train-toy can't train this model on train.data={data}: {problem}")
     drawn = [name for name in config.model.modalities if name != "text"]
     unknown = [name for name in config.train.loss_weights if name not in drawn]
     if unknown:
         raise UserError(f"{config.name}: train.loss_weights.{unknown[0]}: expected {' or '.join(drawn)}")
-    return digits.Digits() if data == "digits" else world.World(sound="audio" in drawn, echo=data == "echo")
+    if data == "digits":
+        return digits.Digits()
+    if data == "scenes":
+        return Scenes(needs.size)
+    return world.World(sound="audio" in drawn, echo=data == "echo")
 
 
 def as_fed(config: ToolConfig) -> ToolConfig:
     """The config with what training feeds its model as its `run`: the data's own tokens, captions at their longest."""
-    needs, image = NEEDS[config.train.data], config.model.modalities["image"].input
+    needs, image = _needs(config), config.model.modalities["image"].input
     assert isinstance(image, PatchInput) and isinstance(image.patch, int)  # world_of has refused others
     tokens = {"text": needs.max_words, "image": (needs.size // image.patch) ** 2, "audio": SAMPLES // FRAME}
     known = {name: tokens[name] for name in config.model.modalities}
@@ -81,6 +90,21 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     t = {"text": shared.new_zeros(shared.shape), **scaled} if per_modality else shared
     velocity: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
     return velocity
+
+
+def _needs(config: ToolConfig) -> DataNeeds:
+    needs = NEEDS[config.train.data]
+    return replace(needs, size=config.train.picture_size or SCENE_SIZE) if config.train.data == "scenes" else needs
+
+
+def _setting_problems(config: ToolConfig) -> list[str]:
+    """What of `train` the data set can't do, in words."""
+    settings = config.train
+    if settings.data != "scenes":
+        return ["train.picture_size is for train.data=scenes; leave it out"] if settings.picture_size else []
+    if settings.evaluation_samples < len(CATEGORIES):
+        return [f"train.evaluation_samples must be {len(CATEGORIES)} or more, one for each category of caption"]
+    return []
 
 
 def _problems(model: ModelOptions, needs: DataNeeds) -> list[str]:

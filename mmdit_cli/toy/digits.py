@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.data import Batch, encode_words, hash_seed, word_ids
+from mmdit_cli.toy.data import Batch, encode_words, hash_seed, share_right, word_ids
 
 SIZE, LEVELS = 8, 16  # pixels a side; ink is counted from 0 to 16
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -85,11 +85,24 @@ class Digits:
         """The digits `b 1` that the judge sees in pictures `b 1 8 8`."""
         return torch.from_numpy(self.judge.predict(_ink(data))).long()[:, None]
 
+    def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
+        return (self.read(modality, data) == batch.attributes[modality]).float()
+
+    def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
+        return share_right(right)
+
     def belong_together(self, attributes: Mapping[str, Tensor]) -> None:
         """There is one modality alone."""
 
-    def chance(self, modality: str) -> float:
-        return 1 / len(DIGITS)
+    def chance(self) -> dict[str, float]:
+        return {"image": 1 / len(DIGITS)}
+
+    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+        """How the digits are written is free, and no judge here tells one hand from another."""
+        return {}
+
+    def coverage_chance(self) -> dict[str, float]:
+        return {}
 
     def _captioned(self, rows: Tensor, generator: torch.Generator, wordings: Sequence[str]) -> Batch:
         labels = self._labels[rows]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,29 +29,45 @@ class Samples:
 
     @cached_property
     def hits(self) -> dict[str, Tensor]:
-        """`b a` bool by modality: each attribute is as asked for. A sample that is not finite shows none."""
-        judge, found = self.batch.source, {}
+        """`b a` by modality: 1 where an attribute is as asked for, 0 where not, NaN where the caption does not say. A
+        sample that is not finite shows none."""
+        found = {}
         for name, x in self.data.items():
-            finite = x.flatten(1).isfinite().all(dim=1, keepdim=True)
-            read = judge.read(name, x.nan_to_num(posinf=0.0, neginf=0.0))
-            found[name] = (read == self.batch.attributes[name]) & finite
+            hits = self.batch.source.check(self.batch, name, _finite(x))
+            found[name] = hits * x.flatten(1).isfinite().all(dim=1, keepdim=True)
         return found
 
     @property
     def right(self) -> dict[str, Tensor]:
         """`b` bool by modality: all attributes are as asked for."""
-        return {name: each.all(dim=1) for name, each in self.hits.items()}
+        return {name: (each != 0).all(dim=1) for name, each in self.hits.items()}
 
     @property
     def accuracy(self) -> dict[str, float]:
-        """The share of right samples, by modality."""
-        return {name: right.float().mean().item() for name, right in self.right.items()}
+        """The share of right samples, by what the data set tells apart: the modality, or the kind of caption."""
+        return self.batch.source.shares(self.batch, self.right)
+
+    @property
+    def coverage(self) -> dict[str, float]:
+        """How far the samples spread over what captions leave free, by attribute."""
+        return self.batch.source.coverage(self.batch, {name: _finite(x) for name, x in self.data.items()})
 
     @property
     def per_attribute(self) -> dict[str, dict[str, float]]:
-        """The share of samples that show each attribute as asked for, by modality."""
+        """The share of samples that show each attribute as asked for, of those that are asked for it, by modality."""
         names = self.batch.source.attributes
-        return {n: dict(zip(names(n), x.float().mean(dim=0).tolist(), strict=True)) for n, x in self.hits.items()}
+        shares = {n: zip(names(n), x.nanmean(dim=0).tolist(), strict=True) for n, x in self.hits.items()}
+        return {n: {name: share for name, share in each if not math.isnan(share)} for n, each in shares.items()}
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far samples spread over what captions leave free, 1 as true data does; beside it what one sample for every
+    caption would have (`chance`), and as many `real` ones."""
+
+    drawn: float
+    chance: float
+    real: float
 
 
 @torch.inference_mode()
@@ -126,8 +143,8 @@ def evaluate(
     """Score the model, and the ruler itself: the judge on real data that it was not fitted on, and on noise.
 
     Returns:
-        what `TrainResult` says of it: `accuracy`, `held_out`, `chance`, `agreement`, `per_attribute`, `oracle_real` and
-        `oracle_noise`.
+        what `TrainResult` says of it: `accuracy`, `held_out`, `chance`, `agreement`, `per_attribute`, `coverage`,
+        `oracle_real` and `oracle_noise`.
     """
     seen, held_out = (
         draw(
@@ -140,14 +157,23 @@ def evaluate(
         for stream in (SEEN, HELD_OUT)
     )
     real = world.real(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
+    as_many = Samples(seen.batch, seen.batch.data)
     generator = torch.Generator().manual_seed(hash_seed(seed, STARTS, 1))
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in real.data.items()}
     return {
         "accuracy": seen.accuracy,
         "held_out": held_out.accuracy,
-        "chance": {name: world.chance(name) for name in world.modalities},
+        "chance": world.chance(),
         "agreement": torch.stack(list(seen.right.values())).all(dim=0).float().mean().item(),
         "per_attribute": seen.per_attribute,
+        "coverage": {
+            name: Coverage(drawn, world.coverage_chance()[name], as_many.coverage[name])
+            for name, drawn in seen.coverage.items()
+        },
         "oracle_real": Samples(real, real.data).accuracy,
         "oracle_noise": Samples(real, noise).accuracy,
     }
+
+
+def _finite(x: Tensor) -> Tensor:
+    return x.nan_to_num(posinf=0.0, neginf=0.0)

@@ -32,7 +32,7 @@ def sample_plot(samples: Samples, *, title: str = "") -> Figure:
     columns = min(len(captions), COLUMNS)
     rows = -(-len(captions) // columns)
     heights = [1.0 if x.ndim == 4 else 0.4 for x in samples.data.values()]
-    text = 0.11 * (2 + max(len(_wrapped(caption)) for caption in captions))
+    text = 0.11 * (2 + max(len(wrapped(caption)) for caption in captions))
     cell = CELL * sum(heights) + text
     top = 0.35 if title else 0.05
     figure = Figure(figsize=(CELL * columns, cell * rows + top), facecolor="white")
@@ -50,7 +50,7 @@ def sample_plot(samples: Samples, *, title: str = "") -> Figure:
         width, height = figure.get_size_inches()
         colour = RIGHT if all(marks.values()) else WRONG
         figure.text(x_middle / width, y_text / height, verdict, color=colour, **style)
-        text_above = "\n".join(_wrapped(caption))
+        text_above = "\n".join(wrapped(caption))
         figure.text(x_middle / width, (y_text + 0.13) / height, text_above, color=INK, **style)
     return figure
 
@@ -94,19 +94,28 @@ def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
 def _draw_sample(axes: Axes, x: Tensor, right: bool) -> None:
     """A picture `3 h w` or `1 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
     if x.ndim == 3:
-        pixels = ((x.nan_to_num() + 1) / 2).clamp(0, 1).expand(3, -1, -1)  # one channel is grey
-        axes.imshow(pixels.permute(1, 2, 0).numpy(), interpolation="nearest")
+        axes.imshow(pixels(x), interpolation="nearest")
     else:
         axes.plot(x.flatten().numpy(), color=INK, linewidth=0.5)
         axes.set_ylim(-1.15, 1.15)
         axes.margins(x=0)
+    frame(axes, RIGHT if right else WRONG)
+
+
+def pixels(x: Tensor) -> Any:
+    """A picture `3 h w` or `1 h w` in [-1, 1] as an array `h w 3` in [0, 1]; one channel is grey."""
+    return ((x.nan_to_num() + 1) / 2).clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy()
+
+
+def frame(axes: Axes, colour: str) -> None:
+    """A coloured frame, and no ticks."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
-        spine.set(color=RIGHT if right else WRONG, linewidth=1.4)
+        spine.set(color=colour, linewidth=1.4)
 
 
-def _wrapped(caption: str) -> list[str]:
+def wrapped(caption: str) -> list[str]:
     return textwrap.wrap(
         caption.replace(" ,", ",").replace(" :", ":"), CAPTION_WIDTH, max_lines=CAPTION_LINES, placeholder=" ..."
     )

@@ -8,20 +8,31 @@ from typing import TYPE_CHECKING
 from rich.console import RenderableType
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.tables import note, pairs
+from mmdit_cli.output.tables import Column, listing, note, pairs
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from mmdit_cli.toy.training import TrainResult
 
 
 def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
-    """A table for each run."""
+    """A table for each run, and of scenes one by category of caption and one of what captions leave free."""
     notes = ["Accuracy: the share of samples from which an oracle reads back every attribute of the caption."]
     if any(result.any_to_any for result in results):
         notes.append(
             "From another modality or noise: the share of samples that go with the caption, or with one another."
         )
-    tables = (pairs(f"{r.config}: trained", _rows(r), bold=["accuracy", *r.any_to_any]) for r in results)
+    if any(result.coverage for result in results):
+        notes.append(
+            "Coverage: the overlap of how often each value is drawn, where captions leave it free, with how often it "
+            "truly comes; beside it one scene drawn for every caption, and as many real scenes."
+        )
+    tables: list[RenderableType] = []
+    for result in results:
+        tables.append(pairs(f"{result.config}: trained", _rows(result), bold=["accuracy", *result.any_to_any]))
+        if result.coverage:
+            tables += [_categories(result), _coverage(result)]
     return [*tables, *map(note, notes)]
 
 
@@ -34,11 +45,38 @@ def _rows(result: TrainResult) -> Iterator[tuple[str, str]]:
     yield "steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)"
     for end in ("first", "last"):
         yield f"loss, {averaged(end, result.loss_steps)}", f.number(result.loss[end])
-    for name, share in result.accuracy.items():
+    for name, share in result.accuracy.items() if not result.coverage else ():
         yield f"accuracy, {name}", f"{f.percent(share)} (chance {f.percent(result.chance[name])})"
         yield "  held-out captions", f.percent(result.held_out[name])
         real, noise = f.percent(result.oracle_real[name]), f.percent(result.oracle_noise[name])
         yield "  oracle, real data / noise", f"{real} / {noise}"
         yield from ((f"  {attribute}", f.percent(right)) for attribute, right in result.per_attribute[name].items())
+    if result.coverage:
+        yield "accuracy, mean", f"{f.percent(result.accuracy['mean'])} (chance {f.percent(result.chance['mean'])})"
+        for each in result.per_attribute.values():
+            yield from ((f"  {attribute}", f.percent(right)) for attribute, right in each.items())
     yield from ((task, f.percent(share)) for task, share in result.any_to_any.items())
     yield from ((label.replace("_", " "), path) for label, path in result.files.items())
+
+
+def _categories(result: TrainResult) -> Table:
+    columns = (
+        Column("captions", lambda name: name, kind="word"),
+        Column("accuracy", lambda name: f.percent(result.accuracy[name])),
+        Column("chance", lambda name: f.percent(result.chance[name])),
+        Column("held out", lambda name: f.percent(result.held_out.get(name))),
+        Column("real data", lambda name: f.percent(result.oracle_real[name])),
+        Column("noise", lambda name: f.percent(result.oracle_noise[name])),
+    )
+    style = lambda name: "bold" if name == "mean" else None  # noqa: E731
+    return listing("by category", result.accuracy, columns, style=style, tight=False)
+
+
+def _coverage(result: TrainResult) -> Table:
+    columns = (
+        Column("left free", lambda name: name, kind="word"),
+        Column("coverage", lambda name: f.percent(result.coverage[name].drawn)),
+        Column("one scene", lambda name: f.percent(result.coverage[name].chance)),
+        Column("real data", lambda name: f.percent(result.coverage[name].real)),
+    )
+    return listing("what captions leave free", result.coverage, columns, tight=False)

@@ -21,9 +21,10 @@ from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy import progress
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
-from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.evaluation import SEEN, SHOWN, Coverage, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
@@ -38,7 +39,7 @@ from mmdit_cli.toy.shown_samples import samples_document
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
 AVERAGED = 20  # steps that the first and the last loss are means of
-PICTURED = 16  # captions in the picture of samples, the same throughout a run
+PICTURED, SCENES_PICTURED = 16, 36  # captions in the picture of samples, the same throughout a run
 ON_THE_WAY = 128  # samples of an evaluation on the way
 
 Progress = Callable[[int, int, float, float, float], None]
@@ -49,8 +50,9 @@ class TrainResult:
     """A finished run, scored with the averaged weights.
 
     Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
-    them, and `held_out` on those it never did. `agreement`: in every modality at once. `any_to_any`: see there. `loss`:
-    the means over the `first` and over the `last` `loss_steps` steps.
+    them, and `held_out` on those it never did; by modality, or of scenes by category of caption, with their mean.
+    `agreement`: in every modality at once. `any_to_any`: see there. `coverage`: of what captions leave free, by
+    attribute. `loss`: the means over the `first` and over the `last` `loss_steps` steps.
     """
 
     config: str
@@ -70,6 +72,7 @@ class TrainResult:
     files: dict[str, str]
     seed: int = 0
     any_to_any: dict[str, float] = field(default_factory=dict)
+    coverage: dict[str, Coverage] = field(default_factory=dict)
     loss_steps: int = AVERAGED
 
 
@@ -204,7 +207,8 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
         batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
         accuracy = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).accuracy
         metrics.append({"step": trainer.completed, "accuracy": accuracy})
-        _picture(samples, folder / "progress" / f"step-{trainer.completed:08d}.png", trainer)
+        _picture(samples, progress.place_of(folder, trainer.completed, ".png"), trainer)
+        progress.keep(folder, trainer.completed, samples)
     trainer.group.wait()
 
 
@@ -236,6 +240,9 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
     _picture(shown, files["samples"], trainer)
     write_atomic(folder / SAMPLES, json.dumps(samples_document(shown, trainer.completed)).encode())
     _curves(records, files["loss_plot"], trainer)
+    if before := progress.kept(folder, shown.batch, until=trainer.completed - 1):
+        files["progress"] = folder / "progress.png"
+        _over_training({**before, trainer.completed: shown}, files["progress"], trainer)
     return TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,
@@ -254,16 +261,26 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
 
 def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:
     """Samples for the captions that a run's pictures show, from the same noise each time."""
-    batch = trainer.world.batch(PICTURED, seed=trainer.seed, stream=SHOWN, index=0)
+    count = SCENES_PICTURED if trainer.settings.data == "scenes" else PICTURED
+    batch = trainer.world.batch(count, seed=trainer.seed, stream=SHOWN, index=0)
     return draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device)
 
 
 def _picture(samples: Samples, path: Path, trainer: Trainer) -> None:
     from mmdit_cli.output.figures import save_figure
     from mmdit_cli.toy.plots import sample_plot
+    from mmdit_cli.toy.scene_gallery import scene_gallery
 
+    plot = scene_gallery if trainer.settings.data == "scenes" else sample_plot
     path.parent.mkdir(exist_ok=True)
-    save_figure(sample_plot(samples, title=f"{trainer.config.name}, step {trainer.completed}"), path)
+    save_figure(plot(samples, title=f"{trainer.config.name}, step {trainer.completed}"), path)
+
+
+def _over_training(shown: dict[int, Samples], path: Path, trainer: Trainer) -> None:
+    from mmdit_cli.output.figures import save_figure
+    from mmdit_cli.toy.progress_plot import progress_plot
+
+    save_figure(progress_plot(shown, title=f"{trainer.config.name}, from the same noise"), path)
 
 
 def _curves(records: list[dict[str, Any]], path: Path, trainer: Trainer) -> None:

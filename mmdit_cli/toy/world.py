@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.data import Batch, encode_words, hash_seed, word_ids
+from mmdit_cli.toy.data import Batch, encode_words, hash_seed, share_right, word_ids
 
 SIZE = 16  # pixels a side
 SAMPLES, FRAME = 256, 16  # a tone is 256 samples, as 16 tokens of 16
@@ -113,11 +113,24 @@ class World:
         known = renderings(modality).flatten(1)
         return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
 
+    def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
+        return (self.read(modality, data) == batch.attributes[modality]).float()
+
+    def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
+        return share_right(right)
+
     def belong_together(self, attributes: Mapping[str, Tensor]) -> Tensor | None:
         return (echo_of(attributes["image"]) == attributes["audio"]).all(dim=1) if self.echo else None
 
-    def chance(self, modality: str) -> float:
-        return 1 / len(combinations(modality))
+    def chance(self) -> dict[str, float]:
+        return {name: 1 / len(combinations(name)) for name in self.modalities}
+
+    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+        """Captions leave nothing free."""
+        return {}
+
+    def coverage_chance(self) -> dict[str, float]:
+        return {}
 
     def _captions(self, attributes: dict[str, Tensor], generator: torch.Generator) -> list[str]:
         size = len(attributes["image"])

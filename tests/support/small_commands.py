@@ -33,7 +33,7 @@ SMALL = {  # of a config: the values that make it so
 OFFICIAL = {"flux1-dev.safetensors": ("flux.1-dev", "flux"), "sd3.5_medium.safetensors": ("sd3.5-medium", "stability")}
 TOY = [
     *("train.batch_size=4", "train.warmup_steps=1"),
-    *("train.evaluation_samples=4", "train.evaluate_every=0", "train.sampler.steps=1"),
+    *("train.evaluation_samples=6", "train.evaluate_every=0", "train.sampler.steps=1"),
 ]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
     r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--seeds|digits|"

@@ -50,7 +50,7 @@ WORDS = word_ids(
     NUMBERS.values(),
     OPENINGS,
     PAIRS,
-    ("in the",),
+    ("in the", "are"),
 )
 VOCABULARY_SIZE = len(WORDS) + 1
 MAX_WORDS = 24  # more than the longest caption has
@@ -111,8 +111,8 @@ def _caption(category: int, relation: int, objects: list[list[int]], draws: list
 
     first, second, number = objects[0], objects[1], sum(each[0] != EMPTY for each in objects)
     if category == COUNTING:
-        text = phrase(first, number)
-    elif number == 1:
+        return f"{of(OPENINGS).replace('there is', 'there are')} {phrase(first, number)}".strip()
+    if number == 1:
         place = first[3]
         text = phrase(first) + (f" in the {of(PLACE_WORDS[place])}" if place != FREE else "")
     else:

@@ -30,8 +30,8 @@ def test_noise_scores_at_chance(modality: str) -> None:
     batch = WORLD.batch(8000, seed=0, stream=0, index=0)
     noise = torch.randn_like(batch.data[modality])
     accuracy = judged(WORLD, modality, noise, batch.attributes[modality]).accuracy[modality]
-    spread = (WORLD.chance(modality) / 8000) ** 0.5
-    assert abs(accuracy - WORLD.chance(modality)) < 5 * spread
+    spread = (WORLD.chance()[modality] / 8000) ** 0.5
+    assert abs(accuracy - WORLD.chance()[modality]) < 5 * spread
 
 
 @pytest.mark.parametrize("modality", MODALITIES)
@@ -57,4 +57,4 @@ def test_chance_is_one_over_the_number_of_combinations(modality: str) -> None:
     count = 1
     for values in TABLES[modality].values():
         count *= len(values)
-    assert WORLD.chance(modality) == 1 / count
+    assert WORLD.chance()[modality] == 1 / count

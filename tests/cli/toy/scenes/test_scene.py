@@ -32,7 +32,7 @@ from mmdit_cli.toy.scenes.scene import (
     related,
 )
 
-COUNT = 6000
+COUNT = 2400
 
 
 def drawn(
@@ -69,9 +69,9 @@ def test_each_category_has_its_number_of_objects_and_every_quarter_as_often(cate
     scene, quarter = drawn(category)
     numbers = Counter((scene.shape != EMPTY).sum(dim=1).tolist())
     assert set(numbers) == counts
-    assert min(numbers.values()) > 0.9 * COUNT / len(counts)
+    assert min(numbers.values()) > 0.85 * COUNT / len(counts)
     filled = (scene.shape != EMPTY).float().mean(dim=0)
-    torch.testing.assert_close(filled, filled.mean().expand(QUARTERS), rtol=0.06, atol=0)
+    torch.testing.assert_close(filled, filled.mean().expand(QUARTERS), rtol=0.1, atol=0)
     assert torch.equal(quarter.sort(dim=1).values, torch.arange(QUARTERS).expand(COUNT, -1))
     empty = scene.shape.gather(1, quarter) == EMPTY
     assert torch.equal(empty, empty.sort(dim=1).values)

@@ -33,24 +33,24 @@ def accuracy(wanted: Wanted, reading: Reading) -> list[float]:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_real_pictures_of_every_category_are_read_back(size: int, held_out: bool) -> None:
-    scene, wanted = real(600, held_out)
+    scene, wanted = real(360, held_out)
     reading = read(picture(scene, size))
     assert min(accuracy(wanted, reading)) >= 0.995
     there = reading.found
     assert torch.equal(there, scene.shape != EMPTY)
     assert (reading.place - scene.place)[there].abs().max() < 0.1  # in halves of a quarter: 0.4 pixels of 16
     assert (reading.radius - scene.radius)[there].abs().max() < 0.08
-    assert (reading.brightness - scene.brightness)[there].abs().max() < 0.15
+    assert (reading.brightness - scene.brightness)[there].abs().max() < 0.2
     assert (reading.background - scene.background[:, None]).abs().max() < 0.12
     assert reading.explained[there].min() > 0.9
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_noise_scores_no_better_than_chance(size: int) -> None:
-    _, wanted = real(600)
-    noise = torch.randn(600, 3, size, size, generator=torch.Generator().manual_seed(1))
+    _, wanted = real(360)
+    noise = torch.randn(360, 3, size, size, generator=torch.Generator().manual_seed(1))
     assert max(accuracy(wanted, read(noise))) <= 0.01
-    assert max(accuracy(wanted, read(torch.zeros(600, 3, size, size)))) == 0
+    assert max(accuracy(wanted, read(torch.zeros(360, 3, size, size)))) == 0
 
 
 def test_the_score_falls_smoothly_as_noise_is_added() -> None:

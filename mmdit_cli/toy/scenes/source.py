@@ -1,0 +1,101 @@
+"""`train.data: scenes`: what train-toy trains on and scores by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from mmdit_cli.toy.data import Batch, encode_words, hash_seed
+from mmdit_cli.toy.scenes.captions import ATTRIBUTES, WORDS, Wanted, check, choose_named, write
+from mmdit_cli.toy.scenes.oracle import read
+from mmdit_cli.toy.scenes.renderer import picture
+from mmdit_cli.toy.scenes.scene import BINDING, CATEGORIES, COLOURED, POSITION, draw_scenes
+from mmdit_cli.toy.scenes.spread import coverage, coverage_of_one
+
+HELD_OUT = (COLOURED, POSITION, BINDING)  # the categories that have something to hold out
+MEAN = "mean"
+GUESSES = 6000  # scenes by which chance is known
+
+
+@dataclass(frozen=True)
+class SceneBatch(Batch):
+    """`attributes` are those that the scenes show, by quarter: shape, colour and size, flattened; `wanted` is what the
+    captions ask for."""
+
+    wanted: Wanted
+
+
+class Scenes:
+    """Pictures `b 3 size size` of scenes, whose categories take turns in every batch."""
+
+    modalities = ("image",)
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def batch(self, size: int, *, seed: int, stream: int, index: int, held_out: bool = False) -> SceneBatch:
+        """`held_out` asks for bindings and relations that training never shows; single objects, pairs and counts have
+        none."""
+        generator = torch.Generator().manual_seed(hash_seed(seed, stream, index))
+        categories = torch.tensor(HELD_OUT if held_out else range(len(CATEGORIES)))
+        category = categories[(torch.arange(size) + index * size) % len(categories)]
+        scene, quarter = draw_scenes(category, generator, held_out=held_out)
+        wanted = choose_named(category, scene, quarter, generator)
+        data = {"image": picture(scene, self.size)}
+        return SceneBatch(write(wanted, generator), data, {"image": scene.values.flatten(1)}, self, wanted)
+
+    def real(self, size: int, *, seed: int, stream: int, index: int) -> SceneBatch:
+        return self.batch(size, seed=seed, stream=stream, index=index)
+
+    def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+        return encode_words(captions, WORDS, length)
+
+    def attributes(self, modality: str) -> tuple[str, ...]:
+        return ATTRIBUTES
+
+    def read(self, modality: str, data: Tensor) -> Tensor:
+        """Shape, colour and size by quarter, `b 12`, as a batch's `attributes`."""
+        return read(data).values.flatten(1)
+
+    def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
+        return check(_wanted(batch), read(data).values)
+
+    def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
+        """By category, of those in the batch, and their mean."""
+        return by_category(_wanted(batch).category, right["image"])
+
+    def belong_together(self, attributes: Mapping[str, Tensor]) -> None:
+        """There is one modality alone."""
+
+    def chance(self) -> dict[str, float]:
+        """Of a guesser who knows a caption's category, and draws the scene of another caption of it."""
+        return _chance()
+
+    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+        return coverage(_wanted(batch), read(data["image"]))
+
+    def coverage_chance(self) -> dict[str, float]:
+        return coverage_of_one()
+
+
+def by_category(category: Tensor, right: Tensor) -> dict[str, float]:
+    """The share of right samples `b` of each category, and the mean of these."""
+    shares = {CATEGORIES[index]: right[category == index].float().mean().item() for index in category.unique().tolist()}
+    return {**shares, MEAN: sum(shares.values()) / len(shares)}
+
+
+@cache
+def _chance() -> dict[str, float]:
+    batch = Scenes(16).batch(GUESSES, seed=0, stream=0, index=0)
+    values = batch.attributes["image"].unflatten(1, (-1, 3))
+    guesses = values.roll(len(CATEGORIES), dims=0)  # the next caption of the same category
+    return by_category(batch.wanted.category, (check(batch.wanted, guesses) != 0).all(dim=1))
+
+
+def _wanted(batch: Batch) -> Wanted:
+    assert isinstance(batch, SceneBatch)  # these are the only ones that Scenes makes
+    return batch.wanted
