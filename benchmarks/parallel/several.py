@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 import traceback
 import warnings
@@ -54,6 +55,8 @@ def _work(rank: int, processes: int, folder: str, cases: Sequence[Case]) -> None
         model, call, one = kept[key]
         try:
             found.append(asdict(difference(model, call, meshes[layout], one, **own)))
+            if rank == 0:  # the last line says where a run that hangs does
+                print(f"{name}, {layout}: {max(found[-1].values()):.0e}", file=sys.stderr, flush=True)
         except Exception as problem:  # what fails with one network is not to hide the others
             found.append({"problem": f"{type(problem).__name__}: {problem}\n{traceback.format_exc()[-1500:]}"})
     (Path(folder) / f"{rank}.json").write_text(json.dumps(found))

@@ -107,6 +107,16 @@ def _shard(model: nn.Module, stacks: list[MMDiT], mesh: DeviceMesh, policy: Mixe
         if mesh.device_type == "cpu":  # gloo's average has been wrong silently (pytorch/pytorch#162338)
             module.set_force_sum_reduction_for_comms(True)
 
+    if isinstance(model, MMDiTModel):
+        model.precompute_modulation = _refused  # type: ignore[method-assign]
+
+
+def _refused(*given: Any, **named: Any) -> Any:
+    raise ValueError(
+        "precompute_modulation reads weights that FSDP has sharded; ask a network of one process, which takes up the "
+        "whole_state of this one"
+    )
+
 
 def _offloading(run: Any, block: nn.Module, tokens: Any, **arguments: Any) -> Any:
     """A block's call, of which checkpointing keeps what goes in: on the host."""
