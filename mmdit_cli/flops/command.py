@@ -74,7 +74,7 @@ def command(
     wanted = read_budget(images, budget, card, card_flops, cards, utilization, request.dtype)
 
     if mode == "sample" and (wanted is not None or elementwise or plot is not None):
-        raise UserError("--mode sample: leave out --elementwise, --images, --budget and --plot, which are of a single call")
+        raise UserError("--mode sample: leave out --elementwise, --images, --budget and --plot; they are of one call")
 
     from mmdit_cli.flops.sampling_tables import sampling_flops_tables
     from mmdit_cli.flops.tables import flops_tables
