@@ -36,8 +36,7 @@ def stdout() -> Console:
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    columns = _columns()
-    return PlainConsole(width=columns or WIDE, soft_wrap=columns is None)
+    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
 
 
 def stderr() -> Console:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from pathlib import Path
@@ -36,6 +37,22 @@ def to_html(document: Mapping[str, Any]) -> str:
 def page(title: str, sections: Sequence[Section]) -> str:
     """The page. Whatever a user named is text, and no markup."""
     style, script = _own("page.css"), "\n".join(map(_own, SCRIPTS))
+    return (
+        _environment()
+        .get_template("page.html.jinja")
+        .render(
+            title=title,
+            sections=sections,
+            style=Markup(style),
+            script=Markup(script),
+            policy=POLICY.format(style=_digest(style), script=_digest(script)),
+        )
+    )
+
+
+@cache
+def _environment() -> Environment:
+    """Templates in which every text is escaped."""
     environment = Environment(
         loader=PackageLoader("mmdit_cli.output.page", "."),
         autoescape=True,
@@ -45,13 +62,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
         finalize=_finalize,
     )
     environment.filters["plotted"] = as_json
-    return environment.get_template("page.html.jinja").render(
-        title=title,
-        sections=sections,
-        style=Markup(style),
-        script=Markup(script),
-        policy=POLICY.format(style=_digest(style), script=_digest(script)),
-    )
+    return environment
 
 
 def _own(name: str) -> str:

@@ -19,6 +19,7 @@ from mmdit_cli.output.renderings import render
 from mmdit_cli.output.run_files import RunFiles
 from tests.cli.output.test_names_are_no_markup import NAMES, made
 from tests.cli.report.conftest import EVIL, run
+from tests.support.marks import slow_but
 
 LARGEST = 5_000_000  # bytes
 MORE = {
@@ -75,15 +76,15 @@ def document(command: str, name: str) -> dict:
     return json.loads(json.dumps(whole))
 
 
-@pytest.mark.parametrize("command", RESULTS)
+@pytest.mark.parametrize("command", slow_but(RESULTS, "flops"))
 def test_a_name_is_text_wherever_it_stands(command):
-    for name, shown in (NAMES | MORE).items():
-        page = Page(render(document(command, name), ".html"))
-        assert page.elements.count("script") == 1 + page.given.count(("type", "application/json"))
-        assert "x" not in page.elements and page.elements.count("style") == 1
-        assert any(shown in text for text in page.texts)
-        assert all(sign.isprintable() or sign == "\n" for text in page.texts for sign in text)
-        assert len({len(row) for row in page.rows if row[0] == ""}) > 0
+    for name, wanted in (NAMES | MORE).items():
+        shown = Page(render(document(command, name), ".html"))
+        assert shown.elements.count("script") == 1 + shown.given.count(("type", "application/json"))
+        assert "x" not in shown.elements and shown.elements.count("style") == 1
+        assert any(wanted in text for text in shown.texts)
+        assert all(sign.isprintable() or sign == "\n" for text in shown.texts for sign in text)
+        assert len({len(row) for row in shown.rows if row[0] == ""}) > 0
 
 
 def test_the_script_and_style_are_those_that_the_policy_lets_run():
