@@ -76,13 +76,14 @@ def test_diffusers_own_names_of_each_family_are_recognized(family):
 @pytest.mark.parametrize("layout", ["flux", "diffusers", "mmdit", "stability", "mmaudio"])
 def test_every_known_prefix_is_recognized_in_every_layout(layout):
     name = {"stability": "sd3.5-medium", "mmaudio": "mmaudio-small-16k"}.get(layout, "flux.1-dev")
-    theirs = Layout(layout, as_config(name).model).theirs
+    config = BY_NAME[name].small_config().model if name in BY_NAME else as_config(name).model
+    theirs = Layout(layout, config).theirs
     for prefix in (*KNOWN_PREFIXES, "module._orig_mod.", "", "_orig_mod.module.model.diffusion_model."):
         names = [prefix + each for each in theirs]
         found = recognize(names)
         assert (found.layout, found.prefix) == (layout, prefix)
         assert name in [config for configs in found.configs.values() for config in configs]
-        assert recognize_layout(names, as_config(name).model) == (layout, prefix)
+        assert recognize_layout(names, config) == (layout, prefix)
 
 
 def test_what_is_set_makes_the_config_fit(run, tmp_path):
@@ -190,7 +191,7 @@ def test_names_and_sizes_of_any_kind_are_answered(tmp_path):
     odd = {"\x1b[31m": (1,), "a" * 5000: (), ".": (1,), "..weight": (0,), "model.model.model.model.model.x": (2,)}
     huge = {name: (1 << 40, *([0] * len(shape[1:])), 0) for name, shape in flux.items()}
     empty = {name: (0,) * len(shape) for name, shape in flux.items()}
-    blocks = {f"double_blocks.{n}.img_attn.qkv.weight": (3, 1) for n in range(15_000)}
+    blocks = {f"double_blocks.{n}.img_attn.qkv.weight": (3, 1) for n in range(3_000)}
     swapped = {name: shape[::-1] for name, shape in flux.items()}
     for shapes in (odd, huge, empty, flux | blocks, swapped, flux | odd):
         found = identify(sparse_shapes(tmp_path / "f", shapes))

@@ -351,10 +351,10 @@ def run(tmp_path, monkeypatch, capfd, quick_ceilings):
     ("name", "layout", "prefix"),
     [
         ("qwen-image", "diffusers", "model.diffusion_model."),
-        ("flux.1-dev", "flux", "module."),
-        ("flux.1-dev", "diffusers", "transformer."),
-        ("sd3.5-medium", "stability", "_orig_mod."),
         ("sd3.5-medium", "mmdit", "module._orig_mod."),
+        pytest.param("flux.1-dev", "flux", "module.", marks=pytest.mark.slow),
+        pytest.param("flux.1-dev", "diffusers", "transformer.", marks=pytest.mark.slow),
+        pytest.param("sd3.5-medium", "stability", "_orig_mod.", marks=pytest.mark.slow),
     ],
 )
 def test_layout_and_prefix_are_recognized_where_they_are_left_out(name, layout, prefix, run, tmp_path):
