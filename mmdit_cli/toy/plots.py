@@ -70,8 +70,10 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
         panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=plain(name))
     panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
-    for colour, name in zip(SERIES, accuracies, strict=False):
-        panels[1].plot(*_points(records, "accuracy", name), color=colour, marker="o", markersize=3, label=plain(name))
+    for index, name in enumerate(accuracies):
+        line = ("-", "--")[index // len(SERIES) % 2]
+        style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "linestyle": line}
+        panels[1].plot(*_points(records, "accuracy", name), marker="o", markersize=3, label=plain(name), **style)
         panels[1].set(ylim=(-0.03, 1.03), ylabel="accuracy (all attributes)")
     for axes in panels:
         style_axes(axes)

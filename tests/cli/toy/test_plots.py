@@ -61,6 +61,13 @@ def test_the_curves_are_of_each_modality_and_of_the_accuracy() -> None:
     assert losses.get_title() == "a run"
 
 
+def test_each_of_many_accuracies_has_a_line_that_is_told_from_the_others() -> None:
+    names = ["single", "two", "counting", "colours", "position", "binding", "mean"]
+    _, accuracy = curve_plot([*records(3), {"step": 3, "accuracy": dict.fromkeys(names, 0.5)}]).axes
+    assert {*names} <= {line.get_label() for line in accuracy.lines}
+    assert len({(line.get_color(), line.get_linestyle()) for line in accuracy.lines}) == len(accuracy.lines)
+
+
 def test_a_run_without_evaluations_has_the_loss_alone() -> None:
     assert len(curve_plot(records(5)[:-1]).axes) == 1
 
