@@ -10,15 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmdit.layouts.adapters import is_adapter
 from mmdit.layouts.language import LayoutError, Read
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.registry import LAYOUTS, PREFIXES
 from mmdit.options import ModelOptions
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.matching import listed, unreadable
+from mmdit.weights.quantized import QUANTIZATION
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.writer import TensorSpec, specs_of
 
+ADAPTER = "it is a LoRA, which changes weights and holds none: name the weights, and this file with --lora"
 SOURCE = "mmdit_converted_from"  # in our files: the layout, prefix and metadata of the one that was converted
 
 
@@ -60,7 +63,7 @@ class LayoutFiles:
         self.prefix = max(layout.prefixes, key=lambda prefix: sum(prefix + name in held for name in layout.theirs))
         self.left_aside = sorted(name for name in held if not name.startswith(self.prefix))
         own = {name.removeprefix(self.prefix): held[name] for name in held if name.startswith(self.prefix)}
-        self.problems = unreadable(layout.theirs, own)
+        self.problems = [ADAPTER] if is_adapter(held) else unreadable(layout.theirs, own)
 
     def weights(self) -> Weights:
         """The tensors under the layout's own names.
@@ -75,7 +78,8 @@ class LayoutFiles:
 
     def _origin(self) -> Origin | None:
         if self.layout.name != "mmdit":
-            return Origin(self.layout.name, self.prefix, dict(self.files.metadata))
+            kept = {key: text for key, text in self.files.metadata.items() if key != QUANTIZATION}
+            return Origin(self.layout.name, self.prefix, kept)
         try:
             origin = Origin(**json.loads(self.files.metadata[SOURCE]))
         except (KeyError, ValueError, TypeError, RecursionError):

@@ -8,13 +8,16 @@ import torch
 
 from mmdit.config import build
 from mmdit.layouts import LayoutError
+from mmdit.layouts.adapters import read_adapter
 from mmdit.layouts.conversion import convert
 from mmdit.layouts.layout_files import LayoutFiles, Weights, nearest_layout
+from mmdit.layouts.merging import FittedAdapter, find_targets
+from mmdit.options import ModelOptions
 from mmdit.weights.saved_model import own_metadata
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.preconditions import Export, check_disk, check_room
-from mmdit_cli.export.weights_export import ExportResult
+from mmdit_cli.export.weights_export import ExportResult, MergedLora
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.weights_layout import find_layout
 
@@ -33,6 +36,8 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: s
     file, shards = asked.prepared()
     about, aside = asked.about(config, file), list[str]()
     if file is None:
+        if asked.lora:
+            raise UserError("--lora changes the weights of a file; name it with --weights")
         if source != "mmdit":
             raise UserError(f"--from {source}: names the layout of --weights, which is missing")
         check_room(config, out, dtype=asked.weights_dtype, device=torch.device("cpu"), file=None)
@@ -50,6 +55,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: s
     if aside:
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
+    adapters = _adapters(asked, model)
     try:
         done = convert(
             given,
@@ -58,6 +64,8 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: s
             target_layout=layouts[1],
             metadata=about | own_metadata(model),
             dtype=dtype,
+            fp8=asked.fp8,
+            adapters=adapters,
             max_shard_size=shards,
             force=asked.force,
             on_stage=asked.on_progress,
@@ -82,4 +90,29 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str, target: s
         layout=target,
         changed=tuple(done.changed),
         left_aside=len(aside),
+        errors=done.errors,
+        lora=tuple(map(_described, adapters)),
+    )
+
+
+def _adapters(asked: Export, model: ModelOptions) -> list[FittedAdapter]:
+    """The LoRAs that are to be merged, found in the model."""
+    found = []
+    for path, scale in asked.lora:
+        adapter = read_adapter(path)
+        if adapter.left_aside:
+            asked.on_message(f"--lora {path}: left aside: {adapter.left_aside} tensors of text encoders")
+        found.append(find_targets(adapter, model, scale))
+    return found
+
+
+def _described(fitted: FittedAdapter) -> MergedLora:
+    adapter = fitted.adapter
+    return MergedLora(
+        file=str(adapter.path),
+        scale=fitted.scale,
+        spelling=adapter.spelling,
+        layout=fitted.layout.name,
+        ranks=adapter.ranks,
+        targets=len(fitted.targets),
     )

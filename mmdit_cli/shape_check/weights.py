@@ -37,7 +37,7 @@ def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck
         mmdit.weights.saved_model.CheckpointError: the file can't be read.
     """
     files = LayoutFiles(path, find_layout("--from", layout, config))
-    tensors = files.files.tensors
+    tensors = files.files.stored
     return WeightsCheck(
         file=str(files.files.path),
         layout=layout,
