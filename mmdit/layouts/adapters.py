@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor
 from mmdit.weights.header import FLOATS, CheckpointError, TensorInfo, named, read_json
 from mmdit.weights.reader import WeightFiles
 
-__all__ = ["Adapter", "LowRank", "is_adapter", "read_adapter"]
+__all__ = ["Adapter", "LowRank", "read_adapter"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 METADATA = "lora_adapter_metadata"  # of diffusers
@@ -83,12 +83,6 @@ class Adapter:
             raise CheckpointError(f"{self.path}: {named(target)}: its alpha is not finite")
         down, up = (self.files.copy(name).to(torch.float32) for name in (part.down, part.up))
         return (up.flatten(1) @ down.flatten(1)).mul_(scale).reshape(len(up), *down.shape[1:])
-
-
-def is_adapter(names: Iterable[str]) -> bool:
-    """Whether tensors of such names are a LoRA's, of whatever kind, and no network's."""
-    found = ((_PART.fullmatch(name), _OTHER_KINDS.search(name)) for name in names)
-    return any(other or (part and not part[3]) for part, other in found)
 
 
 def read_adapter(path: str | Path) -> Adapter:

@@ -81,7 +81,7 @@ def convert(
     unrounded = their_weights(ours, target_layout)
     result = unrounded if fp8 is None else in_fp8(unrounded, target_layout, fp8)
     own, origin = target_layout.name == "mmdit", source.origin
-    prefix, kept = target_layout.prefixes[0], {"format": "pt"}
+    prefix, kept = target_layout.prefix, {"format": "pt"}
     if own:
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
     elif origin is not None and origin.layout == target_layout.name:

@@ -61,6 +61,11 @@ class WeightFiles:
         self.tensors, self.quantized = as_read(self.stored, self.metadata)
 
     @property
+    def format(self) -> str:
+        """What the files are."""
+        return "GGUF" if self._gguf else "safetensors"
+
+    @property
     def metadata(self) -> dict[str, str]:
         """The first file's metadata: shards repeat it."""
         return next(iter(self.headers.values())).metadata

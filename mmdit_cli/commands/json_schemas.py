@@ -61,7 +61,7 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
 RESULTS = {  # by command: the classes of what its `results` may hold
     "profile": ("profile.measurement:ProfileResult", "memory.verdict:MemoryVerdict"),  # the latter with --estimate
     "flops": ("model_parts.flop_count:FlopsResult",),
-    "shape-check": ("shape_check.shapes:ShapesResult",),
+    "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
     "train-toy": ("toy.training:TrainResult",),
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff

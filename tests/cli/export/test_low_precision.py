@@ -18,6 +18,7 @@ from mmdit.weights.header import CheckpointError
 from mmdit_cli.export.layout_change import convert_weights
 from mmdit_cli.export.preconditions import Export
 from mmdit_cli.export.tables import export_tables
+from mmdit_cli.shape_check.identity import identify
 from mmdit_cli.shape_check.weights import check_weights
 from tests.mmdit.layouts.test_conversion import PREFIX, tool_config
 from tests.support.marks import slow_but
@@ -32,9 +33,13 @@ PLACES = {
 }
 
 
-@cache
 def network(family):
-    return ours_of(random_theirs(family), family)
+    return _network(family.config)
+
+
+@cache
+def _network(name):
+    return ours_of(random_theirs(BY_NAME[name]), BY_NAME[name])
 
 
 def written(config, *, source="mmdit", target="mmdit", **asked):
@@ -62,7 +67,9 @@ def test_a_quantized_file_becomes_the_network_that_it_stands_for(spelling, place
     family, layout, prefix = PLACES[place]
     wanted = quantized(family, layout, prefix, spelling, tmp_path / "theirs")
     config = tool_config(family)
-    assert check_weights(config.model, tmp_path / "theirs", layout).problems == []
+    assert check_weights(config.model, tmp_path / "theirs").problems == []
+    found = identify(tmp_path / "theirs")
+    assert (found.layout, found.prefix) == (layout, prefix) and spelling.split(",")[0] in min(found.quantized)
     written(config, source=layout, weights=tmp_path / "theirs", out=tmp_path / "ours", dtype=torch.float32)
     net = mmdit.load(tmp_path / "ours", verify=True)
     assert all(torch.equal(x, wanted[name]) for name, x in net.state_dict().items())
@@ -114,7 +121,7 @@ def test_fp8_is_written_and_read_within_its_own_error(fp8, target, tmp_path):
     back = mmdit.load(tmp_path / "x", config=FLUX.small_config(), layout=target)
     if target == "mmdit":
         assert mmdit.load(tmp_path / "x", verify=True).config == back.config
-    assert 0 < relative(outputs(back, FLUX), outputs(network(FLUX), FLUX)) < 0.15
+    assert 0 < relative(outputs(back.float(), FLUX), outputs(network(FLUX), FLUX)) < 0.15
     # what the table says is so
     kinds = {error.kind: error for error in result.errors}
     assert (
