@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from mmdit.config.diffusers_config import diffusers_document
 from mmdit.config.regular_file import read_regular
 from mmdit.config.shipped import find_shipped, shipped_configs
 from mmdit.config.yaml_document import MAX_BYTES, ConfigError, Document, KeyPath, one_line, parse, short
@@ -23,7 +24,8 @@ MAX_EXTENDED = 20_000  # values in all but the first
 
 
 def read_document(path: str | Path, text: bytes | None = None) -> Document:
-    """A config file (`-`: standard input), a shipped config by its name or a run's folder, with what it extends.
+    """A config file (`-`: standard input), a shipped config by its name, a run's folder, or that of a network of
+    diffusers (a pipeline's, one in the Hub's cache), with what it extends.
 
     Args:
         text: the config, where the file holds more than that.
@@ -35,6 +37,8 @@ def read_document(path: str | Path, text: bytes | None = None) -> Document:
         return with_extended(_as_mapping(parse(_read_stdin(), "<stdin>")))
     path = _at_hand(path)
     source = one_line(path, 300)
+    if text is None and (theirs := diffusers_document(path)) is not None:
+        return with_extended(theirs)
     document = _as_mapping(parse(_read(path, source) if text is None else text, source))
     return with_extended(document, path)
 

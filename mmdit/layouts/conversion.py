@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmdit.layouts.diffusers_files import STEM
 from mmdit.layouts.fp8_weights import Fp8, KindError, RoundingErrors, in_fp8
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import SOURCE, LayoutFiles, Weights, our_weights, their_weights
@@ -53,6 +54,7 @@ def convert(
     fp8: Fp8 | None = None,
     adapters: Sequence[FittedAdapter] = (),
     max_shard_size: int | None = None,
+    beside: Mapping[str, bytes] | None = None,
     force: bool = False,
     on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Converted:
@@ -61,6 +63,7 @@ def convert(
     Args:
         source: tensors under the names of `source_layout`.
         target: the file, or with `max_shard_size` (bytes) the folder, to write.
+        beside: further files for a folder, by name.
         metadata: for a file in our layout. One in another layout has the prefix and metadata it once came with.
         dtype: the floating-point type to write; None: as it is.
         fp8: write the blocks' matrices in e4m3fn and the rest in bfloat16 (`in_fp8`).
@@ -84,7 +87,7 @@ def convert(
     prefix, kept = target_layout.prefix, {"format": "pt"}
     if own:
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
-    elif origin is not None and origin.layout == target_layout.name:
+    elif origin is not None and origin.layout == target_layout.name and max_shard_size is None:
         prefix, kept = origin.prefix, origin.metadata
     with writing(
         target,
@@ -92,6 +95,8 @@ def convert(
         lambda name: result.read(name.removeprefix(prefix)),
         kept,
         max_shard_size=max_shard_size,
+        stem=STEM if target_layout.name == "diffusers" else "model",
+        beside=beside,
         hashed=own,
         force=force,
         on_tensor=lambda *done: on_stage("writing", *done),

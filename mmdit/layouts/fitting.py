@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from mmdit.config import Config, ConfigError
 from mmdit.config.file import load_config
-from mmdit.layouts.language import LayoutError
 from mmdit.layouts.layout import Layout
-from mmdit.layouts.names import first_blocks, stem
+from mmdit.layouts.names import first_blocks, shortened, stem
 from mmdit.options import ModelOptions, PatchInput
 from mmdit.weights.header import TensorInfo
 from mmdit.weights.matching import unreadable
@@ -19,6 +18,7 @@ from mmdit.weights.matching import unreadable
 __all__ = ["Fit", "fit"]
 
 Held = Mapping[str, TensorInfo]
+UNBUILT = (ValueError, RuntimeError, TypeError, OverflowError)  # of sizes that a file may claim
 PACKED = ("U8", "I32", "U32")  # dtypes that hold several weights an element
 JOINT, SINGLE = "transformer.blocks.0.", "transformer.single_blocks.0."
 
@@ -95,16 +95,9 @@ class _Candidate:
         number of blocks is right already."""
         if self.model is None:
             return math.inf
-        single, dual = self.model.single_stream, tuple(n for n in self.model.attention.dual if n == 0)
-        short = replace(
-            self.model,
-            depth=min(self.model.depth, 2),
-            single_stream=None if single is None else replace(single, depth=min(single.depth, 2)),
-            attention=replace(self.model.attention, dual=dual),
-        )
         try:
-            wanted = Layout(self.layout, short).theirs
-        except LayoutError:
+            wanted = Layout(self.layout, shortened(self.model)).theirs
+        except UNBUILT:
             return math.inf
         ours, theirs = self._first(wanted), self._first({name: info.shape for name, info in self.held.items()})
         return len(ours.items() ^ theirs.items())
@@ -115,7 +108,7 @@ class _Candidate:
     def whole(self) -> Layout | None:
         try:
             return None if self.model is None else Layout(self.layout, self.model)
-        except LayoutError:
+        except UNBUILT:
             return None
 
     def _first(self, names: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from mmdit.config import Config, as_config, build
+from mmdit.config.diffusers_config import config_file
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import LayoutFiles, our_weights
 from mmdit.layouts.recognition import recognize, recognize_layout
@@ -40,15 +41,15 @@ def load(
     the CPU, without conversion, they are mapped from the file, so there is no second copy in memory.
 
     Args:
-        path: a safetensors file, an index of shards (`*.index.json`), a folder with either, or the folder of a training
-            run, of which the averaged weights of the newest checkpoint are taken whose checksums are right.
+        path: a safetensors file, an index of shards (`*.index.json`), a folder with either, that of a pipeline of
+            diffusers or of the Hub's cache, or the folder of a training run, of which the averaged weights of the
+            newest checkpoint are taken whose checksums are right.
         device: where the tensors go.
         dtype: the floating-point type they are converted to; None: as in the file or, where it has several, the
             narrowest that holds them all, for a network computes in one.
         verify: read everything and compare it with the hash in the metadata.
-        config: of the model, where the file holds none.
-        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`. None: it is
-            recognized.
+        config: of the model, where neither the file nor a folder's `config.json` is one.
+        layout: whose names the file has (`mmdit.layouts.LAYOUTS`). None: it is recognized.
 
     Raises:
         CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
@@ -57,6 +58,8 @@ def load(
     """
     if config is None and (averaged := _averaged(Path(path))) is not None:
         config, path = Path(path) / "config.yaml", averaged
+    if config is None and config_file(path) is not None:
+        config = path
     given = None if config is None else as_config(config)
     prefix = ""
     if layout is None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import cache
 
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.registry import LAYOUTS, lines_for
 from mmdit.options import ModelOptions
 
-__all__ = ["KNOWN_PREFIXES", "first_blocks", "is_prefix", "pattern", "prefixes_of", "stem"]
+__all__ = ["KNOWN_PREFIXES", "first_blocks", "is_prefix", "pattern", "prefixes_of", "shortened", "stem"]
 
 # what programs put before every name: ComfyUI and all-in-one files, trainers, DistributedDataParallel, torch.compile
 KNOWN_PREFIXES = (
@@ -46,13 +47,24 @@ def first_blocks(layout: str, config: ModelOptions) -> Sides:
             lines of our own.
     """
     if layout != "mmdit":
-        return [_sides(line) for line in lines_for(layout, config) if not _LATER_BLOCK.search(line)]
+        return [_sides(line) for line in lines_for(layout, shortened(config)) if not _LATER_BLOCK.search(line)]
     for other in LAYOUTS[1:]:
         try:
             return [(left, left) for left, _ in first_blocks(other, config)]
         except LayoutError:
             continue
     raise LayoutError("no layout has lines for this model")
+
+
+def shortened(config: ModelOptions) -> ModelOptions:
+    """The model with no more than two blocks of each kind."""
+    single = config.single_stream
+    return replace(
+        config,
+        depth=min(config.depth, 2),
+        single_stream=None if single is None else replace(single, depth=min(single.depth, 2)),
+        attention=replace(config.attention, dual=tuple(n for n in config.attention.dual if n == 0)),
+    )
 
 
 def _sides(line: str) -> tuple[list[str], list[str]]:

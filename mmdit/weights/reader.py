@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,18 @@ from torch import Tensor
 from mmdit.config.yaml_document import one_line
 from mmdit.weights.gguf_file import gguf_header, gguf_values, is_gguf
 from mmdit.weights.header import DTYPES, CheckpointError, TensorFile, TensorInfo, named, read_header, read_json
+from mmdit.weights.places import is_index, weights_file
 from mmdit.weights.quantized import LONGEST_FORMAT, as_read, check_format, dequantize
 from mmdit.weights.writer import HASH_KEY, TensorSpec
 
-__all__ = ["INDEX", "SINGLE", "WeightFiles"]
-
-SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-INDEX_SUFFIX = ".index.json"
-SUFFIXES = (".safetensors.index.json", ".safetensors")
+__all__ = ["WeightFiles"]
 
 
 class WeightFiles:
     """The tensors of a safetensors or GGUF file, of an index's shards (`model.safetensors.index.json`), or of a folder
-    with one of these. All headers are read and checked at once, the tensors when they are asked for. Quantized weights
-    are brought to floating point when they are read.
+    with one of these, such as that of a pipeline of diffusers or one in the Hub's cache. All headers are read and
+    checked at once, the tensors when they are asked for. Quantized weights are brought to floating point when they are
+    read.
 
     Attributes:
         path: the file or the index.
@@ -42,13 +39,13 @@ class WeightFiles:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = _file_of(Path(path))
+        self.path = weights_file(Path(path))
         self.stored: dict[str, TensorInfo] = {}
         self.headers: dict[Path, TensorFile] = {}
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
         self._gguf: set[Path] = set()
-        if self.path.name.endswith(INDEX_SUFFIX):
+        if is_index(self.path):
             places, self.sha256 = _index(self.path)
             names: dict[str, set[str]] = {}
             for name, shard in places.items():
@@ -177,24 +174,6 @@ class WeightFiles:
         self.stored |= header.tensors
         self.headers[shard] = header
         self._shards |= dict.fromkeys(header.tensors, shard)
-
-
-def _file_of(path: Path) -> Path:
-    """The file or the index that a path means."""
-    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
-        return path
-    try:
-        held = sorted(item.name for item in path.iterdir() if item.name.endswith(SUFFIXES))
-    except OSError as error:
-        raise CheckpointError(f"{path}: can't be read: {error.strerror or error}") from None
-    for stem in ("model", "diffusion_pytorch_model"):  # the hub's names
-        for suffix in SUFFIXES:
-            if stem + suffix in held:
-                return path / (stem + suffix)
-    if len(held) == 1:
-        return path / held[0]
-    problem = f"holds {len(held)} of them; name one" if held else f"is a folder without {SINGLE} or {INDEX}"
-    raise CheckpointError(f"{path}: {problem}; expected a safetensors file")
 
 
 def _index(path: Path) -> tuple[dict[str, str], str | None]:

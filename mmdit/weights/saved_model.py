@@ -21,7 +21,17 @@ from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import CONFIG, parse_size, writing
 from mmdit.weights.writer import HASH_KEY, Written, common_dtype, content_hash, digest, specs_of
 
-__all__ = ["CheckpointError", "check_dtype", "filled", "load_weights", "own_metadata", "read_config", "save"]
+__all__ = [
+    "CONFIG_KEY",
+    "CheckpointError",
+    "check_dtype",
+    "filled",
+    "load_weights",
+    "mmdit_version",
+    "own_metadata",
+    "read_config",
+    "save",
+]
 
 FORMAT_KEY, CONFIG_KEY = "mmdit_format", "mmdit_config"
 FORMAT = "1"
@@ -171,12 +181,13 @@ def own_metadata(config: ModelOptions) -> dict[str, str]:
         "format": "pt",
         FORMAT_KEY: FORMAT,
         CONFIG_KEY: json.dumps({"model": as_data(config)}),  # defaults too: they may change
-        "mmdit_version": _version(),
+        "mmdit_version": mmdit_version(),
         "torch_version": str(torch.__version__),
     }
 
 
-def _version() -> str:
+def mmdit_version() -> str:
+    """That of the package that is installed."""
     try:
         return importlib.metadata.version("mmdit-cli")
     except importlib.metadata.PackageNotFoundError:  # run from its source, not installed

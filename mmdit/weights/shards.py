@@ -15,9 +15,10 @@ from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.header import CheckpointError, read_json
 from mmdit.weights.writer import HASH_KEY, TensorSpec, Written, content_hash, layout_of, write_tensors
 
-__all__ = ["CONFIG", "not_an_export", "parse_size", "split", "writing"]
+__all__ = ["CONFIG", "WRITER", "not_an_export", "parse_size", "split", "writing"]
 
 CONFIG = "config.json"
+WRITER = "_mmdit_version"  # a key of what we write for another program
 _UNITS = {"": 1, "B": 1}
 _UNITS |= {f"{prefix}{unit}": 1000**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
 _UNITS |= {f"{prefix}I{unit}": 1024**power for power, prefix in enumerate("KMGT", 1) for unit in ("", "B")}
@@ -135,8 +136,9 @@ def not_an_export(folder: Path) -> str | None:
 
 
 def _is_ours(config: Path) -> bool:
-    """Other programs' weights have a config.json, too."""
+    """Other programs' weights have a config.json, too; that which we write for them says so."""
     try:
-        return isinstance(read_json(config).get("model"), dict)
+        content = read_json(config)
+        return isinstance(content.get("model"), dict) or WRITER in content
     except CheckpointError:
         return False

@@ -15,6 +15,7 @@ from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "export"
 FP8: dict[str | None, Literal["fp8", "fp8-scaled"]] = {"fp8": "fp8", "fp8-scaled": "fp8-scaled"}
+DIFFUSERS_SHARD = "10GB"  # what its save_pretrained writes at most into a file
 PROGRAMS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
 
 
@@ -42,7 +43,12 @@ def command(
     ] = None,
     to: Annotated[
         LayoutName | None,
-        typer.Option("--to", metavar="LAYOUT", help="Whose names to write. Default: mmdit."),
+        typer.Option(
+            "--to",
+            metavar="LAYOUT",
+            help="Whose names to write. Default: mmdit. To diffusers, --out is a folder "
+            "that from_pretrained opens, unless it ends in .safetensors.",
+        ),
     ] = None,
     lora: Annotated[
         list[str] | None,
@@ -77,13 +83,15 @@ def command(
 ) -> None:
     """Write a model's weights with its config inside, reload them and compare.
 
-    --from and --to convert a file between the names of other implementations, tensor by tensor. Weights in fp8 or int8
-    are brought to floating point.
+    --to converts a file to the names of another implementation, tensor by tensor. Weights in fp8 or int8 are brought to
+    floating point.
     --format pt2 and onnx write programs that need no mmdit, for any batch and any number of tokens, with a mask for
     each modality of run.mask.
 
     Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --out model.safetensors
     """
+    if to == "diffusers" and max_shard_size is None and out.suffix != ".safetensors":
+        max_shard_size = DIFFUSERS_SHARD  # a folder
     kind: str = PROGRAMS.get(out.suffix, "safetensors") if format is None else format
     if weights is None and (os.path.isdir(request.configs[0]) or request.configs[0].endswith(".safetensors")):
         weights = Path(request.configs[0])

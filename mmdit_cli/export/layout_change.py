@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import prod
 
 import torch
@@ -10,11 +11,13 @@ from mmdit.config import build
 from mmdit.layouts import LayoutError
 from mmdit.layouts.adapters import read_adapter
 from mmdit.layouts.conversion import convert
+from mmdit.layouts.diffusers_files import diffusers_json
 from mmdit.layouts.layout_files import LayoutFiles, Weights
 from mmdit.layouts.merging import FittedAdapter, find_targets
 from mmdit.layouts.recognition import recognize_layout
 from mmdit.options import ModelOptions
-from mmdit.weights.saved_model import own_metadata
+from mmdit.weights.saved_model import CONFIG_KEY, own_metadata
+from mmdit.weights.shards import CONFIG
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.preconditions import Export, check_disk, check_room
@@ -60,6 +63,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     adapters = _adapters(asked, model)
+    beside = {} if shards is None else _beside(target, model)
     try:
         done = convert(
             given,
@@ -71,6 +75,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
             fp8=asked.fp8,
             adapters=adapters,
             max_shard_size=shards,
+            beside=beside,
             force=asked.force,
             on_stage=asked.on_progress,
         )
@@ -120,3 +125,15 @@ def _described(fitted: FittedAdapter) -> MergedLora:
         ranks=adapter.ranks,
         targets=len(fitted.targets),
     )
+
+
+def _beside(target: str, model: ModelOptions) -> dict[str, bytes]:
+    """What stands in a folder beside its weights: the config, as who reads the layout wants it."""
+    if target == "mmdit":
+        return {CONFIG: json.dumps(json.loads(own_metadata(model)[CONFIG_KEY]), indent=2).encode() + b"\n"}
+    if target != "diffusers":
+        return {}
+    try:
+        return {CONFIG: diffusers_json(model)}
+    except LayoutError as error:
+        raise UserError(f"--to diffusers: {error}; --out NAME.safetensors writes the weights alone") from None

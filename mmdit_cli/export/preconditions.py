@@ -11,10 +11,12 @@ from typing import Any
 import torch
 
 from mmdit.config import build
+from mmdit.config.model_folder import model_folder
 from mmdit.layouts.fp8_weights import Fp8
 from mmdit.options import ModelOptions
 from mmdit.weights.checkpoints import EMA, WEIGHTS, newest_checkpoint
-from mmdit.weights.reader import SINGLE, WeightFiles
+from mmdit.weights.places import SINGLE, is_index
+from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import not_an_export
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.units import bytes_
@@ -89,7 +91,7 @@ class Export:
             UserError: a folder holds neither; `raw` is said of something else than a run.
         """
         weights = self.weights
-        if weights is not None and weights.is_dir() and not _holds_weights(weights):
+        if weights is not None and _is_run(weights):
             checkpoint, problems = newest_checkpoint(weights)
             if checkpoint is None:
                 raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
@@ -104,7 +106,7 @@ class Export:
 
     def is_ours(self, config: ModelOptions) -> bool:
         """Whether the weights are fresh, a run's, or have our own names."""
-        if self.weights is None or (self.weights.is_dir() and not _holds_weights(self.weights)):
+        if self.weights is None or _is_run(self.weights):
             return True
         return layout_of(None, self.weights, config) == "mmdit"
 
@@ -117,9 +119,11 @@ class Export:
         return [str(self.out if self.max_shard_size is None else self.out / part.name) for part in parts]
 
 
-def _holds_weights(folder: Path) -> bool:
-    """Whether weights lie in the folder itself; a run has them in its checkpoints' folders."""
-    return any(path.name.endswith((".safetensors", ".safetensors.index.json")) for path in folder.iterdir())
+def _is_run(path: Path) -> bool:
+    """Whether this is a folder of which no weights are those to take, as those of a run are in its checkpoints'."""
+    return path.is_dir() and not any(
+        held.name.endswith(".safetensors") or is_index(held) for held in model_folder(path).iterdir()
+    )
 
 
 def check_disk(needed: int, out: Path) -> None:

@@ -23,13 +23,19 @@ SweepOption = Annotated[
 OneConfig = Annotated[
     str,
     typer.Option(
-        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or - (stdin)."
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or - (stdin).",
     ),
 ]
 SeveralConfigs = Annotated[
     list[str],
     typer.Option(
-        "--config", "-c", metavar="FILE", help="A YAML file, a shipped config's name, a run, weights, or -. Repeatable."
+        "--config",
+        "-c",
+        metavar="FILE",
+        help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or -. Repeatable.",
     ),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default
@@ -52,7 +58,9 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
     "seed": (Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")], 0),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")], False),
     "report": (
-        Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv or .md file.")],
+        Annotated[
+            Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv, .md or .html file.")
+        ],
         None,
     ),
     "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")], False),

@@ -10,14 +10,17 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from mmdit.config import as_config
+from mmdit.config.diffusers_config import config_file
 from mmdit.layouts.adapters import read_adapter
-from mmdit.layouts.fitting import fit
+from mmdit.layouts.fitting import Fit, fit
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import pattern, stem
 from mmdit.layouts.recognition import Recognized, recognize
 from mmdit.weights.contents import Part, kind_of, parts_of
 from mmdit.weights.header import CheckpointError, TensorInfo
 from mmdit.weights.matching import unreadable
+from mmdit.weights.places import is_index, left_over
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CONFIG_KEY, read_config
 
@@ -28,11 +31,12 @@ Held = Mapping[str, TensorInfo]
 class Identity:
     """What a file of weights is.
 
-    `config` is the shipped config that fits, or the name of the one in the file, with what has to be `set`; `others`
-    fit as well. `tensors`, `parameters` and `bytes` are the network's, and `dtypes` says how many of its tensors have
-    each; `quantized` says so of schemes such as `fp8 e4m3fn, scaled`. `spelling`, `ranks` and `targets` are of a LoRA
-    that can be merged. `inside` is what else is in the file, `doubts` what the file does not tell, `problems` how its
-    network differs from the config all the same, and `next` holds commands that go on from here.
+    `config` is the shipped config that fits, the folder that has one, or the name of the one in the file, with what has
+    to be `set`; `others` fit as well. `tensors`, `parameters` and `bytes` are the network's, and `dtypes` says how many
+    of its tensors have each; `quantized` says so of schemes such as `fp8 e4m3fn, scaled`. `spelling`, `ranks` and
+    `targets` are of a LoRA that can be merged. `inside` is what else is in the file, `doubts` what the file does not
+    tell, `problems` how its network differs from the config all the same, and `next` holds commands that go on from
+    here.
     """
 
     config: str | None = None
@@ -101,13 +105,16 @@ def _of_network(files: WeightFiles, found: Recognized, path: Path) -> Identity:
     held, start = files.tensors, len(found.prefix)
     under = {name[start:]: info for name, info in held.items() if name.startswith(found.prefix)}
     own = {name: x for name, x in under.items() if kind_of(name) is None or pattern(stem(name)) in found.patterns}
-    fitted = fit(found.layout, [name for names in found.configs.values() for name in names], own)
+    if config_file(path) is not None:
+        fitted = _fit_of_its_config(found.layout, path, own)
+    else:
+        fitted = fit(found.layout, [name for names in found.configs.values() for name in names], own)
     config, *others = fitted.configs
-    doubts = list(fitted.doubts)
+    doubts = [*_left_over(files), *fitted.doubts]
     if others:
         doubts.append(f"{', '.join(others)}: the same weights as {config}; which of them it is, no tensor tells")
     given = "".join(f" --set {shlex.quote(each)}" for each in fitted.overrides)
-    given = f"-c {config}{given} --weights {_quoted(path)}"
+    given = f"-c {shlex.quote(config)}{given} --weights {_quoted(path)}"
     after = f"mmdit shape-check {given}" if fitted.problems else f"mmdit export {given} --out OUT.safetensors"
     return _identity(
         files,
@@ -116,13 +123,24 @@ def _of_network(files: WeightFiles, found: Recognized, path: Path) -> Identity:
         config=config,
         layout=found.layout,
         prefix=found.prefix,
-        family=next(family for family, names in found.configs.items() if config in names),
+        family=next((of for of, names in found.configs.items() if config in names), next(iter(found.configs))),
         others=tuple(others),
         set=fitted.overrides,
         doubts=tuple(doubts),
         problems=fitted.problems,
         next=(after,),
     )
+
+
+def _fit_of_its_config(layout: str, path: Path, own: Held) -> Fit:
+    """How a folder's weights fit its own `config.json`."""
+    known = Layout(layout, as_config(path).model)
+    return Fit((str(path),), (), known, (), tuple(unreadable(known.theirs, own)))
+
+
+def _left_over(files: WeightFiles) -> list[str]:
+    names = left_over(files.path, list(files.headers)) if is_index(files.path) else []
+    return [f"the index does not name {', '.join(names)}, left over from something else"] if names else []
 
 
 def _identity(files: WeightFiles, own: Held, *, tables: Sequence[str] = (), **about: Any) -> Identity:

@@ -192,6 +192,19 @@ def test_what_is_no_safetensors_file_is_named(content, message, run, tmp_path):
     assert re.search(message, done.stderr), done.stderr
 
 
+def test_names_and_sizes_of_any_kind_are_answered(tmp_path):
+    """A header may claim anything: what it claims costs no memory, and no error but those that say what it is."""
+    flux = dict(Layout("flux", BY_NAME["flux.1-dev"].small_config().model).theirs)
+    odd = {"\x1b[31m": (1,), "a" * 5000: (), ".": (1,), "..weight": (0,), "model.model.model.model.model.x": (2,)}
+    huge = {name: (1 << 40, *([0] * len(shape[1:])), 0) for name, shape in flux.items()}
+    empty = {name: (0,) * len(shape) for name, shape in flux.items()}
+    blocks = {f"double_blocks.{n}.img_attn.qkv.weight": (3, 1) for n in range(15_000)}
+    swapped = {name: shape[::-1] for name, shape in flux.items()}
+    for shapes in (odd, huge, empty, flux | blocks, swapped, flux | odd):
+        found = identify(sparse_shapes(tmp_path / "f", shapes))
+        assert not found.ok and found.problems
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [((), "Name a model by --config"), (("--weights", "f", "--set", "model.depth=2"), "changes a config")],
