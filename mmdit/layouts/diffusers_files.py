@@ -12,7 +12,7 @@ from mmdit.config.diffusers_config import CLASS, WRONG, nested, our_keys
 from mmdit.config.file import validate_mapping
 from mmdit.config.shipped import shipped_configs
 from mmdit.layouts.language import LayoutError
-from mmdit.options import ModelOptions
+from mmdit.options import ModelOptions, as_data
 from mmdit.weights.saved_model import mmdit_version
 from mmdit.weights.shards import WRITER
 
@@ -26,17 +26,25 @@ def written_config(config: ModelOptions) -> dict[str, Any]:
     """The class of diffusers that is a config's model, and its arguments: those of which `from_pretrained` makes it.
 
     Raises:
-        LayoutError: no class of diffusers is this model.
+        LayoutError: no class of diffusers is this model; it names the nearest.
     """
+    nearest: tuple[list[str], str] | None = None
+    wanted = as_data(config)
     for name, known in CLASSES.items():
         for base, chosen in known.bases.items():
             try:
                 arguments = {key: each.theirs(config) for key, each in known.arguments.items()} | dict(chosen)
-                if _ours(known, arguments, base) == config:
-                    return {CLASS: name, "_diffusers_version": VERSION} | arguments
+                got = _ours(known, arguments, base)
             except (*WRONG, ConfigError):
                 continue
-    raise LayoutError("no class of diffusers is this model, whatever its arguments")
+            if got == config:
+                return {CLASS: name, "_diffusers_version": VERSION} | arguments
+            data = as_data(got)
+            other = sorted(key for key in wanted.keys() | data.keys() if wanted.get(key) != data.get(key))
+            if nearest is None or len(other) < len(nearest[0]):
+                nearest = other, name
+    more = f"; {nearest[1]} has another {', '.join(f'model.{key}' for key in nearest[0])}" if nearest else ""
+    raise LayoutError(f"no class of diffusers is this model{more}")
 
 
 def diffusers_json(config: ModelOptions) -> bytes:

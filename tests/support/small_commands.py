@@ -26,7 +26,10 @@ SMALL = {  # of a config: the values that make it so
     "adaptive": NARROW,
     "sd3-medium": SD3,
     "sd3.5-medium": [*SD3, "model.attention.dual=[0]"],
-    "flux.1-dev": [*IMAGE_AND_TEXT, *FEW_TOKENS, "model.depth=2", "model.single_stream.depth=2", "model.heads=1"],
+    "flux.1-dev": [  # as wide as its heads, or diffusers has no such network
+        *("model.modalities.*.dim=128", "model.dim_cond=128", *FEW_TOKENS),
+        *("model.depth=2", "model.single_stream.depth=2", "model.heads=1"),
+    ],
 }
 OFFICIAL = {
     "sd3.5_medium.safetensors": ("sd3.5-medium", "stability"),
