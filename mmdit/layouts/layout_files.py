@@ -13,14 +13,16 @@ from torch import Tensor
 from mmdit.layouts.language import Read
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import is_prefix, prefixes_of
-from mmdit.layouts.recognition import recognize_layout
+from mmdit.layouts.recognition import changed_by_lora, recognize_layout
 from mmdit.layouts.registry import LAYOUTS
 from mmdit.weights.contents import kind_of
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.matching import listed, unreadable
+from mmdit.weights.quantized import QUANTIZATION
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.writer import TensorSpec, specs_of
 
+ADAPTER = "it is a LoRA, which changes weights and holds none: name the weights, and this file with --lora"
 SOURCE = "mmdit_converted_from"  # in our files: the layout, prefix and metadata of the one that was converted
 
 
@@ -63,7 +65,7 @@ class LayoutFiles:
         under = {name.removeprefix(self.prefix): info for name, info in held.items() if name.startswith(self.prefix)}
         own = {name: info for name, info in under.items() if name in layout.theirs or kind_of(name) is None}
         self.left_aside = sorted(held.keys() - {self.prefix + name for name in own})
-        self.problems = unreadable(layout.theirs, own)
+        self.problems = [ADAPTER] if changed_by_lora(held) else unreadable(layout.theirs, own)
 
     def weights(self) -> Weights:
         """The tensors under the layout's own names.
@@ -78,7 +80,8 @@ class LayoutFiles:
 
     def _origin(self) -> Origin | None:
         if self.layout.name != "mmdit":
-            return Origin(self.layout.name, self.prefix, dict(self.files.metadata))
+            kept = {key: text for key, text in self.files.metadata.items() if key != QUANTIZATION}
+            return Origin(self.layout.name, self.prefix, kept)
         try:
             origin = Origin(**json.loads(self.files.metadata[SOURCE]))
         except (KeyError, ValueError, TypeError, RecursionError):

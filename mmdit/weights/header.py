@@ -22,7 +22,7 @@ from mmdit.config.regular_file import NotRegular, open_regular
 from mmdit.config.yaml_document import one_line
 from mmdit.weights.file_kinds import HEAD, foreign
 
-__all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json"]
+__all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "opened", "read_header", "read_json"]
 
 MAX_HEADER = 8_000_000  # bytes; published headers have some 100,000
 MAX_TENSORS = 20_000  # in a file; SD3.5-large has 922
@@ -49,12 +49,14 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor as a header describes it; `start` and `stop` are bytes after the header."""
+    """A tensor as a header describes it; `start` and `stop` are bytes after the header, `problem` is what keeps it from
+    being read, if anything does."""
 
     dtype: str
     shape: tuple[int, ...]
     start: int
     stop: int
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def read_header(path: str | Path) -> TensorFile:
     Raises:
         CheckpointError: it says what is wrong, with which tensor, or what else the file is.
     """
-    with _opened(path, "not a whole safetensors file: ") as file:
+    with opened(path, "not a whole safetensors file: ") as file:
         return _header(file, os.fstat(file.fileno()).st_size)
 
 
@@ -82,12 +84,12 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is none, or has a key twice.
     """
-    with _opened(path) as file:
+    with opened(path) as file:
         return _object(file.read(MAX_HEADER + 1))
 
 
 @contextmanager
-def _opened(path: str | Path, wrong: str = "") -> Iterator[BinaryIO]:
+def opened(path: str | Path, wrong: str = "") -> Iterator[BinaryIO]:
     """A regular file; all errors, `wrong` before those of the content, become one that names it."""
     try:
         with open_regular(path) as file:

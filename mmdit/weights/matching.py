@@ -53,10 +53,23 @@ def empty_model(files: WeightFiles, config: ModelOptions) -> nn.Module:
 
 def unreadable(wanted: Shapes, held: Mapping[str, TensorInfo]) -> list[str]:
     """How what headers describe differs from the weights that are wanted, in name, shape or type."""
-    return misfits(wanted, {name: info.shape for name, info in held.items()}) + [
+    closed: dict[str, list[str]] = {}
+    for name in sorted(wanted.keys() & held.keys()):
+        if held[name].problem:
+            closed.setdefault(held[name].problem, []).append(name)
+    without = {name for names in closed.values() for name in names}
+    problems = []
+    for problem, names in closed.items():
+        more = f", and so are {len(names) - 1} more" if len(names) > 1 else ""
+        problems.append(f"{named(min(names))} {problem}{more}")
+    problems += misfits(
+        {name: shape for name, shape in wanted.items() if name not in without},
+        {name: info.shape for name, info in held.items() if name not in without},
+    )
+    return problems + [
         f"{name} has the dtype {held[name].dtype}, wanted one of {', '.join(FLOATS)}"
         for name in wanted
-        if name in held and held[name].dtype not in FLOATS
+        if name in held and name not in without and held[name].dtype not in FLOATS
     ]
 
 

@@ -1,7 +1,8 @@
-"""Weights on the disk, in one safetensors file or in shards that an index names."""
+"""Weights on the disk, in one safetensors or GGUF file or in shards that an index names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +11,26 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmdit.config.yaml_document import one_line
+from mmdit.weights.gguf_file import gguf_header, gguf_values, is_gguf
 from mmdit.weights.header import DTYPES, CheckpointError, TensorFile, TensorInfo, named, read_header, read_json
 from mmdit.weights.places import is_index, weights_file
+from mmdit.weights.quantized import LONGEST_FORMAT, as_read, check_format, dequantize
 from mmdit.weights.writer import HASH_KEY, TensorSpec
 
 __all__ = ["WeightFiles"]
 
 
 class WeightFiles:
-    """The tensors of a safetensors file, of an index's shards (`model.safetensors.index.json`), or of a folder with
-    either, such as that of a pipeline of diffusers or one in the Hub's cache. All headers are read and checked at once,
-    the tensors when they are asked for.
+    """The tensors of a safetensors or GGUF file, of an index's shards (`model.safetensors.index.json`), or of a folder
+    with one of these, such as that of a pipeline of diffusers or one in the Hub's cache. All headers are read and
+    checked at once, the tensors when they are asked for. Quantized weights are brought to floating point when they are
+    read.
 
     Attributes:
         path: the file or the index.
-        tensors: what the headers say of each tensor, by name.
+        stored: what the headers say of each tensor, by name.
+        tensors: the same as they are read: quantized weights in floating point, without their scales.
+        quantized: how those are stored.
         headers: of each file.
         sha256: the hash of the whole content, where the index or the only file holds one.
 
@@ -34,20 +40,27 @@ class WeightFiles:
 
     def __init__(self, path: str | Path) -> None:
         self.path = weights_file(Path(path))
-        self.tensors: dict[str, TensorInfo] = {}
+        self.stored: dict[str, TensorInfo] = {}
         self.headers: dict[Path, TensorFile] = {}
         self._shards: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        if not is_index(self.path):
+        self._gguf: set[Path] = set()
+        if is_index(self.path):
+            places, self.sha256 = _index(self.path)
+            names: dict[str, set[str]] = {}
+            for name, shard in places.items():
+                names.setdefault(shard, set()).add(name)
+            for shard in sorted(names):
+                self._add(self.path.parent / shard, names[shard])
+        else:
             self._add(self.path, None)
             self.sha256 = self.metadata.get(HASH_KEY)
-            return
-        places, self.sha256 = _index(self.path)
-        names: dict[str, set[str]] = {}
-        for name, shard in places.items():
-            names.setdefault(shard, set()).add(name)
-        for shard in sorted(names):
-            self._add(self.path.parent / shard, names[shard])
+        self.tensors, self.quantized = as_read(self.stored, self.metadata)
+
+    @property
+    def format(self) -> str:
+        """What the files are."""
+        return "GGUF" if self._gguf else "safetensors"
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -61,23 +74,38 @@ class WeightFiles:
         self._open.clear()  # tensors that were read keep their mapping
 
     def spec(self, name: str) -> TensorSpec:
-        """A tensor's dtype and shape, from the header alone.
+        """The dtype and shape that a tensor is read with, from the header alone.
 
         Raises:
-            CheckpointError: torch has no such dtype.
+            CheckpointError: it can't be read, or torch has no such dtype.
         """
         info = self.tensors[name]
-        if info.dtype not in DTYPES:
-            raise CheckpointError(f"{self._shards[name]}: {named(name)} has the dtype {info.dtype}, which is not read")
-        return TensorSpec(DTYPES[info.dtype], info.shape)
+        if info.problem:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)} {info.problem}")
+        return self._spec(name, info)
 
     def read(self, name: str) -> Tensor:
-        """A tensor, mapped from its file: nothing is copied, and writing to it does not change the file.
+        """A tensor. It is mapped from its file, and writing to it does not change the file; one that is quantized is
+        brought to floating point, in memory.
 
         Raises:
-            CheckpointError: the file has changed, or torch has no such dtype.
+            CheckpointError: the file has changed, torch has no such dtype, or the scale is not finite.
         """
-        spec, shard = self.spec(name), self._shards[name]
+        return self._floating(name, self.mapped)
+
+    def copy(self, name: str) -> Tensor:
+        """A tensor in memory of its own, which is given back with it: what is mapped counts as used while it is open.
+
+        Raises:
+            CheckpointError: as `read`.
+        """
+        return self._floating(name, self._copied)
+
+    def mapped(self, name: str) -> Tensor:
+        """A tensor as it is stored, mapped from its file; of GGUF it is a copy."""
+        spec, shard = self._spec(name, self.stored[name]), self._shards[name]
+        if shard in self._gguf:
+            return self._copied(name)
         try:
             if shard not in self._open:
                 self._open[shard] = safe_open(shard, framework="pt")
@@ -88,32 +116,62 @@ class WeightFiles:
             raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
         return tensor
 
-    def copy(self, name: str) -> Tensor:
-        """A tensor in memory of its own, which is given back with it: what is mapped counts as used while it is open.
-
-        Raises:
-            CheckpointError: the file has changed, or torch has no such dtype.
-        """
-        spec, shard, info = self.spec(name), self._shards[name], self.tensors[name]
+    def _copied(self, name: str) -> Tensor:
+        """A tensor as it is stored, in memory."""
+        spec = self._spec(name, self.stored[name])
         tensor = torch.empty(spec.shape, dtype=spec.dtype)
+        self._fill(name, tensor.reshape(-1).view(torch.uint8))
+        return tensor
+
+    def _fill(self, name: str, data: Tensor) -> None:
+        """Read a tensor's bytes."""
+        shard, info = self._shards[name], self.stored[name]
         try:
             with open(shard, "rb") as file:
                 file.seek(self.headers[shard].start + info.start)
-                count = file.readinto(tensor.reshape(-1).view(torch.uint8).numpy().data)
+                count = file.readinto(data.numpy().data)
         except OSError as error:
             raise CheckpointError(f"{shard}: {named(name)} can't be read: {error.strerror or error}") from None
-        if count != spec.nbytes:
+        if count != info.stop - info.start:
             raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
-        return tensor
+
+    def _floating(self, name: str, get: Callable[[str], Tensor]) -> Tensor:
+        """A tensor in floating point if it is a weight, from those that are stored."""
+        self.spec(name)  # it can be read
+        how = self.quantized.get(name)
+        if how is None:
+            return get(name)
+        try:
+            if how.blocks:
+                info = self.stored[name]
+                data = torch.empty(info.stop - info.start, dtype=torch.uint8)
+                self._fill(name, data)
+                return gguf_values(data, info)
+            if how.format is not None:
+                if self.stored[how.format].dtype != "U8":
+                    raise ValueError(f"{named(how.format)} holds no bytes")
+                check_format(bytes(get(how.format).flatten()[:LONGEST_FORMAT].tolist()), self.stored[name])
+            return dequantize(get(name), None if how.scale is None else get(how.scale))
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)}: {error}") from None
+
+    def _spec(self, name: str, info: TensorInfo) -> TensorSpec:
+        if info.dtype not in DTYPES:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)} has the dtype {info.dtype}, which is not read")
+        return TensorSpec(DTYPES[info.dtype], info.shape)
 
     def _add(self, shard: Path, wanted: set[str] | None) -> None:
         """Take up a file, which holds all that is wanted of it and nothing else."""
-        header = read_header(shard)
+        if is_gguf(shard):
+            self._gguf.add(shard)
+        header = gguf_header(shard) if shard in self._gguf else read_header(shard)
         if wanted is not None and wanted != header.tensors.keys():
             name = min(wanted ^ header.tensors.keys())
             problem = "is not in it" if name in wanted else "is in it and not in the index, or in another shard there"
             raise CheckpointError(f"{shard}: does not agree with {self.path.name}: {named(name)} {problem}")
-        self.tensors |= header.tensors
+        self.stored |= header.tensors
         self.headers[shard] = header
         self._shards |= dict.fromkeys(header.tensors, shard)
 

@@ -112,10 +112,11 @@ def load_weights(
         tensors, digests = {}, {}
         for name in files.tensors:
             tensor = files.read(name)
-            if verify:
+            if verify and name not in files.quantized:
                 digests[name] = digest(tensor)
             tensors[name] = tensor.to(device=device, dtype=dtype)
-        if verify:
+        if verify:  # what is hashed is what is stored: the quantized weights, and their scales
+            digests |= {name: digest(files.mapped(name)) for name in files.stored.keys() - digests.keys()}
             _check_hash(files, digests)
     return filled(model, tensors, wanted, device)
 
@@ -153,7 +154,7 @@ def read_config(files: WeightFiles) -> Config:
 def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
     if files.sha256 is None:
         raise CheckpointError(f"{files.path}: holds no hash to verify (metadata {HASH_KEY!r})")
-    if content_hash(files.tensors, digests) != files.sha256:
+    if content_hash(files.stored, digests) != files.sha256:
         raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 

@@ -14,6 +14,7 @@ from mmdit_cli.request.request import Request
 from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "export"
+FP8: dict[str | None, Literal["fp8", "fp8-scaled"]] = {"fp8": "fp8", "fp8-scaled": "fp8-scaled"}
 DIFFUSERS_SHARD = "10GB"  # what its save_pretrained writes at most into a file
 PROGRAMS: dict[str, Literal["pt2", "onnx"]] = {".pt2": "pt2", ".onnx": "onnx"}
 
@@ -49,6 +50,14 @@ def command(
             "that from_pretrained opens, unless it ends in .safetensors.",
         ),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--lora",
+            metavar="FILE[:SCALE]",
+            help="Merge a LoRA of kohya's, diffusers' or peft's into the weights. Repeatable.",
+        ),
+    ] = None,
     max_shard_size: Annotated[
         str | None,
         typer.Option("--max-shard-size", metavar="SIZE", help="Write a folder of files of at most SIZE, such as 5GB."),
@@ -65,13 +74,17 @@ def command(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; where names are converted, as it is."
+            "--dtype",
+            metavar="DTYPE",
+            help="fp32, bf16 or fp16; or the blocks' matrices in fp8 (e4m3fn), with scales by fp8-scaled. "
+            "Default: fp32; where names are converted, as it is.",
         ),
     ] = None,
 ) -> None:
     """Write a model's weights with its config inside, reload them and compare.
 
-    --to converts a file to the names of another implementation, tensor by tensor.
+    --to converts a file to the names of another implementation, tensor by tensor. Weights in fp8 or int8 are brought to
+    floating point.
     --format pt2 and onnx write programs that need no mmdit, for any batch and any number of tokens, with a mask for
     each modality of run.mask.
 
@@ -82,12 +95,16 @@ def command(
     kind: str = PROGRAMS.get(out.suffix, "safetensors") if format is None else format
     if weights is None and (os.path.isdir(request.configs[0]) or request.configs[0].endswith(".safetensors")):
         weights = Path(request.configs[0])
+    fp8 = FP8.get(dtype)
     if kind != "safetensors":
-        for option, value in (("--from", from_), ("--to", to), ("--max-shard-size", max_shard_size)):
+        given = {"--from": from_, "--to": to, "--max-shard-size": max_shard_size, "--dtype": fp8}
+        given["--lora"] = lora[0] if lora else None
+        for option, value in given.items():
             if value is not None:
                 raise UserError(f"{option} {value}: is for --format safetensors; convert first, then export the result")
 
     from mmdit_cli.export.layout_change import convert_weights
+    from mmdit_cli.export.lora_option import lora_file
     from mmdit_cli.export.preconditions import Export
     from mmdit_cli.export.program_export import export_program
     from mmdit_cli.export.tables import export_tables
@@ -97,14 +114,19 @@ def command(
 
     check_apart({"config": request.configs}, out=out, report=request.report)
     check_apart({"weights": weights}, report=request.report)  # which --out may replace, with --force
-    (loaded,), torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    files = tuple(map(lora_file, lora or ()))
+    check_apart({"lora": [str(path) for path, _ in files]}, out=out, report=request.report)
+    (loaded,), torch_device = request.load_configs(), request.torch_device
+    torch_dtype = None if dtype is None or fp8 else request.torch_dtype
     with stage_progress() as on_progress:
         asked = Export(
             out=out,
             weights=weights,
             raw=raw,
             seed=request.seed,
-            dtype=None if dtype is None else torch_dtype,
+            dtype=torch_dtype,
+            fp8=fp8,
+            lora=files,
             device=torch_device,
             force=force,
             max_shard_size=max_shard_size,
@@ -113,7 +135,7 @@ def command(
         )
         if kind != "safetensors":
             result = export_program(loaded, asked, format=kind)
-        elif from_ or to or not asked.is_ours(loaded.model):
+        elif from_ or to or fp8 or lora or not asked.is_ours(loaded.model):
             result = convert_weights(loaded, asked, source=from_, target=to or "mmdit")
         else:
             result = export_model(loaded, asked)

@@ -9,9 +9,11 @@ import torch
 
 from mmdit.config import build
 from mmdit.layouts import LayoutError
+from mmdit.layouts.adapters import read_adapter
 from mmdit.layouts.conversion import convert
 from mmdit.layouts.diffusers_files import diffusers_json
 from mmdit.layouts.layout_files import LayoutFiles, Weights
+from mmdit.layouts.merging import FittedAdapter, find_targets
 from mmdit.layouts.recognition import recognize_layout
 from mmdit.options import ModelOptions
 from mmdit.weights.saved_model import CONFIG_KEY, own_metadata
@@ -19,7 +21,7 @@ from mmdit.weights.shards import CONFIG
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
 from mmdit_cli.export.preconditions import Export, check_disk, check_room
-from mmdit_cli.export.weights_export import ExportResult
+from mmdit_cli.export.weights_export import ExportResult, MergedLora
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.weights_layout import find_layout, layout_of
 
@@ -43,6 +45,8 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
     layouts = find_layout("--from", source, model), to
     about, aside = asked.about(config, file), list[str]()
     if file is None:
+        if asked.lora:
+            raise UserError("--lora changes the weights of a file; name it with --weights")
         check_room(config, out, dtype=asked.weights_dtype, device=torch.device("cpu"), file=None)
         torch.manual_seed(asked.seed)
         state = build(model, dtype=asked.weights_dtype).state_dict()
@@ -58,6 +62,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
     if aside:
         first = ", ".join(aside[:SHOWN]) + (", ..." if len(aside) > SHOWN else "")
         asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
+    adapters = _adapters(asked, model)
     beside = {} if shards is None else _beside(target, model)
     try:
         done = convert(
@@ -67,6 +72,8 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
             target_layout=layouts[1],
             metadata=about | own_metadata(model),
             dtype=dtype,
+            fp8=asked.fp8,
+            adapters=adapters,
             max_shard_size=shards,
             beside=beside,
             force=asked.force,
@@ -92,6 +99,31 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         layout=target,
         changed=tuple(done.changed),
         left_aside=len(aside),
+        errors=done.errors,
+        lora=tuple(map(_described, adapters)),
+    )
+
+
+def _adapters(asked: Export, model: ModelOptions) -> list[FittedAdapter]:
+    """The LoRAs that are to be merged, found in the model."""
+    found = []
+    for path, scale in asked.lora:
+        adapter = read_adapter(path)
+        if adapter.left_aside:
+            asked.on_message(f"--lora {path}: left aside: {adapter.left_aside} tensors of text encoders")
+        found.append(find_targets(adapter, model, scale))
+    return found
+
+
+def _described(fitted: FittedAdapter) -> MergedLora:
+    adapter = fitted.adapter
+    return MergedLora(
+        file=str(adapter.path),
+        scale=fitted.scale,
+        spelling=adapter.spelling,
+        layout=fitted.layout.name,
+        ranks=adapter.ranks,
+        targets=len(fitted.targets),
     )
 
 

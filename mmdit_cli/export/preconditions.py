@@ -12,6 +12,7 @@ import torch
 
 from mmdit.config import build
 from mmdit.config.model_folder import model_folder
+from mmdit.layouts.fp8_weights import Fp8
 from mmdit.options import ModelOptions
 from mmdit.weights.checkpoints import EMA, WEIGHTS, newest_checkpoint
 from mmdit.weights.places import SINGLE, is_index
@@ -40,6 +41,8 @@ class Export:
             averaged weights are taken; None: fresh ones by seed.
         raw: take a run's weights as they were trained, not their average.
         dtype: of the weights in the file; None: float32, or where they are converted that of the source.
+        fp8: the blocks' matrices in e4m3fn, `fp8` or with scales `fp8-scaled`.
+        lora: files of LoRAs to merge, each with what its changes are multiplied with.
         device: where the model and its copy are compared.
         force: replace an existing file or folder.
         max_shard_size: such as `5GB`; then `out` is a folder of files that hold at most so many bytes of tensors.
@@ -52,6 +55,8 @@ class Export:
     raw: bool = False
     seed: int = 0
     dtype: torch.dtype | None = None
+    fp8: Fp8 | None = None
+    lora: tuple[tuple[Path, float], ...] = ()
     device: torch.device = CPU
     force: bool = False
     max_shard_size: str | None = None
@@ -155,6 +160,6 @@ def _held(parameters: int, dtype: torch.dtype, device: torch.device, file: Path 
     """Bytes of memory that can't be given back while the model is there; its copy comes when it is gone."""
     if device.type == "cpu" and file is not None:
         with WeightFiles(file) as files:
-            if all(files.spec(name).dtype == dtype for name in files.tensors):
+            if not files.quantized and all(files.spec(name).dtype == dtype for name in files.tensors):
                 return 0  # mapped: the system holds what it has room for
     return parameters * dtype.itemsize

@@ -11,6 +11,7 @@ from torch import nn
 
 import mmdit
 from mmdit.config import build
+from mmdit.layouts.fp8_weights import KindError
 from mmdit.options import ModelOptions
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.reader import WeightFiles
@@ -28,6 +29,18 @@ TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
 @dataclass(frozen=True)
+class MergedLora:
+    """A LoRA that was merged: its changes times `scale`, under whose names and in which layout they were found."""
+
+    file: str
+    scale: float
+    spelling: str
+    layout: str
+    ranks: tuple[int, ...]
+    targets: int
+
+
+@dataclass(frozen=True)
 class ExportResult:
     """What was written, and that it was read back.
 
@@ -39,7 +52,8 @@ class ExportResult:
 
     Where weights were converted between layouts, `verified` says that they were brought back and compared with the
     source, and `max_abs_diff` is the largest difference of a weight; `changed` names the tensors that have one, and
-    `left_aside` counts those of the file that are none of the model's.
+    `left_aside` counts those of the file that are none of the model's. Where they were rounded to fp8, that is the
+    difference, and `errors` has it by kind of layer. `lora`: what was merged; then the source is what that gave.
     """
 
     config: str
@@ -56,6 +70,8 @@ class ExportResult:
     layout: str = "mmdit"
     changed: tuple[str, ...] = ()
     left_aside: int = 0
+    errors: tuple[KindError, ...] = ()
+    lora: tuple[MergedLora, ...] = ()
     inputs: dict[str, list[str]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
 

@@ -37,7 +37,8 @@ Shapes = tuple[tuple[tuple[int, ...], torch.dtype, int], ...]  # shape, type, ho
 @dataclass(frozen=True)
 class MemoryEstimate:
     """Bytes, named as in `MemoryUse`. `kernels` says whose operators were followed: the CPU's stand in for those of a
-    CUDA device that torch does not see here."""
+    CUDA device that torch does not see here. `trained`: parameters that a step changes, which `parameters` does not
+    count where they are a LoRA's."""
 
     config: str
     mode: Mode
@@ -54,6 +55,7 @@ class MemoryEstimate:
     peak_phase: str
     kernels: str
     ema: int = 0
+    trained: int = 0
     training: Training | None = None
 
 
@@ -87,19 +89,23 @@ def estimate(
         checkpoint = config.model.checkpoint_activations
     kernels = "cuda" if device.type == "cuda" and torch.cuda.is_available() else "cpu"
     fake = torch.device(device if kernels == "cuda" else "cpu")
-    kept = training.weights_dtype(dtype) if mode == "train" else dtype
+    kept = training.model_dtype(dtype) if mode == "train" else dtype
     with possible(config):
         inputs = example_inputs(config, device="meta", dtype=kept, batch_size=batch_size)
         model = meta_model(config, kept, checkpoint=checkpoint)
     model.train(mode == "train").requires_grad_(mode == "train")
+    parameters = sum(p.numel() for p in model.parameters())
     if mode == "train":
-        training.freeze(model)
-    weights, parameters = model_bytes(model), sum(p.numel() for p in model.parameters())
+        training.prepare(model, dtype)
+    weights, trained = model_bytes(model), [p for p in model.parameters() if p.requires_grad]
+    averaged, count = total_bytes(trained) if training.lora_rank else weights, sum(p.numel() for p in trained)
+    del trained  # they are to be replaced by fake ones
     runs = [] if whole else _shorten(model)
     with possible(config), FakeTensorMode():
         fake_parameters(model, fake)
         # its cache of cast weights ends with the forward pass, and holds less than the gradients that come after it
-        autocast = nullcontext() if kept == dtype else torch.autocast(fake.type, dtype, cache_enabled=False)
+        cast = mode == "train" and training.weights_dtype(dtype) != dtype
+        autocast = nullcontext() if not cast else torch.autocast(fake.type, dtype, cache_enabled=False)
         tracker, after_forward, after_backward = _run(model, config, fake_inputs(inputs.kwargs, fake), autocast)
     added = [_added(tracker, run) for run in runs]
     if any(each is None for each in added):
@@ -117,7 +123,7 @@ def estimate(
         shapes = _with_gradients(model, runs)
         gradients = sum(torch.Size(shape).numel() * kind.itemsize * count for shape, kind, count in shapes)
         optimizer, temporaries = _stepped(training.optimizer, shapes, str(fake), device.type == "cuda")
-        ema = weights if training.ema else 0
+        ema = averaged if training.ema else 0
         phases.append(Phase(OPTIMIZER, left, left + temporaries, 0))
     top = highest(phases)
     return MemoryEstimate(
@@ -136,6 +142,7 @@ def estimate(
         peak_phase=top.name,
         kernels=kernels,
         ema=ema,
+        trained=count,
         training=training if mode == "train" else None,
     )
 

@@ -31,6 +31,7 @@ def estimate_tables(results: Sequence[MemoryVerdict], width: int) -> list[Render
         Row("training", lambda r: r.training.described(r.dtype), when=results[0].training is not None),
         Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}"),
         Row("parameters", lambda r: f.count(r.parameters)),
+        Row("  that are trained", lambda r: f.count(r.memory_bytes.trained), when=any(map(_partly, results))),
     ]
     rows += [
         *memory_rows(results),
@@ -49,6 +50,10 @@ def memory_rows(results: Sequence[Any]) -> list[Row]:
     """What the memory of a call is made of, as far as any result has it."""
     held = [part for part in PARTS if any(getattr(r.memory_bytes, part, 0) for r in results)]
     return [Row(part, partial(_bytes_of, part)) for part in held]
+
+
+def _partly(result: MemoryVerdict) -> bool:
+    return result.mode == "train" and result.memory_bytes.trained != result.parameters
 
 
 def _bytes_of(part: str, result: Any) -> str:

@@ -63,6 +63,16 @@ def command(
         str | None,
         typer.Option("--trainable", metavar="NAMES", help="--estimate: weights that are trained: '*.to_qkv.*'."),
     ] = None,
+    lora_rank: Annotated[
+        int | None,
+        typer.Option(
+            "--lora-rank",
+            min=1,
+            max=65536,
+            metavar="N",
+            help="--estimate: training a LoRA, of attention and feedforward or of what --trainable names.",
+        ),
+    ] = None,
     sweep: SweepOption = None,
     plot: Annotated[
         Path | None,
@@ -102,9 +112,12 @@ def command(
         raise UserError(f"--estimate measures nothing; leave out {', '.join(given)}")
 
     kept: dict[str, Any] = {"precision": precision, "optimizer": optimizer, "ema": ema, "trainable": trainable}
+    kept |= {"lora_rank": lora_rank}
     kept = {option: value for option, value in kept.items() if value is not None}
+    if lora_rank is not None:
+        mode = "train"
     if kept and not (mode == "train" and (estimate or memory is not None)):
-        raise UserError(f"--{next(iter(kept))} is for --estimate with --mode train")
+        raise UserError(f"--{next(iter(kept)).replace('_', '-')} is for --estimate with --mode train")
 
     if mode == "sample":
         refuse = {"--estimate": estimate or None, "--memory": memory}

@@ -12,12 +12,13 @@ from typing import Any
 
 from mmdit.config import as_config
 from mmdit.config.diffusers_config import config_file
+from mmdit.layouts.adapters import read_adapter
 from mmdit.layouts.fitting import Fit, fit
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import pattern, stem
 from mmdit.layouts.recognition import Recognized, recognize
 from mmdit.weights.contents import Part, kind_of, parts_of
-from mmdit.weights.header import TensorInfo
+from mmdit.weights.header import CheckpointError, TensorInfo
 from mmdit.weights.matching import unreadable
 from mmdit.weights.places import is_index, left_over
 from mmdit.weights.reader import WeightFiles
@@ -32,8 +33,10 @@ class Identity:
 
     `config` is the shipped config that fits, the folder that has one, or the name of the one in the file, with what has
     to be `set`; `others` fit as well. `tensors`, `parameters` and `bytes` are the network's, and `dtypes` says how many
-    of its tensors have each. `inside` is what else is in the file, `doubts` what the file does not tell, `problems` how
-    its network differs from the config all the same, and `next` holds commands that go on from here.
+    of its tensors have each; `quantized` says so of schemes such as `fp8 e4m3fn, scaled`. `spelling`, `ranks` and
+    `targets` are of a LoRA that can be merged. `inside` is what else is in the file, `doubts` what the file does not
+    tell, `problems` how its network differs from the config all the same, and `next` holds commands that go on from
+    here.
     """
 
     config: str | None = None
@@ -50,6 +53,10 @@ class Identity:
     parameters: int
     bytes: int
     dtypes: dict[str, int]
+    quantized: dict[str, int]
+    spelling: str | None = None
+    ranks: tuple[int, ...] = ()
+    targets: int = 0
     inside: list[Part]
     doubts: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
@@ -82,9 +89,16 @@ def _with_own_config(files: WeightFiles, path: Path) -> Identity:
 def _of_lora(files: WeightFiles, found: Recognized) -> Identity:
     family, *more = found.configs
     doubts = (f"as many of its names are those of {', '.join(more)}",) if more else ()
-    return _identity(
-        files, files.tensors, layout=found.layout, prefix=found.prefix, family=family, lora=True, doubts=doubts
-    )
+    about: dict[str, Any] = {"layout": found.layout, "prefix": found.prefix, "family": family, "lora": True}
+    try:
+        lora = read_adapter(files.path)
+        about |= {"spelling": lora.spelling, "ranks": lora.ranks, "targets": len(lora.targets)}
+        about["next"] = (
+            f"mmdit export -c CONFIG --weights WEIGHTS --lora {_quoted(files.path)} --out OUT.safetensors",
+        )
+    except CheckpointError as error:
+        about["problems"] = (str(error),)
+    return _identity(files, files.tensors, doubts=doubts, **about)
 
 
 def _of_network(files: WeightFiles, found: Recognized, path: Path) -> Identity:
@@ -135,11 +149,12 @@ def _identity(files: WeightFiles, own: Held, *, tables: Sequence[str] = (), **ab
     return Identity(
         ok=not about.get("problems"),
         file=str(files.path),
-        format="safetensors" if count == 1 else f"safetensors, {count} shards",
+        format=files.format if count == 1 else f"{files.format}, {count} shards",
         tensors=len(own),
         parameters=sum(prod(info.shape) for name, info in own.items() if name not in tables),
         bytes=sum(info.stop - info.start for info in own.values()),
-        dtypes=dict(Counter(info.dtype for info in own.values()).most_common()),
+        dtypes=dict(Counter(files.stored[name].dtype for name in own).most_common()),
+        quantized=dict(Counter(how.scheme for name, how in files.quantized.items() if name in own).most_common()),
         inside=parts_of([name for name in files.tensors if name not in own], files.tensors),
         **about,
     )

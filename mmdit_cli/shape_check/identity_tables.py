@@ -17,7 +17,9 @@ PROBLEMS = 5  # shown on a screen
 
 def identity_tables(result: Identity) -> list[RenderableType]:
     """The network, what else is in the file, what is in doubt or wrong, and what to do next."""
-    dtypes = ", ".join(f"{count:,} of {dtype}" for dtype, count in result.dtypes.items())
+    dtypes, schemes = (
+        ", ".join(f"{count:,} of {name}" for name, count in each.items()) for each in (result.dtypes, result.quantized)
+    )
     rows = [
         ("file", result.file),
         ("format", result.format),
@@ -27,6 +29,7 @@ def identity_tables(result: Identity) -> list[RenderableType]:
         ("with", " ".join(f"--set {each}" for each in result.set)),
         ("parameters", f"{result.parameters:,}" if result.tensors and not result.lora else ""),
         ("tensors", f"{dtypes}, {f.bytes_(result.bytes)}" if result.tensors else ""),
+        ("quantized", schemes),
     ]
     parts: list[RenderableType] = [pairs("weights", [row for row in rows if row[1]], bold=["is", "config"])]
     if result.inside:
@@ -46,7 +49,9 @@ def identity_tables(result: Identity) -> list[RenderableType]:
 
 def _what(result: Identity) -> str:
     if result.lora:
-        return f"a LoRA for {result.family}"
+        ranks = " to ".join(map(str, dict.fromkeys((result.ranks[0], result.ranks[-1])))) if result.ranks else ""
+        told = f", rank {ranks}, {result.targets:,} targets, in {result.spelling}'s spelling" if ranks else ""
+        return f"a LoRA for {result.family}{told}"
     if result.family is not None:
         return f"a network of the family {result.family}"
     return "weights that mmdit wrote, with their config" if result.layout == "mmdit" else "no network that mmdit knows"

@@ -42,7 +42,7 @@ def check_weights(config: ModelOptions, path: Path, layout: str | None = None) -
     """
     layout = layout_of(layout, path, config)
     files = LayoutFiles(path, find_layout("--from", layout, config))
-    tensors = files.files.tensors
+    tensors = files.files.stored
     return WeightsCheck(
         file=str(files.files.path),
         layout=layout,

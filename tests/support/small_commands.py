@@ -15,6 +15,7 @@ import shlex
 from pathlib import Path
 
 from tests.support.paths import ROOT
+from tests.support.quantized_files import low_rank, plain, save_gguf
 
 IMAGE_AND_TEXT = ["model.modalities.text.dim=64", "model.modalities.image.dim=64", "model.dim_cond=16"]
 FEW_TOKENS = ["run.tokens.text=8", "run.tokens.image=16"]
@@ -30,7 +31,13 @@ SMALL = {  # of a config: the values that make it so
         *("model.depth=2", "model.single_stream.depth=2", "model.heads=1"),
     ],
 }
-OFFICIAL = {"flux1-dev.safetensors": ("flux.1-dev", "flux"), "sd3.5_medium.safetensors": ("sd3.5-medium", "stability")}
+OFFICIAL = {
+    "sd3.5_medium.safetensors": ("sd3.5-medium", "stability"),
+    **dict.fromkeys(
+        ("flux1-dev.safetensors", "flux1-dev-fp8.safetensors", "flux1-dev-Q8_0.gguf", "style.safetensors"),
+        ("flux.1-dev", "flux"),
+    ),
+}
 TOY = [
     *("train.batch_size=4", "train.warmup_steps=1"),
     *("train.evaluation_samples=6", "train.evaluate_every=0", "train.sampler.steps=1"),
@@ -93,5 +100,11 @@ def write_stand_in(path: Path) -> None:
 
     name, layout = OFFICIAL[path.name]
     config = load_tool_config(ROOT / "configs" / f"{name}.yaml", SMALL[name])
-    theirs = to_layout(mmdit.build(config).state_dict(), config.model, layout)
-    save_file({key: x.contiguous() for key, x in theirs.items()}, path)
+    theirs = {
+        key: x.contiguous() for key, x in to_layout(mmdit.build(config).state_dict(), config.model, layout).items()
+    }
+    if path.suffix == ".gguf":
+        save_gguf(theirs, path)
+    else:
+        made = low_rank if path.name.startswith("style") else plain if "fp8" in path.name else dict
+        save_file(made(theirs), path)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
+import peft
 import pytest
 import torch
 
@@ -38,7 +40,7 @@ def measured(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool
     if kept != dtype:
         call.run_model = torch.autocast("cpu", dtype)(call.model)
     if mode == "train":
-        training.freeze(call.model)
+        training.prepare(call.model, dtype)
     call()
     return measure_memory(call.model, call, CPU, optimizer=call.optimizer)
 
@@ -154,3 +156,52 @@ def test_sd35_large_is_estimated_in_full_size():
     unused = 64  # the scale of the last block's text queries, which nothing reads
     assert result.gradients == 2 * (result.parameters - unused)
     assert result.optimizer == pytest.approx(2 * result.gradients, rel=1e-6)  # and a count of steps each
+
+
+ADAPTED = r".*blocks\.\d+\.[a-z_]*(attn|feedforward)[a-z_]*\..*"
+
+
+def with_peft(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> torch.nn.Module:
+    """The same as peft makes it, in place."""
+    linears = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
+    chosen = [name for name in linears if re.fullmatch(ADAPTED, name)]
+    peft.inject_adapter_in_model(peft.LoraConfig(r=rank, target_modules=chosen), model)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+@pytest.mark.parametrize("precision", ["pure", "mixed"])
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
+    chosen, training = config(qk_rmsnorm=True), Training(precision, lora_rank=8)
+    guess = estimate(chosen, "train", torch.bfloat16, CPU, checkpoint=checkpoint, training=training)
+    model = build(replace(chosen.model, checkpoint_activations=checkpoint), dtype=torch.bfloat16)
+    with_peft(model, 8, training.weights_dtype(torch.bfloat16))
+    call = Call(model, example_inputs(chosen, dtype=torch.bfloat16), chosen, "train", compile=False)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name)
+    if precision == "mixed":
+        call.run_model = torch.autocast("cpu", torch.bfloat16)(call.model)
+    call()
+    use = measure_memory(call.model, call, CPU, optimizer=call.optimizer)
+    assert guess.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (guess.weights, guess.gradients, guess.optimizer) == (use.weights, use.gradients, use.optimizer)
+    assert guess.peak == pytest.approx(use.peak, rel=0.1)
+    assert guess.activations == pytest.approx(use.activations, rel=0.1)
+
+
+def test_a_lora_holds_less_than_training_all():
+    def of(training: Training):
+        return estimate(config(depth=8), "train", torch.bfloat16, CPU, training=training)
+
+    whole, lora = of(Training("mixed", ema=True)), of(Training("mixed", ema=True, lora_rank=4))
+    assert lora.parameters == whole.parameters == whole.trained and lora.trained * 20 < lora.parameters
+    assert lora.gradients == lora.ema == 4 * lora.trained and lora.weights == 2 * lora.parameters + 4 * lora.trained
+    twice = of(Training("mixed", lora_rank=8))
+    assert twice.trained == 2 * lora.trained
+    fewer = of(Training("mixed", lora_rank=4, trainable="*.to_qkv.1.linear.weight"))
+    assert 0 < fewer.trained < lora.trained
+    with pytest.raises(UserError, match="--trainable x: no linear layer's weight has such a name"):
+        of(Training(lora_rank=4, trainable="x"))

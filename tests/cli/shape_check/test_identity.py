@@ -148,11 +148,19 @@ def test_a_lora_is_told_from_a_network(tmp_path):
     names = [kohya.format(n, *part) for n in range(2) for part in parts]
     found = identify(sparse_shapes(tmp_path / "f", dict.fromkeys(names, (4, 4))))
     assert found.lora and found.layout == "flux" and found.family == "flux.1" and "flux.2" in found.doubts[0]
+    assert (found.spelling, found.ranks, found.targets) == ("kohya", (4,), 4) and "--lora" in found.next[0]
     peft = "transformer.layers.{}.attention.to_q.lora_{}.weight"
     names = [peft.format(n, way) for n in range(2) for way in "AB"]
     found = identify(sparse_shapes(tmp_path / "f", dict.fromkeys(names, (4, 4))))
     assert found.lora and (found.layout, found.prefix) == ("diffusers", "transformer.")
+    assert (found.spelling, found.ranks, found.targets) == ("diffusers", (4,), 2)
     assert "z-image" in (found.family, *found.doubts[0].split(" of ")[-1].split(", "))
+
+
+def test_a_lora_of_a_kind_that_is_not_merged_is_said_to_be_one(tmp_path):
+    names = [f"lora_unet_double_blocks_0_img_attn_qkv.hada_w{n}_{part}" for n in (1, 2) for part in "ab"]
+    found = identify(sparse_shapes(tmp_path / "f", dict.fromkeys(names, (4, 4))))
+    assert found.lora and not found.ok and "so it is no plain LoRA" in found.problems[0]
 
 
 def test_what_mmdit_wrote_is_told_by_its_own_config(tmp_path):
@@ -170,7 +178,7 @@ def test_what_mmdit_wrote_is_told_by_its_own_config(tmp_path):
         ),
         (b"PK\x03\x04" + bytes(200), "a zip archive, as torch.save writes"),
         (b"\x80\x04\x95" + bytes(200), "is a pickle; nothing is unpickled"),
-        (b"GGUF\x03\0\0\0" + bytes(200), "a GGUF file"),
+        (b"GGUF\x03\0\0\0" + b"\xff" * 200, "not a whole GGUF file: it names 18,446,"),
         (b"<!doctype html><html>restricted</html>", "a web page"),
         (b"", "it is empty"),
         (bytes(500), "nothing but zeros"),
