@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.flags import SweepOption, common_options
+from mmdit_cli.request.flags import MatchOption, SweepOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ def command(
         bool, typer.Option("--elementwise", help="Softmax and elementwise work too, apart from the totals.")
     ] = False,
     sweep: SweepOption = None,
+    match: MatchOption = None,
+    vary: VaryOption = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
     ] = None,
@@ -60,20 +62,20 @@ def command(
     wanted = read_budget(images, budget, card, card_flops, cards, utilization, request.dtype)
 
     from mmdit_cli.flops.tables import flops_tables
-    from mmdit_cli.model_parts.flop_count import count_flops
+    from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
+    from mmdit_cli.model_parts.matching import matched_grid
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.request.size_limits import possible
-    from mmdit_cli.request.sweep import load_grid
+    from mmdit_cli.request.sweep import PointConfig, over_grid
+
+    def counted(at: PointConfig) -> FlopsResult:
+        with possible(at.config):
+            return count_flops(at.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=at.point)
 
     with without_compiler():
-        grid, results = load_grid(request, sweep), []
-        for point in grid:
-            with possible(point.config):
-                result = count_flops(
-                    point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
-                )
-            results.append(result)
-    request.show(results, lambda width: flops_tables(results, width), configs=[point.config for point in grid])
+        done = over_grid(request, matched_grid(request, sweep, match, vary), counted)
+    results = [result for _, result in done]
+    request.show(results, lambda width: flops_tables(results, width), configs=[point.config for point, _ in done])
 
 
 def read_budget(

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.flags import SweepOption, common_options
+from mmdit_cli.request.flags import MatchOption, SweepOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
 
 NAME = "profile"
@@ -58,6 +58,8 @@ def command(
         typer.Option("--trainable", metavar="NAMES", help="--estimate: weights that are trained: '*.to_qkv.*'."),
     ] = None,
     sweep: SweepOption = None,
+    match: MatchOption = None,
+    vary: VaryOption = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the roofline, or with --sweep time and memory (PNG)."),
@@ -97,21 +99,24 @@ def command(
     if kept and not (mode == "train" and (estimate or memory is not None)):
         raise UserError(f"--{next(iter(kept))} is for --estimate with --mode train")
 
-    from mmdit_cli.request.sweep import load_grid
+    from mmdit_cli.model_parts.matching import matched_grid
 
     if estimate or memory is not None:
         from mmdit_cli.memory.training import TRAINED
         from mmdit_cli.profile.estimate_command import estimate_command
 
         training = replace(TRAINED, **kept)
-        return estimate_command(request, load_grid(request, sweep), mode=mode, memory=memory, training=training)
+        grid = matched_grid(request, sweep, match, vary)
+        return estimate_command(request, grid, mode=mode, memory=memory, training=training)
 
+    from mmdit_cli.memory.precheck import check_fits
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.measurement import Settings
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.tables import change_tables, profile_tables
+    from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import check_apart, check_target
 
     if threads is not None:
@@ -127,7 +132,6 @@ def command(
     if plot is not None:
         check_target(plot, "--plot", suffixes=(".png",))
     check_apart({"config": request.configs, "baseline": baseline}, trace=trace, plot=plot, report=request.report)
-    grid = load_grid(request, sweep)
     settings = Settings(
         mode=mode,
         device=request.torch_device,
@@ -139,6 +143,11 @@ def command(
         max_seconds=MAX_SECONDS if max_seconds is None else max_seconds,
         trace=trace,
     )
+
+    def fits(point: PointConfig) -> None:
+        check_fits(point.config, mode, settings.dtype, settings.device)
+
+    grid = [point for point, _ in over_grid(request, matched_grid(request, sweep, match, vary), fits)]
     with stage_progress() as on_progress:
         profile = profile_grid(
             grid,

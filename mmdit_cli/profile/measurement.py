@@ -15,7 +15,6 @@ import torch
 from mmdit.config import build
 from mmdit.options import as_data
 from mmdit_cli.memory.measured import MemoryUse, measure_memory
-from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.model_parts.components import Component, find_components
 from mmdit_cli.model_parts.flop_count import CONVENTION
 from mmdit_cli.model_parts.timed_call import Call, Mode
@@ -138,11 +137,9 @@ def profile_configs(
         on_message: told of a call that will take long, for no call is cut short.
 
     Raises:
-        UserError: a config would not fit into the free memory, or the trace can't be written.
+        UserError: the trace can't be written.
     """
     device, dtype, train = settings.device, settings.dtype, settings.mode == "train"
-    for config in configs:
-        check_fits(config, settings.mode, dtype, device)
     subjects = []
     for config, point in zip(configs, points or [{}] * len(configs), strict=True):
         on_progress(f"{config.name}: counting FLOPs and bytes", 0, None)

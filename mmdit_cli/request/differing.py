@@ -17,7 +17,7 @@ def differing(first: Any, second: Any, at: str = "") -> Iterator[tuple[str, Any,
         for key in ours | theirs:
             yield from differing(ours.get(key), theirs.get(key), f"{at}.{key}" if at else str(key))
     elif first != second:
-        yield at, as_data(first), as_data(second)
+        yield at, as_data(first, whole=True), as_data(second, whole=True)
 
 
 def _entries(value: Any) -> dict[Any, Any] | None:
