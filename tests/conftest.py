@@ -41,16 +41,11 @@ def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
 
 
 @pytest.fixture
-def quick_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine's limits from small products and streams, in no time."""
-    from mmdit_cli.profile import ceilings
-    from mmdit_cli.profile import measurement as profile
+def quick_ceilings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The machine's limits from small products and streams, in no time, and none that another test has kept."""
+    from tests.support.ceilings import make_quick
 
-    monkeypatch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
-    monkeypatch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
-    monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
-    measure = profile.measure_ceilings
-    monkeypatch.setattr(profile, "measure_ceilings", lambda *args, **options: measure(*args, **options, seconds=0.01))
+    make_quick(monkeypatch, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

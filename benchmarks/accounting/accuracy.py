@@ -27,7 +27,8 @@ from mmdit_cli.memory.measured import measure_memory
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.timed_call import Call, Mode
 from mmdit_cli.output.document import device_name
-from mmdit_cli.profile.measurement import Settings, profile_configs
+from mmdit_cli.profile.measurement import profile_configs
+from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.profile.statistics import compare
 from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
 from mmdit_cli.request.inputs import example_inputs
@@ -78,7 +79,7 @@ def latency(name: str, mode: Mode, rounds: int) -> Iterator[Claim]:
     call = Call(build(config.model), example_inputs(config), config, mode)
     stopwatch = Stopwatch(CPU)
     warm_up(call, stopwatch)
-    (timed, bare), _ = run_rounds([call, bare_call(call)], stopwatch, repeats=rounds)
+    timed, bare = run_rounds([call, bare_call(call)], stopwatch, repeats=rounds)
     ratio = compare(timed, bare, to="bare")
     (result,) = profile_configs([config], Settings(mode=mode))
     assert result.instrumented is not None
@@ -121,7 +122,7 @@ def indistinguishable(pairs: int) -> Claim:
     stopwatch = Stopwatch(CPU)
     alike = 0
     for seed in range(pairs):
-        (first, second), _ = run_rounds(calls, stopwatch, repeats=25, seed=seed)
+        first, second = run_rounds(calls, stopwatch, repeats=25, seed=seed)
         alike += not compare(second, first, to="a").distinguishable
     least = 0.95 * pairs - 2 * math.sqrt(0.95 * 0.05 * pairs)
     claim = f"two models of one config, compared {pairs} times: can't be told apart"

@@ -59,7 +59,7 @@ def rounds(calls: dict[str, Callable[[], None]], device: str) -> dict[str, list[
     for side in sides:
         for _ in range(3):
             side()
-    times, _ = run_rounds(sides, lambda side: side(), max_seconds=SECONDS[torch.device(device).type], tolerance=0.004)  # type: ignore[arg-type,return-value]
+    times = run_rounds(sides, lambda side: side(), max_seconds=SECONDS[torch.device(device).type], tolerance=0.004)  # type: ignore[arg-type,return-value]
     return dict(zip(calls, times, strict=True))
 
 

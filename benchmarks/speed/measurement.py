@@ -24,9 +24,9 @@ def measure(row: Row) -> Iterator[Line]:
             side()
             side()
         calls: Any = list(sides.values())
-        taken, _ = run_rounds(calls, _itself, max_seconds=row.seconds / row.builds, tolerance=0.004, seed=build)
+        taken = run_rounds(calls, _itself, max_seconds=row.seconds / row.builds, tolerance=0.004, seed=build)
         while len(taken[0]) * row.builds < 6 and sum(map(sum, taken)) < MOST_SECONDS:  # an interval takes six
-            more, _ = run_rounds(calls, _itself, repeats=1, seed=len(taken[0]))
+            more = run_rounds(calls, _itself, repeats=1, seed=len(taken[0]))
             taken = [a + b for a, b in zip(taken, more, strict=True)]
         for name, each in zip(sides, taken, strict=True):
             times.setdefault(name, []).extend(each)

@@ -217,7 +217,7 @@ def as_data(value: Any, *, whole: bool = False) -> Any:
         whole: with the defaults of options that came later, which files are written without.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        kept = [(each, getattr(value, each.name)) for each in fields(value)]
+        kept = [(each, getattr(value, each.name)) for each in fields_of(value)]
         return {
             each.name: as_data(x, whole=whole)
             for each, x in kept

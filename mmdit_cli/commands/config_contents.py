@@ -32,14 +32,14 @@ def resolved(config: str) -> str:
     return to_yaml(documents[0].data)
 
 
-def compared(first: str, second: str) -> tuple[DifferingConfig, DifferingConfig]:
-    """Where two configs differ beside their names.
+def compared(first: str, second: str, *, whole: bool = True) -> tuple[DifferingConfig, DifferingConfig]:
+    """Where two configs differ beside their names; sections `whole`, or without defaults of later options.
 
     Raises:
         mmdit.config.ConfigError: one can't be read or is wrong.
     """
     ours, theirs = (load_config(each, ToolConfig, text=config_within(each)) for each in (first, second))
-    found = [each for each in differing(ours, theirs) if each[0] != "name"]
+    found = [each for each in differing(ours, theirs, whole=whole) if each[0] != "name"]
     return (
         DifferingConfig(first, {key: value for key, value, _ in found}),
         DifferingConfig(second, {key: value for key, _, value in found}),

@@ -114,6 +114,7 @@ def match_configs(
                 config = best.config
             done.append(config)
     request.footnotes.extend(said)
+    request.read[:] = map(as_data, done)
     return done
 
 
@@ -139,7 +140,7 @@ def _wanted(
         return max(1, round(read_number(target, "--match"))), []
     given = dict(zip(request.configs, configs, strict=True))
     if (config := given.get(target)) is None:
-        (config,) = replace(request, configs=[target], overrides=[], unused={}).load_configs()
+        (config,) = replace(request, configs=[target], overrides=[], unused={}, read=[]).load_configs()
     if by == "params":
         return size(config), []
     batch = f"{counted(config).run.batch_size} × {tokens_text(counted(config).all_tokens())}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mmdit_cli.model_parts.components import OTHER, Component
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER
+from mmdit_cli.model_parts.intervals import FEWEST_PAIRS, mean_interval
 from mmdit_cli.profile.ceilings import Ceilings
 from mmdit_cli.profile.clock import Parts
 from mmdit_cli.profile.least_work import ModelWork
@@ -20,7 +21,8 @@ IDLE = "device idle"
 @dataclass(frozen=True)
 class ComponentProfile:
     """One component: milliseconds of one call of the model, forward and backward, its share of the whole, calls, FLOPs,
-    parameters, and how fast it could be."""
+    parameters, and how fast it could be. `share_within`: the share may be off by so much, at 95 %; None where that is
+    not known."""
 
     name: str
     kind: str
@@ -34,19 +36,41 @@ class ComponentProfile:
     parameters: int
     flops_per_s: float
     bound: Bound | None
+    share_within: float | None = None
+
+
+def middle_runs(runs: Sequence[Parts]) -> list[Parts]:
+    """The middle half of the runs, by their totals."""
+    ordered = sorted(runs, key=lambda parts: sum(parts.values()))
+    cut = len(ordered) // 4
+    return ordered[cut : len(ordered) - cut]
 
 
 def mean_parts(runs: Sequence[Parts]) -> Parts:
-    """The parts of the middle half of the runs, by their totals, as shares that add up to 1 and not a bit more."""
-    ordered = sorted(runs, key=lambda parts: sum(parts.values()))
-    cut = len(ordered) // 4
+    """The parts of the middle half of the runs, as shares that add up to 1 and not a bit more."""
     shares: Parts = defaultdict(float)
-    middle = ordered[cut : len(ordered) - cut]
+    middle = middle_runs(runs)
     total = sum(sum(parts.values()) for parts in middle) * (1 + 1e-12)
     for parts in middle:
         for part, count in parts.items():
             shares[part] += count / total
     return dict(shares)
+
+
+def shares_within(runs: Sequence[Parts]) -> dict[str, float]:
+    """How far each row's share of these runs may be off: half of the 95 % interval of the mean over the middle half.
+    Empty for too few runs."""
+    shares = []
+    for parts in middle_runs(runs):
+        total, by_row = sum(parts.values()), Counter[str]()
+        for (phase, name), count in parts.items():
+            by_row[OPTIMIZER if phase == OPTIMIZER else name] += count  # type: ignore[assignment]
+        shares.append({name: count / total for name, count in by_row.items()})
+    if len(shares) < FEWEST_PAIRS:
+        return {}
+    names = {name for each in shares for name in each}
+    intervals = {name: mean_interval([each.get(name, 0.0) for each in shares]) for name in names}
+    return {name: (high - low) / 2 for name, interval in intervals.items() if interval for low, high in [interval]}
 
 
 def device_parts(seconds: Parts, latency: float) -> Parts:
@@ -61,13 +85,18 @@ def component_rows(
     shares: Parts,
     seconds: float,
     components: Sequence[Component],
-    calls: dict[str, int],
+    parameters: Mapping[str, int],
+    calls: Mapping[str, int],
     work: ModelWork,
     ceilings: Ceilings,
+    within: Mapping[str, float],
 ) -> list[ComponentProfile]:
-    """A row for each component, for what lies outside of them, and for the optimizer; they add up to `seconds`."""
-    parameters = {c.name: c.parameters for c in components}
-    parameters[OTHER] = work.parameters - sum(parameters.values())
+    """A row for each component, for what lies outside of them, and for the optimizer; they add up to `seconds`.
+
+    Args:
+        within: how far each row's share may be off.
+    """
+    parameters = {**parameters, OTHER: work.parameters - sum(parameters.values())}
 
     def row(component: Component, forward: float, backward: float, spent: float, calls: int) -> ComponentProfile:
         name, flops = component.name, work.flops_of(component.name)
@@ -86,6 +115,7 @@ def component_rows(
             parameters=parameters.get(name, 0),
             flops_per_s=flops / spent if spent else 0.0,
             bound=limit if limit.ms else None,
+            share_within=within.get(name),
         )
 
     rows = []

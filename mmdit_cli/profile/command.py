@@ -37,6 +37,9 @@ def command(
         int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor. Default: torch's.")
     ] = None,
     cold: Annotated[bool, typer.Option("--cold", help="Flush the caches before each run, as for rare calls.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Measure the machine's ceilings anew, whatever earlier runs found.")
+    ] = False,
     estimate: Annotated[
         bool, typer.Option("--estimate", help="Estimate the memory only; no model is built, and no device is needed.")
     ] = False,
@@ -88,6 +91,7 @@ def command(
         "--max-seconds": max_seconds,
         "--threads": threads,
         "--cold": cold or None,
+        "--fresh": fresh or None,
     }
     asked |= {"--plot": plot, "--trace": trace, "--baseline": baseline, "--tolerance": tolerance}
     given = [option for option, value in asked.items() if value is not None]
@@ -113,8 +117,8 @@ def command(
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
-    from mmdit_cli.profile.measurement import Settings
     from mmdit_cli.profile.plots import profile_plot
+    from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import check_apart, check_target
@@ -141,6 +145,7 @@ def command(
         cold=cold,
         repeats=repeats,
         max_seconds=MAX_SECONDS if max_seconds is None else max_seconds,
+        fresh=fresh,
         trace=trace,
     )
 

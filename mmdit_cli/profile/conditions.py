@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from mmdit_cli.output import units as f
+from mmdit_cli.profile.ceilings import LEAST_KEPT
 
 if TYPE_CHECKING:
-    from mmdit_cli.profile.measurement import ProfileResult
+    from mmdit_cli.profile.profile_result import ProfileResult
 
 MOST_TAKEN = 0.1  # of the cores' time, by others
 MOST_SPREAD = 1.5  # p90 over p10 of a config's rounds
-LEAST_KEPT = 0.8  # of a ceiling, from the start to the end or the other way round
 BUSY_FIELDS = (0, 1, 2, 5, 6, 7)  # of a line of /proc/stat: user, nice, system, irq, softirq, steal; proc(5)
 
 
@@ -89,6 +89,12 @@ def judge(results: Sequence[ProfileResult], watch: CoreWatch, *, on_cpu: bool) -
     kept = min((result.ceiling.kept for result in results), default=1.0)
     if kept < LEAST_KEPT:
         found.append(f"The machine's ceilings differed by {f.percent(1 - kept)} between the start and the end.")
+    for reached, age_s in sorted(
+        {(r.ceiling.reached, r.ceiling.age_s) for r in results if r.ceiling.age_s is not None}
+    ):
+        if reached < LEAST_KEPT:
+            ago = f"the ceilings of {f.seconds(age_s)} ago (--fresh measures them again)"
+            found.append(f"The machine reached {f.percent(reached)} of {ago}.")
     quiet = not found
     if not quiet:
         found.append(

@@ -15,7 +15,7 @@ import torch
 
 from mmdit.options import as_data
 from mmdit_cli.errors import UserError
-from mmdit_cli.profile.measurement import Progress, Settings
+from mmdit_cli.profile.profile_settings import Progress, Settings
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.tool_config import ToolConfig
 

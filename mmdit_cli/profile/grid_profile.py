@@ -15,10 +15,14 @@ from mmdit_cli.profile.baseline import (
     repeated_latency,
     seems_changed,
 )
+from mmdit_cli.profile.ceiling_cache import CeilingCache
+from mmdit_cli.profile.ceilings import CeilingMeter
 from mmdit_cli.profile.conditions import Conditions, CoreWatch, judge
 from mmdit_cli.profile.fresh_processes import median_latencies
 from mmdit_cli.profile.growth import Growth, fit_growth
-from mmdit_cli.profile.measurement import ProfileResult, Progress, Settings, profile_configs
+from mmdit_cli.profile.measurement import profile_configs
+from mmdit_cli.profile.profile_result import ProfileResult
+from mmdit_cli.profile.profile_settings import Progress, Settings
 from mmdit_cli.request.sweep import PointConfig
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -57,16 +61,23 @@ def profile_grid(
         find_earlier(
             [{"config": p.config.name, "point": p.point, **how, **_batch(p.config)} for p in grid], earlier, run
         )
-    watch = CoreWatch()
+    watch, cache = CoreWatch(), CeilingCache(settings.device, settings.dtype)
+    kept = None if settings.fresh else cache.load()
+    meter = CeilingMeter(settings.device, settings.dtype)
+    if kept is not None:
+        meter.know(kept.rates, age_s=cache.clock() - kept.measured)
     results = profile_configs(
         [point.config for point in grid],
         settings,
         points=[point.point for point in grid],
+        meter=meter,
         watch=watch,
         on_progress=on_progress,
         on_message=on_message,
     )
     conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
+    if conditions.quiet:  # else they may be far too low
+        cache.save(meter.rates(), kept.measured if kept is not None and meter.known else None)
     if earlier is not None:
         other = other_surroundings(run or {}, earlier)
         withheld = [figure for figure, _ in MEASURED] if other else [] if conditions.quiet else ["latency"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from mmdit_cli.profile.measurement import ProfileResult
+    from mmdit_cli.profile.profile_result import ProfileResult
 
 TOKENS = "tokens"
 

@@ -17,7 +17,7 @@ from mmdit_cli.output import units as f
 from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
 from mmdit_cli.profile.breakdown import ComponentProfile
 from mmdit_cli.profile.growth import swept_variables, variable_of
-from mmdit_cli.profile.measurement import ProfileResult
+from mmdit_cli.profile.profile_result import ProfileResult
 from mmdit_cli.request.sweep import short_names, value_text
 
 LINEAR = "qkv projection, output gate, out projection, feedforward, embedding, output head, modulation"

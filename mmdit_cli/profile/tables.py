@@ -29,9 +29,10 @@ from mmdit_cli.request.sweep import point_columns, value_text
 
 if TYPE_CHECKING:
     from mmdit_cli.profile.baseline import BaselineChange
+    from mmdit_cli.profile.ceilings import Ceilings
     from mmdit_cli.profile.conditions import Conditions
     from mmdit_cli.profile.growth import Growth
-    from mmdit_cli.profile.measurement import ProfileResult
+    from mmdit_cli.profile.profile_result import ProfileResult
     from mmdit_cli.profile.roofline import Bound
     from mmdit_cli.profile.statistics import Ratio
 
@@ -236,9 +237,7 @@ def _exponent(exponent: float | None) -> str:
 def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[str]:
     first = results[0]
     notes = [
-        f"FLOPs: {first.convention}. Ceilings: the best matrix product at this dtype "
-        f"({' × '.join(map(str, first.ceiling.gemm_shape))}) and the best stream of 200 MB (CPU) or 3 GB (CUDA), "
-        "measured before and after.",
+        ceiling_note(first.convention, first.ceiling),
         "Least time: the larger of FLOPs over the one and bytes over the other (weights, inputs and outputs once; "
         "a component's: what it takes from others and hands on, at the speed of the cache that holds as much).",
         "Peak memory: the most that torch's allocator held at once during a call, the inputs apart.",
@@ -256,9 +255,7 @@ def _notes(results: Sequence[ProfileResult], growth: Sequence[Growth]) -> list[s
         if first.attributed_by == "kernels":
             notes.append("Components: the device's own kernel times in calls of their own.")
         else:
-            notes.append(
-                f"Components: timed with hooks in calls of their own in the same rounds ({_overhead(results)} latency)."
-            )
+            notes.append(_hooks(results))
     if above := _above_limit(results):
         notes.append(
             f"Above 100% of the limit: {above}. No work can be: the machine's ceilings were measured lower than what "
@@ -287,6 +284,23 @@ def _above_limit(results: Sequence[ProfileResult]) -> str:
     return ", ".join(found)
 
 
-def _overhead(results: Sequence[ProfileResult]) -> str:
+def ceiling_note(convention: str, ceiling: Ceilings) -> str:
+    """How FLOPs are counted, and what the ceilings are, and of when."""
+    when = "measured in this run"
+    if ceiling.age_s is not None:
+        found = f"of which this run reached {f.percent(ceiling.reached)}"
+        when = f"measured {f.seconds(ceiling.age_s)} ago, {found} (--fresh measures them again)"
+    return (
+        f"FLOPs: {convention}. Ceilings: the best matrix product at this dtype "
+        f"({' × '.join(map(str, ceiling.gemm_shape))}) and the best stream of 200 MB (CPU) or 3 GB (CUDA), {when}."
+    )
+
+
+def _hooks(results: Sequence[ProfileResult]) -> str:
+    """How the components were timed."""
     found = [r.instrumented for r in results if r.instrumented is not None]
-    return ", ".join(f"{(ratio.ratio - 1) * 100:+.1f}%" for ratio in found)
+    overhead = ", ".join(f"{(ratio.ratio - 1) * 100:+.1f}%" for ratio in found)
+    counted = "; they count as runs, for the hooks take next to nothing" if any(r.hooked_runs for r in results) else ""
+    within = [row.share_within for r in results for row in r.components if row.share_within is not None]
+    shares = f" Shares are known to {100 * max(within):.1f} points of the whole." if within else ""
+    return f"Components: timed with hooks in some calls of the same rounds ({overhead} latency{counted}).{shares}"

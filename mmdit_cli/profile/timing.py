@@ -15,6 +15,7 @@ from mmdit_cli.profile.statistics import is_known
 Timer = Callable[[Callable[[], object]], float]
 CPU_CACHE_BYTES = 1 << 28  # more than the caches of any processor hold
 FEWEST_ROUNDS = 3
+SETTLING = 0.1  # seconds; a shorter call is made once more, untimed, after what drove the caches out
 
 
 class Stopwatch:
@@ -57,14 +58,16 @@ def warm_up(
     call: Callable[[], object],
     stopwatch: Timer,
     *,
+    times: Sequence[float] = (),
     max_seconds: float = 10.0,
     tolerance: float = 0.1,
     min_seconds: float = 0.1,
     on_run: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Run until two calls in a row differ by less than `tolerance`: 3 times and `min_seconds` at least (clocks rise
-    slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`."""
-    times: list[float] = []
+    slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`: of the runs
+    before."""
+    times = list(times)
     while len(times) < 2 or sum(times) < max_seconds:
         times.append(stopwatch(call))
         if on_run:
@@ -76,6 +79,73 @@ def warm_up(
     return times
 
 
+class Rounds:
+    """Times every call once a round, in an order drawn anew each round, so that drift and neighbours hit all alike.
+
+    `times` are seconds by call, and `others` those of what is timed beside them; the n-th of each are of the same
+    round. They hold what was measured whenever a round is broken off.
+
+    Args:
+        beside: calls that are timed as well, until the others' times alone are wanted (`beside_known`).
+    """
+
+    def __init__(
+        self,
+        calls: Sequence[Callable[[], object]],
+        stopwatch: Timer,
+        *,
+        beside: Sequence[Callable[[], object]] = (),
+        seed: int = 0,
+    ) -> None:
+        self.calls, self.beside, self.stopwatch = calls, beside, stopwatch
+        self.order = random.Random(seed)
+        self.times: list[list[float]] = [[] for _ in calls]
+        self.others: list[list[float]] = [[] for _ in beside]
+
+    def run(
+        self,
+        *,
+        repeats: int | None = None,
+        max_seconds: float = 10.0,
+        known: Callable[[], bool],
+        beside_known: Callable[[], bool] = lambda: False,
+        pause: Callable[[int], bool] = lambda rounds: False,
+    ) -> None:
+        """Go on until `repeats` rounds are measured; or, without, until what is wanted is `known`, or the calls have
+        taken `max_seconds` each on average (3 rounds at least).
+
+        Args:
+            known: asked after each round at first, and then after every twentieth part of them.
+            beside_known: asked before each round: what is timed beside is no longer needed.
+            pause: told the number of rounds after each of them, with no call under way; whether it did something
+                that drives out what calls leave in the caches.
+        """
+        next_look, disturbed = 0, False
+        with _no_collection():
+            while True:
+                turns = list(zip(self.calls, self.times, strict=True))
+                if self.beside and not beside_known():
+                    turns += zip(self.beside, self.others, strict=True)
+                self.order.shuffle(turns)
+                if disturbed and self.times[0][-1] < SETTLING:
+                    turns[0][0]()
+                for call, taken in turns:
+                    taken.append(self.stopwatch(call))
+                rounds = len(self.times[0])
+                disturbed = pause(rounds)
+                if repeats is not None:
+                    if rounds >= repeats:
+                        return
+                    continue
+                spent = sum(map(sum, (*self.times, *self.others)))
+                if rounds >= FEWEST_ROUNDS and spent >= max_seconds * len(self.calls):
+                    return
+                if rounds >= next_look:  # not after every one of ten thousand
+                    if known():
+                        return
+                    next_look = rounds + rounds // 20
+
+
 def run_rounds(
     calls: Sequence[Callable[[], object]],
     stopwatch: Timer,
@@ -84,46 +154,12 @@ def run_rounds(
     max_seconds: float = 10.0,
     tolerance: float = 0.02,
     seed: int = 0,
-    beside: Sequence[Callable[[], object]] = (),
-    most_beside: int = 20,
-    on_round: Callable[[int], None] | None = None,
-) -> tuple[list[list[float]], list[list[float]]]:
-    """Time every call once a round, in an order drawn anew each round, so that drift and neighbours hit all alike.
-
-    Ends after `repeats` rounds; or, without, once every call's median is known to `tolerance` (6 rounds at least), or
-    once the calls have taken `max_seconds` each on average (3 rounds at least).
-
-    Args:
-        beside: calls that are timed in the first `most_beside` rounds as well, and have no say in when to end.
-
-    Returns:
-        Seconds by call, and by call beside; the n-th of each are of the same round.
-    """
-    times: list[list[float]] = [[] for _ in calls]
-    others: list[list[float]] = [[] for _ in beside]
-    order, next_look = random.Random(seed), 0
-    with _no_collection():
-        while True:
-            turns = list(zip(calls, times, strict=True))
-            if len(times[0]) < most_beside:
-                turns += zip(beside, others, strict=True)
-            order.shuffle(turns)
-            for call, taken in turns:
-                taken.append(stopwatch(call))
-            rounds = len(times[0])
-            if on_round:
-                on_round(rounds)
-            if repeats is not None:
-                if rounds >= repeats:
-                    return times, others
-                continue
-            out_of_time = sum(map(sum, times)) >= max_seconds * len(calls)
-            if rounds >= FEWEST_ROUNDS and out_of_time:
-                return times, others
-            if rounds >= next_look:  # not after every one of ten thousand
-                if all(is_known(taken, tolerance) for taken in times):
-                    return times, others
-                next_look = rounds + rounds // 20
+) -> list[list[float]]:
+    """Seconds by call, of `Rounds` that end once every call's median is known to `tolerance` (6 rounds at least)."""
+    rounds = Rounds(calls, stopwatch, seed=seed)
+    known = lambda: all(is_known(taken, tolerance) for taken in rounds.times)  # noqa: E731
+    rounds.run(repeats=repeats, max_seconds=max_seconds, known=known)
+    return rounds.times
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,6 +57,7 @@ class Request:
     unused: dict[str, str] = field(default_factory=dict, compare=False)  # keys that the command won't use, in words
     beside: dict[str, Any] = field(default_factory=dict, compare=False)  # what the document has beside the results
     footnotes: list[str] = field(default_factory=list, compare=False)  # what is said of it under the tables
+    read: list[dict[str, Any]] = field(default_factory=list, compare=False)  # the configs that were loaded, whole
 
     def load_configs(self) -> list[ToolConfig]:
         """Raises ConfigError where a config is wrong."""
@@ -74,6 +76,7 @@ class Request:
         """
         from mmdit.config.file import load_points
         from mmdit.config.shipped import is_shipped
+        from mmdit.options import as_data
         from mmdit_cli.request.tool_config import FedConfig, ToolConfig
 
         schema = FedConfig if "run" in READS[self.command] else ToolConfig
@@ -84,6 +87,8 @@ class Request:
             loaded.append(
                 load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
             )
+        right = ([config for config in each if not isinstance(config, ValueError)] for each in loaded)
+        self.read[:] = [as_data(each[0]) for each in right if each]
         return loaded
 
     def _note_unused(self, shipped: bool, document: Document) -> None:
@@ -149,8 +154,17 @@ class Request:
 
     def document(self, results: Sequence[Any], **extra: Any) -> dict[str, Any]:
         """The results, and what stands beside them, as plain data."""
-        device, extra = str(self.named_device), {**self.beside, **extra}
-        return make_document(self.command, results, device=device, dtype=self.dtype, seed=self.seed, **extra)
+        return make_document(
+            self.command,
+            results,
+            device=str(self.named_device),
+            dtype=self.dtype,
+            seed=self.seed,
+            command_line=["mmdit", *sys.argv[1:]],
+            configs=self.read,
+            **self.beside,
+            **extra,
+        )
 
     def show(
         self,

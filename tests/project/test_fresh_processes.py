@@ -5,6 +5,7 @@ What one command imports or patches must not be what lets the next one work.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,7 +32,10 @@ run:
   mask: {text: 0.5}
 """
 # ceilings take seconds, and are no part of what a setting changes
-QUICK = "from mmdit_cli.profile.ceilings import measure_ceilings as m; m.__kwdefaults__['seconds'] = 0.01; "
+QUICK = (
+    "from mmdit_cli.profile import ceilings as c; c.GEMM_SHAPES = ((64, 64, 64),); c.LOOK_SECONDS['cpu'] = 0; "
+    "c.STREAM_BYTES['cpu'] = (3 << 10,); "
+)
 RUN = "import runpy; runpy.run_module('mmdit_cli', run_name='__main__')"
 PROFILE = ["profile", "--mode", "train", "--repeats", "1", "--max-seconds", "0"]
 COMMANDS = {
@@ -93,7 +97,8 @@ def test_a_command_works_with_a_setting_in_a_process_of_its_own(case, tmp_path):
     config = "toy-generalized" if command == "train-toy" else str(base)
     arguments = [*COMMANDS[command], "-c", config, *(word for change in changes for word in ("--set", change))]
     code = (QUICK if command == "profile" else "") + f"import sys; sys.argv = ['mmdit', *{arguments!r}]; {RUN}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False)
+    given: Any = dict(cwd=tmp_path, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)})
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **given)
     assert "unexpected" not in done.stderr and "Traceback" not in done.stderr, done.stderr
     if case in FIRST:
         assert done.returncode == 0, done.stderr

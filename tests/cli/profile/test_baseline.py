@@ -25,7 +25,7 @@ from mmdit_cli.profile.baseline import (
     seems_changed,
 )
 from mmdit_cli.profile.fresh_processes import PROCESSES
-from mmdit_cli.profile.measurement import Settings
+from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.sweep import PointConfig
 from mmdit_cli.request.tool_config import load_tool_config
 from tests.support.small_configs import config

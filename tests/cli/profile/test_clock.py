@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmdit_cli.model_parts.components import Component
 from mmdit_cli.profile.breakdown import mean_parts
-from mmdit_cli.profile.clock import Attribution
+from mmdit_cli.profile.clock import Attribution, cost_of_marks
 
 CPU = torch.device("cpu")
 
@@ -104,3 +104,15 @@ def test_shares_are_of_the_middle_runs_and_add_up_to_one():
     runs = [{("forward", "a"): 9.0 * t, ("forward", "b"): 1.0 * t} for t in (1, 2, 3)] + [{("forward", "b"): 1e9}]
     assert mean_parts(runs) == pytest.approx({("forward", "a"): 0.9, ("forward", "b"): 0.1})
     assert sum(mean_parts(runs).values()) <= 1
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_marks_cost_what_a_followed_chain_takes_more_than_the_same_alone(train):
+    """A clock that moves by 1 whenever it is read: alone it is read twice, and followed once more for each mark."""
+    count = [0]
+
+    def clock() -> int:
+        count[0] += 1
+        return count[0]
+
+    assert cost_of_marks(train=train, clock=clock) == pytest.approx(1.0, abs=0.01)

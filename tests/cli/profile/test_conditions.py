@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 
 from mmdit_cli.profile import conditions
-from mmdit_cli.profile.ceilings import Ceilings, best_of
 from mmdit_cli.profile.conditions import CoreWatch, judge
 
 
@@ -17,9 +16,9 @@ def watch(taken=0.0, load=0.1, cores=4):
     return SimpleNamespace(taken_by_others=lambda: taken, load_average=load, cores=list(range(cores)))
 
 
-def measured(p10=1.0, p90=1.1, kept=0.95):
+def measured(p10=1.0, p90=1.1, kept=0.95, age_s=None, reached=1.0):
     latency = SimpleNamespace(p10=p10, p90=p90)
-    ceiling = SimpleNamespace(kept=kept)
+    ceiling = SimpleNamespace(kept=kept, age_s=age_s, reached=reached)
     return SimpleNamespace(config="a", latency_ms=latency, ceiling=ceiling, compiled=False, attributed_by="kernels")
 
 
@@ -35,6 +34,11 @@ def test_a_quiet_machine_is_nothing_to_mention():
         (measured(), watch(taken=None, load=3), "The load average was 3 on 4 cores before measuring."),
         (measured(p90=2.0), watch(), "Rounds of a differed: p90 is 2 times p10."),
         (measured(kept=0.5), watch(), "The machine's ceilings differed by 50.0% between the start and the end."),
+        (
+            measured(age_s=7200.0, reached=0.7),
+            watch(),
+            "The machine reached 70.0% of the ceilings of 2 h 00 min ago (--fresh measures them again).",
+        ),
     ],
 )
 def test_each_sign_of_a_busy_machine_is_said(result, machine, sentence):
@@ -62,8 +66,3 @@ def test_what_others_take_is_what_the_cores_did_and_this_process_did_not(monkeyp
 def test_the_system_says_how_busy_its_cores_were():
     seconds = conditions._busy_seconds(conditions._cores())
     assert 0 < seconds < time.clock_gettime(time.CLOCK_BOOTTIME) * len(conditions._cores()) * 1.1
-
-
-def test_ceilings_say_how_much_of_them_held():
-    both = best_of(Ceilings(100.0, 40.0, (1, 1, 1), ()), Ceilings(90.0, 50.0, (2, 2, 2), ()))
-    assert (both.gemm_flops_per_s, both.bytes_per_s, both.kept) == (100.0, 50.0, pytest.approx(0.8))

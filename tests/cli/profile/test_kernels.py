@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -14,10 +13,11 @@ from torch.autograd import DeviceType
 from mmdit.config import build
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.timed_call import Call
-from mmdit_cli.profile import kernels, measurement
+from mmdit_cli.profile import kernels, measurement, subject
 from mmdit_cli.profile.breakdown import device_parts
 from mmdit_cli.profile.conditions import judge
 from mmdit_cli.profile.kernels import kernel_seconds, profiled, write_trace
+from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
 from tests.support.small_configs import VARIANTS, config
 
@@ -85,12 +85,9 @@ def test_cold_calls_are_profiled_cold(monkeypatch):
 @pytest.mark.parametrize(("seconds", "by"), [({}, None), ({("forward", "attention"): 1e-9}, "kernels")])
 def test_without_a_kernel_nothing_is_said_of_components(seconds, by, monkeypatch, quick_ceilings):
     """The attribution of CUDA, on the CPU: what `kernel_parts` finds is made up."""
-    monkeypatch.setattr(measurement, "kernel_parts", lambda *args, before: seconds)
-    cuda = SimpleNamespace(device=torch.device("cuda"))
-    attribute = measurement._Hooked.attribute
-    monkeypatch.setattr(measurement._Hooked, "attribute", lambda self, settings, watch: attribute(self, cuda, watch))
-    (result,) = measurement.profile_configs([config()], measurement.Settings(repeats=1))
-    result = replace(result, attributed_by="kernels" if result.components else None)
+    monkeypatch.setattr(subject, "kernel_parts", lambda *args, before: seconds)
+    monkeypatch.setattr(measurement, "attribution_of", lambda settings: "kernels")
+    (result,) = measurement.profile_configs([config()], Settings(repeats=1))
     assert (result.attributed_by, bool(result.components)) == (by, by is not None)
     watch = SimpleNamespace(taken_by_others=lambda: 0.0, load_average=0.0, cores=[0])
     notices = " ".join(judge([result], watch, on_cpu=False).notices)
@@ -133,10 +130,8 @@ def test_a_trace_is_chromes_json_with_the_components_in_it(name, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["forward", "train"])
 def test_kernel_times_cover_every_component_and_no_more_than_the_latency(mode):
-    from mmdit_cli.profile.measurement import Settings, profile_configs
-
     big = config({"tokens": {"text": 256, "image": 4096}, "batch_size": 4}, heads=16, dim_head=64)
-    (result,) = profile_configs([big], Settings(mode=mode, device=torch.device("cuda"), max_seconds=1))
+    (result,) = measurement.profile_configs([big], Settings(mode=mode, device=torch.device("cuda"), max_seconds=1))
     assert result.attributed_by == "kernels"
     assert 0.95 <= sum(row.time_ms for row in result.components) / result.latency_ms.median <= 1.0
     by_name = {row.name: row for row in result.components}

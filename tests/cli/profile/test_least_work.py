@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from mmdit_cli.model_parts.components import Component
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.follower import BACKWARD
 from mmdit_cli.profile import ceilings
-from mmdit_cli.profile.ceilings import Ceilings, StreamRate, best_of, measure_ceilings, repeated
+from mmdit_cli.profile.ceilings import Ceilings, StreamRate, measure_ceilings, repeated
 from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.roofline import bound
@@ -132,13 +133,6 @@ def test_a_bound_is_the_larger_of_products_and_bytes(flops, seconds, wanted):
     assert (result.bytes, result.intensity) == (48, flops / 48)
 
 
-def test_the_better_of_two_measurements_counts_for_each_rate():
-    other = Ceilings(900.0, 12.0, (2, 2, 2), (StreamRate(8, 10.0), StreamRate(64, 30.0), StreamRate(1024, 12.0)))
-    best = best_of(CEILINGS, other)
-    assert (best.gemm_flops_per_s, best.gemm_shape, best.bytes_per_s) == (1000.0, (1, 1, 1), 12.0)
-    assert [s.bytes_per_s for s in best.streams] == [40, 30, 12]
-
-
 def test_ceilings_try_the_models_own_products_and_streams_of_growing_size(monkeypatch):
     from mmdit_cli.profile import ceilings
 
@@ -189,10 +183,9 @@ def test_small_streams_are_one_graph_on_cuda(monkeypatch):
     [({"fp32_precision": "tf32"}, True), ({"fp32_precision": "ieee"}, False), ({"allow_tf32": True}, True)],  # 2.6
 )
 def test_tf32_is_reported_of_products_of_float32_on_cuda(setting, on, monkeypatch):
-    streams = {"_best_gemm": lambda *args: (1.0, (1, 1, 1)), "_stream": lambda *args: 1.0}
-    for name, function in streams.items():
-        monkeypatch.setattr(ceilings, name, function)
+    monkeypatch.setattr(ceilings, "measure_rate", lambda *args: 1.0)
     monkeypatch.setattr(torch.backends.cuda, "matmul", SimpleNamespace(**setting))
     cuda = torch.device("cuda")
-    assert measure_ceilings(cuda, torch.float32).tf32 == on
-    assert measure_ceilings(cuda, torch.bfloat16).tf32 is None and measure_ceilings(CPU, torch.float32).tf32 is None
+    at_once = partial(measure_ceilings, seconds=0.0)
+    assert at_once(cuda, torch.float32).tf32 == on
+    assert at_once(cuda, torch.bfloat16).tf32 is None and at_once(CPU, torch.float32).tf32 is None

@@ -9,8 +9,9 @@ from mmdit.config import build
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.output.units import flops as flop_text
-from mmdit_cli.profile import measurement
-from mmdit_cli.profile.measurement import Settings, profile_configs
+from mmdit_cli.profile import measurement, subject
+from mmdit_cli.profile.measurement import profile_configs
+from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
 from tests.support.leftovers import models_left
 from tests.support.small_configs import BATCH, config
@@ -29,7 +30,7 @@ def test_of_a_call_that_takes_long_is_told_before_it_is_made(monkeypatch):
     assert not told
     monkeypatch.setattr(measurement, "SLOW", 0.0)
     monkeypatch.setattr(measurement, "_measure", lambda *args: pytest.fail("measured") if not told else None)
-    monkeypatch.setattr(measurement, "_result", lambda *args: None)
+    monkeypatch.setattr(measurement, "make_result", lambda *args: None)
     profile_configs(given, Settings(repeats=1), on_message=told.append)
     flops = count_flops(given[0]).forward_flops
     assert len(told) == 1 and told[0].startswith(f"small: a call takes {flop_text(flops)}, here ")
@@ -54,11 +55,12 @@ def test_a_profile_adds_up(mode):
     assert all(
         row.time_ms == pytest.approx(row.forward_ms + row.backward_ms) for row in rows if row.kind != "optimizer"
     )
-    assert result.latency_ms.runs == 3 and result.instrumented.rounds == 3 and result.attributed_by == "hooks"
+    assert result.latency_ms.runs == 3 + result.hooked_runs
+    assert result.instrumented.rounds == 3 and result.attributed_by == "hooks"
     assert result.utilization == pytest.approx(result.achieved_flops_per_s / result.ceiling.gemm_flops_per_s)
     assert result.samples_per_s == pytest.approx(BATCH / (result.latency_ms.median / 1e3))
     assert result.bound.of_measured == pytest.approx(result.bound.ms / result.latency_ms.median)
-    assert {"ceilings", "small: warming up", "small: measuring", "small: components and memory"} <= set(stages)
+    assert {"ceilings", "small: warming up", "small: measuring", "small: first calls"} <= set(stages)
 
 
 def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_reference():
@@ -69,19 +71,15 @@ def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_re
 
 
 def test_configs_that_do_not_fit_together_leave_nothing_for_those_after_them(monkeypatch):
-    from mmdit_cli.profile import measurement as profile
-
-    monkeypatch.setattr(profile, "groups_that_fit", lambda models, *_, **__: [[0, 1], [2]])
-    with models_left(monkeypatch, profile) as left:
+    monkeypatch.setattr(measurement, "groups_that_fit", lambda models, *_, **__: [[0, 1], [2]])
+    with models_left(monkeypatch, subject) as left:
         profile_configs([config(depth=depth) for depth in (1, 2, 3)], Settings(mode="train", repeats=1, max_seconds=0))
     assert left == [0, 1, 0]  # the first two share their rounds
 
 
 def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
-    from mmdit_cli.profile import measurement as profile
-
     built = []
-    monkeypatch.setattr(profile, "build", lambda model, **kind: built.append(model) or build(model, **kind))
+    monkeypatch.setattr(subject, "build", lambda model, **kind: built.append(model) or build(model, **kind))
     longer = config({"tokens": {"text": 3, "image": 4}})
     profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
     assert [model.depth for model in built] == [2, 1]

@@ -15,11 +15,11 @@ from mmdit_cli.memory.tables import estimate_tables
 from mmdit_cli.memory.verdict import judge_memory
 from mmdit_cli.output.figures import save_figure
 from mmdit_cli.profile import ceilings
-from mmdit_cli.profile import measurement as measure
 from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.profile.growth import fit_growth
-from mmdit_cli.profile.measurement import Settings, profile_configs
+from mmdit_cli.profile.measurement import profile_configs
 from mmdit_cli.profile.plots import profile_plot
+from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.profile.tables import ALIKE, profile_tables
 from tests.support.small_configs import config
 
@@ -31,8 +31,7 @@ def results():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
         patch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
-        measure_ceilings = measure.measure_ceilings
-        patch.setattr(measure, "measure_ceilings", lambda *args, **kw: measure_ceilings(*args, **kw, seconds=0.01))
+        patch.setitem(ceilings.LOOK_SECONDS, "cpu", 0.0)
         both = [config(), config(depth=3)]
         pair = profile_configs(both, Settings(repeats=7))
         (train,) = profile_configs(both[:1], Settings(mode="train", repeats=2))
@@ -146,7 +145,7 @@ def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_p
         assert len(places) == 1 + sum(1 for row in result.components if row.flops)
 
 
-def test_estimates_of_a_sweep_are_rows(results):
+def test_estimates_of_a_sweep_are_rows():
     points = [{"run.batch_size": b} for b in (1, 2)]
     chosen = [
         judge_memory(Demand(config(p_run), "train", torch.float32, CPU), 10**9, p)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmdit_cli.profile.statistics import compare, is_known
-from mmdit_cli.profile.timing import Stopwatch, run_rounds, warm_up
+from mmdit_cli.profile.timing import Rounds, Stopwatch, run_rounds, warm_up
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def fake_stopwatch(times):
 
 
 def rounds_of(times, **options):
-    (taken,), _ = run_rounds([print], fake_stopwatch(times), **options)
+    (taken,) = run_rounds([print], fake_stopwatch(times), **options)
     return len(taken)
 
 
@@ -41,6 +41,7 @@ def test_warming_up_ends_when_two_runs_agree():
     assert len(warm_up(print, fake_stopwatch([1.0, 2.0] * 50), max_seconds=1e9)) == 20
     assert len(warm_up(print, fake_stopwatch([50.0, 20.0, 1.0]), max_seconds=1)) == 2
     assert len(warm_up(print, fake_stopwatch([0.001] * 200))) == 100  # a tenth of a second, for clocks to rise
+    assert warm_up(print, fake_stopwatch([1.0, 1.02, 9.0]), times=[3.0], max_seconds=100) == [3.0, 1.0, 1.02]
 
 
 def test_events_are_recorded_on_the_streams_of_the_device_that_is_timed(monkeypatch):
@@ -66,12 +67,41 @@ def test_events_are_recorded_on_the_streams_of_the_device_that_is_timed(monkeypa
 def test_every_round_has_every_call_once_and_the_order_changes():
     ran: list[str] = []
     calls = [lambda name=name: ran.append(name) for name in "abc"]
-    besides = [lambda: ran.append("x")]
-    taken, beside = run_rounds(calls, lambda call: call() or 1.0, repeats=30, beside=besides, most_beside=10)
-    assert [len(t) for t in taken] == [30] * 3 and len(beside[0]) == 10
+    rounds = Rounds(calls, lambda call: call() or 1.0, beside=[lambda: ran.append("x")])
+    rounds.run(repeats=30, known=lambda: False, beside_known=lambda: len(rounds.others[0]) == 10)
+    assert [len(t) for t in rounds.times] == [30] * 3 and len(rounds.others[0]) == 10
     orders = ["".join(ran[i : i + 4]) for i in range(0, 40, 4)]
     assert all(sorted(order) == list("abcx") for order in orders) and len(set(orders)) > 3
     assert len(ran) == 10 * 4 + 20 * 3
+
+
+def test_rounds_end_when_all_is_known_and_what_is_beside_takes_its_part_of_the_time():
+    rounds = Rounds([print], lambda call: 1.0, beside=[print])
+    rounds.run(known=lambda: len(rounds.times[0]) == 4)
+    assert [len(rounds.times[0]), len(rounds.others[0])] == [4, 4]
+    rounds = Rounds([print], lambda call: 1.0, beside=[print])
+    rounds.run(known=lambda: False, max_seconds=10)
+    assert [len(rounds.times[0]), len(rounds.others[0])] == [5, 5]
+
+
+@pytest.mark.parametrize(("seconds", "untimed"), [(0.05, 2), (0.5, 0)])
+def test_a_short_call_is_made_once_untimed_after_what_drove_the_caches_out(seconds, untimed):
+    ran: list[int] = []
+    rounds = Rounds([lambda: ran.append(1)], lambda call: call() or seconds)
+    rounds.run(repeats=5, known=lambda: False, pause=lambda count: count in (2, 4))
+    assert len(ran) == 5 + untimed and len(rounds.times[0]) == 5
+
+
+def test_a_round_that_is_broken_off_leaves_what_was_measured():
+    def stopwatch(call):
+        if len(rounds.times[0]) == 3:
+            raise KeyboardInterrupt
+        return 1.0
+
+    rounds = Rounds([print], stopwatch)
+    with pytest.raises(KeyboardInterrupt):
+        rounds.run(known=lambda: False)
+    assert rounds.times == [[1.0] * 3]
 
 
 def machine(seed: int, factor: float = 1.0):
@@ -92,7 +122,7 @@ def machine(seed: int, factor: float = 1.0):
 def test_identical_calls_are_told_apart_at_most_once_in_twenty_times(options):
     times, told_apart = 1000, 0
     for seed in range(times):
-        (a, b), _ = run_rounds([lambda: 1.0, lambda: 1.0], machine(seed), seed=seed, **options)
+        a, b = run_rounds([lambda: 1.0, lambda: 1.0], machine(seed), seed=seed, **options)
         told_apart += compare(b, a, to="a").distinguishable
     assert told_apart <= times // 20
 
@@ -100,6 +130,6 @@ def test_identical_calls_are_told_apart_at_most_once_in_twenty_times(options):
 def test_a_tenth_more_is_told_apart_through_the_same_noise():
     seen = 0
     for seed in range(100):
-        (a, b), _ = run_rounds([lambda: 1.0, lambda: 1.1], machine(seed), seed=seed, repeats=60)
+        a, b = run_rounds([lambda: 1.0, lambda: 1.1], machine(seed), seed=seed, repeats=60)
         seen += compare(b, a, to="a").distinguishable
     assert seen >= 90
