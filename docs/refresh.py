@@ -52,7 +52,7 @@ def differences() -> str:
     for name, path in shipped_configs().items():
         if name == "sd3-medium" or task_of(name, load_tool_config(path)) not in TASKS:
             continue
-        _, other = compared("sd3-medium", name)
+        _, other = compared("sd3-medium", name, whole=False)
         keys = {key.removeprefix("model."): v for key, v in other.differing.items() if key.startswith("model.")}
         lines = [f"{key}: {to_line(without_defaults(value))}\n" for key, value in keys.items() if key != "variant"]
         parts.append(f"### {name}\n\n```text\n{''.join(lines)}```\n")

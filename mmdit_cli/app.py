@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from mmdit_cli import __version__
 from mmdit_cli.commands import configs, schema
+from mmdit_cli.commands.bash_words import bash_words
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.export import command as export
 from mmdit_cli.flops import command as flops
@@ -39,6 +40,11 @@ class _Group(TyperGroup):
         with _spelled_out():
             return super().invoke(ctx)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with its first sentence whole, on as many lines as it takes."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, each.get_short_help_str(1000)) for name, each in self.commands.items()])
+
 
 @contextmanager
 def _spelled_out() -> Iterator[None]:
@@ -53,7 +59,7 @@ def _spelled_out() -> Iterator[None]:
 app = typer.Typer(
     name="mmdit",
     cls=_Group,
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help wraps on a narrow screen, where panels would cut the flags
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -100,8 +106,19 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
+START = f"""mmdit {__version__}: what a multimodal diffusion transformer costs, before it trains.
+Three commands to try:
+
+  mmdit flops -c sd3-medium             what it takes, by component
+  mmdit profile -c two-modality         how fast it is here, and why
+  mmdit train-toy -c toy-two-modality   does it learn? A minute on two cores
+
+mmdit --help names the others, and mmdit configs the networks that -c takes."""
+
+
 @app.callback()
 def _root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -110,6 +127,8 @@ def _root(
 
     Example: mmdit profile --config configs/two-modality.yaml
     """
+    if ctx.invoked_subcommand is None:
+        print(START)
 
 
 def main() -> None:
@@ -126,7 +145,8 @@ def main() -> None:
         error("the working directory is gone; change to one that exists")
         raise SystemExit(2) from None
     try:
-        app()
+        with bash_words():
+            app(prog_name="mmdit")
         code: Any = 0
     except _Stopped as stop:
         code = stop.code

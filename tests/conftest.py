@@ -23,6 +23,12 @@ def _seeded() -> None:
     torch.manual_seed(20240305)
 
 
+@pytest.fixture(autouse=True)
+def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where there is a GPU, which commands would take."""
+    monkeypatch.setattr("mmdit_cli.request.request.first_device", lambda: "cpu")
+
+
 @pytest.fixture(scope="session")
 def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
     """A CUDA device for what runs under `FakeTensorMode`, whether or not the machine has one."""

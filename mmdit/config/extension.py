@@ -59,6 +59,9 @@ def with_extended(document: Document, path: str = "") -> Document:
             raise ConfigError(f"{place}: expected the name or the file of a config, got {short(name)}")
         path = _at_hand(name, os.path.dirname(path))
         source = one_line(path, 300)
+        if path.endswith(".safetensors"):
+            hint = f"write theirs to a file first: mmdit configs {source} --resolved > base.yaml"
+            raise ConfigError(f"{place}: expected a config, and {source} are weights; {hint}")
         try:
             chain.append(_as_mapping(parse(_read(path, source), source, most=MAX_EXTENDED)))
         except ConfigError as error:

@@ -19,7 +19,14 @@ Schema = TypeVar("Schema")
 MAX_LINES = 10  # of an error
 
 
-def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[str] = ()) -> Schema:
+def load_config(
+    path: str | Path,
+    schema: type[Schema],
+    *,
+    overrides: Sequence[str] = (),
+    on_document: Callable[[Document], None] = lambda document: None,
+    text: bytes | None = None,
+) -> Schema:
     """Read a YAML file (`-`: standard input) with what it extends, apply `KEY=VALUE` overrides in their order, check.
 
     The name of a shipped config (`sd3-medium`) stands for its file where no file has that name.
@@ -27,11 +34,18 @@ def load_config(path: str | Path, schema: type[Schema], *, overrides: Sequence[s
     An override's value is read as YAML: `model.depth=4`, `model.attention={kind: standard}`, `model.dim_cond=null`. A
     `*` in its key is every key that the config has there: `model.modalities.*.dim=64`.
 
+    Args:
+        on_document: is given what the config is made of, with the place of every key.
+        text: the config, where the file holds more than that.
+
     Raises:
         ConfigError: the file can't be read, an override is malformed, or a key is wrong. Each line of the message
             names `file:line:column` (or `--set KEY=VALUE`) and the key.
     """
-    return load_points(path, schema, overrides=overrides)[0]
+    (config,) = load_points(path, schema, overrides=overrides, on_document=on_document, text=text)
+    if isinstance(config, ConfigError):
+        raise config
+    return config
 
 
 def load_points(
@@ -42,22 +56,27 @@ def load_points(
     points: Sequence[Sequence[str]] = ((),),
     on_document: Callable[[Document], None] = lambda document: None,
     text: bytes | None = None,
-) -> list[Schema]:
-    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. `on_document` is given what
-    each is made of, with the place of every key; `text` is the config, where the file holds more than that.
+) -> list[Schema | ConfigError]:
+    """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. In the place of a config
+    that can't be stands what is wrong with it, where a value of the point is named `--sweep KEY=VALUE`.
 
     Raises:
-        ConfigError: as `load_config`; a wrong value of a point is named `--sweep KEY=VALUE`.
+        ConfigError: the file can't be read.
     """
-    read, configs = read_document(path, text), []  # once, for standard input can't be read again
+    configs: list[Schema | ConfigError] = []
+    read = read_document(path, text)  # once, for standard input can't be read again
     for point in points:
         document = read.copy()
-        for override in overrides:
-            apply(document, override, "--set")
-        for override in point:
-            apply(document, override, "--sweep")
-        configs.append(_validate(document, schema))
-        on_document(document)
+        try:
+            for override in overrides:
+                apply(document, override, "--set")
+            for override in point:
+                apply(document, override, "--sweep")
+            configs.append(_validate(document, schema))
+        except ConfigError as error:
+            configs.append(error)
+        else:
+            on_document(document)
     return configs
 
 

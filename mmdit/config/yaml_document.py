@@ -1,7 +1,8 @@
 """YAML text to plain data and the place of every key, with nothing constructed but text, numbers, lists and dicts.
 
-Scalars follow YAML 1.2's core schema: `1e-6` is a number; `yes`, `1:30` and `2020-01-01` are text. Tags and merge keys
-are refused. Size, depth and the expansion of aliases are bounded, so that a hostile text costs little.
+Scalars follow YAML 1.2's core schema: `1e-6` is a number; `yes`, `1:30` and `2020-01-01` are text. But `1e3` is whole,
+as whoever writes it means. Tags and merge keys are refused. Size, depth and the expansion of aliases are bounded, so
+that a hostile text costs little.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ _WORDS = {"": None, "~": None} | {
 }
 _INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?")
+_WHOLE = re.compile(r"[-+]?[0-9]+[eE]\+?[0-9]+")  # `1e3`, which YAML would have as 1000.0
+_MOST_WHOLE = 2**53  # up to which every whole number is a float
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _LONGEST_NUMBER = 100  # characters; int() takes quadratic time
 _FORBIDDEN = Reader.NON_PRINTABLE  # control characters and lone surrogates, which YAML text can't hold
@@ -223,7 +226,8 @@ class _Parser:
         if len(text) > _LONGEST_NUMBER:
             self.fail(node.start_mark, f"a number of {len(text)} characters is too long")
         if not whole:
-            return float(text)
+            number = float(text)
+            return int(number) if _WHOLE.fullmatch(text) and abs(number) <= _MOST_WHOLE else number
         value = int(text[2:], 8) if text.startswith("0o") else int(text, 16 if text.startswith("0x") else 10)
         if not -(2**63) <= value < 2**63:
             self.fail(node.start_mark, f"whole numbers have at most 64 bits, got {short(value)}")

@@ -210,14 +210,22 @@ def described(options: type[Options]) -> Iterator[tuple[dict[str, Any], str]]:
             yield keywords_of(each), each.metadata["description"]
 
 
-def as_data(value: Any) -> Any:
-    """Options as dicts, lists and scalars, defaults too: what YAML and JSON can say."""
+def as_data(value: Any, *, whole: bool = False) -> Any:
+    """Options as dicts, lists and scalars, defaults too: what YAML and JSON can say.
+
+    Args:
+        whole: with the defaults of options that came later, which files are written without.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        kept = [(each, getattr(value, each.name)) for each in fields(value)]
-        return {each.name: as_data(x) for each, x in kept if not each.metadata.get("later") or x != each.default}
+        kept = [(each, getattr(value, each.name)) for each in fields_of(value)]
+        return {
+            each.name: as_data(x, whole=whole)
+            for each, x in kept
+            if whole or not each.metadata.get("later") or x != each.default
+        }
     if isinstance(value, dict):
-        return {key: as_data(item) for key, item in value.items()}
-    return [as_data(item) for item in value] if isinstance(value, (list, tuple)) else value
+        return {key: as_data(item, whole=whole) for key, item in value.items()}
+    return [as_data(item, whole=whole) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def parts_of(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:

@@ -128,42 +128,44 @@ HEAD_EPS = "Added to the variance in the final norm; null: norm_eps of the model
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearOutput(Options):
-    """Adaptive final norm, then a projection to `b n dim`."""
+class HeadOptions(Options):
+    """A modality's output: an adaptive final norm, and a projection."""
 
-    kind: Literal["linear"] = "linear"
-    dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
     bias: Flag = option(True, "Whether the projection has a bias.")
     parts: Literal["shift_scale", "scale", "none"] = option("shift_scale", HEAD_PARTS, later=True)
     norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
+
+    def check(self) -> Iterator[OptionError]:
+        if not self.norm and self.norm_eps is not None:
+            yield OptionError(("norm_eps",), "there is no norm; set norm: true, or leave norm_eps unset")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearOutput(HeadOptions):
+    """Adaptive final norm, then a projection to `b n dim`."""
+
+    first = ("kind", "dim")
+
+    kind: Literal["linear"] = "linear"
+    dim: Whole = option(sentence="Width of what goes out.", example="64", gt=0)
     kernel: Kernel = option(
         1, "Over how many tokens the projection is a convolution, an odd number (MMAudio: 7).", later=True
     )
 
     def check(self) -> Iterator[OptionError]:
         yield from check_kernel("kernel", self.kernel)
-        yield from _check_head(self)
+        yield from super().check()
 
 
 @dataclass(frozen=True, kw_only=True)
-class PatchOutput(Options):
+class PatchOutput(HeadOptions):
     """Adaptive final norm, then a projection to patches, put together to `b c h w` (of a video `b c f h w`)."""
+
+    first = ("kind", "channels")
 
     kind: Literal["patches"] = "patches"
     channels: Whole = option(sentence="Channels of the image.", example="16", gt=0)
-    norm: Flag = option(True, "False: modulated as it is (AuraFlow).")
-    bias: Flag = option(True, "Whether the projection has a bias.")
-    parts: Literal["shift_scale", "scale", "none"] = option("shift_scale", HEAD_PARTS, later=True)
-    norm_eps: Number | None = option(None, HEAD_EPS, later=True, ge=0)
-
-    def check(self) -> Iterator[OptionError]:
-        yield from _check_head(self)
-
-
-def _check_head(head: LinearOutput | PatchOutput) -> Iterator[OptionError]:
-    if not head.norm and head.norm_eps is not None:
-        yield OptionError(("norm_eps",), "there is no norm; set norm: true, or leave norm_eps unset")
 
 
 @dataclass(frozen=True, kw_only=True)

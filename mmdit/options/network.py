@@ -79,7 +79,7 @@ class JointAttentionOptions(Options):
         elif width is not None and heads * dim_head != width:
             name, size = ("heads", heads) if self.heads is not None else ("dim_head", dim_head)
             yield OptionError(("dim_joint_attn",), f"dim_joint_attn must be a multiple of {name}={size}, got {width}")
-        if heads % (kv_heads := self.attention.kv_heads or heads):
+        if heads and heads % (kv_heads := self.attention.kv_heads or heads):
             message = f"each head of keys and values serves as many of the {heads} heads, got {kv_heads}"
             yield OptionError(("attention", "kv_heads"), message)
         if self.qk_rmsnorm and self.attention.qk_layernorm:

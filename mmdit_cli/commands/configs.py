@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.completion import config_names
 from mmdit_cli.request.flags import common_options
 from mmdit_cli.request.request import Request
 
@@ -17,7 +18,10 @@ NAME = "configs"
 @common_options(NAME, config=None, only=("json", "report", "debug"))
 def command(
     request: Request,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Print this config's file instead.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[NAME]", help="Print this config's file instead.", autocompletion=config_names),
+    ] = None,
     resolved: Annotated[
         bool, typer.Option("--resolved", help="Print it whole, with what it extends. NAME may be what --config takes.")
     ] = False,

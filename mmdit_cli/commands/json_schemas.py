@@ -70,13 +70,21 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff
 }
+MATCHED = {"matched": ("model_parts.matching:Matched", True)}
 BESIDE = {  # what only some documents have: a type, and whether it is a list of them
     "profile": {
         "conditions": ("profile.conditions:Conditions", False),
         "baseline": ("profile.baseline:BaselineChange", True),
         "growth": ("profile.growth:Growth", True),
+        "left_out": ("request.sweep:LeftOut", True),
+        **MATCHED,
     },
-    "train-toy": {"comparison": ("toy.comparison:Comparison", False), "precision": ("toy.trainer:Precision", False)},
+    "flops": {"left_out": ("request.sweep:LeftOut", True), **MATCHED},
+    "train-toy": {
+        "comparison": ("toy.comparison:Comparison", False),
+        "precision": ("toy.trainer:Precision", False),
+        **MATCHED,
+    },
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -213,7 +214,7 @@ class _Onnx(_Program):
 
     def convert(self) -> Any:
         with torch_can("write this model as ONNX"), quiet_exporter():
-            return torch.onnx.export(
+            made: Any = torch.onnx.export(
                 self.traced,
                 dynamo=True,
                 opset_version=OPSET,
@@ -221,6 +222,19 @@ class _Onnx(_Program):
                 output_names=self.signature.outputs,
                 verbose=False,
             )
+            if hasattr(made, "rename_axes"):  # torch 2.9; the graph would have them as s53
+                made.rename_axes(self._size_names(made.model.graph.inputs))
+            return made
+
+    def _size_names(self, inputs: Any) -> dict[str, str]:
+        """What the sizes that may vary are called, by what torch calls them."""
+        names = {}
+        for given in inputs:
+            for axis, dim in self.dims[given.name].items():
+                symbol = re.search(r"\bs\d+\b", str(getattr(given.shape[axis], "value", "")))
+                if symbol and (name := getattr(getattr(dim, "root", dim), "__name__", None)):
+                    names[symbol[0]] = name
+        return names
 
     def write(self, path: Path) -> None:
         made = self.convert()

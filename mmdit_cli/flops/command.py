@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.flags import GuidanceOption, StepsOption, SweepOption, common_options, with_sampling
+from mmdit_cli.request.flags import (
+    GuidanceOption,
+    MatchOption,
+    StepsOption,
+    SweepOption,
+    VaryOption,
+    common_options,
+    with_sampling,
+)
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -37,6 +45,8 @@ def command(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw where FLOPs and parameters go: .png, .svg, .pdf."),
     ] = None,
+    match: MatchOption = None,
+    vary: VaryOption = None,
     images: Annotated[
         str | None, typer.Option("--images", metavar="N", help="Samples to train on, as 1e9: steps, FLOPs, hours.")
     ] = None,
@@ -79,29 +89,27 @@ def command(
     from mmdit_cli.flops.sampling_tables import sampling_flops_tables
     from mmdit_cli.flops.tables import flops_tables
     from mmdit_cli.model_parts.flop_count import count_flops
+    from mmdit_cli.model_parts.matching import matched_grid
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.model_parts.sampling_flops import count_sampling
     from mmdit_cli.request.size_limits import possible
-    from mmdit_cli.request.sweep import load_grid
+    from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
+
+    def counted(at: PointConfig) -> Any:
+        with possible(at.config):
+            if mode == "sample":
+                return count_sampling(at.config, dtype=torch_dtype, point=at.point)
+            return count_flops(at.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=at.point)
 
     if plot is not None:
         check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs}, plot=plot, report=request.report)
     with without_compiler():
-        grid, results, runs = load_grid(request, sweep), [], []
-        for point in grid:
-            with possible(point.config):
-                if mode == "sample":
-                    runs.append(count_sampling(point.config, dtype=torch_dtype, point=point.point))
-                    continue
-                result = count_flops(
-                    point.config, dtype=torch_dtype, elementwise=elementwise, budget=wanted, point=point.point
-                )
-            results.append(result)
-    configs = [point.config for point in grid]
+        done = over_grid(request, matched_grid(request, sweep, match, vary), counted)
+    results, configs = [result for _, result in done], [point.config for point, _ in done]
     if mode == "sample":
-        return request.show(runs, lambda width: sampling_flops_tables(runs, width), configs=configs)
+        return request.show(results, lambda width: sampling_flops_tables(results, width), configs=configs)
 
     def draw() -> Figure:
         from mmdit_cli.flops.plots import flops_plot

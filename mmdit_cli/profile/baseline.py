@@ -197,9 +197,13 @@ def other_surroundings(run: Mapping[str, Any], baseline: Mapping[str, Any]) -> l
 
 
 def _check_settings(name: str, now: Mapping[str, Any], before: Mapping[str, Any]) -> None:
-    differ = [key for key in SETTINGS if key in now and key in before and _setting(key, now) != _setting(key, before)]
+    differ = [key for key in SETTINGS if key in now and key in before and _setting(now, key) != _setting(before, key)]
+    if "tokens" in differ and "valid_tokens" in differ:
+        differ.remove("valid_tokens")  # which may follow from the tokens
     if differ:
-        was, is_ = (", ".join(_setting(key, result) for key in differ) for result in (before, now))
+        was, is_ = (
+            ", ".join(_in_words(mine, other, key) for key in differ) for mine, other in ((before, now), (now, before))
+        )
         flags = ", ".join(SETTINGS[key] for key in differ)
         raise UserError(
             f"--baseline: {name} was measured in {was}, and this run is in {is_}; "
@@ -207,11 +211,19 @@ def _check_settings(name: str, now: Mapping[str, Any], before: Mapping[str, Any]
         )
 
 
-def _setting(key: str, result: Mapping[str, Any]) -> str:
+def _setting(result: Mapping[str, Any], key: str) -> Any:
     value = result[key]
-    if key == "device":
-        value = str(value).partition(":")[0]  # cards have names, which are compared
-    return f"{key} {one_line(repr(value), 60)}"
+    return str(value).partition(":")[0] if key == "device" else value  # cards have names, which are compared
+
+
+def _in_words(result: Mapping[str, Any], other: Mapping[str, Any], key: str) -> str:
+    """`dtype 'fp32'`; of counts by modality those in which the other differs: `128 valid tokens of text`."""
+    value, theirs = _setting(result, key), _setting(other, key)
+    if not (isinstance(value, Mapping) and isinstance(theirs, Mapping)):
+        return f"{key} {one_line(repr(value), 60)}"
+    what = key.replace("_", " ")
+    differ = [f"{count} {what} of {name}" for name, count in value.items() if theirs.get(name) != count]
+    return one_line(", ".join(differ) or f"no {what} of {', '.join(map(str, theirs.keys() - value.keys()))}", 200)
 
 
 def _overlap(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.flags import GuidanceOption, StepsOption, SweepOption, common_options, with_sampling
+from mmdit_cli.request.flags import (
+    GuidanceOption,
+    MatchOption,
+    StepsOption,
+    SweepOption,
+    VaryOption,
+    common_options,
+    with_sampling,
+)
 from mmdit_cli.request.request import Request
 
 NAME = "profile"
@@ -74,6 +82,8 @@ def command(
         ),
     ] = None,
     sweep: SweepOption = None,
+    match: MatchOption = None,
+    vary: VaryOption = None,
     plot: Annotated[
         Path | None,
         typer.Option(
@@ -127,21 +137,24 @@ def command(
     request = with_sampling(request, mode, steps, guidance)
     of_call: Literal["forward", "train"] = "train" if mode == "train" else "forward"
 
-    from mmdit_cli.request.sweep import load_grid
+    from mmdit_cli.model_parts.matching import matched_grid
 
     if estimate or memory is not None:
         from mmdit_cli.memory.training import TRAINED
         from mmdit_cli.profile.estimate_command import estimate_command
 
         training = replace(TRAINED, **kept)
-        return estimate_command(request, load_grid(request, sweep), mode=of_call, memory=memory, training=training)
+        grid = matched_grid(request, sweep, match, vary)
+        return estimate_command(request, grid, mode=of_call, memory=memory, training=training)
 
+    from mmdit_cli.memory.precheck import check_fits
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
+    from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
 
     if threads is not None:
@@ -157,7 +170,6 @@ def command(
     if plot is not None:
         check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs, "baseline": baseline}, trace=trace, plot=plot, report=request.report)
-    grid = load_grid(request, sweep)
     settings = Settings(
         mode=of_call,
         device=request.torch_device,
@@ -170,6 +182,11 @@ def command(
         fresh=fresh,
         trace=trace,
     )
+
+    def fits(point: PointConfig) -> None:
+        check_fits(point.config, of_call, settings.dtype, settings.device)
+
+    grid = [point for point, _ in over_grid(request, matched_grid(request, sweep, match, vary), fits)]
     if mode == "sample":
         from mmdit_cli.profile.sampling_command import sampling_command
 

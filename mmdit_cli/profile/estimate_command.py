@@ -10,14 +10,14 @@ import torch
 from mmdit_cli.memory.demand import Demand
 from mmdit_cli.memory.tables import estimate_tables
 from mmdit_cli.memory.training import Training
-from mmdit_cli.memory.verdict import judge_memory
+from mmdit_cli.memory.verdict import MemoryVerdict, judge_memory
 from mmdit_cli.output.console import stage_progress
 from mmdit_cli.request.numbers import read_size
+from mmdit_cli.request.sweep import PointConfig, over_grid
 
 if TYPE_CHECKING:
     from mmdit_cli.memory.estimate import Mode
     from mmdit_cli.request.request import Request
-    from mmdit_cli.request.sweep import PointConfig
 
 
 def estimate_command(
@@ -36,9 +36,12 @@ def estimate_command(
     device, dtype = request.named_device, request.torch_dtype
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         device = torch.device("cuda")  # it is not here: any other, or none
-    results = []
     with stage_progress() as on_progress:
-        for point in grid:
+
+        def judged(point: PointConfig) -> MemoryVerdict:
             on_progress(f"{point.config.name}: estimating", 0, None)
-            results.append(judge_memory(Demand(point.config, mode, dtype, device, training), limit, point.point))
-    request.show(results, lambda width: estimate_tables(results, width), configs=[point.config for point in grid])
+            return judge_memory(Demand(point.config, mode, dtype, device, training), limit, point.point)
+
+        done = over_grid(request, grid, judged)
+    results = [verdict for _, verdict in done]
+    request.show(results, lambda width: estimate_tables(results, width), configs=[point.config for point, _ in done])

@@ -53,8 +53,7 @@ def profile_grid(
         run: this run's own document so far; what differs from the baseline's is noticed.
 
     Raises:
-        UserError: the baseline lacks a point or was measured with other settings (told before anything is measured), or
-            a point does not fit into memory.
+        UserError: the baseline lacks a point or was measured with other settings (told before anything is measured).
     """
     if earlier is not None:
         how = {"mode": settings.mode, "compiled": settings.compile, "caches": "cold" if settings.cold else "warm"}

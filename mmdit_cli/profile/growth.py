@@ -19,9 +19,9 @@ TOKENS = "tokens"
 class Growth:
     """`figure` grows like `variable ** exponent`, the other swept variables staying as they are.
 
-    `first` and `last` are the exponents between the two smallest and the two largest values (None for two values):
-    where they differ, no power law holds throughout, as from linear work to that of attention. `worst`: the largest
-    ratio between a measured figure and the fitted one.
+    `first` and `last` are the exponents between the two smallest and the two largest values (None for two values, or
+    where points were left out that would tell): where they differ, no power law holds throughout, as from linear work
+    to that of attention. `worst`: the largest ratio between a measured figure and the fitted one.
     """
 
     config: str
@@ -85,10 +85,11 @@ def _fit(config: str, figure: str, variables: dict[str, list[float]], values: Se
         return []
     worst = math.exp(np.abs(solution @ x - y).max())
 
-    def between(index: int, levels: Sequence[float]) -> float:
-        """The exponent over the points where a variable has one of these values; the grid has all of them."""
+    def between(index: int, levels: Sequence[float]) -> float | None:
+        """The exponent over the points where a variable has one of these values; None where points left out matter."""
         among = np.isin(list(variables.values())[index], levels)
-        return float(np.linalg.lstsq(x[:, among].T, y[among], rcond=None)[0][index])
+        solution, _, rank, _ = np.linalg.lstsq(x[:, among].T, y[among], rcond=None)
+        return float(solution[index]) if rank > np.linalg.matrix_rank(np.delete(x[:, among], index, 0)) else None
 
     rows = []
     for index, (name, column) in enumerate(variables.items()):

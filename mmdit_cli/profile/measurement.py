@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
-from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.output.units import seconds as seconds_text
@@ -52,11 +51,9 @@ def profile_configs(
         on_message: told of a call that will take long, for no call is cut short.
 
     Raises:
-        UserError: a config would not fit into the free memory, or the trace can't be written.
+        UserError: the trace can't be written.
     """
     device, dtype, train = settings.device, settings.dtype, settings.mode == "train"
-    for config in configs:
-        check_fits(config, settings.mode, dtype, device)
     subjects = []
     for config, point in zip(configs, points or [{}] * len(configs), strict=True):
         on_progress(f"{config.name}: counting FLOPs and bytes", 0, None)

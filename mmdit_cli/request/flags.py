@@ -13,14 +13,35 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.request import Request, make_request
+from mmdit_cli.request.completion import config_keys, config_names, settings
+from mmdit_cli.request.request import DTYPES, GPU_FIRST, Request, make_request
 
 Command = Callable[..., None]
 
 SweepOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--sweep", metavar="KEY=V1,V2", help="Take each value of a key in turn, or each of 6..12. Repeat for a grid."
+        "--sweep",
+        metavar="KEY=V1,V2",
+        help="Take each value of a key in turn, or each of 6..12. Repeat for a grid.",
+        autocompletion=settings,
+    ),
+]
+MatchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--match",
+        metavar="params=NAME",
+        help="Make configs as large as NAME (or flops=NAME, or a number such as 100M) within 2%, by --vary.",
+    ),
+]
+VaryOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--vary",
+        metavar="KEY",
+        help="What --match may change: --vary model.depth. Several scale together. Repeatable.",
+        autocompletion=config_keys,
     ),
 ]
 StepsOption = Annotated[
@@ -38,6 +59,7 @@ OneConfig = Annotated[
         "-c",
         metavar="FILE",
         help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or - (stdin).",
+        autocompletion=config_names,
     ),
 ]
 SeveralConfigs = Annotated[
@@ -47,6 +69,7 @@ SeveralConfigs = Annotated[
         "-c",
         metavar="FILE",
         help="A YAML file, a shipped config's name, a run, weights, a folder of diffusers, or -. Repeatable.",
+        autocompletion=config_names,
     ),
 ]
 COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and default
@@ -57,13 +80,33 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
                 "--set",
                 metavar="KEY=VALUE",
                 help="Change a config value: --set model.depth=4, or of all: model.modalities.*.dim=64. Repeatable.",
+                autocompletion=settings,
             ),
         ],
         None,
     ),
-    "device": (Annotated[str, typer.Option("--device", metavar="DEVICE", help="cpu, cuda or cuda:N.")], "cpu"),
+    "device": (
+        Annotated[
+            str | None,
+            typer.Option(
+                "--device",
+                metavar="DEVICE",
+                help=f"cpu, cuda or cuda:N. Default: a GPU where {' and '.join(GPU_FIRST)} find one, else cpu.",
+                autocompletion=lambda: ["cpu", "cuda"],
+            ),
+        ],
+        None,
+    ),
     "dtype": (
-        Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="fp32, bf16 or fp16 (or float32, ...).")],
+        Annotated[
+            str,
+            typer.Option(
+                "--dtype",
+                metavar="DTYPE",
+                help="fp32, bf16 or fp16 (or float32, ...).",
+                autocompletion=lambda: [*DTYPES],
+            ),
+        ],
         "fp32",
     ),
     "seed": (Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")], 0),

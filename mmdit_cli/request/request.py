@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import RenderableType
 
-    from mmdit.config.yaml_document import Document
+    from mmdit.config.yaml_document import ConfigError, Document
     from mmdit_cli.request.tool_config import ToolConfig
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -30,6 +30,8 @@ MOST_DEVICES = 128  # torch wraps greater numbers
 
 
 SECTIONS = ("run", "train")
+FOUND = "a GPU, or else cpu"  # the device of who asked for none
+GPU_FIRST = ("profile", "train-toy")  # commands whose work a device does
 NAMED = 4  # settings in a message
 READS = {  # by command: what it uses of a config's `run` and `train`, sections or keys
     "profile": ("run",),
@@ -53,17 +55,24 @@ class Request:
     json: bool
     report: Path | None
     unused: dict[str, str] = field(default_factory=dict, compare=False)  # keys that the command won't use, in words
+    beside: dict[str, Any] = field(default_factory=dict, compare=False)  # what the document has beside the results
+    footnotes: list[str] = field(default_factory=list, compare=False)  # what is said of it under the tables
     read: list[dict[str, Any]] = field(default_factory=list, compare=False)  # the configs that were loaded, whole
 
     def load_configs(self) -> list[ToolConfig]:
         """Raises ConfigError where a config is wrong."""
-        return [config for (config,) in self.load_points()]
+        configs = []
+        for (config,) in self.load_points():
+            if isinstance(config, ValueError):
+                raise config
+            configs.append(config)
+        return configs
 
-    def load_points(self, points: Sequence[Sequence[str]] = ((),)) -> list[list[ToolConfig]]:
-        """Each config at each point of a sweep.
+    def load_points(self, points: Sequence[Sequence[str]] = ((),)) -> list[list[ToolConfig | ConfigError]]:
+        """Each config at each point of a sweep, or what is wrong with it there.
 
         Raises:
-            ConfigError: a config is wrong.
+            ConfigError: a file can't be read.
         """
         from mmdit.config.file import load_points
         from mmdit.config.shipped import is_shipped
@@ -73,12 +82,13 @@ class Request:
         schema = FedConfig if "run" in READS[self.command] else ToolConfig
         loaded = []
         for path in self.configs:
-            note = partial(self._note_unused, is_shipped(path) or os.path.isdir(path))  # a run's is the tool's own
+            note = partial(self._note_unused, is_shipped(path) or _of_run(path))
             text = config_within(path)
             loaded.append(
                 load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
             )
-        self.read[:] = [as_data(each[0]) for each in loaded]
+        right = ([config for config in each if not isinstance(config, ValueError)] for each in loaded)
+        self.read[:] = [as_data(each[0]) for each in right if each]
         return loaded
 
     def _note_unused(self, shipped: bool, document: Document) -> None:
@@ -104,6 +114,8 @@ class Request:
         """The device, which need not be there. Raises UserError where the name is none."""
         import torch
 
+        if self.device == FOUND:
+            return torch.device(first_device())
         kind, colon, index = self.device.partition(":")
         numbered = kind == "cuda" and index.isascii() and index.isdecimal() and len(index) < 4
         if kind not in ("cpu", "cuda") or (colon and not (numbered and int(index) < MOST_DEVICES)):
@@ -145,11 +157,12 @@ class Request:
         return make_document(
             self.command,
             results,
-            device=self.device,
+            device=str(self.named_device),
             dtype=self.dtype,
             seed=self.seed,
             command_line=["mmdit", *sys.argv[1:]],
             configs=self.read,
+            **self.beside,
             **extra,
         )
 
@@ -187,7 +200,7 @@ class Request:
                 console.print(header(document))
             if taken := tokens_by_default(configs):
                 console.print(note(taken))
-            for table in tables(console.width):
+            for table in [*tables(console.width), *map(note, self.footnotes)]:
                 console.print(table)
         try:
             if self.report is not None:
@@ -208,7 +221,7 @@ def make_request(
     command: str,
     configs: list[str],
     overrides: list[str] | None,
-    device: str,
+    device: str | None,
     dtype: str,
     seed: int,
     json: bool,
@@ -227,8 +240,22 @@ def make_request(
     if report is not None:
         check_target(report, "--report", suffixes=SUFFIXES)
         check_apart({"config": configs}, report=report)
+    device = device or (FOUND if command in GPU_FIRST else "cpu")
     dtype = {torch_name: name for name, torch_name in DTYPES.items()}.get(dtype.removeprefix("torch."), dtype)
     return Request(command, configs, [_as_utf8(text) for text in overrides or []], device, dtype, seed, json, report)
+
+
+def first_device() -> str:
+    """The kind of device that is taken where none is named."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _of_run(path: str) -> bool:
+    """Whether a run's config is named, which the tool wrote itself."""
+    own = os.path.basename(path) == "config.yaml" and os.path.isfile(os.path.join(os.path.dirname(path), "run.json"))
+    return own or os.path.isdir(path)
 
 
 def _as_utf8(text: str) -> str:

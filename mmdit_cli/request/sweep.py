@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.tables import Column
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 MAX_POINTS = 1000  # of a grid
 LONGEST_KEY = 300  # characters
+NAMED = 10  # points left out, under the tables
 
+Result = TypeVar("Result")
 Point = dict[str, Any]  # a value for each swept key, in the order of the command line
 BRACKETS = {"[": "]", "{": "}"}
 
@@ -40,19 +42,71 @@ class PointConfig:
     point: Point
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """A config at a point of the grid where it can't be, and why."""
+
+    config: str
+    point: Point
+    reason: str
+
+
 def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfig]:
     """Every config of the request at every point of the grid, config by config, the last key's values changing first.
+    Points at which a config is wrong are left out, and noted in the request.
 
     Raises:
         UserError: a sweep is malformed; the message names the key and the value.
-        ConfigError: a config is wrong, or becomes so at a point; the message names `--sweep KEY=VALUE`.
+        ConfigError: a config is wrong at every point; the message names `--sweep KEY=VALUE` where that is why.
     """
     axes = parse_sweeps(sweeps or ())
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
     points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
     texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
-    loaded = request.load_points(texts)
-    return [PointConfig(config, point) for each in loaded for config, point in zip(each, points, strict=True)]
+    grid: list[PointConfig] = []
+    for name, loaded in zip(request.configs, request.load_points(texts), strict=True):
+        tried = list(zip(loaded, points, strict=True))
+        wrong = [(problem, point) for problem, point in tried if isinstance(problem, ValueError)]
+        if len(wrong) == len(tried):
+            raise wrong[0][0]
+        _leave_out(request, [LeftOut(name, point, str(problem)) for problem, point in wrong])
+        grid += [PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)]
+    return grid
+
+
+def over_grid(
+    request: Request, grid: Sequence[PointConfig], work: Callable[[PointConfig], Result]
+) -> list[tuple[PointConfig, Result]]:
+    """What is made of every point. In a sweep those of which nothing can be made are left out, and noted.
+
+    Raises:
+        UserError, ValueError: nothing can be made of any point, or of a config that is not swept.
+    """
+    done: list[tuple[PointConfig, Result]] = []
+    problems: list[tuple[PointConfig, Exception]] = []
+    for each in grid:
+        try:
+            done.append((each, work(each)))
+        except (UserError, ValueError) as problem:
+            if not each.point:
+                raise
+            problems.append((each, problem))
+    if not done and problems:
+        raise problems[0][1]
+    _leave_out(request, [LeftOut(each.config.name, each.point, str(problem)) for each, problem in problems])
+    return done
+
+
+def _leave_out(request: Request, points: Sequence[LeftOut]) -> None:
+    """Note them for the foot of the tables and for the document."""
+    if not points:
+        return
+    request.beside.setdefault("left_out", []).extend(points)
+    for each in points[:NAMED]:
+        where = ", ".join(f"{key}={value_text(value)}" for key, value in each.point.items())
+        request.footnotes.append(f"Left out: {each.config} with {where}: {'; '.join(each.reason.splitlines())}")
+    if (more := len(points) - NAMED) > 0:
+        request.footnotes.append(f"Left out: {more} more points of {points[0].config}, which --json names.")
 
 
 def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
@@ -116,6 +170,11 @@ def _parse_axis(sweep: str) -> Axis:
     for place, part in enumerate(texts, start=1):
         if not part:
             raise UserError(f"{label}: value {place} of {key} is empty; write null for none")
+        if place > 1 and re.fullmatch(r"0\d\d", part, re.ASCII):  # the rest of 1,024
+            whole = f"{texts[place - 2]},{part}"
+            raise UserError(
+                f"{label}: is {whole} one value? Write it without the comma; or without 0 before {int(part)}"
+            )
         try:
             value = parse(part, f"--sweep {key}={one_line(part, 60)}", lines=False).data
         except ConfigError as error:

@@ -108,11 +108,16 @@ class FedConfig(ToolConfig):
         yield from super().check()
         inputs = self.model.inputs
         for name, frames in self.run.frames.items():
-            if name in inputs and (not is_video(inputs[name]) or self.tokens_of(name) % frames):
-                got = f"{name!r} has {self.tokens_of(name)} tokens"
-                yield OptionError(
-                    ("run", "frames", name), f"only a video's tokens are shared by frames, equally; {got}"
-                )
+            if name not in inputs:
+                continue
+            tokens, at = self.tokens_of(name), ("run", "frames", name)
+            if not is_video(inputs[name]):
+                yield OptionError(at, f"{name!r} is no video, whose patches are of three sizes (t, h, w); leave it out")
+            elif tokens % frames:
+                near = {tokens // frames * frames, (tokens // frames + 1) * frames} - {0}
+                fit = " or ".join(map(str, sorted(near)))
+                message = f"{frames} frames can't share {tokens} tokens equally; run.tokens.{name} could be {fit}"
+                yield OptionError(at, message)
         for name, count in self.run.tokens.items():
             end = inputs.get(name)
             most, at = reach(end), ("run", "tokens", name)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.flags import common_options
+from mmdit_cli.request.completion import config_names
+from mmdit_cli.request.flags import MatchOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ def command(
             "-c",
             metavar="FILE",
             help="A YAML file, a shipped config's name, or -. Repeatable. --resume takes the run's own.",
+            autocompletion=config_names,
         ),
     ] = None,
     steps: Annotated[
@@ -59,6 +61,8 @@ def command(
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
     ] = None,
+    match: MatchOption = None,
+    vary: VaryOption = None,
     plot: Annotated[
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (.png, .svg, .pdf), of a comparison."),
@@ -87,9 +91,11 @@ def command(
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
-    from mmdit_cli.output.console import message, training_progress
+    from mmdit_cli.model_parts.matching import match_configs
+    from mmdit_cli.output.console import is_main, message, training_progress
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
+    from mmdit_cli.toy.comparability import as_trained
     from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, holds_run, in_runs
     from mmdit_cli.toy.tables import train_tables
@@ -103,6 +109,7 @@ def command(
     elif not config:
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
     configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
+    configs = match_configs(request, configs, match, vary, counted=as_trained)
     first = request.seed
     precision: Precision = "pure" if request.dtype == "fp32" else "mixed"
     if tensorboard:
@@ -120,6 +127,8 @@ def command(
             raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
     request.say_unused()
+    for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
+        message(note)
 
     def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
         with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:

@@ -10,7 +10,7 @@ import re
 import shlex
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,21 +35,14 @@ from mmdit_cli.toy.checkpoints import checkpoint_to_resume
 LOCK = ".mmdit-lock"
 
 
-@contextmanager
-def open_run(name: str, run_dir: Path | None, *, resume: bool) -> Iterator[Path]:
+def open_run(name: str, run_dir: Path | None, *, resume: bool) -> AbstractContextManager[Path]:
     """The run's folder, new unless it is resumed, and locked as long as the run goes on.
 
     Raises:
         UserError: it exists and is not empty, is missing where it should be resumed, can't be made or written to, or
             another run is under way in it.
     """
-    if not resume:
-        with new_folder(run_dir or in_runs(name)) as folder:
-            yield folder
-        return
-    folder = check_run(run_dir)
-    with _alone_in(folder):
-        yield folder
+    return _alone_in(check_run(run_dir)) if resume else new_folder(run_dir or in_runs(name))
 
 
 def check_run(run_dir: Path | None) -> Path:
@@ -74,25 +67,21 @@ def holds_run(folder: Path) -> bool:
     return any(name in (CONFIG, ABOUT, METRICS) or name.startswith(PREFIX) for name in names)
 
 
-@contextmanager
-def open_comparison(folder: Path, *, resume: bool) -> Iterator[Path]:
+def open_comparison(folder: Path, *, resume: bool) -> AbstractContextManager[Path]:
     """The folder of several runs, new or empty unless they are resumed, and locked.
 
     Raises:
         UserError: as in `open_run`, or it holds a single run.
     """
     if not resume:
-        with new_folder(folder):
-            yield folder
-        return
+        return new_folder(folder)
     if not folder.is_dir():
         raise UserError(f"--run-dir {folder}: there is no such comparison to resume")
     if holds_run(folder):
         raise UserError(
             f"--run-dir {folder}: is one run; go on with it by --resume alone, without --config and --seeds"
         )
-    with _alone_in(folder):
-        yield folder
+    return _alone_in(folder)
 
 
 def in_runs(name: str) -> Path:
@@ -126,7 +115,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def _alone_in(folder: Path) -> Iterator[Path]:
     """Hold the folder's lock, a file that says who does. It is free again when its process ends, however that happens.
 
     Where the file system knows no locks, two runs in one folder are not told apart.
@@ -151,7 +140,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
         try:
             with suppress(OSError):  # who holds it is for people to read; on a full disk it holds nonetheless
                 path.write_text(f"process {os.getpid()} on {socket.gethostname()}\n", encoding="utf-8")
-            yield
+            yield folder
         finally:
             with suppress(OSError):
                 path.unlink()
@@ -165,10 +154,13 @@ def describe(
     command_line: Sequence[str],
     changes: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step."""
+    """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step. The
+    command that began it stands, and those that went on with it come after."""
+    before = _about(folder)
     write_atomic(folder / CONFIG, to_yaml(identity["config"]).encode())
     about = {
-        "command_line": list(command_line),
+        "command_line": before.get("command_line", list(command_line)),
+        "resumed_by": [*before.get("resumed_by", []), list(command_line)] if before else [],
         "seed": identity["seed"],
         "dtype": identity["dtype"],
         "device": str(device),
@@ -186,12 +178,21 @@ def describe(
 def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
     """What `describe` wrote: the run's identity, None where it was not written yet, and the changes so far."""
     try:
-        about = json.loads(read_regular(folder / ABOUT, LONGEST))
+        about = _about(folder)
         config = parse(read_regular(folder / CONFIG, MAX_BYTES + 1), CONFIG).data
         identity = {"seed": about["seed"], "dtype": about["dtype"], "config": config}
         return identity, [change for change in about.get("changes", []) if isinstance(change, dict)]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None, []
+
+
+def _about(folder: Path) -> dict[str, Any]:
+    """What the run was made with; empty where it was not written yet, or is damaged."""
+    try:
+        about = json.loads(read_regular(folder / ABOUT, LONGEST))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return about if isinstance(about, dict) else {}
 
 
 def asked_of_run(folder: Path, **given: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.marks import slow_but
 from tests.support.paths import ROOT
+from tests.support.small_commands import small
 from tests.support.small_configs import TINY
 
 COMMON = {"command", "mmdit_version", "torch_version", "device", "dtype", "seed", "results"}
@@ -243,6 +245,32 @@ def test_help_needs_neither_torch_nor_the_library(arguments):
     assert "mmdit" in done.stdout
     if arguments[0] in RESULTS or arguments[0] == "train-toy":
         assert f"Example: mmdit {arguments[0]}" in " ".join(done.stdout.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("columns", [40, 80])
+def test_help_says_of_every_command_what_it_does_and_cuts_nothing(columns, mmdit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    code, out, _ = mmdit("--help")
+    assert code == 0 and "..." not in out.partition("\n")[2] and max(map(len, out.splitlines())) <= max(50, columns)
+    said = " ".join(out.split())
+    for sentence in ("which component takes the time.", "a YAML file describes."):
+        assert sentence in said
+
+
+def three_commands(mmdit) -> list[str]:
+    code, out, err = mmdit()
+    assert (code, err) == (0, "") and max(map(len, out.splitlines())) <= 80
+    return [line.partition("   ")[0].strip() for line in out.splitlines() if line.startswith("  mmdit ")]
+
+
+def test_alone_it_shows_three_commands(mmdit):
+    assert [shlex.split(line)[1] for line in three_commands(mmdit)] == ["flops", "profile", "train-toy"]
+
+
+@pytest.mark.slow
+def test_those_three_commands_work(mmdit):
+    for line in three_commands(mmdit):
+        assert mmdit(*shlex.split(small(line))[1:])[0] == 0, line
 
 
 @pytest.mark.parametrize("columns", ["40", "80"])

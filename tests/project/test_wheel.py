@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
+from site import getsitepackages
 
 import pytest
 
@@ -28,13 +31,20 @@ WANTED = sorted(
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder with the wheel, which was built from the sdist, as `python -m build` does."""
-    source, dist = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a clone has that the package is built of."""
+    source = tmp_path_factory.mktemp("source")
     for folder in SOURCE:
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+@pytest.fixture(scope="module")
+def built(clone: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with the wheel, which was built from the sdist, as `python -m build` does."""
+    source, dist = clone, tmp_path_factory.mktemp("dist")
     backend = "from setuptools import build_meta as b; import sys; getattr(b, sys.argv[1])(sys.argv[2])"
     subprocess.run(
         [sys.executable, "-c", backend, "build_sdist", str(dist)], cwd=source, check=True, capture_output=True
@@ -57,6 +67,30 @@ def test_the_wheel_and_the_sdist_hold_every_module_and_config(built):
     with tarfile.open(sdist) as archive:
         packed = {name.partition("/")[2] for name in archive.getnames()}
     assert set(WANTED) - packed == set()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", ["clone", "wheel"])
+def test_uvx_runs_it_from_a_clone_and_from_the_wheel(of, clone, built, tmp_path):
+    """The packages that it needs are those that are here: each is overridden away, so that nothing is downloaded."""
+    from uv import find_uv_bin
+
+    needed = [re.split("[<>=]", line)[0] for line in requires("mmdit-cli") or () if "extra" not in line]
+    (tmp_path / "none.txt").write_text("".join(f"{name}; python_version < '3'\n" for name in needed))
+    source = clone if of == "clone" else next(built.glob("*.whl"))
+    environment = {"PYTHONPATH": os.pathsep.join(getsitepackages()), "UV_CACHE_DIR": str(tmp_path / "cache")}
+    run = [find_uv_bin(), "tool", "run", "--offline", "--no-build-isolation", "--overrides", "none.txt"]
+    run += ["--python", sys.executable]
+    for command in (["--from", str(source), "mmdit"], [str(source)]):
+        done = subprocess.run(
+            [*run, *command, "flops", "-c", "two-modality", "--json"],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["results"][0]["parameters"] == 17_524_736
 
 
 @pytest.mark.slow

@@ -147,16 +147,16 @@ def _sweeps(draw: random.Random, turns: Turns) -> Iterator[Case]:
     many = ",".join(map(str, range(1, 20_001)))
     bad: dict[tuple[str, ...], str] = {
         ("",): "--sweep", ("=",): "--sweep", ("model.depth",): "--sweep", ("model.depth=",): "model.depth",
-        ("model.depth=1,,2",): "value 2", ("model.depth=1,1",): "twice", ("model.depth=1,two",): "model.depth",
-        ("model.depth=1,0",): "--sweep model.depth=0", ("model.depth=1,[",): "--sweep", ("=1,2",): "--sweep",
+        ("model.depth=1,,2",): "value 2", ("model.depth=1,1",): "twice", ("model.depth=one,two",): "model.depth",
+        ("model.depth=0,-1",): "--sweep model.depth=0", ("model.depth=1,[",): "--sweep", ("=1,2",): "--sweep",
         ("model..depth=1,2",): "--sweep", ("model.depht=1,2",): "did you mean depth",
-        ("model.depth=1,.nan",): "--sweep model.depth=.nan", ("model.depth=1,1.5",): "--sweep model.depth=1.5",
+        ("model.depth=.nan",): "--sweep model.depth=.nan", ("model.depth=1.5,2.5",): "--sweep model.depth=1.5",
         ("model.depth=1,2", "model.depth=3,4"): "swept twice", ("model.depth=1,2", "model=1,2"): "one holds the other",
         ("run.tokens.sound=1,2",): "run.tokens.sound", (f"model.{SCRIPTS[0]}=1,2",): "unknown key",
         ("run.tokens.*=1,2", "run.tokens.text=1,2"): "one holds the other", ("run.tok.*=1,2",): "finds no key",
         ("model.depth=1,\x1b",): "--sweep", (f"run.batch_size={many}",): "--sweep",
         (f"run.batch_size={many}", f"run.tokens.text={many}"): "--sweep",
-        ("a." * 20_000 + "b=1,2",): "--sweep",
+        ("a." * 20_000 + "b=1,2",): "--sweep", ("run.tokens.image=1,024",): "is 1,024 one value?",
     }  # fmt: skip
     for texts, names in bad.items():
         for _ in range(2):

@@ -7,8 +7,10 @@ import re
 import sys
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from mmdit.options import as_data
+from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.model_parts.flop_count import count_flops
 from tests.support.small_configs import config
 
@@ -49,6 +51,21 @@ def test_a_sweeps_table_is_one_row_a_point(flops):
     assert code == 0 and len(rows) == 2 and "step/token" in out
     parameters = count_flops(config()).parameters
     assert [row[1:3] for row in rows] == [[f"{parameters / 1e3:.1f}", "k"]] * 2
+
+
+def test_points_that_can_not_be_are_named_in_table_and_document(flops):
+    sweep = ["--sweep", "model.depth=2,0", "--sweep", "run.batch_size=2,200"]
+    code, out, _ = flops(*sweep, "--budget", str(3 * count_flops(config()).step_flops), "--json")
+    document = json.loads(out)
+    Draft202012Validator(document_schema("flops")).validate(document)
+    assert code == 0 and [list(r["point"].values()) for r in document["results"]] == [[2, 2]]
+    reasons = {tuple(each["point"].values()): each["reason"] for each in document["left_out"]}
+    assert len(reasons) == 3 and "--sweep model.depth=0" in reasons[0, 2] and "budget" in reasons[2, 200]
+    code, out, _ = flops("--sweep", "model.depth=1,0")
+    said = " ".join(out.split())
+    assert code == 0 and "Left out: small.yaml with model.depth=0: --sweep model.depth=0: model.depth: there" in said
+    code, out, err = flops("--sweep", "model.depth=0,-1")
+    assert code == 2 and not out and "--sweep model.depth=0" in err
 
 
 def test_designs_given_other_batches_are_said_to_be(flops, tmp_path):

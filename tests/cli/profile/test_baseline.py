@@ -142,8 +142,14 @@ def test_other_surroundings_are_named_and_what_is_measured_is_not_judged():
     ("run", "told"),
     [
         ({"batch_size": 4}, "batch_size 2, and this run is in batch_size 4; change run.batch_size"),
-        ({"tokens": {"text": 3, "image": 4}}, "change run.tokens"),
-        ({"mask": {"text": 0.5}}, "change run.mask"),
+        (
+            {"tokens": {"text": 3, "image": 4}},
+            "in 4 tokens of text, and this run is in 3 tokens of text; change run.tokens,",
+        ),
+        (
+            {"mask": {"text": 0.5}},
+            "4 valid tokens of text, and this run is in 2 valid tokens of text; change run.mask,",
+        ),
     ],
 )
 def test_another_batch_is_refused_before_anything_is_measured(run, told, monkeypatch):

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from mmdit_cli.errors import UserError
 from tests.support.small_configs import TINY
 
 QUICK = ["--repeats", "2", "--max-seconds", "0.1"]
@@ -43,6 +44,22 @@ def test_a_sweep_is_a_grid_with_its_growth_and_a_picture(run, tmp_path):
     assert [result["tokens"]["image"] for result in document["results"]] == [16, 16, 64, 64]
     assert {(row["figure"], row["variable"]) for row in document["growth"]} >= {("time", "tokens")}
     assert (tmp_path / "s.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_point_that_does_not_fit_is_left_out_and_the_rest_is_measured(run, monkeypatch):
+    def check_fits(config, *how):
+        if config.run.tokens["image"] > 32:
+            raise UserError("8 MB are free")
+
+    monkeypatch.setattr("mmdit_cli.memory.precheck.check_fits", check_fits)
+    sweep = ["--sweep", "run.tokens.image=16,32,64,0"]
+    done = run(*sweep, *QUICK, "--json")
+    assert done.code == 0, done.err
+    document = json.loads(done.out)
+    assert [result["tokens"]["image"] for result in document["results"]] == [16, 32]
+    assert "are free" in document["left_out"][1]["reason"] and len(document["left_out"]) == 2
+    done = run("--sweep", "run.tokens.image=64,128", *QUICK)
+    assert done.code == 2 and "are free" in done.err
 
 
 def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(run, tmp_path):

@@ -43,6 +43,17 @@ def test_linear_work_that_becomes_quadratic_shows_at_the_ends():
     assert row.worst > 1.01
 
 
+def test_points_that_were_left_out_leave_open_what_they_would_tell():
+    def without(*missing):
+        whole = grid(lambda n, b: 3 * n**1.5 * b**0.8)
+        return rows([r for r in whole if tuple(r.point.values()) not in missing])["time", "tokens"]
+
+    row = without((90, 4))
+    assert (row.exponent, row.first, row.last) == pytest.approx((1.5, 1.5, 1.5))
+    row = without((90, 1), (190, 4))  # between the smallest two, tokens and batch size change together
+    assert row.exponent == pytest.approx(1.5) and row.first is None and row.last == pytest.approx(1.5)
+
+
 def test_every_config_has_its_own_growth():
     results = [
         result({"run.tokens.image": n}, ms=float(n + 10) ** power, config=name)

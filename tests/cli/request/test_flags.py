@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from mmdit_cli.request.flags import COMMON, OneConfig, common_options
-from mmdit_cli.request.request import Request
+from mmdit_cli.request.request import Request, make_request
 
 
 def run(command, *arguments: str):
@@ -57,7 +57,16 @@ def test_a_command_may_have_some_of_them_alone():
 @pytest.mark.parametrize("seed", [1 << 64, -(1 << 63) - 1])
 def test_a_seed_that_torch_does_not_take_is_refused(seed):
     from mmdit_cli.errors import UserError
-    from mmdit_cli.request.request import make_request
 
     with pytest.raises(UserError, match="64 bits"):
         make_request("count", [], None, "cpu", "fp32", seed, False, Path("x.json"))
+
+
+@pytest.mark.parametrize(("command", "found"), [("profile", "cuda"), ("train-toy", "cuda"), ("flops", "cpu")])
+def test_what_a_device_does_is_done_on_the_gpu_that_there_is(command, found, monkeypatch):
+    monkeypatch.setattr("mmdit_cli.request.request.first_device", lambda: "cuda")
+    request = make_request(command, [], None, None, "fp32", 0, False, None)
+    assert request.named_device.type == found
+    assert make_request(command, [], None, "cpu", "fp32", 0, False, None).named_device.type == "cpu"
+    monkeypatch.setattr("mmdit_cli.output.document.device_name", lambda device: device)
+    assert request.document([])["device"] == found

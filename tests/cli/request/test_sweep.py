@@ -11,7 +11,7 @@ import pytest
 from mmdit.config.yaml_document import ConfigError
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.request import make_request
-from mmdit_cli.request.sweep import load_grid, parse_sweeps, short_names
+from mmdit_cli.request.sweep import load_grid, over_grid, parse_sweeps, short_names
 
 TINY = """
 name: tiny
@@ -74,6 +74,8 @@ def test_standard_input_is_read_once_for_all_points(tmp_path, monkeypatch):
         (["run.tokens={image: 4}", "run.tokens.image=1,2"], "run.tokens: one holds the other"),
         (["run.tokens.*=4", "run.tokens.image=1,2"], r"run.tokens.\*: one holds the other"),
         (["run.tokens.*=4", "run.tokens.*=1,2"], r"--sweep run.tokens.\* is swept twice"),
+        (["run.batch_size=1,024"], "is 1,024 one value"),
+        (["run.batch_size=512,1,024,2"], "is 1,024 one value"),
     ],
 )
 def test_a_malformed_sweep_names_its_key_and_value(sweeps, message):
@@ -85,13 +87,55 @@ def test_a_malformed_sweep_names_its_key_and_value(sweeps, message):
     ("sweep", "message"),
     [
         ("model.depht=1,2", "--sweep model.depht=1: model.depht: unknown key; did you mean depth"),
-        ("model.depth=1,two", "--sweep model.depth=two: model.depth: expected a whole number"),
+        ("model.depth=two,0", "--sweep model.depth=two: model.depth: expected a whole number"),
         ("run.tokens.txt=1,2", "'txt' is no modality"),
     ],
 )
-def test_a_point_that_is_no_config_is_named(tmp_path, sweep, message):
+def test_where_no_point_is_a_config_the_first_is_named(tmp_path, sweep, message):
     with pytest.raises(ConfigError, match=message):
         load_grid(request(tmp_path), [sweep])
+
+
+def test_points_that_can_not_be_are_left_out_and_named(tmp_path):
+    asked = request(tmp_path)
+    grid = load_grid(asked, ["model.depth=1,0,2", "model.heads=1,two"])
+    assert [p.point for p in grid] == [{"model.depth": d, "model.heads": 1} for d in (1, 2)]
+    left_out = asked.beside["left_out"]
+    assert [each.point for each in left_out] == [
+        {"model.depth": d, "model.heads": h} for d, h in ((1, "two"), (0, 1), (0, "two"), (2, "two"))
+    ]
+    assert "--sweep model.depth=0: model.depth: there would be no block" in left_out[1].reason
+    assert asked.footnotes[1].startswith(f"Left out: {tmp_path}/tiny.yaml with model.depth=0, model.heads=1: --sweep")
+
+
+def test_the_foot_names_the_first_of_many_points(tmp_path):
+    asked = request(tmp_path)
+    load_grid(asked, ["model.depth=1,-30..-1"])
+    assert len(asked.beside["left_out"]) == 30
+    assert len(asked.footnotes) == 11 and "20 more points" in asked.footnotes[-1]
+
+
+def test_a_config_that_is_right_at_no_point_is_no_config(tmp_path):
+    (tmp_path / "other.yaml").write_text(TINY.replace("depth: 1", "dept: 1"))
+    with pytest.raises(ConfigError, match="other.yaml:3:9: model.dept: unknown key"):
+        load_grid(request(tmp_path, "tiny.yaml", "other.yaml"), ["model.heads=1,2"])
+
+
+def test_points_of_which_nothing_can_be_made_are_left_out(tmp_path):
+    def work(at):
+        if at.point["model.depth"] > 1:
+            raise UserError("too deep")
+        return at.config.model.depth
+
+    asked = request(tmp_path)
+    grid = load_grid(asked, ["model.depth=1,2,3"])
+    assert over_grid(asked, grid, work) == [(grid[0], 1)]
+    assert [(each.config, each.reason) for each in asked.beside["left_out"]] == [("tiny", "too deep")] * 2
+    with pytest.raises(UserError, match="too deep"):
+        over_grid(asked, grid[1:], work)
+    alone = load_grid(asked, None)
+    with pytest.raises(KeyError):  # nobody's sweep, and nothing of it is hidden
+        over_grid(asked, alone, work)
 
 
 def test_names_are_as_short_as_tells_them_apart():

@@ -104,8 +104,12 @@ def test_every_parameter_is_of_a_component_and_every_flop_is_counted(varlen):
 @pytest.mark.parametrize(
     ("run", "message"),
     [
-        ({"frames": {"video": 4}}, "only a video's tokens are shared by frames, equally; 'video' has 30 tokens"),
-        ({"frames": {"text": 2}}, "only a video's tokens are shared by frames"),
+        (
+            {"frames": {"video": 4}},
+            "run.frames.video: 4 frames can't share 30 tokens equally; run.tokens.video could be 28 or 32",
+        ),
+        ({"frames": {"video": 40}}, "40 frames can't share 30 tokens equally; run.tokens.video could be 40"),
+        ({"frames": {"text": 2}}, "run.frames.text: 'text' is no video, whose patches are of three sizes"),
         ({"frames": {"glyphs": 1}}, "'glyphs' is no modality of the model; they are text, video"),
         ({"tokens": {"letters": 1}}, "'letters' is no modality of the model; they are text, video, glyphs"),
     ],

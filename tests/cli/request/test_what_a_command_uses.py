@@ -79,6 +79,16 @@ def test_of_a_shipped_config_only_what_was_set_is_named(capsys):
         )
 
 
+def test_of_a_runs_own_config_nothing_is_named(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(SMALL + "run: {mask: {text: 0.5}}\n")
+    (tmp_path / "run.json").write_text("{}")
+    overrides = ["run.batch_size=3"]
+    request = make_request("train-toy", [f"{tmp_path}/config.yaml"], overrides, "cpu", "fp32", 0, False, None)
+    request.load_configs()
+    request.say_unused()
+    assert "run.batch_size (--set" in (said := capsys.readouterr().err) and "mask" not in said
+
+
 def test_what_is_extended_is_for_all_commands_and_not_named(tmp_path, capsys):
     (tmp_path / "base.yaml").write_text(SMALL + "train: {steps: 3}\nrun: {batch_size: 4}\n")
     request = asked("train-toy", tmp_path, "extends: base.yaml\nrun: {mask: {text: 0.5}}\n")

@@ -132,6 +132,20 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_a_run_keeps_the_command_that_began_it_and_those_that_went_on(tmp_path: Path) -> None:
+    began, again, last = (["mmdit", "train-toy", word] for word in ("-c", "--resume", "--set"))
+    for command, resume in ((began, False), (again, True)):
+        with pytest.raises(Interrupted):
+            step = 4 if resume else 2
+            train(
+                tiny(), device=CPU, run_dir=tmp_path, on_progress=stop_after(step), command_line=command, resume=resume
+            )
+    train(tiny(), device=CPU, run_dir=tmp_path, command_line=last, resume=True)
+    about = json.loads((tmp_path / "run.json").read_text())
+    assert (about["command_line"], about["resumed_by"]) == (began, [again, last])
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match=r"go on with\nmmdit train-toy --resume --run-dir \S+ --device cpu$"):
         train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))

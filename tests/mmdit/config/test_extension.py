@@ -110,6 +110,14 @@ def test_a_runs_folder_is_extended_as_its_config() -> None:
     assert as_config("c.yaml").model.depth == 2
 
 
+def test_weights_are_extended_by_their_config_alone() -> None:
+    Path("m.safetensors").write_bytes(bytes(1 << 21))
+    with pytest.raises(
+        ConfigError, match=r"c.yaml:1:10: extends: expected a config, and m.safetensors are weights; write"
+    ):
+        read(c="extends: m.safetensors\n")
+
+
 def test_standard_input_and_a_mapping_extend_from_the_current_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     write(a=TINY)
     monkeypatch.setattr("mmdit.config.extension._read_stdin", lambda: b"extends: a.yaml\nmodel: {depth: 2}\n")

@@ -25,7 +25,12 @@ from tests.support.config_files import refusal
         ("1.", 1.0),
         (".5", 0.5),
         ("1e-6", 1e-6),
-        ("1E5", 1e5),
+        ("1E5", 100_000),
+        ("-1e+3", -1000),
+        ("1e16", 1e16),  # there are floats between which no whole number is
+        ("0e99999999", 0),
+        ("1e999", math.inf),
+        ("1.0e3", 1000.0),
         ("-1.5e+3", -1500.0),
         ("-.inf", -math.inf),
         (".Inf", math.inf),

@@ -31,6 +31,7 @@ def test_any_two_sizes_decide_the_third(given, wanted):
     [
         ((16, 3, 5), r"dim_joint_attn must be heads \* dim_head = 3 \* 5 = 15, got 16"),
         ((100, None, None), "dim_joint_attn must be a multiple of dim_head=64, got 100"),
+        ((32, None, None), "dim_joint_attn must be a multiple of dim_head=64, got 32"),
         ((100, 3, None), "dim_joint_attn must be a multiple of heads=3, got 100"),
         ((100, None, 48), "dim_joint_attn must be a multiple of dim_head=48, got 100"),
         ((0, None, None), "dim_joint_attn: expected a number > 0 or null, got 0"),
