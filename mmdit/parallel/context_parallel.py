@@ -13,13 +13,12 @@ gradient within the stack, and of what goes into it, is so many times too large,
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 
@@ -42,7 +41,6 @@ class Shares:
         place, size: this process, of how many.
         registers: learned tokens in front of each modality, which the first process has.
         lengths: tokens of each modality, registers apart.
-        masks: `b n` of all of them, or None.
     """
 
     group: ProcessGroup
@@ -50,12 +48,10 @@ class Shares:
     size: int
     registers: tuple[int, ...]
     lengths: tuple[int, ...] = ()
-    masks: tuple[Tensor | None, ...] = ()
-    _joined: dict[tuple[int, ...], Tensor | None] = field(default_factory=dict)
 
-    def enter(self, lengths: Sequence[int], masks: Sequence[Tensor | None]) -> None:
+    def enter(self, lengths: Sequence[int]) -> None:
         """A call begins."""
-        self.lengths, self.masks, self._joined = tuple(lengths), tuple(masks), {}
+        self.lengths = tuple(lengths)
 
     def bounds(self, length: int, place: int | None = None) -> tuple[int, int]:
         """From where to where a process's share of so many tokens reaches. They differ by one at most."""
@@ -71,30 +67,20 @@ class Shares:
         """How many tokens of these modalities each process has, registers with them."""
         return [sum(stop - start for start, stop in self._places(modalities, place)) for place in range(self.size)]
 
-    def mask(self, modalities: Sequence[int]) -> Tensor | None:
-        """`b j`, of the tokens of these modalities in the order of the processes; None where all are valid."""
-        key = tuple(modalities)
-        if key not in self._joined:
-            self._joined[key] = self._mask(key)
-        return self._joined[key]
+    def whole_mask(self, own: Tensor | None, modalities: Sequence[int]) -> Tensor | None:
+        """`b j`, of the tokens of these modalities in the order of the processes, from each one's own; None: all valid.
+
+        It is asked for, not kept from the call: a block that is computed again in the backward pass has its own call's.
+        """
+        if own is None:
+            return None
+        return gathered(own.to(torch.uint8), self.group, 1, self.counts(modalities)).bool()
 
     def _places(self, modalities: Sequence[int], place: int) -> list[tuple[int, int]]:
         """By modality, from where to where; registers stand in front, below 0."""
         every = [self.bounds(self.lengths[i], place) for i in modalities]
         first = [self.registers[i] if place == 0 else 0 for i in modalities]
         return [(start - r, stop) for (start, stop), r in zip(every, first, strict=True)]
-
-    def _mask(self, modalities: tuple[int, ...]) -> Tensor | None:
-        masks = [self.masks[i] for i in modalities]
-        like = next((mask for mask in masks if mask is not None), None)
-        if like is None:
-            return None
-        pieces = []
-        for place in range(self.size):
-            for mask, (start, stop) in zip(masks, self._places(modalities, place), strict=True):
-                own = like.new_ones(len(like), stop - max(start, 0)) if mask is None else mask[:, max(start, 0) : stop]
-                pieces.append(F.pad(own, (max(-start, 0), 0), value=True))
-        return torch.cat(pieces, dim=1)
 
 
 class UlyssesAttention(nn.Module):
@@ -105,7 +91,7 @@ class UlyssesAttention(nn.Module):
         self.attend, self.shares, self.keys, self.queries = attend, shares, tuple(keys), tuple(queries)
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, segments: None = None) -> Tensor:
-        """`q`: b h i d; `k`, `v`: b g j d, of this process's tokens -> b h i d. The mask is that of all tokens."""
+        """`q`: b h i d; `k`, `v`: b g j d; `mask`: b j, of this process's tokens -> b h i d."""
         shares, group, size = self.shares, self.shares.group, self.shares.size
         queries, keys = shares.counts(self.queries), shares.counts(self.keys)
         if (q.shape[2], k.shape[2]) != (queries[shares.place], keys[shares.place]):
@@ -124,7 +110,7 @@ class UlyssesAttention(nn.Module):
             for own, x, n, part in zip(piece.split(numbers), given, counts, parts, strict=True):
                 part.append(own.view(x.shape[0], x.shape[1] // size, n, x.shape[3]))
         every = [torch.cat(part, dim=2) for part in parts]
-        out: Tensor = self.attend(*every, shares.mask(self.keys))
+        out: Tensor = self.attend(*every, shares.whole_mask(mask, self.keys))
 
         # and back
         back = torch.cat([piece.reshape(-1) for piece in out.split(queries, dim=2)])
@@ -147,7 +133,7 @@ class NeighboursElsewhere:
         counts = shares.counts(modality)
         whole = spread(gathered(x, shares.group, 1, counts), shares.group)
         start = sum(counts[: shares.place])
-        return self.beside(whole, shares.mask(modality)).narrow(1, start, counts[shares.place])
+        return self.beside(whole, shares.whole_mask(valid, modality)).narrow(1, start, counts[shares.place])
 
 
 def share_tokens(model: nn.Module, group: ProcessGroup) -> None:
@@ -215,7 +201,7 @@ def _enter(shares: Shares, stack: MMDiT, given: tuple[Any, ...], named: dict[str
         masks = [masks.mask(i) for i in range(len(names))]
     every = (None,) * len(names) if masks is None else masks.by_modality if isinstance(masks, Masks) else masks
     lengths = [x.shape[1] for x in tokens]
-    shares.enter(lengths, every)
+    shares.enter(lengths)
 
     own_tokens = [shares.share(x) for x in tokens]
     own_masks = tuple(None if mask is None else shares.share(mask) for mask in every)

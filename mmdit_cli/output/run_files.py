@@ -62,7 +62,7 @@ def read_run(folder: Path) -> RunFiles:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """A run's records; a line cut short by a kill is passed over."""
     records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:

@@ -15,6 +15,7 @@ from mmdit_cli.output.run_files import COMPARISON, CONFIG, METRICS, RunFiles, re
 
 LARGEST = 100_000_000  # bytes of a document
 HINT = "write one with --report x.json"
+WRONG = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)  # of what is not as written
 
 
 @dataclass(frozen=True)
@@ -83,17 +84,36 @@ def _add(path: Path, found: Contents, seen: set[Path], *, within: bool) -> bool:
     if real in seen:
         return True
     if not path.is_dir():
-        found.documents.append(Written(path.stem, _document(path)))
+        known = {each.name for each in found.documents}
+        found.documents.append(Written(path.stem if path.stem not in known else str(path), _document(path)))
     elif (path / COMPARISON).is_file():
-        runs = [read_run(each) for each in sorted(path.iterdir()) if (each / METRICS).is_file()]
+        runs = [_run(each) for each in sorted(path.iterdir()) if (each / METRICS).is_file()]
         found.documents.append(Written(path.name, _document(path / COMPARISON), runs))
     elif (path / METRICS).is_file() or (path / CONFIG).is_file():
-        found.lone.append(read_run(path))
+        found.lone.append(_run(path))
     else:
         inside = [each for each in sorted(path.iterdir()) if each.is_dir() or each.suffix == ".json"] if within else []
         return any([_add(each, found, seen, within=False) for each in inside])
     seen.add(real)
     return True
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number of JSON")
+
+
+def _run(folder: Path) -> RunFiles:
+    """A run that a page can be made of.
+
+    Raises:
+        UserError: what its files say is none.
+    """
+    run = read_run(folder)
+    try:
+        runs_section([run])
+    except WRONG as error:
+        raise UserError(f"{folder}: is no whole run of mmdit train-toy ({type(error).__name__} {error})") from None
+    return run
 
 
 def _document(path: Path) -> dict[str, Any]:
@@ -106,7 +126,7 @@ def _document(path: Path) -> dict[str, Any]:
     if len(content) > LARGEST:
         raise UserError(f"{path}: is larger than {LARGEST / 1e6:.0f} MB")
     try:
-        document = json.loads(content.decode("utf-8"))
+        document = json.loads(content.decode("utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: is no JSON document ({error}); {HINT}") from None
     results = document.get("results") if isinstance(document, dict) else None
@@ -115,7 +135,7 @@ def _document(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: is no document of this tool; {HINT}")
     try:
         document_section([(path.stem, document)])
-    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError) as error:
+    except WRONG as error:
         about = f"{type(error).__name__} {error}"
         raise UserError(f"{path}: is no whole document of mmdit {document['command']} ({about}); {HINT}") from None
     return dict(document)

@@ -37,7 +37,10 @@ class Spreading:
         together = self.tensor * self.context
         left, rest = divmod(processes, together)
         if rest or not left:
-            raise UserError(f"--parallel {self.text}: {together} processes each time, but there are {processes}")
+            raise UserError(
+                f"--parallel {self.text}: {together} processes each time, but there are {processes}; "
+                "start them by torchrun --nproc-per-node N -m mmdit_cli"
+            )
         replicas = {"ddp": left, "fsdp": 1}.get(self.data, self.replicas or (machines if machines > 1 else 2))
         if left % replicas:
             raise UserError(f"--parallel {self.text}: {replicas} replicas do not divide {left} groups of processes")

@@ -49,7 +49,7 @@ def command(
     Example: mmdit shape-check --weights flux1-dev.safetensors
     """
     if config is None:
-        _identify(request, weights)
+        _identify(request, weights, from_)
         return
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.request.targets import check_apart
@@ -68,11 +68,13 @@ def command(
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])
 
 
-def _identify(request: Request, weights: Path | None) -> None:
+def _identify(request: Request, weights: Path | None, layout: str | None) -> None:
     if weights is None:
         raise UserError("shape-check: of what? Name a model by --config, or a file by --weights, or both to compare")
     if request.overrides:
         raise UserError(f"--set {request.overrides[0]}: changes a config; name it by --config")
+    if layout is not None:
+        raise UserError(f"--from {layout}: is for weights beside a --config; alone, they are recognized")
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.identity import identify

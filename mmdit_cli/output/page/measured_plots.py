@@ -17,6 +17,7 @@ ROOFLINES = 6  # configs, each with a picture of its own
 
 def profile_plots(results: Sequence[Result]) -> list[Plot]:
     """Of measured results or of estimates, side by side or at the points of a sweep."""
+    results = _of_calls(results)
     measured = [result for result in results if "latency_ms" in result]
     if any(result.get("point") for result in results):
         return [
@@ -27,20 +28,30 @@ def profile_plots(results: Sequence[Result]) -> list[Plot]:
     plots: list[Plot] = [_roofline(result) for result in measured[:ROOFLINES]]
     if with_parts := [result for result in measured if result["components"]]:
         plots.append(_components("where the time goes", "s", with_parts, lambda c: c["time_ms"] / 1e3, f.seconds))
-    return [*plots, _memory(results)]
+    return [*plots, _memory(results)] if results else plots
+
+
+def _of_calls(results: Sequence[Result]) -> list[Result]:
+    """Those of one call; whole sampling runs have tables alone."""
+    return [result for result in results if result.get("mode") != "sample"]
 
 
 def flops_plots(results: Sequence[Result]) -> list[Plot]:
     """Where FLOPs and parameters go, or how they grow."""
+    results = _of_calls(results)
     if any(result.get("point") for result in results):
         return [
             *_sweep(results, "forward FLOPs", "FLOP", lambda r: r["forward_flops"]),
             *_sweep(results, "parameters", "", lambda r: r["parameters"]),
         ]
-    return [
-        _components("where forward FLOPs go", "FLOP", results, lambda c: c["flops"], f.flops),
-        _components("where parameters are", "", results, lambda c: c["parameters"], f.count),
-    ]
+    return (
+        []
+        if not results
+        else [
+            _components("where forward FLOPs go", "FLOP", results, lambda c: c["flops"], f.flops),
+            _components("where parameters are", "", results, lambda c: c["parameters"], f.count),
+        ]
+    )
 
 
 def size_plots(results: Sequence[Result]) -> list[Plot]:

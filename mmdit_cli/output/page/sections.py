@@ -117,8 +117,9 @@ def runs_section(runs: Sequence[RunFiles]) -> Section:
 def _runs(section: Section, runs: Sequence[RunFiles], documents: Sequence[Document]) -> None:
     """Curves and pictures."""
     designs: dict[str, list[RunFiles]] = {}
-    for run in runs:
-        designs.setdefault(run.name, []).append(run)
+    for run in runs:  # a curve is the mean over seeds of one config
+        alike = all(other.config == run.config for other in runs if other.name == run.name)
+        designs.setdefault(run.name if alike else f"{run.name} ({run.folder.name})", []).append(run)
     compared = [design for d in documents for design in (d.get("comparison") or {}).get("designs", ())]
     section.plots += training_plots(designs, {d["config"]: d["step_flops"] for d in compared})
     section.gallery, left_out = galleries(runs)
@@ -140,8 +141,8 @@ def _configs(section: Section, configs: Sequence[Mapping[str, Any]]) -> None:
 def _named(documents: Sequence[tuple[str, Document]]) -> list[Result]:
     """The results of all documents; those of several are told apart by their files, where their configs are alike."""
     results = [(name, _of_limits(document, result)) for name, document in documents for result in document["results"]]
-    names = [result.get("config") for _, result in results if not result.get("point")]
-    twice = len(documents) > 1 and len(set(map(str, names))) < len(names)
+    names = [{str(result.get("config")) for result in document["results"]} for _, document in documents]
+    twice = len(set().union(*names)) < sum(map(len, names))
     return [{**result, "config": f"{result.get('config')} ({name})"} if twice else result for name, result in results]
 
 
@@ -156,7 +157,7 @@ def _of_limits(document: Document, result: Result) -> Result:
             record if bound is None else {**record, "bound": {"bytes": bound["bytes"], "intensity": bound["intensity"]}}
         )
 
-    return {**without(result), "components": [without(each) for each in result["components"]]}
+    return without(result) | {key: [without(each) for each in result[key]] for key in ("components",) if key in result}
 
 
 def _chosen(paths: Sequence[Path], wanted: Sequence[str]) -> list[Path]:

@@ -109,7 +109,7 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
 def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
     bf16 = ["--mode", "train", "--estimate", "--dtype", "bf16", "--json"]
     toy, pure = (json.loads(run(*bf16, *more).out)["results"][0] for more in ([], ["--precision", "pure", "--no-ema"]))
-    assert toy["training"] == {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None}
+    assert toy["training"] == {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None, "lora_rank": None}
     assert toy["memory_bytes"]["weights"] == toy["memory_bytes"]["ema"] == 2 * pure["memory_bytes"]["weights"]
     shown = " ".join(run(*bf16[:-1]).out.split())
     assert "mixed: weights in float32, autocast bfloat16, AdamW, EMA" in shown and "--precision pure" in shown
@@ -162,7 +162,7 @@ def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--plot", "x.pdf"], "--plot x.pdf: expected a name that ends in .png"),
+        (["--plot", "x.gif"], "--plot x.gif: expected a name that ends in .png"),
         (["--plot", "none/x.png"], "--plot none/x.png: there is no folder none"),
         (["--estimate", "--plot", "x.png"], "--estimate measures nothing"),
         (["--estimate", "--compile"], "--estimate measures nothing; leave out --compile"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -13,9 +11,9 @@ from mmdit.parallel.context_parallel import Shares, _conditioning
 LENGTHS, REGISTERS = (5, 2, 9), (0, 3, 1)
 
 
-def shares(place: int = 0, size: int = 4, masks: tuple[Any, ...] = (None,) * 3) -> Shares:
+def shares(place: int = 0, size: int = 4) -> Shares:
     made = Shares(None, place, size, REGISTERS)  # type: ignore[arg-type]
-    made.enter(LENGTHS, masks)
+    made.enter(LENGTHS)
     return made
 
 
@@ -33,21 +31,6 @@ def test_what_the_processes_have_of_some_modalities_adds_up_registers_on_the_fir
         counts = shares().counts(modalities)
         assert sum(counts) == sum(LENGTHS[i] + REGISTERS[i] for i in modalities)
     assert shares().counts([1]) == [3, 1, 0, 1]
-
-
-def test_the_joined_mask_is_in_the_order_of_the_processes():
-    masks = (torch.rand(2, 5) < 0.5, None, torch.rand(2, 9) < 0.5)
-    modalities, pieces = (0, 1, 2), []
-    for place in range(4):
-        own = shares(place)
-        for i in modalities:
-            whole = torch.ones(2, LENGTHS[i]).bool() if masks[i] is None else masks[i]
-            registers = torch.ones(2, REGISTERS[i] if place == 0 else 0).bool()
-            pieces.append(torch.cat([registers, own.share(whole)], dim=1))
-    joined = shares(masks=masks).mask(modalities)
-    assert joined is not None and joined.equal(torch.cat(pieces, dim=1))
-    assert joined.shape[1] == sum(shares().counts(modalities))
-    assert shares(masks=masks).mask([1]) is None  # so that attention stays with its fast kernels
 
 
 def test_runs_of_conditioning_are_those_of_the_share():
