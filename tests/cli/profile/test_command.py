@@ -120,6 +120,7 @@ def test_a_numbered_device_is_current_before_anything_is_made_on_it(device, curr
     import torch
 
     from mmdit_cli.errors import UserError
+    from mmdit_cli.memory import precheck
     from mmdit_cli.profile import grid_profile
 
     happened: list[object] = []
@@ -132,6 +133,7 @@ def test_a_numbered_device_is_current_before_anything_is_made_on_it(device, curr
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", happened.append)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: name)
+    monkeypatch.setattr(precheck, "free_memory", lambda device: None)
     monkeypatch.setattr(grid_profile, "profile_grid", profile_grid)
     assert "measured" in run("--device", device).err
     assert happened == [*current, torch.device(device)]
