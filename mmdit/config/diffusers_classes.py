@@ -19,57 +19,32 @@ from mmdit.config.diffusers_arguments import (
     unread,
     value_of,
 )
+from mmdit.config.diffusers_one_stream import ONE_STREAM
+from mmdit.config.diffusers_sizes import (
+    IMAGE,
+    PICTURE,
+    TEXT,
+    VIDEO,
+    heads_of,
+    hidden,
+    joint_width,
+    streams,
+    up_to,
+    wide,
+    width_of,
+)
 from mmdit.options import ModelOptions
-
-TEXT, IMAGE, VIDEO = (f"modalities.{name}" for name in ("text", "image", "video"))
-
-
-def _width(arguments: Arguments) -> int:
-    width: int = arguments["num_attention_heads"] * arguments["attention_head_dim"]
-    return width
-
-
-def _width_of(config: ModelOptions) -> int:
-    return math.prod(config.head_sizes)
-
-
-def _streams(width: int, drawn: str = IMAGE) -> dict[str, Any]:
-    return {f"{TEXT}.dim": width, f"{drawn}.dim": width}
-
-
-def _wide(arguments: Arguments) -> dict[str, Any]:
-    """Streams and conditioning are as wide as all heads together."""
-    return _streams(_width(arguments)) | {"dim_cond": _width(arguments)}
 
 
 def _video(arguments: Arguments) -> dict[str, Any]:
-    size, width = arguments["patch_size"], _width(arguments)
+    size, width = arguments["patch_size"], joint_width(arguments)
     patch = [arguments["patch_size_t"], size, size]
-    return _streams(width, VIDEO) | {"dim_cond": width, f"{VIDEO}.input.patch": patch}
+    return streams(width, VIDEO) | {"dim_cond": width, f"{VIDEO}.input.patch": patch}
 
 
 def _along(axis: int, default: int) -> Argument:
     """What `_video` reads."""
     return unread(default, lambda config: value_of(config, f"{VIDEO}.input.patch")[axis])
-
-
-def _heads(heads: int, dim_head: int) -> dict[str, Argument]:
-    return {"num_attention_heads": key(heads, "heads"), "attention_head_dim": key(dim_head, "dim_head")}
-
-
-def _hidden(default: int, heads: str) -> Argument:
-    """The width, which the heads share."""
-
-    def ours(width: int, arguments: Arguments) -> dict[str, Any]:
-        if width % arguments[heads]:
-            raise ValueError(f"expected a multiple of {heads}, got {width}")
-        return _streams(width) | {"dim_head": width // arguments[heads]}
-
-    return Argument(default, ours, _width_of)
-
-
-def _up_to(multiple: int, size: int) -> int:
-    return -(-size // multiple) * multiple
 
 
 def _patch_2d_or_3d(default: Any) -> Argument:
@@ -97,29 +72,18 @@ def _bria_axes_of(config: ModelOptions) -> list[int]:
     return axes if len(axes) == 3 else [0, *axes]
 
 
-def _sections(value: Any, arguments: Arguments) -> dict[str, Any]:
-    """The axes of Ideogram's heads: the first has what two of them leave."""
-    _, rows, columns = value
-    return {"rotary.axes": [arguments["attention_head_dim"] - 2 * (rows + columns), 2 * rows, 2 * columns]}
-
-
-PICTURE = {
-    "patch_size": fixed(2),
-    "in_channels": key(16, f"{IMAGE}.input.channels"),
-    "out_channels": out_channels(f"{IMAGE}.output.channels"),
-}
 LIKE_FLUX = {
     "patch_size": fixed(1),
     "in_channels": key(64, f"{IMAGE}.input.channels", times=4),
     "num_layers": key(19, "depth"),
     "num_single_layers": key(38, "single_stream.depth"),
-    **_heads(24, 128),
+    **heads_of(24, 128),
     "joint_attention_dim": key(4096, f"{TEXT}.input.dim"),
     "axes_dims_rope": key((16, 56, 56), "rotary.axes"),
 }
 AS_MANY_DRAWN = {**LIKE_FLUX, "in_channels": key(64, f"{IMAGE}.input.channels", f"{IMAGE}.output.channels", times=4)}
 HUNYUAN = {
-    **_heads(24, 128),
+    **heads_of(24, 128),
     "num_layers": key(20, "depth"),
     "num_refiner_layers": key(2, f"{TEXT}.refiner.depth"),
     "mlp_ratio": key(4.0, "feedforward.mult", f"{TEXT}.refiner.feedforward.mult"),
@@ -136,16 +100,16 @@ CLASSES: dict[str, DiffusersClass] = {
         | {
             "sample_size": key(128, f"{IMAGE}.input.base_size", times=2),
             "num_layers": key(18, "depth"),
-            **_heads(18, 64),
+            **heads_of(18, 64),
             "joint_attention_dim": key(4096, f"{TEXT}.input.dim"),
-            "caption_projection_dim": same(1152, _width, _width_of),
+            "caption_projection_dim": same(1152, joint_width, width_of),
             "pooled_projection_dim": key(2048, "pooled.dim"),
             "out_channels": key(16, f"{IMAGE}.output.channels"),
             "pos_embed_max_size": key(96, f"{IMAGE}.input.max_size"),
             "dual_attention_layers": key((), "attention.dual"),
             "qk_norm": choice(None, "qk_rmsnorm", {None: False, "rms_norm": True}),
         },
-        _wide,
+        wide,
     ),
     "FluxTransformer2DModel": DiffusersClass(
         {"flux.1-dev": {}, "flux.1-kontext-dev": {}},
@@ -155,7 +119,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "pooled_projection_dim": key(768, "pooled.dim"),
             "guidance_embeds": part(False, "guidance", frequencies=256, scale=1000),
         },
-        _wide,
+        wide,
     ),
     "OvisImageTransformer2DModel": DiffusersClass(
         {"ovis-image": {}},
@@ -166,7 +130,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "num_single_layers": key(27, "single_stream.depth"),
             "joint_attention_dim": key(2048, f"{TEXT}.input.dim"),
         },
-        _wide,
+        wide,
     ),
     "BriaTransformer2DModel": DiffusersClass(
         {"bria-3.2": {}},
@@ -178,12 +142,12 @@ CLASSES: dict[str, DiffusersClass] = {
             "rope_theta": key(10000, "rotary.theta"),
             "time_theta": fixed(10000),
         },
-        _wide,
+        wide,
     ),
     "LongCatImageTransformer2DModel": DiffusersClass(
         {"longcat-image": {}, "longcat-image-edit": {}},
         AS_MANY_DRAWN | {"joint_attention_dim": key(3584, f"{TEXT}.input.dim"), "pooled_projection_dim": unread(3584)},
-        _wide,
+        wide,
     ),
     "Flux2Transformer2DModel": DiffusersClass(
         {"flux.2-dev": {}},
@@ -193,7 +157,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "out_channels": out_channels(f"{IMAGE}.output.channels", times=4),
             "num_layers": key(8, "depth"),
             "num_single_layers": key(48, "single_stream.depth"),
-            **_heads(48, 128),
+            **heads_of(48, 128),
             "joint_attention_dim": key(15360, f"{TEXT}.input.dim"),
             "timestep_guidance_channels": fixed(256),
             "mlp_ratio": key(3.0, "feedforward.mult"),
@@ -202,27 +166,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "eps": key(1e-6, "norm_eps"),
             "guidance_embeds": part(True, "guidance", frequencies=256, scale=1000, bias=False),
         },
-        _wide,
-    ),
-    "Flux3Transformer2DModel": DiffusersClass(
-        {"flux.3-klein-base": {"flow_map": False}, "flux.3-klein": {"flow_map": True}},
-        {
-            "in_channels": key(128, f"{IMAGE}.input.channels", f"{IMAGE}.output.channels", times=4),
-            "cond_in_channels": same(
-                128, lambda a: a["in_channels"], lambda config: 4 * value_of(config, f"{IMAGE}.input.channels")
-            ),
-            "num_layers": key(5, f"{TEXT}.refiner.depth", f"{IMAGE}.refiner.depth"),
-            "num_single_layers": key(28, "single_stream.depth"),
-            **_heads(24, 128),
-            "joint_attention_dim": key(20480, f"{TEXT}.input.dim"),
-            "timestep_channels": fixed(256),
-            "mlp_ratio": key(3.0, "feedforward.mult"),
-            "axes_dims_rope": key((32, 32, 32, 32), "rotary.axes"),
-            "rope_theta": key(10000, "rotary.theta"),
-            "eps": key(1e-6, "norm_eps"),
-            "flow_map": switch(False),
-        },
-        _wide,
+        wide,
     ),
     "QwenImageTransformer2DModel": DiffusersClass(
         {
@@ -236,7 +180,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "in_channels": key(64, f"{IMAGE}.input.channels", times=4),
             "out_channels": key(16, f"{IMAGE}.output.channels"),
             "num_layers": key(60, "depth"),
-            **_heads(24, 128),
+            **heads_of(24, 128),
             "joint_attention_dim": key(3584, f"{TEXT}.input.dim"),
             "guidance_embeds": fixed(False),
             "axes_dims_rope": key((16, 56, 56), "rotary.axes"),
@@ -244,7 +188,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "use_additional_t_cond": switch(False),
             "use_layer3d_rope": switch(False),
         },
-        _wide,
+        wide,
     ),
     "AuraFlowTransformer2DModel": DiffusersClass(
         {"auraflow": {}},
@@ -254,9 +198,9 @@ CLASSES: dict[str, DiffusersClass] = {
             "in_channels": key(4, f"{IMAGE}.input.channels"),
             "num_mmdit_layers": key(4, "depth"),
             "num_single_dit_layers": key(32, "single_stream.depth"),
-            **_heads(12, 256),
+            **heads_of(12, 256),
             "joint_attention_dim": key(2048, f"{TEXT}.input.dim"),
-            "caption_projection_dim": same(3072, _width, _width_of),
+            "caption_projection_dim": same(3072, joint_width, width_of),
             "out_channels": key(4, f"{IMAGE}.output.channels"),
             "pos_embed_max_size": Argument(
                 1024,
@@ -264,7 +208,7 @@ CLASSES: dict[str, DiffusersClass] = {
                 lambda config: value_of(config, f"{IMAGE}.input.max_size") ** 2,
             ),
         },
-        lambda a: _wide(a) | {"feedforward.dim": _up_to(256, int(2 * (4 * _width(a)) / 3))},
+        lambda a: wide(a) | {"feedforward.dim": up_to(256, int(2 * (4 * joint_width(a)) / 3))},
     ),
     "HunyuanVideoTransformer3DModel": DiffusersClass(
         {
@@ -292,7 +236,7 @@ CLASSES: dict[str, DiffusersClass] = {
         | {
             "in_channels": key(65, f"{VIDEO}.input.channels"),
             "out_channels": key(32, f"{VIDEO}.output.channels"),
-            **_heads(16, 128),
+            **heads_of(16, 128),
             "num_layers": key(54, "depth"),
             "patch_size": _along(1, 1),
             "patch_size_t": _along(0, 1),
@@ -319,7 +263,7 @@ CLASSES: dict[str, DiffusersClass] = {
         | {
             "in_channels": key(64, f"{IMAGE}.input.channels"),
             "out_channels": key(64, f"{IMAGE}.output.channels"),
-            **_heads(28, 128),
+            **heads_of(28, 128),
             "patch_size": _patch_2d_or_3d((1, 1)),
             "guidance_embeds": part(False, "guidance", frequencies=256),
             "text_embed_2_dim": Argument(
@@ -328,7 +272,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "rope_axes_dim": key((64, 64), "rotary.axes"),
             "use_meanflow": switch(False),
         },
-        lambda a: _wide(a) | {f"{IMAGE}.rotary.axes": list(range(len(a["rope_axes_dim"])))},
+        lambda a: wide(a) | {f"{IMAGE}.rotary.axes": list(range(len(a["rope_axes_dim"])))},
     ),
     "JoyImageEditTransformer3DModel": DiffusersClass(
         {"joyimage-edit": {}},
@@ -336,7 +280,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "patch_size": key((1, 2, 2), f"{IMAGE}.input.patch"),
             "in_channels": key(16, f"{IMAGE}.input.channels"),
             "out_channels": out_channels(f"{IMAGE}.output.channels"),
-            "hidden_size": _hidden(3072, "num_attention_heads"),
+            "hidden_size": hidden(3072, "num_attention_heads"),
             "num_attention_heads": key(24, "heads"),
             "text_dim": key(4096, f"{TEXT}.input.dim"),
             "mlp_width_ratio": key(4.0, "feedforward.mult"),
@@ -353,7 +297,7 @@ CLASSES: dict[str, DiffusersClass] = {
             "in_channels": key(16, f"{IMAGE}.input.channels", f"{IMAGE}.output.channels"),
             "patch_size": key(2, f"{IMAGE}.input.patch"),
             "context_in_dim": key(2304, f"{TEXT}.input.dim"),
-            "hidden_size": _hidden(1792, "num_heads"),
+            "hidden_size": hidden(1792, "num_heads"),
             "mlp_ratio": key(3.5, "feedforward.mult"),
             "num_heads": key(28, "heads"),
             "depth": key(16, "depth"),
@@ -370,90 +314,7 @@ CLASSES: dict[str, DiffusersClass] = {
         },
         lambda a: {"dim_cond": a["hidden_size"]},
     ),
-    "CogView4Transformer2DModel": DiffusersClass(
-        {"cogview4": {}},
-        PICTURE
-        | {
-            "out_channels": key(16, f"{IMAGE}.output.channels"),
-            "num_layers": key(30, "single_stream.depth"),
-            **_heads(64, 40),
-            "text_embed_dim": key(4096, f"{TEXT}.input.dim"),
-            "time_embed_dim": key(512, "dim_cond"),
-            "condition_dim": key(256, "pooled.frequencies"),
-            "pos_embed_max_size": unread(128),
-            "sample_size": unread(128),
-            "rope_axes_dim": Argument(
-                (256, 256),
-                lambda value, _: {f"{IMAGE}.rotary.span": value[0]},
-                lambda config: [value_of(config, f"{IMAGE}.rotary.span")] * 2,
-            ),
-        },
-        lambda a: (
-            _streams(_width(a)) | {"timestep.frequencies": _width(a), "rotary.axes": [a["attention_head_dim"] // 2] * 2}
-        ),
-    ),
-    "Lumina2Transformer2DModel": DiffusersClass(
-        {"lumina-image-2.0": {}},
-        PICTURE
-        | {
-            "sample_size": unread(128),
-            "hidden_size": _hidden(2304, "num_attention_heads"),
-            "num_layers": key(26, "single_stream.depth"),
-            "num_refiner_layers": key(2, f"{TEXT}.refiner.depth", f"{IMAGE}.refiner.depth"),
-            "num_attention_heads": key(24, "heads"),
-            "num_kv_heads": key(8, "attention.kv_heads"),
-            "multiple_of": unread(256, lambda config: 1),
-            "ffn_dim_multiplier": fixed(None),
-            "norm_eps": key(1e-5, "norm_eps"),
-            "scaling_factor": fixed(1.0),
-            "axes_dim_rope": key((32, 32, 32), "rotary.axes"),
-            "axes_lens": unread((300, 512, 512)),
-            "cap_feat_dim": key(1024, f"{TEXT}.input.dim"),
-        },
-        lambda a: {
-            "dim_cond": min(a["hidden_size"], 1024),
-            "feedforward.mult": _up_to(a["multiple_of"], 4 * a["hidden_size"]) / a["hidden_size"],
-        },
-    ),
-    "ZImageTransformer2DModel": DiffusersClass(
-        {"z-image": {}},
-        {
-            "all_patch_size": fixed([2]),
-            "all_f_patch_size": fixed([1]),
-            "in_channels": key(16, f"{IMAGE}.input.channels", f"{IMAGE}.output.channels"),
-            "dim": _hidden(3840, "n_heads"),
-            "n_layers": key(30, "single_stream.depth"),
-            "n_refiner_layers": key(2, f"{TEXT}.refiner.depth", f"{IMAGE}.refiner.depth"),
-            "n_heads": key(30, "heads"),
-            "n_kv_heads": same(30, lambda a: a["n_heads"], lambda config: config.head_sizes[0]),
-            "norm_eps": key(1e-5, "norm_eps"),
-            "qk_norm": fixed(True),
-            "cap_feat_dim": key(2560, f"{TEXT}.input.dim"),
-            "siglip_feat_dim": fixed(None),
-            "rope_theta": key(256.0, "rotary.theta"),
-            "t_scale": key(1000.0, "timestep.scale"),
-            "axes_dims": key((32, 48, 48), "rotary.axes"),
-            "axes_lens": unread((1024, 512, 512)),
-        },
-        lambda a: {"dim_cond": min(a["dim"], 256), "feedforward.dim": int(a["dim"] / 3 * 8)},
-    ),
-    "Ideogram4Transformer2DModel": DiffusersClass(
-        {"ideogram-4": {}},
-        {
-            "in_channels": key(128, f"{IMAGE}.input.channels", f"{IMAGE}.output.channels", times=4),
-            "num_layers": key(34, "single_stream.depth"),
-            **_heads(18, 256),
-            "intermediate_size": key(12288, "feedforward.dim"),
-            "adaln_dim": key(512, "dim_cond"),
-            "llm_features_dim": key(53248, f"{TEXT}.input.dim"),
-            "rope_theta": key(5_000_000, "rotary.theta"),
-            "mrope_section": Argument(
-                (24, 20, 20), _sections, lambda config: [size // 2 for size in value_of(config, "rotary.axes")]
-            ),
-            "norm_eps": key(1e-5, "norm_eps"),
-        },
-        lambda a: _streams(_width(a)) | {"timestep.frequencies": _width(a), "timestep.dim": _width(a)},
-    ),
+    **ONE_STREAM,
 }
 # of other sizes of pictures in one call, which are ours in any case
 CLASSES["JoyImageEditPlusTransformer3DModel"] = CLASSES["JoyImageEditTransformer3DModel"]
