@@ -135,8 +135,9 @@ def check(wanted: Wanted, values: Tensor) -> Tensor:
     named = (wanted.objects != FREE) & there[..., None]
     counted = named | ~there[..., None]  # what is named, and that there is no more
     same = shown == wanted.objects[:, None]
-    same[..., 3] |= ~there[:, None]  # no object has no quarter
-    holds = related(orders[:, 0], orders[:, 1]).T[wanted.relation.clamp(min=0)]  # b 24
+    read = shown[..., 0] >= 0  # what is not there, or not read, is nowhere
+    same[..., 3] = (same[..., 3] & read) | ~there[:, None]
+    holds = related(orders[:, 0], orders[:, 1]).T[wanted.relation.clamp(min=0)] & read[..., :2].all(dim=2)  # b 24
     holds = holds | (wanted.relation == FREE)[:, None]
     best = ((same & counted[:, None]).sum(dim=(2, 3)) + holds).argmax(dim=1)
     rows = torch.arange(len(values))

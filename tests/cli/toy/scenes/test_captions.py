@@ -142,6 +142,13 @@ def test_each_attribute_is_judged_by_itself() -> None:
     assert dict(zip(ATTRIBUTES, check(wanted, shown)[0].tolist(), strict=True))["number"] == 0
 
 
+def test_nothing_is_right_of_a_scene_of_which_nothing_is_read() -> None:
+    _, wanted, _ = captioned(600)
+    for value in (EMPTY, UNREAD):
+        hits = check(wanted, torch.full((600, 4, 3), value))
+        assert hits[:, 1:].nan_to_num(0).max() == 0
+
+
 def test_wordings_vary_and_every_word_is_known() -> None:
     _, _, captions = captioned(3000)
     assert len({len(caption.split()) for caption in captions}) > 6
