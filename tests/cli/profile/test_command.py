@@ -109,7 +109,8 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
 def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
     bf16 = ["--mode", "train", "--estimate", "--dtype", "bf16", "--json"]
     toy, pure = (json.loads(run(*bf16, *more).out)["results"][0] for more in ([], ["--precision", "pure", "--no-ema"]))
-    assert toy["training"] == {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None, "lora_rank": None}
+    whole = {"precision": "mixed", "optimizer": "adamw", "ema": True, "trainable": None, "lora_rank": None}
+    assert toy["training"] == whole
     assert toy["memory_bytes"]["weights"] == toy["memory_bytes"]["ema"] == 2 * pure["memory_bytes"]["weights"]
     shown = " ".join(run(*bf16[:-1]).out.split())
     assert "mixed: weights in float32, autocast bfloat16, AdamW, EMA" in shown and "--precision pure" in shown
