@@ -54,7 +54,8 @@ class LiveTables:
 
     def _draw(self) -> None:
         stage = f"{self.stage} {self.done}" if self.done else self.stage
-        self.draw(Group(*self.tables, note(f"{stage} ({HINT})" if self.tables else stage)))
+        # above them, for what a low screen cuts off is at the end
+        self.draw(Group(note(f"{stage} ({HINT})" if self.tables else stage), *self.tables))
 
 
 @contextmanager

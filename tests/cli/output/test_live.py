@@ -28,14 +28,14 @@ def test_tables_are_drawn_at_most_every_half_second_and_only_made_when_drawn():
     assert made == [0.0, 0.6] and len(drawn) == 2
 
 
-def test_what_is_being_done_stands_below_the_tables():
+def test_what_is_being_done_stands_above_the_tables():
     drawn = []
     live = LiveTables(drawn.append, lambda: False, clock=lambda: 0.0)
     live.progress("counting", 0, None)
-    assert str(drawn[-1].renderables[-1]) == "counting"
+    assert str(drawn[-1].renderables[0]) == "counting"
     live.show(lambda: ["table"])
     live.progress("measuring", 3, None)
-    assert [str(each) for each in drawn[-1].renderables] == ["table", "measuring 3 (any key ends with what is known)"]
+    assert [str(each) for each in drawn[-1].renderables] == ["measuring 3 (any key ends with what is known)", "table"]
 
 
 @pytest.fixture
