@@ -148,8 +148,10 @@ def command(
         return estimate_command(request, grid, mode=of_call, memory=memory, training=training)
 
     from mmdit_cli.memory.precheck import check_fits
-    from mmdit_cli.output.console import message, stage_progress
+    from mmdit_cli.output.console import message, stage_progress, stdout
+    from mmdit_cli.output.live import live_tables
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
+    from mmdit_cli.profile.early_end import EarlyEnd
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
@@ -191,16 +193,16 @@ def command(
         from mmdit_cli.profile.sampling_command import sampling_command
 
         return sampling_command(request, grid, settings)
-    with stage_progress() as on_progress:
-        profile = profile_grid(
-            grid,
-            settings,
-            earlier=earlier,
-            run=request.document([]),
-            tolerance=share,
-            on_progress=on_progress,
-            on_message=message,
-        )
+    shared: dict[str, Any] = dict(earlier=earlier, run=request.document([]), tolerance=share, on_message=message)
+    early, console = EarlyEnd(), stdout()
+    if console.is_terminal and not request.json:
+        with live_tables(console) as live:
+            early = EarlyEnd(live.pressed, interruptible=True)
+            shared["on_results"] = lambda make: live.show(lambda: profile_tables(make(), console.width))
+            profile = profile_grid(grid, settings, early=early, on_progress=live.progress, **shared)
+    else:
+        with stage_progress() as on_progress:
+            profile = profile_grid(grid, settings, on_progress=on_progress, **shared)
     results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
     more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})
     if sweep:
@@ -212,6 +214,8 @@ def command(
         picture=None if plot is None else (plot, lambda: profile_plot(results)),
         **more,
     )
+    if early.reason == "interrupt":
+        raise KeyboardInterrupt("interrupted: the figures above are of what was measured until then")
     if worse := worse_figures(changes):
         raise CheckFailed(worse)
 

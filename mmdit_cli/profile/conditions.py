@@ -23,7 +23,7 @@ class Conditions:
     machines on the same host; `load_average`: of the minute before; None where the system does not say.
 
     `quiet`: nothing was found that makes times longer than they are. `notices`: what makes the figures less than they
-    seem, one sentence each; none where all is well.
+    seem, one sentence each; none where all is well. `ended_early`: by a key or Ctrl-C, with what was known.
     """
 
     cores: int
@@ -31,6 +31,7 @@ class Conditions:
     taken_by_others: float | None
     quiet: bool = True
     notices: list[str] = field(default_factory=list)
+    ended_early: bool = False
 
 
 class CoreWatch:

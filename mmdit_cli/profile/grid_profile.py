@@ -17,6 +17,7 @@ from mmdit_cli.profile.baseline import (
 )
 from mmdit_cli.profile.ceiling_cache import known_ceilings
 from mmdit_cli.profile.conditions import Conditions, CoreWatch, judge
+from mmdit_cli.profile.early_end import EarlyEnd
 from mmdit_cli.profile.fresh_processes import median_latencies
 from mmdit_cli.profile.growth import Growth, fit_growth
 from mmdit_cli.profile.measurement import profile_configs
@@ -45,11 +46,14 @@ def profile_grid(
     tolerance: float = 0.0,
     on_progress: Progress = lambda stage, done, total: None,
     on_message: Callable[[str], None] = lambda text: None,
+    on_results: Callable[[Callable[[], list[ProfileResult]]], bool] = lambda make: False,
+    early: EarlyEnd | None = None,
 ) -> GridProfile:
     """Measure every point, and compare it with its earlier self.
 
     Args:
         earlier: the document of a baseline, and `tolerance` how much worse is still the same.
+        on_results, early: as `profile_configs`.
         run: this run's own document so far; what differs from the baseline's is noticed.
 
     Raises:
@@ -69,20 +73,26 @@ def profile_grid(
         watch=watch,
         on_progress=on_progress,
         on_message=on_message,
+        on_results=on_results,
+        early=early,
     )
     conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
-    if conditions.quiet:  # else they may be far too low
+    ended = [] if early is None else early.notices(results, len(grid))
+    conditions = replace(conditions, ended_early=bool(ended), notices=[*ended, *conditions.notices])
+    if conditions.quiet and not ended:  # else they may be far too low
         cache.save(meter.rates(), cache.measured if meter.known else None)
     if earlier is not None:
         other = other_surroundings(run or {}, earlier)
-        withheld = [figure for figure, _ in MEASURED] if other else [] if conditions.quiet else ["latency"]
+        withheld = (
+            [figure for figure, _ in MEASURED] if other else [] if conditions.quiet and not ended else ["latency"]
+        )
         conditions = replace(conditions, notices=[*conditions.notices, *other])
         changes = compare_with_baseline([asdict(result) for result in results], earlier, tolerance, withheld=withheld)
         if any(map(seems_changed, changes)):
             medians = iter(median_latencies([point.config for point in grid], settings, on_progress))
             repeated = [(c, next(medians) if c.figure == "latency" else []) for c in changes]
             changes = [repeated_latency(c, m, tolerance) if seems_changed(c) else c for c, m in repeated]
-    growth = fit_growth(results) if any(point.point for point in grid) else []
+    growth = fit_growth(results) if any(point.point for point in grid) and not ended else []
     return GridProfile(results, growth, changes, conditions)
 
 

@@ -11,6 +11,7 @@ from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.output.units import seconds as seconds_text
 from mmdit_cli.profile.ceilings import CeilingMeter
+from mmdit_cli.profile.early_end import EarlyEnd, EndedEarly
 from mmdit_cli.profile.groups import groups_that_fit
 from mmdit_cli.profile.kernels import write_trace
 from mmdit_cli.profile.least_work import count_work
@@ -38,6 +39,8 @@ def profile_configs(
     watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
     on_message: Callable[[str], None] = lambda text: None,
+    on_results: Callable[[Callable[[], list[ProfileResult]]], bool] = lambda make: False,
+    early: EarlyEnd | None = None,
 ) -> list[ProfileResult]:
     """Profile each config's model, in rounds of all of them, against the machine's ceilings.
 
@@ -49,6 +52,9 @@ def profile_configs(
         watch: entered while rounds are measured.
         on_progress: told the stage, what is done and the total (None where it is not known).
         on_message: told of a call that will take long, for no call is cut short.
+        on_results: given what makes the results known so far, between two calls, from when a config's first two are
+            made; whether it did something that takes a while.
+        early: asked between calls whether to end with these.
 
     Raises:
         UserError: the trace can't be written.
@@ -73,15 +79,33 @@ def profile_configs(
             )
     weights = [(s.model_key(settings), s.work.weight_bytes) for s in subjects]
     groups = groups_that_fit(weights, device, train=train)
-    for group in groups:
-        _measure([subjects[index] for index in group], settings, meter, watch or nullcontext(), on_progress)
-    on_progress("ceilings", 0, None)
-    if device.type == "cuda":
-        meter.spend(CUDA_AGAIN if meter.known else CUDA_SECONDS)
-    meter.finish()
-    ceilings = meter.ceilings()
     reference = {index: subjects[group[0]] for group in groups for index in group}
-    return [make_result(s, settings, ceilings, reference[index]) for index, s in enumerate(subjects)]
+    early = early or EarlyEnd()
+
+    def known() -> list[ProfileResult]:
+        ceilings, measured = meter.ceilings(), [(i, s) for i, s in enumerate(subjects) if s.memory is not None]
+        return [make_result(s, settings, ceilings, reference[index]) for index, s in measured]
+
+    def see() -> bool:
+        if early.pressed():
+            raise EndedEarly
+        return on_results(known)
+
+    try:
+        for group in groups:
+            _measure([subjects[index] for index in group], settings, meter, watch or nullcontext(), on_progress, see)
+    except EndedEarly:
+        early.reason = "key"
+    except KeyboardInterrupt:
+        if not early.interruptible or all(subject.memory is None for subject in subjects):
+            raise
+        early.reason = "interrupt"
+    if early.reason is None:
+        on_progress("ceilings", 0, None)
+        if device.type == "cuda":
+            meter.spend(CUDA_AGAIN if meter.known else CUDA_SECONDS)
+        meter.finish()
+    return known()
 
 
 def _measure(
@@ -90,6 +114,7 @@ def _measure(
     meter: CeilingMeter,
     watch: AbstractContextManager[object],
     on_progress: Progress,
+    see: Callable[[], bool],
 ) -> None:
     """Time, attribute and weigh configs that fit in memory together."""
     device, attribution = settings.device, attribution_of(settings)
@@ -99,6 +124,7 @@ def _measure(
         on_progress(f"{subject.config.name}: first calls", 0, None)
         subject.warm_up = [Stopwatch(device)(call)]
         subject.weigh(call, settings, tells_shares=attribution == "hooks")
+        see()
     on_progress("ceilings", 0, None)
     meter.survey()
     stopwatch = Stopwatch(device, cold=settings.cold)
@@ -118,7 +144,8 @@ def _measure(
 
     def pause(count: int) -> bool:
         on_progress(f"{names}: measuring", count, settings.repeats)
-        return device.type == "cpu" and looks.due()
+        shown = see()
+        return (device.type == "cpu" and looks.due()) or shown
 
     with watch:
         rounds.run(

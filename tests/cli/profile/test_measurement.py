@@ -10,6 +10,7 @@ from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.profile import measurement, subject
+from mmdit_cli.profile.early_end import EarlyEnd
 from mmdit_cli.profile.measurement import profile_configs
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
@@ -83,6 +84,41 @@ def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     longer = config({"tokens": {"text": 3, "image": 4}})
     profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
     assert [model.depth for model in built] == [2, 1]
+
+
+def test_results_are_there_after_the_first_two_calls_and_sharpen():
+    seen = []
+    profile_configs([config()], Settings(repeats=3), on_results=lambda make: seen.append(make()[0]) or True)
+    first, *_, last = seen
+    assert first.latency_ms.runs == 0 and first.components and first.memory_bytes.peak > 0
+    assert last.latency_ms.runs >= 3
+
+
+def test_a_key_ends_a_profile_with_what_is_known():
+    early = EarlyEnd(lambda: early.asked.append(1) or len(early.asked) > 3)
+    early.asked = []
+    results = profile_configs([config(), config(depth=1)], Settings(repeats=50), early=early)
+    assert early.reason == "key" and [result.latency_ms.runs > 0 for result in results] == [True, True]
+    assert "Ended early, by a key: times are of" in " ".join(early.notices(results, 2))
+    early = EarlyEnd(lambda: True)
+    (only,) = profile_configs([config(), config(depth=1)], Settings(repeats=50), early=early)
+    said = early.notices([only], 2)
+    assert only.latency_ms.runs == 0 and "of warming up" in said[0]
+    assert said[1] == "1 of 2 configs or points were not measured."
+
+
+@pytest.mark.parametrize("interruptible", [True, False])
+def test_ctrl_c_does_so_where_it_may(interruptible):
+    def interrupt(make):
+        raise KeyboardInterrupt
+
+    early = EarlyEnd(interruptible=interruptible)
+    if not interruptible:
+        with pytest.raises(KeyboardInterrupt):
+            profile_configs([config()], Settings(repeats=2), early=early, on_results=interrupt)
+        return
+    (result,) = profile_configs([config()], Settings(repeats=2), early=early, on_results=interrupt)
+    assert early.reason == "interrupt" and result.latency_ms.runs == 0
 
 
 @pytest.mark.parametrize("cold", [False, True])
