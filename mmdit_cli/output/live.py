@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 
 from mmdit_cli.output.keys import watched_keys
 from mmdit_cli.output.tables import note
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PERIOD = 0.5  # seconds from one drawing to the next
 HINT = "any key ends with what is known"

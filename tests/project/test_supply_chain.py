@@ -17,6 +17,7 @@ ALLOWED = re.compile(
 )
 
 STATED = {  # by packages whose metadata says nothing: where it is said
+    "axe-playwright-python": "MIT: the LICENSE file in its wheel; axe-core in it is under MPL-2.0",
     "lazy-importer": "MIT: the LICENSE file in its repository",
     "torchao": "BSD-3-Clause: the LICENSE file in its wheel",
 }

@@ -86,7 +86,7 @@ def test_an_interrupt_that_an_import_made_an_error_of_is_still_one():
     code = """
 import signal, sys
 from mmdit_cli import __main__, app
-def command():
+def command(**options):
     try:
         signal.raise_signal(signal.SIGTERM)
     except BaseException:

@@ -15,13 +15,17 @@ from markdown_it import MarkdownIt
 from mmdit_cli.commands.config_tables import config_tables, difference_tables
 from mmdit_cli.commands.json_schemas import BESIDE, RESULTS, _class
 from mmdit_cli.export.tables import export_tables
+from mmdit_cli.flops.sampling_tables import sampling_flops_tables
 from mmdit_cli.flops.tables import flops_tables
 from mmdit_cli.memory.tables import estimate_tables
 from mmdit_cli.output.console import error, message, stdout, training_progress
 from mmdit_cli.output.document import make_document
 from mmdit_cli.output.figures import save_figure
 from mmdit_cli.output.renderings import render
+from mmdit_cli.profile.conditions import Conditions
+from mmdit_cli.profile.sampling_times import sampling_tables
 from mmdit_cli.profile.tables import change_tables, profile_tables
+from mmdit_cli.shape_check.identity_tables import identity_tables
 from mmdit_cli.shape_check.tables import shape_tables
 from mmdit_cli.toy.comparison_tables import compare_tables
 from mmdit_cli.toy.plots import curve_plot
@@ -39,9 +43,16 @@ NAMES = {  # as they are shown
     "$x$": "$x$",
 }
 TABLES = {  # of each class of results
-    "flops": lambda results, width: flops_tables(results, width),
-    "profile": lambda results, width: [*profile_tables(results[:1], width), *estimate_tables(results[1:], width)],
-    "shape-check": lambda results, width: shape_tables(results[0], every_layer=True),
+    "flops": lambda results, width: [*flops_tables(results[:1], width), *sampling_flops_tables(results[1:], width)],
+    "profile": lambda results, width: [
+        *profile_tables(results[:1], width),
+        *sampling_tables(results[1:2], width, Conditions(2, None, None)),
+        *estimate_tables(results[2:], width),
+    ],
+    "shape-check": lambda results, width: [
+        *shape_tables(results[0], every_layer=True),
+        *identity_tables(results[1]),
+    ],
     "train-toy": lambda results, width: train_tables(results),
     "export": lambda results, width: export_tables(results[0]),
     "configs": lambda results, width: [*config_tables(results[:1], width), *difference_tables(results[1:])],

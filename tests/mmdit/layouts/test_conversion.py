@@ -196,17 +196,6 @@ def test_files_of_half_precision_come_back_byte_for_byte(name, dtype, tmp_path):
     assert all(torch.equal(x, was[key]) and x.dtype == dtype for key, x in back.items()) and back.keys() == was.keys()
 
 
-def test_eight_bit_weights_are_refused_by_name(tmp_path):
-    family = BY_NAME["flux.1-dev"]
-    state = random_theirs(family).state_dict()
-    state["proj_out.weight"] = state["proj_out.weight"].to(torch.float8_e4m3fn)
-    save_file(dict(state), tmp_path / "theirs")
-    with pytest.raises(CheckpointError, match="proj_out.weight has the dtype F8_E4M3, wanted one of"):
-        written(
-            tool_config(family), out=tmp_path / "ours", weights=tmp_path / "theirs", source="diffusers", target="mmdit"
-        )
-
-
 def test_tensors_of_several_dtypes_that_become_one_need_a_dtype(tmp_path):
     family = BY_NAME["sd3-medium"]
     config, state = tool_config(family), dict(random_theirs(family).state_dict())
