@@ -37,14 +37,9 @@ def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
 @pytest.fixture
 def quick_ceilings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """The machine's limits from small products and streams, in no time, and none that another test has kept."""
-    from mmdit_cli.profile import ceiling_cache, ceilings
+    from tests.support.ceilings import make_quick
 
-    monkeypatch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
-    monkeypatch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
-    monkeypatch.setitem(ceilings.TIMED_BYTES, "cpu", 1 << 16)
-    monkeypatch.setitem(ceilings.LOOK_SECONDS, "cpu", 0.0)
-    folder = tmp_path_factory.mktemp("cache")
-    monkeypatch.setattr(ceiling_cache, "cache_folder", lambda: folder)
+    make_quick(monkeypatch, tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def convert(
         source = source.cast(dtype)
     result = their_weights(our_weights(source, source_layout), target_layout)
     ours, origin = target_layout.name == "mmdit", source.origin
-    prefix, kept = target_layout.prefixes[0], {"format": "pt"}
+    prefix, kept = target_layout.prefix, {"format": "pt"}
     if ours:
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
     elif origin is not None and origin.layout == target_layout.name:

@@ -25,7 +25,7 @@ class Layout:
         ours, theirs: the shapes by name.
         tables: what of theirs is none of ours but computed: functions that make it, of up to 1 GB.
         rounded: the names, on both sides, of tensors that may come back with other last bits.
-        prefixes: what may stand before all of their names in a file; the first is written.
+        prefix: what is written before all of their names.
 
     Args:
         name: one of `LAYOUTS`.
@@ -38,7 +38,7 @@ class Layout:
     def __init__(self, name: str, config: ModelOptions) -> None:
         if name not in LAYOUTS:
             raise LayoutError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r}")
-        self.name, self.config, self.prefixes = name, config, PREFIXES.get(name, ("",))
+        self.name, self.config, self.prefix = name, config, PREFIXES.get(name, "")
         with torch.device("meta"):
             self._shapes: dict[str, Tensor] = dict(build(config).state_dict())
         self.ours = {key: tuple(x.shape) for key, x in self._shapes.items()}

@@ -10,10 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from mmdit.layouts.language import LayoutError, Read
+from mmdit.layouts.language import Read
 from mmdit.layouts.layout import Layout
-from mmdit.layouts.registry import LAYOUTS, PREFIXES
-from mmdit.options import ModelOptions
+from mmdit.layouts.names import is_prefix, prefixes_of
+from mmdit.layouts.recognition import recognize_layout
+from mmdit.layouts.registry import LAYOUTS
+from mmdit.weights.contents import kind_of
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.matching import listed, unreadable
 from mmdit.weights.reader import WeightFiles
@@ -50,16 +52,17 @@ class LayoutFiles:
 
     Attributes:
         prefix: what stands before every name.
-        left_aside: tensors without the prefix, such as the autoencoder in the official file of a whole pipeline.
+        left_aside: tensors of something else, such as the autoencoder in the official file of a whole pipeline.
         problems: how the rest differs from what the config's model needs; empty where it fits.
     """
 
     def __init__(self, path: str | Path, layout: Layout) -> None:
         self.files, self.layout = WeightFiles(path), layout
         held = self.files.tensors
-        self.prefix = max(layout.prefixes, key=lambda prefix: sum(prefix + name in held for name in layout.theirs))
-        self.left_aside = sorted(name for name in held if not name.startswith(self.prefix))
-        own = {name.removeprefix(self.prefix): held[name] for name in held if name.startswith(self.prefix)}
+        self.prefix = max(prefixes_of(held), key=lambda prefix: sum(prefix + name in held for name in layout.theirs))
+        under = {name.removeprefix(self.prefix): info for name, info in held.items() if name.startswith(self.prefix)}
+        own = {name: info for name, info in under.items() if name in layout.theirs or kind_of(name) is None}
+        self.left_aside = sorted(held.keys() - {self.prefix + name for name in own})
         self.problems = unreadable(layout.theirs, own)
 
     def weights(self) -> Weights:
@@ -82,29 +85,14 @@ class LayoutFiles:
             return None
         texts = origin.metadata.items() if isinstance(origin.metadata, dict) else [(None, None)]
         good = origin.layout in LAYOUTS and all(isinstance(part, str) for item in texts for part in item)
-        return origin if good and origin.prefix in PREFIXES.get(origin.layout, ("",)) else None
+        return origin if good and is_prefix(origin.prefix) else None
 
     def _misfit(self) -> str:
         """The problems in one line, or the layout that would fit better."""
-        name, other = self.layout.name, nearest_layout(self.files, self.layout.config)
+        name, (other, _) = self.layout.name, recognize_layout(self.files.tensors, self.layout.config)
         if other not in (None, name):
             return f"has the names of the layout {other}, not of {name}"
         return f"does not fit the config in the layout {name}: {listed(self.problems)}"
-
-
-def nearest_layout(files: WeightFiles, config: ModelOptions) -> str | None:
-    """The layout that shares most names with a file, None where none has half of its own there."""
-    best, share = None, 0.5
-    for name in LAYOUTS:
-        try:
-            layout = Layout(name, config)
-        except LayoutError:
-            continue
-        for prefix in layout.prefixes:
-            found = sum(prefix + key in files.tensors for key in layout.theirs) / len(layout.theirs)
-            if found > share:
-                best, share = name, found
-    return best
 
 
 def our_weights(theirs: Weights, layout: Layout) -> Weights:

@@ -14,10 +14,12 @@ from torch import nn
 from mmdit.config import Config, as_config, build
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import LayoutFiles, our_weights
+from mmdit.layouts.recognition import recognize, recognize_layout
 from mmdit.options import ModelOptions
 from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit.weights.header import CheckpointError
-from mmdit.weights.saved_model import check_dtype, filled, load_weights
+from mmdit.weights.reader import WeightFiles
+from mmdit.weights.saved_model import CONFIG_KEY, check_dtype, filled, load_weights
 from mmdit.weights.writer import common_dtype
 
 __all__ = ["load"]
@@ -30,7 +32,7 @@ def load(
     *,
     verify: bool = False,
     config: str | Path | Mapping[str, Any] | Config | ModelOptions | None = None,
-    layout: str = "mmdit",
+    layout: str | None = None,
 ) -> nn.Module:
     """Rebuild a model from what `save` wrote, or from a published checkpoint, in eval mode.
 
@@ -45,7 +47,8 @@ def load(
             narrowest that holds them all, for a network computes in one.
         verify: read everything and compare it with the hash in the metadata.
         config: of the model, where the file holds none.
-        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`.
+        layout: whose names the file has (`mmdit.layouts.LAYOUTS`); another one than ours needs a `config`. None: it is
+            recognized.
 
     Raises:
         CheckpointError: a file can't be read, is damaged, holds no config, or its tensors do not fit the config.
@@ -54,14 +57,18 @@ def load(
     """
     if config is None and (averaged := _averaged(Path(path))) is not None:
         config, path = Path(path) / "config.yaml", averaged
-    if layout == "mmdit":
-        return load_weights(path, None if config is None else as_config(config), device, dtype, verify=verify)
+    given = None if config is None else as_config(config)
+    prefix = ""
+    if layout is None:
+        layout, prefix = _recognized(path, given)
+    if layout == "mmdit" and not prefix:
+        return load_weights(path, given, device, dtype, verify=verify)
     check_dtype(dtype)
     if verify:
         raise CheckpointError(f"{path}: a file in the layout {layout} holds no hash to verify")
-    if config is None:
+    if given is None:
         raise CheckpointError(f"{path}: a file in the layout {layout} says nothing of its model; pass its config")
-    wanted = as_config(config).model
+    wanted = given.model
     names = Layout(layout, wanted)
     theirs = LayoutFiles(path, names).weights()
     if len({spec.dtype for spec in theirs.specs.values()}) > 1:  # tensors of several types can't be joined
@@ -71,6 +78,17 @@ def load(
         model = build(wanted)
     tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
     return filled(model, tensors, wanted, device)
+
+
+def _recognized(path: str | Path, config: Config | None) -> tuple[str, str]:
+    """The layout of a file, and what stands before its names; ours where it is none that is known, so that what is
+    missing of it is said."""
+    with WeightFiles(path) as files:
+        if config is not None:
+            layout, prefix = recognize_layout(files.tensors, config.model)
+            return layout or "mmdit", prefix
+        found = None if CONFIG_KEY in files.metadata else recognize(files.tensors)
+        return ("mmdit", "") if found is None or found.lora else (found.layout, found.prefix)
 
 
 def _averaged(run: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from mmdit.layouts import auraflow, cogview, flux, hunyuan, joyimage, mmaudio, one_stream, prx, qwen, sd3
@@ -42,8 +43,7 @@ FAMILIES = (  # the first whose blocks a config has is meant
 )
 SOUND = {"mmaudio": mmaudio.authors}
 LAYOUTS = ("mmdit", *dict.fromkeys(layout for family in FAMILIES for layout in family.lines), *SOUND, "lucidrains")
-# what may stand before every name in a file, of a whole pipeline for one; the first is written
-PREFIXES = {"stability": ("model.diffusion_model.", ""), "flux": ("", "model.diffusion_model.")}
+PREFIXES = {"stability": "model.diffusion_model."}  # what is written before every name
 
 
 def lines_for(layout: str, config: ModelOptions) -> list[str]:
@@ -61,6 +61,23 @@ def lines_for(layout: str, config: ModelOptions) -> list[str]:
         held = [each.name for each in FAMILIES if layout in each.lines]
         raise LayoutError(f"it holds the networks of {' and '.join(held)}, this is one of {family.name}")
     return list(family.lines[layout](config))
+
+
+def family_name(layout: str, config: ModelOptions) -> str:
+    """Of which networks a config is, in a layout.
+
+    Raises:
+        LayoutError: it is none of the published ones.
+    """
+    if layout == "lucidrains":
+        return layout
+    try:
+        return _family_of(config).name
+    except LayoutError as error:
+        for name, lines in SOUND.items():
+            with suppress(LayoutError):
+                return name if list(lines(config)) else ""
+        raise error
 
 
 def _family_of(config: ModelOptions) -> Family:

@@ -20,6 +20,7 @@ import torch
 
 from mmdit.config.regular_file import NotRegular, open_regular
 from mmdit.config.yaml_document import one_line
+from mmdit.weights.file_kinds import HEAD, foreign
 
 __all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "read_header", "read_json"]
 
@@ -69,7 +70,7 @@ def read_header(path: str | Path) -> TensorFile:
     """The header of a safetensors file, checked against itself and the file's size.
 
     Raises:
-        CheckpointError: it says what is wrong, with which tensor.
+        CheckpointError: it says what is wrong, with which tensor, or what else the file is.
     """
     with _opened(path, "not a whole safetensors file: ") as file:
         return _header(file, os.fstat(file.fileno()).st_size)
@@ -102,10 +103,14 @@ def _opened(path: str | Path, wrong: str = "") -> Iterator[BinaryIO]:
 
 
 def _header(file: BinaryIO, size: int) -> TensorFile:
-    prefix = file.read(9)
-    if len(prefix) < 9 or prefix[8:] != b"{":
+    head = file.read(HEAD)
+    file.seek(9)
+    prefix = head[:9]
+    (length,) = struct.unpack("<Q", prefix[:8].ljust(8, b"\0"))
+    if (prefix[8:] != b"{" or length > MAX_HEADER) and (kind := foreign(head, size)) is not None:
+        raise ValueError(f"it {kind}")
+    if prefix[8:] != b"{":
         raise ValueError(f"the 9th of its {size:,} bytes begins no header")
-    (length,) = struct.unpack("<Q", prefix[:8])
     if not 2 <= length <= MAX_HEADER:
         raise ValueError(f"it claims a header of {length:,} bytes; 2 to {MAX_HEADER:,} are read")
     if 8 + length > size:

@@ -65,7 +65,7 @@ RESULTS = {  # by command: the classes of what its `results` may hold
         "memory.verdict:MemoryVerdict",  # with --estimate
     ),
     "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),
-    "shape-check": ("shape_check.shapes:ShapesResult",),
+    "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
     "train-toy": ("toy.training:TrainResult",),
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff
@@ -103,11 +103,14 @@ def document_schema(command: str) -> dict[str, Any]:
         "command": {"const": command},
         "mmdit_version": text,
         "torch_version": text,
+        "python_version": text,
         "device": text,
         "device_name": text,
         "threads": whole,
         "dtype": text,
         "seed": whole,
+        "command_line": {"type": "array", "items": text},
+        "configs": {"type": "array", "items": {"type": "object"}},
         "results": {"type": "array", "items": {"$ref": "#/$defs/Result"}},
     }
     return {

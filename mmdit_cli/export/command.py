@@ -35,7 +35,9 @@ def command(
     ] = False,
     from_: Annotated[
         LayoutName | None,
-        typer.Option("--from", metavar="LAYOUT", help=f"Whose names the weights have: {LAYOUTS}. Default: mmdit."),
+        typer.Option(
+            "--from", metavar="LAYOUT", help=f"Whose names the weights have: {LAYOUTS}. Default: they are recognized."
+        ),
     ] = None,
     to: Annotated[
         LayoutName | None,
@@ -57,7 +59,7 @@ def command(
     dtype: Annotated[
         str | None,
         typer.Option(
-            "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; with --from or --to, as it is."
+            "--dtype", metavar="DTYPE", help="fp32, bf16 or fp16. Default: fp32; where names are converted, as it is."
         ),
     ] = None,
 ) -> None:
@@ -67,7 +69,7 @@ def command(
     --format pt2 and onnx write programs that need no mmdit, for any batch and any number of tokens, with a mask for
     each modality of run.mask.
 
-    Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --from flux --out model.safetensors
+    Example: mmdit export -c configs/flux.1-dev.yaml --weights flux1-dev.safetensors --out model.safetensors
     """
     kind: str = PROGRAMS.get(out.suffix, "safetensors") if format is None else format
     if weights is None and (os.path.isdir(request.configs[0]) or request.configs[0].endswith(".safetensors")):
@@ -103,8 +105,8 @@ def command(
         )
         if kind != "safetensors":
             result = export_program(loaded, asked, format=kind)
-        elif from_ or to:
-            result = convert_weights(loaded, asked, source=from_ or "mmdit", target=to or "mmdit")
+        elif from_ or to or not asked.is_ours(loaded.model):
+            result = convert_weights(loaded, asked, source=from_, target=to or "mmdit")
         else:
             result = export_model(loaded, asked)
     request.show([result], lambda _: export_tables(result))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from mmdit.config import build
+from mmdit.options import ModelOptions
 from mmdit.weights.checkpoints import EMA, WEIGHTS, newest_checkpoint
 from mmdit.weights.reader import SINGLE, WeightFiles
 from mmdit.weights.shards import not_an_export
@@ -21,6 +22,7 @@ from mmdit_cli.request.numbers import read_size
 from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.weights_layout import layout_of
 
 CPU = torch.device("cpu")
 Progress = Callable[[str, int, int | None], None]
@@ -94,6 +96,12 @@ class Export:
                 "--raw takes a train-toy run's weights before averaging; --weights must name the run's folder"
             )
         return weights
+
+    def is_ours(self, config: ModelOptions) -> bool:
+        """Whether the weights are fresh, a run's, or have our own names."""
+        if self.weights is None or (self.weights.is_dir() and not _holds_weights(self.weights)):
+            return True
+        return layout_of(None, self.weights, config) == "mmdit"
 
     def about(self, config: ToolConfig, file: Path | None) -> dict[str, str]:
         """What the file says of where it came from."""

@@ -11,14 +11,12 @@ from torch import nn
 
 import mmdit
 from mmdit.config import build
-from mmdit.layouts.layout_files import nearest_layout
 from mmdit.options import ModelOptions
 from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.reader import WeightFiles
-from mmdit.weights.saved_model import load_weights
 from mmdit.weights.shards import not_an_export
 from mmdit.weights.writer import Written, digest
-from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.errors import CheckFailed
 from mmdit_cli.export.preconditions import Export, check_room
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.targets import writing
@@ -111,10 +109,7 @@ def fresh_or_read(config: ModelOptions, file: Path | None, asked: Export) -> nn.
     if file is not None:
         with WeightFiles(file) as files:
             hashed = files.sha256 is not None
-            other = nearest_layout(files, config)
-        if other not in (None, "mmdit"):
-            raise UserError(f"--weights {file}: has the names of another layout; say --from {other}")
-        return load_weights(file, config, device=asked.device, dtype=asked.weights_dtype, verify=hashed)
+        return mmdit.load(file, asked.device, asked.weights_dtype, verify=hashed, config=config)
     torch.manual_seed(asked.seed)
     with asked.device:
         return build(config, dtype=asked.weights_dtype).eval()

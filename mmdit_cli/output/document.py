@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -16,21 +16,37 @@ from mmdit_cli.output.renderings import to_json
 
 
 def make_document(
-    command: str, results: Sequence[Any], *, device: str, dtype: str, seed: int, **extra: Any
+    command: str,
+    results: Sequence[Any],
+    *,
+    device: str,
+    dtype: str,
+    seed: int,
+    command_line: Sequence[str] = (),
+    configs: Sequence[Mapping[str, Any]] = (),
+    **extra: Any,
 ) -> dict[str, Any]:
-    """Results, and what stands beside them, as plain data."""
+    """Results, and what stands beside them, as plain data.
+
+    Args:
+        command_line: what was typed.
+        configs: whole, as data, those of the results.
+    """
     import torch
 
     return {
         "command": command,
         "mmdit_version": __version__,
         "torch_version": str(torch.__version__),
+        "python_version": platform.python_version(),
         "device": device,
         "device_name": device_name(device),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
         "seed": seed,
         **{key: _plain(value) for key, value in extra.items()},
+        "command_line": list(command_line),
+        "configs": _plain(list(configs)),
         "results": [_plain(result) for result in results],
     }
 

@@ -1,4 +1,4 @@
-"""A command's document in the format that a file's suffix names: `.json`, `.csv` or `.md`."""
+"""A command's document in the format that a file's suffix names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 from mmdit_cli.output.console import printable
 
-SUFFIXES = (".json", ".csv", ".md")
+SUFFIXES = (".json", ".csv", ".md", ".html")
 _MARKUP = re.compile(r"[\\`*<|]|(?<=\])\(|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")  # what Markdown would not show as it is
+LONG = ("command_line", "configs")  # of a document: what tables leave out
 Document = Mapping[str, Any]
 
 
@@ -20,9 +21,10 @@ def render(document: Document, suffix: str) -> str:
     """The document's text.
 
     CSV has one row for each result, with nested keys joined by dots: `latency_ms.median`, `components.attention.flops`.
-    Markdown has the results side by side and a table for each list of records (components, layers).
+    Markdown has the results side by side and a table for each list of records (components, layers). HTML is one page
+    that needs no network (`output.page`).
     """
-    makers = {".json": to_json, ".csv": to_csv, ".md": to_markdown}
+    makers = {".json": to_json, ".csv": to_csv, ".md": to_markdown, ".html": _to_html}
     return makers[suffix.lower()](document)
 
 
@@ -30,8 +32,14 @@ def to_json(document: Document, *, ascii: bool = False) -> str:
     return json.dumps(document, indent=2, ensure_ascii=ascii, allow_nan=False) + "\n"
 
 
+def _to_html(document: Document) -> str:
+    from mmdit_cli.output.page.page import to_html
+
+    return to_html(document)
+
+
 def to_csv(document: Document) -> str:
-    about = {key: value for key, value in document.items() if key != "results"}
+    about = {key: value for key, value in document.items() if key not in ("results", *LONG)}
     rows = [dict(flat(about)) | dict(flat(result)) for result in document["results"]]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
@@ -43,7 +51,7 @@ def to_csv(document: Document) -> str:
 
 def to_markdown(document: Document) -> str:
     results = document["results"]
-    beside = {key: value for key, value in document.items() if key not in ("command", "results")}
+    beside = {key: value for key, value in document.items() if key not in ("command", "results", *LONG)}
     about = (f"{key}: {_cell(value)}" for key, value in beside.items() if not isinstance(value, (Mapping, list)))
     parts = [f"# mmdit {document['command']}", ", ".join(about)]
     plain = [dict(flat(result, records=False)) for result in results]

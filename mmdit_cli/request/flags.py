@@ -63,7 +63,9 @@ COMMON: dict[str, tuple[Any, Any]] = {  # in the order of the help: type and def
     "seed": (Annotated[int, typer.Option("--seed", metavar="N", help="Seed of weights and inputs.")], 0),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")], False),
     "report": (
-        Annotated[Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv or .md file.")],
+        Annotated[
+            Path | None, typer.Option("--report", metavar="FILE", help="Also write a .json, .csv, .md or .html file.")
+        ],
         None,
     ),
     "debug": (Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")], False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -52,6 +53,7 @@ class Request:
     json: bool
     report: Path | None
     unused: dict[str, str] = field(default_factory=dict, compare=False)  # keys that the command won't use, in words
+    read: list[dict[str, Any]] = field(default_factory=list, compare=False)  # the configs that were loaded, whole
 
     def load_configs(self) -> list[ToolConfig]:
         """Raises ConfigError where a config is wrong."""
@@ -65,6 +67,7 @@ class Request:
         """
         from mmdit.config.file import load_points
         from mmdit.config.shipped import is_shipped
+        from mmdit.options import as_data
         from mmdit_cli.request.tool_config import FedConfig, ToolConfig
 
         schema = FedConfig if "run" in READS[self.command] else ToolConfig
@@ -75,6 +78,7 @@ class Request:
             loaded.append(
                 load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
             )
+        self.read[:] = [as_data(each[0]) for each in loaded]
         return loaded
 
     def _note_unused(self, shipped: bool, document: Document) -> None:
@@ -138,7 +142,16 @@ class Request:
 
     def document(self, results: Sequence[Any], **extra: Any) -> dict[str, Any]:
         """The results, and what stands beside them, as plain data."""
-        return make_document(self.command, results, device=self.device, dtype=self.dtype, seed=self.seed, **extra)
+        return make_document(
+            self.command,
+            results,
+            device=self.device,
+            dtype=self.dtype,
+            seed=self.seed,
+            command_line=["mmdit", *sys.argv[1:]],
+            configs=self.read,
+            **extra,
+        )
 
     def show(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from mmdit_cli.errors import UserError
@@ -12,6 +13,21 @@ if TYPE_CHECKING:
 
 LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "mmaudio", "lucidrains"]
 LAYOUTS = "mmdit, diffusers, stability, flux, mmaudio or lucidrains"
+
+
+def layout_of(name: str | None, path: Path, config: ModelOptions) -> str:
+    """The layout that `--from` names, or else that of the names in a file; ours where they are of none that is known.
+
+    Raises:
+        mmdit.weights.saved_model.CheckpointError: the file can't be read.
+    """
+    from mmdit.layouts.recognition import recognize_layout
+    from mmdit.weights.reader import WeightFiles
+
+    if name is not None:
+        return name
+    with WeightFiles(path) as files:
+        return recognize_layout(files.tensors, config)[0] or "mmdit"
 
 
 def find_layout(option: str, name: str, config: ModelOptions) -> Layout:

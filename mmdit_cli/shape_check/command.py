@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
-from mmdit_cli.request.flags import OneConfig, common_options
+from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.request.flags import common_options
 from mmdit_cli.request.request import Request
 from mmdit_cli.request.weights_layout import LAYOUTS, LayoutName
 
 NAME = "shape-check"
 
 
-@common_options(NAME, config=OneConfig)
+@common_options(NAME, config=None)
 def command(
     request: Request,
+    config: Annotated[
+        str | None,
+        typer.Option(
+            "--config",
+            "-c",
+            metavar="FILE",
+            help="A YAML file, a shipped config's name, a run, weights, or - (stdin). Without it: what --weights are.",
+        ),
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -24,17 +34,23 @@ def command(
         ),
     ] = None,
     from_: Annotated[
-        LayoutName, typer.Option("--from", metavar="LAYOUT", help=f"Whose names the file has: {LAYOUTS}.")
-    ] = "mmdit",
+        LayoutName | None,
+        typer.Option(
+            "--from", metavar="LAYOUT", help=f"Whose names the file has: {LAYOUTS}. Default: they are recognized."
+        ),
+    ] = None,
     all_layers: Annotated[bool, typer.Option("--all", help="Show every layer, not blocks alone.")] = False,
 ) -> None:
-    """Check that every modality comes out as it went in, and show each layer's shapes.
+    """Check that every modality comes out as it went in, and show each layer's shapes. Or say what --weights are.
 
-    The model runs on the meta device, and of --weights the header alone is read. Exits 1 where a shape is wrong.
+    The model runs on the meta device, and of --weights the header alone is read. Exits 1 where a shape is wrong, or
+    where the weights are those of no config.
 
-    Example: mmdit shape-check -c configs/sd3.5-medium.yaml --weights sd3.5_medium.safetensors --from stability
+    Example: mmdit shape-check --weights flux1-dev.safetensors
     """
-    from mmdit_cli.errors import CheckFailed
+    if config is None:
+        _identify(request, weights)
+        return
     from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.shapes import check_shapes
@@ -50,3 +66,21 @@ def command(
     request.show([result], lambda _: shape_tables(result, every_layer=all_layers), configs=[loaded])
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])
+
+
+def _identify(request: Request, weights: Path | None) -> None:
+    if weights is None:
+        raise UserError("shape-check: of what? Name a model by --config, or a file by --weights, or both to compare")
+    if request.overrides:
+        raise UserError(f"--set {request.overrides[0]}: changes a config; name it by --config")
+    from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.request.targets import check_apart
+    from mmdit_cli.shape_check.identity import identify
+    from mmdit_cli.shape_check.identity_tables import identity_tables
+
+    check_apart({"weights": weights}, report=request.report)
+    with without_compiler():
+        result = identify(weights)
+    request.show([result], lambda _: identity_tables(result), headed=False)
+    if not result.ok:
+        raise CheckFailed(f"{result.file}: {result.problems[0]}")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mmdit.layouts.layout_files import LayoutFiles, nearest_layout
+from mmdit.layouts.layout_files import LayoutFiles
+from mmdit.layouts.recognition import recognize_layout
 from mmdit.options import ModelOptions
-from mmdit_cli.request.weights_layout import find_layout
+from mmdit_cli.request.weights_layout import find_layout, layout_of
 from mmdit_cli.shape_check.shapes import ShapesResult
 
 
@@ -29,13 +30,17 @@ class WeightsCheck:
     fits_layout: str | None
 
 
-def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck:
+def check_weights(config: ModelOptions, path: Path, layout: str | None = None) -> WeightsCheck:
     """Compare the names and shapes in a file's header, or in those of its shards, with a layout's.
+
+    Args:
+        layout: None: that whose names the file has.
 
     Raises:
         UserError: the layout has no place for the model.
         mmdit.weights.saved_model.CheckpointError: the file can't be read.
     """
+    layout = layout_of(layout, path, config)
     files = LayoutFiles(path, find_layout("--from", layout, config))
     tensors = files.files.tensors
     return WeightsCheck(
@@ -47,7 +52,7 @@ def check_weights(config: ModelOptions, path: Path, layout: str) -> WeightsCheck
         dtypes=sorted({info.dtype for info in tensors.values()}),
         left_aside=len(files.left_aside),
         problems=files.problems,
-        fits_layout=files.layout.name if not files.problems else nearest_layout(files.files, config),
+        fits_layout=files.layout.name if not files.problems else recognize_layout(tensors, config)[0],
     )
 
 

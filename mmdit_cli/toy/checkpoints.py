@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,18 @@ def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lamb
     return checkpoint
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, optimizer: torch.optim.Optimizer) -> None:
+def restore(
+    checkpoint: Checkpoint,
+    model: nn.Module,
+    average: AveragedModel,
+    optimizer: torch.optim.Optimizer,
+    *,
+    cuts: Mapping[str, Any],
+) -> None:
     """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded.
+
+    Args:
+        cuts: how each parameter is cut, by name in the optimizer's order; see `Group.cuts`.
 
     Raises:
         ValueError: they are not those of the model, which is as it was.
@@ -95,20 +105,26 @@ def restore(checkpoint: Checkpoint, model: nn.Module, average: AveragedModel, op
     _check(moments, wanted | {f"{i}.{SCALAR}": () for i in shapes}, OPTIMIZER)
     for state, tensors in held:
         for key, tensor in state.items():
-            put(tensor, tensors[key])
+            put(tensor, tensors[key], cuts.get(key))
+    of_parameter = list(cuts.values())
     average.n_averaged.fill_(checkpoint.state["averaged"])
     for key, tensor in moments.items():
         index, name = key.split(".")
         p = parameters[int(index)]
         new = torch.zeros_like(p) if tensor.shape == p.shape else torch.zeros_like(tensor, device=p.device)
-        put(new, tensor)
+        put(new, tensor, of_parameter[int(index)])
         optimizer.state[p][name] = new
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as whole tensors; where it is sharded, every process has to ask."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, cuts: Sequence[Any]) -> dict[str, Tensor]:
+    """The optimizer's state as whole tensors; where it is sharded, every process has to ask. `cuts`: how each of its
+    parameters is."""
     state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": whole(tensor).contiguous() for i, values in state.items() for name, tensor in values.items()}
+    return {
+        f"{i}.{name}": whole(tensor, cuts[i]).contiguous()
+        for i, values in state.items()
+        for name, tensor in values.items()
+    }
 
 
 def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], name: str) -> None:

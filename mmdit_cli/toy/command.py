@@ -6,7 +6,7 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,8 +64,10 @@ def command(
         typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (PNG), when several are compared."),
     ] = None,
     parallel: Annotated[
-        Literal["ddp", "fsdp"],
-        typer.Option("--parallel", help="Under torchrun: whole weights in each process, or sharded ones."),
+        str,
+        typer.Option(
+            "--parallel", metavar="KINDS", help="Under torchrun: ddp, fsdp, hsdp, tp=N, ulysses=N, some by commas."
+        ),
     ] = "ddp",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")

@@ -13,13 +13,14 @@ from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.output.renderings import render
+from mmdit_cli.output.run_files import COMPARISON, METRICS, read_metrics
 from mmdit_cli.output.units import count
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.output.units import seconds as seconds_text
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss, unlike
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.run_folder import METRICS, open_comparison, read_metrics, safe_name
+from mmdit_cli.toy.run_folder import open_comparison, safe_name
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import AVERAGED, Interrupted, TrainResult
@@ -211,7 +212,7 @@ def save_comparison(
     with open_comparison(folder, resume=resume):
         results, comparison = compare_designs(configs, seeds, folder=folder, train=train, target=target)
         text = render(document(results, comparison), ".json")
-        write_atomic(folder / "comparison.json", text.encode())
+        write_atomic(folder / COMPARISON, text.encode())
     return results, comparison
 
 

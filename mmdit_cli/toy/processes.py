@@ -1,8 +1,8 @@
 """Training in several processes (torchrun): what each one computes, and how they speak with one another.
 
 The global batch is cut into rows, and every process weighs its loss by its share of them, so that gradients and losses
-are those of one process whatever their number. Data parallel by `DistributedDataParallel`, or sharded by FSDP2
-(`torch.distributed.fsdp.fully_shard`).
+are those of one process whatever their number. Data parallel by `DistributedDataParallel`, or spread by
+`mmdit.parallel`, whose tensor and context parallel processes share their rows.
 
 Gradients and weights go over NCCL on GPUs. What the host has to know goes over gloo on any device: it notices at once
 that another process has ended, where NCCL would wait.
@@ -10,23 +10,26 @@ that another process has ended, where NCCL would wait.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from mmdit.config import build
-from mmdit.networks.transformer import MMDiT
 from mmdit.options import ModelOptions
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.request.spreading import read_spreading
+
+if TYPE_CHECKING:
+    from mmdit.parallel.cuts import Cut
 
 T = TypeVar("T")
-Kind = Literal["ddp", "fsdp"]
 PATIENCE = timedelta(minutes=10)  # for a process that does not answer
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -37,6 +40,7 @@ class Group:
     Attributes:
         rank, size: this process's number, and how many there are.
         main: whether this is the one that writes and prints.
+        place: which part of a batch this process computes, of how many.
     """
 
     rank, size = 0, 1
@@ -45,17 +49,29 @@ class Group:
     def main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def place(self) -> tuple[int, int]:
+        return self.rank, self.size
+
     def rows(self, batch: int) -> slice:
-        """This process's rows of a batch. They differ by one at most."""
-        return slice(self.rank * batch // self.size, (self.rank + 1) * batch // self.size)
+        """This process's rows of a batch. The parts differ by one at most."""
+        part, parts = self.place
+        return slice(part * batch // parts, (part + 1) * batch // parts)
 
     def share(self, batch: int) -> float:
         """This process's share of a batch."""
         rows = self.rows(batch)
         return (rows.stop - rows.start) / batch
 
+    def check(self, config: ModelOptions) -> None:
+        """Raises UserError where a network can't be spread as was asked for."""
+
     def shard(self, model: nn.Module) -> None:
         """Keep a part of each weight, where weights are sharded."""
+
+    def cuts(self, model: nn.Module) -> Mapping[str, Cut]:
+        """How each weight is cut by heads, where weights are; what `whole` and `put` have to know."""
+        return {}
 
     def network(self, model: nn.Module, some_unused: Callable[[], bool]) -> nn.Module:
         """What is called in the model's place, so that gradients come out averaged over the processes. `some_unused`
@@ -63,7 +79,7 @@ class Group:
         return model
 
     def total(self, x: Tensor) -> Tensor:
-        """The sum over all processes."""
+        """The sum over all parts of the batch."""
         return x
 
     def any(self, flag: bool) -> bool:
@@ -94,25 +110,51 @@ ALONE = Group()
 
 
 class Processes(Group):
-    """One of several processes."""
+    """One of several processes, spread as `asked` (`fsdp`, `tp=2`, ...).
 
-    def __init__(self, kind: Kind, device: torch.device) -> None:
-        self.kind, self.device = kind, device
+    Raises:
+        UserError: the processes do not divide so.
+    """
+
+    def __init__(self, asked: str, device: torch.device) -> None:
+        self.device, self.spreading = device, read_spreading(asked)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.mesh = dist.init_device_mesh(device.type, (self.size,)) if kind == "fsdp" else None
+        self.mesh, self._place = None, (self.rank, self.size)
+        if not self.spreading.is_plain:
+            from mmdit.parallel import Layout, data_place
+
+            self.mesh = Layout(**self.spreading.over(self.size, _machines(self.size))).mesh(device.type)
+            self._place = data_place(self.mesh)
+
+    @property
+    def place(self) -> tuple[int, int]:
+        return self._place
+
+    def check(self, config: ModelOptions) -> None:
+        if self.mesh is not None:
+            from mmdit.parallel.parallelize import check_layout
+
+            with torch.device("meta"):
+                model = build(config)
+            with self._naming_the_flag():
+                check_layout(model, self.mesh)
 
     def shard(self, model: nn.Module) -> None:
-        if self.mesh is None:
-            return
-        from torch.distributed.fsdp import fully_shard
+        if self.mesh is not None:
+            from mmdit.parallel import parallelize
 
-        for module in [module for module in model.modules() if isinstance(module, MMDiT)]:
-            for block in (*module.blocks, *module.single_blocks):
-                fully_shard(block, mesh=self.mesh)
-        fully_shard(model, mesh=self.mesh)
+            with self._naming_the_flag():
+                parallelize(model, self.mesh)
+
+    def cuts(self, model: nn.Module) -> Mapping[str, Cut]:
+        if self.mesh is None:
+            return {}
+        from mmdit.parallel.whole_weights import cuts_by_name
+
+        return cuts_by_name(model)
 
     def network(self, model: nn.Module, some_unused: Callable[[], bool]) -> nn.Module:
-        if self.kind == "fsdp":
+        if self.mesh is not None:
             return model
         from torch.nn.parallel import DistributedDataParallel
 
@@ -122,7 +164,7 @@ class Processes(Group):
     def total(self, x: Tensor) -> Tensor:
         host = x.to("cpu", copy=True)
         dist.all_reduce(host)
-        return host.to(x.device)
+        return host.to(x.device) * (self.place[1] / self.size)  # as many processes share a part
 
     def any(self, flag: bool) -> bool:
         return bool(self.total(torch.tensor(float(flag))).item())
@@ -145,10 +187,15 @@ class Processes(Group):
         return cast(T, told[0])
 
     def full(self, model: nn.Module) -> nn.Module:
-        if self.kind != "fsdp":
+        if self.mesh is None:
             return model
-        state = {name: whole(x) for name, x in model.state_dict().items()}
-        plain = build(cast(ModelOptions, model.config)).to(self.device)
+        from mmdit.parallel import whole_state
+
+        state, config = whole_state(model, keep=self.main), cast(ModelOptions, model.config)
+        if not self.main:  # where nobody calls it
+            with torch.device("meta"):
+                return build(config)
+        plain = build(config).to(self.device)
         plain.load_state_dict(state)
         return plain
 
@@ -158,6 +205,13 @@ class Processes(Group):
     def broken_by(self, error: RuntimeError) -> bool:
         return is_of_collective(error)
 
+    @contextmanager
+    def _naming_the_flag(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError as problem:
+            raise UserError(f"--parallel {self.spreading.text}: {problem}") from None
+
 
 def is_of_collective(error: RuntimeError) -> bool:
     """Whether the processes could not speak with one another; gloo's errors are plain RuntimeErrors."""
@@ -165,18 +219,22 @@ def is_of_collective(error: RuntimeError) -> bool:
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
 
 
-def whole(x: Tensor) -> Tensor:
-    """A tensor with all its parts; where it is sharded, every process has to ask."""
-    full: Tensor = x.full_tensor() if hasattr(x, "full_tensor") else x
-    return full
+def whole(x: Tensor, cut: Cut | None = None) -> Tensor:
+    """A tensor with all its parts; where it is sharded, every process has to ask. `cut`: that of its weight."""
+    if not hasattr(x, "full_tensor"):
+        return x
+    from mmdit.parallel import whole_weights
+
+    return whole_weights.whole(x, cut)
 
 
-def put(target: Tensor, source: Tensor) -> None:
+def put(target: Tensor, source: Tensor, cut: Cut | None = None) -> None:
     """Copy a whole tensor into one that may be sharded."""
     if hasattr(target, "full_tensor"):
-        from torch.distributed.tensor import distribute_tensor
+        from mmdit.parallel import whole_weights
 
-        source = distribute_tensor(source.to(target.device), target.device_mesh, target.placements)  # type: ignore[attr-defined]
+        whole_weights.put(target, source, cut)
+        return
     with torch.no_grad():
         target.detach().copy_(source)
 
@@ -189,14 +247,24 @@ def _number(name: str, default: int) -> int:
     return int(text)
 
 
+def _machines(size: int) -> int:
+    """Of so many processes, by torchrun's environment."""
+    here = _number("LOCAL_WORLD_SIZE", size)
+    return size // here if here and size % here == 0 else 1
+
+
 @contextmanager
-def processes(device: torch.device, kind: Kind) -> Iterator[tuple[Group, torch.device]]:
-    """This process's group and device: those of torchrun's environment, or alone where there is none.
+def processes(device: torch.device, asked: str) -> Iterator[tuple[Group, torch.device]]:
+    """This process's group, spread as `asked`, and its device: those of torchrun's environment, or alone where there is
+    none.
 
     Raises:
-        UserError: there are fewer CUDA devices than processes on this machine, or the environment is not torchrun's.
+        UserError: there are fewer CUDA devices than processes on this machine, or the environment is not torchrun's; or
+            the processes can't be arranged as asked.
     """
-    size = _number("WORLD_SIZE", 1)
+    size, spreading = _number("WORLD_SIZE", 1), read_spreading(asked)
+    if size > 1 or spreading.tensor * spreading.context > 1:
+        spreading.over(size, _machines(size))
     if size == 1:
         yield ALONE, device
         return
@@ -211,7 +279,7 @@ def processes(device: torch.device, kind: Kind) -> Iterator[tuple[Group, torch.d
         torch.cuda.set_device(device)
     _meet(device)
     try:
-        yield Processes(kind, device), device
+        yield Processes(asked, device), device
     except BaseException as problem:
         _leave(device)
         if isinstance(problem, RuntimeError) and is_of_collective(problem):
@@ -227,6 +295,8 @@ def _meet(device: torch.device) -> None:
         UserError: they do not find one another.
     """
     on_gpu = device.type == "cuda"
+    # that gathering a weight along two dimensions takes two steps is no news to a user
+    logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
     if on_gpu:  # of a collective that breaks or takes too long, NCCL would end the process without a word of ours
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # end the collective; gloo then says why
     try:

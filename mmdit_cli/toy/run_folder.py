@@ -26,12 +26,13 @@ from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.run_files import ABOUT, CONFIG, METRICS, read_metrics
 from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
 from mmdit_cli.toy.checkpoints import checkpoint_to_resume
 
-CONFIG, ABOUT, METRICS, LOCK = "config.yaml", "run.json", "metrics.jsonl", ".mmdit-lock"
+LOCK = ".mmdit-lock"
 
 
 @contextmanager
@@ -222,19 +223,6 @@ def resume_command(folder: Path, device: torch.device) -> str:
 def differences(saved: Any, wanted: Any) -> list[str]:
     """The dotted keys in which two documents differ, each with both values."""
     return [f"{key} was {json.dumps(a)}, is {json.dumps(b)}" for key, a, b in differing(saved, wanted)]
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """A run's records; a line cut short by a kill is passed over."""
-    records = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
 
 
 def check_tensorboard() -> None:

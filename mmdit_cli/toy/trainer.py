@@ -99,7 +99,7 @@ class Trainer:
         if not math.isfinite(value):
             layer = self._first_not_finite(lambda: self._losses(*batch))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
-        (loss * (share * self.group.size)).backward()  # of which the group takes the mean
+        (loss * (share * self.group.place[1])).backward()  # of which the group takes the mean
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         norm = nn.utils.get_total_norm(gradients.values())
         size = whole(norm).item()
@@ -129,7 +129,7 @@ class Trainer:
             if not is_finite(p):
                 raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
         model, average = self.group.full(self.model), self.group.full(self.average.module)
-        optimizer = optimizer_tensors(self.optimizer)
+        optimizer = optimizer_tensors(self.optimizer, list(self._cuts().values()))
         if self.group.main:
             averaged = int(self.average.n_averaged)
             save_checkpoint(
@@ -139,9 +139,14 @@ class Trainer:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Take up a checkpoint's state."""
-        restore(checkpoint, self.model, self.average, self.optimizer)
+        restore(checkpoint, self.model, self.average, self.optimizer, cuts=self._cuts())
         self.completed = checkpoint.step
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
+
+    def _cuts(self) -> dict[str, Any]:
+        """How each parameter is cut, in the optimizer's order; see `Group.cuts`."""
+        cuts = self.group.cuts(self.model)
+        return {name: cuts.get(name) for name, _ in self.model.named_parameters()}
 
     def _draw(self) -> tuple[Tensor, Tensor, Tensors, Tensors, Tensors]:
         """This step's captions, data, noise and timesteps of the whole batch, drawn on the CPU so that every device and
@@ -184,7 +189,7 @@ class Trainer:
             autocast = torch.autocast(self.device.type, self.dtype)
         devices = [] if self.device.type == "cpu" else [self.device]
         with autocast, torch.random.fork_rng(devices=devices):
-            torch.manual_seed(hash_seed(self.seed, LAYERS, self.completed, self.group.rank))
+            torch.manual_seed(hash_seed(self.seed, LAYERS, self.completed, self.group.place[0]))
             velocity = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
         return {
             name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()

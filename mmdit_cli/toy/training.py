@@ -121,8 +121,11 @@ def train(
         config = replace(config, train=replace(config.train, steps=steps))
     if tensorboard:
         check_tensorboard()
-    if config.train.batch_size < group.size:
-        raise UserError(f"train.batch_size is {config.train.batch_size}, and {group.size} processes need a row each")
+    if config.train.batch_size < group.place[1]:
+        raise UserError(
+            f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
+        )
+    group.check(config.model)
     world = world_of(config)
     check_fits(as_fed(config), "train", dtype, device, "train-toy")
     with ExitStack() as until_the_end:

@@ -52,13 +52,13 @@ def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool, t
 
 
 @pytest.mark.parametrize(("mode", "checkpoint"), KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16), ids=str)
 def test_an_estimate_is_within_a_tenth_of_the_measured(mode, dtype, checkpoint):
     agree(config(qk_rmsnorm=True), mode, dtype, checkpoint)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])
-@pytest.mark.parametrize("trainable", [None, "blocks.2.*"])
+@pytest.mark.parametrize("trainable", slow_but([None, "blocks.2.*"], "blocks.2.*"))
 def test_mixed_precision_is_estimated_as_it_is_measured(checkpoint, trainable):
     agree(config(qk_rmsnorm=True), "train", torch.bfloat16, checkpoint, Training("mixed", trainable=trainable))
 

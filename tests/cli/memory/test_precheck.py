@@ -11,6 +11,7 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.memory import precheck
 from mmdit_cli.memory.estimate import estimate
 from mmdit_cli.memory.training import TRAINED
+from tests.support.marks import slow_but
 from tests.support.small_configs import config
 
 CPU = torch.device("cpu")
@@ -24,7 +25,7 @@ def refused(monkeypatch, free: int, what: str = "profile", dtype: torch.dtype = 
     return str(error.value)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16))
 def test_what_is_refused_is_what_is_estimated(monkeypatch, dtype):
     """Not more: a model is built in its dtype. That estimates are what is measured, `test_estimate.py` holds."""
     peak = estimate(SMALL, "train", dtype, CPU).peak

@@ -8,6 +8,7 @@ import pytest
 
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import as_tool_config
+from tests.support.marks import slow_but
 
 B, COND, HEADS, DIM_HEAD, DEPTH = 2, 6, 2, 4, 3
 INNER = HEADS * DIM_HEAD
@@ -281,7 +282,15 @@ VARIANTS = {
 }
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+LIKE_OTHERS = {
+    "adaptive by token, 2 weights",
+    "adaptive by sample, 5 weights",
+    "2 streams",
+    "shared modulation, single stream",
+}
+
+
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *(VARIANTS.keys() - LIKE_OTHERS)))
 def test_a_variant_costs_what_is_written_down(variant):
     options, closed_form = VARIANTS[variant]
     model = {

@@ -145,7 +145,7 @@ def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_p
         assert len(places) == 1 + sum(1 for row in result.components if row.flops)
 
 
-def test_estimates_of_a_sweep_are_rows(results):
+def test_estimates_of_a_sweep_are_rows():
     points = [{"run.batch_size": b} for b in (1, 2)]
     chosen = [
         judge_memory(Demand(config(p_run), "train", torch.float32, CPU), 10**9, p)

@@ -143,7 +143,7 @@ main()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "tp=2", "ulysses=2"])
 def test_a_process_that_dies_is_one_message_and_an_exit_code_of_the_other(kind, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(as_written(tiny())))
     command = [

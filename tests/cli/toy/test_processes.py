@@ -25,7 +25,7 @@ from tests.support.paths import ROOT
 from tests.support.toy import CPU, tiny
 
 STEPS = 4
-KINDS = ("ddp", "fsdp")
+KINDS = ("ddp", "fsdp", "tp=2", "ulysses=2")
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +46,12 @@ def free_ports(count: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def in_two(folder):
-    """What two processes, started once, say of a run of each kind and of a wrong request: exit code, output and errors
+    """What two processes, started once, say of a run of each kind and of wrong requests: exit code, output and errors
     of either by name."""
     asked = {kind: ["--run-dir", kind, "--parallel", kind, "--json"] for kind in KINDS}
-    asked["wrong"] = ["--run-dir", "wrong", "--set", "train.batch_size=1"]
+    asked["rows"] = ["--run-dir", "wrong", "--set", "train.batch_size=1"]
+    asked["heads"] = ["--run-dir", "wrong", "--parallel", "tp=2", "--set", "model.heads=1"]
+    asked["size"] = ["--run-dir", "wrong", "--parallel", "tp=2,ulysses=2"]
     lines = json.dumps([["train-toy", "-c", "c.yaml", *more] for more in asked.values()])
     ports, env = free_ports(len(asked)), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     env |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost"}
@@ -147,10 +149,38 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
         assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
 
 
-def test_a_wrong_request_is_said_once(in_two):
-    (code, out, err), other = in_two["wrong"]
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("rows", "2 processes need a row each"),
+        (
+            "heads",
+            "--parallel tp=2: tensor=2: 2 processes do not divide the 1 heads of transformer.blocks.0.joint_attn",
+        ),
+        ("size", "--parallel tp=2,ulysses=2: 4 processes each time, but there are 2"),
+    ],
+)
+def test_a_wrong_request_is_said_once(asked, message, in_two, folder):
+    (code, out, err), other = in_two[asked]
     assert code == other[0] == 2 and out == other[1] == other[2] == ""
-    assert err.count("error: ") == 1 and "2 processes need a row each" in err
+    assert err.count("error: ") == 1 and message in err
+    assert not (folder / "wrong").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hsdp", "tp=2,ulysses=2"])
+def test_four_processes_under_torchrun_end_with_the_losses_of_one(kind, folder):
+    """The last checkpoint is taken away and the run goes on alone: to the same end."""
+    sizes = ["--set", "model.heads=4", "--set", "model.dim_head=4"]
+    for name, size, more in (("alone-of-four", 1, []), (f"four-{kind}", 4, ["--parallel", kind])):
+        done = start(folder, "--run-dir", name, *sizes, *more, size=size)
+        assert done.returncode == 0, done.stderr
+    run = folder / f"four-{kind}"
+    same_curve(losses(run), losses(folder / "alone-of-four"))
+    shutil.rmtree(run / f"checkpoint-{STEPS:08d}")
+    assert start(folder, "--run-dir", run.name, "--resume", *sizes, size=1).returncode == 0
+    same_curve(losses(run), losses(folder / "alone-of-four"))
+    shutil.rmtree(folder / "alone-of-four")
 
 
 @pytest.mark.slow

@@ -27,6 +27,7 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.training import Interrupted, TrainResult, train
+from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights
 
@@ -114,7 +115,7 @@ def test_two_runs_of_one_seed_are_the_same_to_the_bit_and_another_seed_is_not(tm
     assert not same_bits(weights(first), weights(other))
 
 
-@pytest.mark.parametrize("step", [1, 2, 5])
+@pytest.mark.parametrize("step", slow_but([1, 2, 5], 2))
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp_path: Path) -> None:
     config = tiny(sound=True, dropout=0.5)

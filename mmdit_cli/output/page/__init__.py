@@ -1,0 +1,1 @@
+"""Documents as one page that needs no network."""

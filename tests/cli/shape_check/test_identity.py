@@ -1,0 +1,193 @@
+"""What a file of weights is: told from its header, at any size, whatever else is in it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import mmdit
+from benchmarks.families.comparison import random_theirs
+from benchmarks.families.diffusers_networks import BY_NAME
+from mmdit.config import as_config
+from mmdit.layouts import LAYOUTS, LayoutError
+from mmdit.layouts.layout import Layout
+from mmdit.layouts.names import KNOWN_PREFIXES
+from mmdit.layouts.recognition import published_configs, recognize, recognize_layout
+from mmdit.layouts.registry import family_name
+from mmdit_cli.shape_check.identity import identify
+from tests.support.families import each_kind
+from tests.support.marks import slow_but
+from tests.support.sparse_files import sparse_shapes
+
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capfd):
+    """Runs the command line in this process: exit code, standard output, standard error."""
+    from mmdit_cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=stop.value.code or 0, stdout=out, stderr=err)
+
+    return command
+
+
+@pytest.mark.parametrize("name", slow_but(published_configs(), "sd3.5-medium", "mmaudio-small-16k"))
+def test_a_published_file_is_recognized_in_every_layout_that_holds_it(name, tmp_path):
+    """A sparse file of the published size: its names and shapes are all that is read."""
+    config = as_config(name).model
+    for layout in LAYOUTS[1:]:
+        try:
+            known = Layout(layout, config)
+        except LayoutError:
+            continue
+        if layout == "lucidrains":  # bare transformers of any size, of no published one
+            continue
+        found = identify(sparse_shapes(tmp_path / "f", {PREFIX + key: shape for key, shape in known.theirs.items()}))
+        assert found.ok and name in (found.config, *found.others) and found.set == ()
+        assert (found.layout, found.prefix, found.family) == (layout, PREFIX, family_name(layout, config))
+        with torch.device("meta"):
+            assert found.parameters == sum(p.numel() for p in mmdit.build(config).parameters())
+
+
+@each_kind
+def test_diffusers_own_names_of_each_family_are_recognized(family):
+    with torch.device("meta"):
+        names = family.theirs(**family.options).state_dict()
+    found = recognize(names)
+    assert (found.layout, found.prefix, found.lora) == ("diffusers", "", False)
+    assert list(found.configs) == [family_name("diffusers", family.small_config().model)]
+
+
+@pytest.mark.parametrize("layout", ["flux", "diffusers", "mmdit", "stability", "mmaudio"])
+def test_every_known_prefix_is_recognized_in_every_layout(layout):
+    name = {"stability": "sd3.5-medium", "mmaudio": "mmaudio-small-16k"}.get(layout, "flux.1-dev")
+    theirs = Layout(layout, as_config(name).model).theirs
+    for prefix in (*KNOWN_PREFIXES, "module._orig_mod.", "", "_orig_mod.module.model.diffusion_model."):
+        names = [prefix + each for each in theirs]
+        found = recognize(names)
+        assert (found.layout, found.prefix) == (layout, prefix)
+        assert name in [config for configs in found.configs.values() for config in configs]
+        assert recognize_layout(names, as_config(name).model) == (layout, prefix)
+
+
+def test_what_is_set_makes_the_config_fit(run, tmp_path):
+    """Sizes, blocks and the guidance that is not there; what no tensor tells is said."""
+    family = BY_NAME["flux.1-schnell"]
+    save_file(dict(random_theirs(family).state_dict()), tmp_path / "f.safetensors")
+    done = run("shape-check", "--weights", "f.safetensors", "--json")
+    (found,) = json.loads(done.stdout)["results"]
+    assert done.returncode == 0 and found["config"] == "flux.1-schnell"
+    assert "model.single_stream.depth=3" in found["set"] and "model.pooled.dim=24" in found["set"]
+    assert any("rotary.axes" in doubt for doubt in found["doubts"])
+    (command,) = found["next"]
+    program, *arguments = shlex.split(command)
+    assert program == "mmdit"
+    assert run(*arguments, "--from", "diffusers").returncode == 0
+    assert len(mmdit.load("OUT.safetensors").state_dict()) > 0
+
+
+def test_what_the_names_do_not_tell_is_said(tmp_path):
+    shapes = Layout("diffusers", as_config("qwen-image").model).theirs
+    found = identify(sparse_shapes(tmp_path / "f", shapes))
+    assert found.config == "qwen-image" and found.others == ("qwen-image-edit", "qwen-image-edit-2511")
+    assert any("which of them it is, no tensor tells" in doubt for doubt in found.doubts)
+
+
+def test_what_else_is_inside_is_told_apart(tmp_path):
+    shapes = Layout("stability", BY_NAME["sd3.5-medium"].small_config().model).theirs
+    others = {
+        "text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight": (9, 4),
+        "text_encoders.t5xxl.logit_scale": (),
+        "first_stage_model.decoder.conv_in.weight": (4, 4, 3, 3),
+        "model_ema.decay": (),
+        "something": (2,),
+    }
+    for prefix in ("", PREFIX):
+        found = identify(sparse_shapes(tmp_path / "f", {prefix + key: x for key, x in shapes.items()} | others))
+        assert found.config == "sd3.5-medium" and found.ok == bool(prefix)
+        inside = {part.what: part.tensors for part in found.inside}
+        assert inside == {"text encoders": 2, "autoencoder": 1, "EMA copy": 1} | ({"unknown": 1} if prefix else {})
+    assert found.tensors == len(shapes)
+
+
+def test_weights_that_fit_no_config_are_said_to_be(run, tmp_path):
+    shapes = dict(Layout("flux", BY_NAME["flux.1-dev"].small_config().model).theirs)
+    del shapes["txt_in.bias"]
+    sparse_shapes(tmp_path / "f", shapes)
+    done = run("shape-check", "--weights", "f")
+    assert done.returncode == 1 and "txt_in.bias is missing" in done.stderr and "family flux.1" in done.stdout
+
+
+def test_a_file_without_a_known_network_is_told_by_its_parts(run, tmp_path):
+    sparse_shapes(tmp_path / "f", {"decoder.conv_in.weight": (4, 4, 3, 3), "encoder.conv_in.weight": (4, 4, 3, 3)})
+    done = run("shape-check", "--weights", "f", "--json")
+    (found,) = json.loads(done.stdout)["results"]
+    assert done.returncode == 1 and not found["ok"] and found["family"] is None
+    assert [part["what"] for part in found["inside"]] == ["autoencoder"]
+
+
+def test_a_lora_is_told_from_a_network(tmp_path):
+    kohya = "lora_unet_double_blocks_{}_{}.lora_{}.weight"
+    parts = [(of, way) for of in ("img_attn_qkv", "txt_mlp_0") for way in ("up", "down")]
+    names = [kohya.format(n, *part) for n in range(2) for part in parts]
+    found = identify(sparse_shapes(tmp_path / "f", dict.fromkeys(names, (4, 4))))
+    assert found.lora and found.layout == "flux" and found.family == "flux.1" and "flux.2" in found.doubts[0]
+    peft = "transformer.layers.{}.attention.to_q.lora_{}.weight"
+    names = [peft.format(n, way) for n in range(2) for way in "AB"]
+    found = identify(sparse_shapes(tmp_path / "f", dict.fromkeys(names, (4, 4))))
+    assert found.lora and (found.layout, found.prefix) == ("diffusers", "transformer.")
+    assert "z-image" in (found.family, *found.doubts[0].split(" of ")[-1].split(", "))
+
+
+def test_what_mmdit_wrote_is_told_by_its_own_config(tmp_path):
+    mmdit.save(mmdit.build("two-modality"), tmp_path / "f.safetensors", metadata={"config_name": "mine"})
+    found = identify(tmp_path / "f.safetensors")
+    assert found.ok and found.config == "mine" and found.layout == "mmdit" and found.inside == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 23802\n",
+            "a Git LFS pointer.* 23,802 bytes",
+        ),
+        (b"PK\x03\x04" + bytes(200), "a zip archive, as torch.save writes"),
+        (b"\x80\x04\x95" + bytes(200), "is a pickle; nothing is unpickled"),
+        (b"GGUF\x03\0\0\0" + bytes(200), "a GGUF file"),
+        (b"<!doctype html><html>restricted</html>", "a web page"),
+        (b"", "it is empty"),
+        (bytes(500), "nothing but zeros"),
+        (b'{"weight_map": {}}', "it is JSON"),
+        ((640).to_bytes(8, "little") + b'{"a', "truncated"),
+    ],
+)
+def test_what_is_no_safetensors_file_is_named(content, message, run, tmp_path):
+    (tmp_path / "f").write_bytes(content)
+    done = run("shape-check", "--weights", "f")
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == ""
+    assert re.search(message, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [((), "Name a model by --config"), (("--weights", "f", "--set", "model.depth=2"), "changes a config")],
+)
+def test_a_question_about_nothing_is_refused(arguments, message, run):
+    done = run("shape-check", *arguments)
+    assert done.returncode == 2 and message in done.stderr
