@@ -17,7 +17,9 @@ ROOFLINES = 6  # configs, each with a picture of its own
 
 def profile_plots(results: Sequence[Result]) -> list[Plot]:
     """Of measured results or of estimates, side by side or at the points of a sweep."""
-    results = _of_calls(results)
+    if runs := [result for result in results if result.get("mode") == "sample"]:
+        others = [result for result in results if result.get("mode") != "sample"]
+        return [*_sampling(runs), *(profile_plots(others) if others else [])]
     measured = [result for result in results if "latency_ms" in result]
     if any(result.get("point") for result in results):
         return [
@@ -28,30 +30,36 @@ def profile_plots(results: Sequence[Result]) -> list[Plot]:
     plots: list[Plot] = [_roofline(result) for result in measured[:ROOFLINES]]
     if with_parts := [result for result in measured if result["components"]]:
         plots.append(_components("where the time goes", "s", with_parts, lambda c: c["time_ms"] / 1e3, f.seconds))
-    return [*plots, _memory(results)] if results else plots
-
-
-def _of_calls(results: Sequence[Result]) -> list[Result]:
-    """Those of one call; whole sampling runs have tables alone."""
-    return [result for result in results if result.get("mode") != "sample"]
+    return [*plots, _memory(results)]
 
 
 def flops_plots(results: Sequence[Result]) -> list[Plot]:
-    """Where FLOPs and parameters go, or how they grow."""
-    results = _of_calls(results)
+    """Where FLOPs and parameters go, or how they grow; of sampling runs the tables alone."""
+    results = [result for result in results if result.get("mode") != "sample"]
+    if not results:
+        return []
     if any(result.get("point") for result in results):
         return [
             *_sweep(results, "forward FLOPs", "FLOP", lambda r: r["forward_flops"]),
             *_sweep(results, "parameters", "", lambda r: r["parameters"]),
         ]
-    return (
-        []
-        if not results
-        else [
-            _components("where forward FLOPs go", "FLOP", results, lambda c: c["flops"], f.flops),
-            _components("where parameters are", "", results, lambda c: c["parameters"], f.count),
-        ]
-    )
+    return [
+        _components("where forward FLOPs go", "FLOP", results, lambda c: c["flops"], f.flops),
+        _components("where parameters are", "", results, lambda c: c["parameters"], f.count),
+    ]
+
+
+def _sampling(results: Sequence[Result]) -> list[Plot]:
+    """What a sample takes, by each way to draw it, or at the points of a sweep by the fastest."""
+    if any(result.get("point") for result in results):
+        return list(_sweep(results, "a sample", "s", lambda r: r["seconds_per_sample"]))
+    rows = []
+    for result in results:
+        for way in result["ways"]:
+            shares, spent = way["shares"] or {"the run": 1.0}, way["seconds_per_sample"]
+            parts = [Part(name, share * spent, f.seconds(share * spent)) for name, share in shares.items()]
+            rows.append((f"{result['config']}: {way['guidance']}, modulation {way['modulation']}", parts))
+    return [Bars("what a sample takes", "A bar for each way to draw it.", "s", rows)]
 
 
 def size_plots(results: Sequence[Result]) -> list[Plot]:

@@ -157,7 +157,8 @@ def _of_limits(document: Document, result: Result) -> Result:
             record if bound is None else {**record, "bound": {"bytes": bound["bytes"], "intensity": bound["intensity"]}}
         )
 
-    return without(result) | {key: [without(each) for each in result[key]] for key in ("components",) if key in result}
+    more = {"components": [without(each) for each in result["components"]]} if "components" in result else {}
+    return {**without(result), **more}
 
 
 def _chosen(paths: Sequence[Path], wanted: Sequence[str]) -> list[Path]:
