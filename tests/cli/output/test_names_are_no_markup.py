@@ -46,7 +46,7 @@ TABLES = {  # of each class of results
     "flops": lambda results, width: [*flops_tables(results[:1], width), *sampling_flops_tables(results[1:], width)],
     "profile": lambda results, width: [
         *profile_tables(results[:1], width),
-        *sampling_tables(results[1:2], width, Conditions(2, None, None)),
+        *sampling_tables([replace(results[1], fastest=0)], width, Conditions(2, None, None)),
         *estimate_tables(results[2:], width),
     ],
     "shape-check": lambda results, width: [
