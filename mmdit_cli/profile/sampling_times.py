@@ -39,9 +39,9 @@ def _ways(result: SamplingProfile, width: int) -> Table:
         Column("before", lambda w: f.seconds(w.setup_ms / 1e3), 90),
         Column("a step", lambda w: f.seconds(w.step_ms / 1e3), 76),
         *_share_columns(timed),
-        Column("utilization", lambda w: f.percent(w.utilization), 100),
-        Column("peak memory", lambda w: f.bytes_(w.peak_bytes), 110),
-        Column("against the first", _ratio, 130 if len(result.ways) > 1 else NEVER),
+        Column("utilization", lambda w: f.percent(w.utilization), 120),
+        Column("peak memory", lambda w: f.bytes_(w.peak_bytes), 134),
+        Column("against the first", _ratio, 164 if len(result.ways) > 1 else NEVER),
     )
     fastest = result.ways[result.fastest]
     batch = f"{result.batch_size} × {tokens_text(result.tokens)}"
@@ -51,9 +51,9 @@ def _ways(result: SamplingProfile, width: int) -> Table:
 
 def _share_columns(timed: bool) -> list[Column]:
     return [
-        Column("in modulation", lambda w: f.percent(w.shares.get("modulation")), 80 if timed else NEVER),
-        Column("in network", lambda w: f.percent(w.shares.get("network")), 80 if timed else NEVER),
-        Column("in sampler", lambda w: f.percent(w.shares.get("sampler")), 80 if timed else NEVER),
+        Column("in modulation", lambda w: f.percent(w.shares.get("modulation")), 106 if timed else NEVER),
+        Column("in network", lambda w: f.percent(w.shares.get("network")), 106 if timed else NEVER),
+        Column("in sampler", lambda w: f.percent(w.shares.get("sampler")), 106 if timed else NEVER),
     ]
 
 
