@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
 
 # tests run side by side, and threads that wait for each other make small work slow; before torch is imported, and for
 # the processes that tests start as well
@@ -54,3 +58,22 @@ def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._over_training", lambda shown, path, trainer: None)
+
+
+@pytest.fixture
+def run_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., SimpleNamespace]:
+    """Runs it in a folder of its own: exit code, standard output, standard error."""
+    from mmdit_cli.app import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def command(*arguments: str) -> SimpleNamespace:
+        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        out, err = capfd.readouterr()
+        return SimpleNamespace(returncode=stop.value.code or 0, stdout=out, stderr=err)
+
+    return command

@@ -25,6 +25,7 @@ from mmdit.weights.header import (
     CheckpointError,
     TensorFile,
     TensorInfo,
+    check_places,
     named,
     opened,
 )
@@ -76,7 +77,7 @@ def gguf_header(path: Path) -> TensorFile:
                 raise ValueError(f"{named(name)} is there twice")
             found[name] = info
         start = -(-text.at // alignment) * alignment
-        _check_places(found, size - start)
+        check_places(found, size - start, gaps=True)
     return TensorFile(found, {"format": "pt"}, start)
 
 
@@ -137,21 +138,6 @@ def _tensor(
     if was is not None and prod(was) != count:
         raise ValueError(f"{named(name)}: has the shape {list(shape)} and is said to have had {list(was)[:MAX_DIMS]}")
     return name, TensorInfo(dtype, tuple(was or shape), start, start + count // values * size)
-
-
-def _check_places(tensors: dict[str, TensorInfo], size: int) -> None:
-    """The tensors lie in the file, and do not overlap; there may be gaps between them."""
-    end, before = 0, ""
-    for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
-        if info.start < end:
-            raise ValueError(
-                f"{named(name)}: begins at byte {info.start:,}, overlapping {before}, which ends at {end:,}"
-            )
-        if info.stop > size:
-            raise ValueError(
-                f"truncated: {named(name)} reaches byte {info.stop:,} of {max(size, 0):,} after the header"
-            )
-        end, before = info.stop, named(name)
 
 
 class _Text:

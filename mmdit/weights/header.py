@@ -22,7 +22,10 @@ from mmdit.config.regular_file import NotRegular, open_regular
 from mmdit.config.yaml_document import one_line
 from mmdit.weights.file_kinds import HEAD, foreign
 
-__all__ = ["DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo", "opened", "read_header", "read_json"]
+__all__ = [
+    *("DTYPES", "FLOATS", "CheckpointError", "TensorFile", "TensorInfo"),
+    *("check_places", "opened", "read_header", "read_json"),
+]
 
 MAX_HEADER = 8_000_000  # bytes; published headers have some 100,000
 MAX_TENSORS = 20_000  # in a file; SD3.5-large has 922
@@ -124,7 +127,7 @@ def _header(file: BinaryIO, size: int) -> TensorFile:
     if not isinstance(metadata, dict) or not all(isinstance(value, str) for value in metadata.values()):
         raise ValueError("its __metadata__ does not map text to text")
     tensors = {name: _tensor(name, entry) for name, entry in header.items()}
-    _check_layout(tensors, size - 8 - length)
+    check_places(tensors, size - 8 - length, gaps=False)
     return TensorFile(tensors, metadata, 8 + length)
 
 
@@ -173,20 +176,26 @@ def _sizes(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 63 for item in value)
 
 
-def _check_layout(tensors: Mapping[str, TensorInfo], size: int) -> None:
-    """The tensors follow each other without gap or overlap and end with the file."""
+def check_places(tensors: Mapping[str, TensorInfo], size: int, *, gaps: bool) -> None:
+    """The tensors follow each other without overlap in the `size` bytes after a header; without `gaps` they fill them.
+
+    Raises:
+        ValueError: it names the first that does not.
+    """
     end, before = 0, ""
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].stop)):
         if info.start < end:
             raise ValueError(
                 f"{named(name)}: begins at byte {info.start:,}, overlapping {before}, which ends at {end:,}"
             )
-        if info.start > end:
+        if info.start > end and not gaps:
             raise ValueError(f"{named(name)}: begins at byte {info.start:,}, but the tensor before it ends at {end:,}")
         if info.stop > size:
-            raise ValueError(f"truncated: {named(name)} reaches byte {info.stop:,} of {size:,} after the header")
+            raise ValueError(
+                f"truncated: {named(name)} reaches byte {info.stop:,} of {max(size, 0):,} after the header"
+            )
         end, before = info.stop, named(name)
-    if end != size:
+    if end != size and not gaps:
         raise ValueError(f"it has {size - end:,} bytes after its last tensor")
 
 

@@ -135,8 +135,10 @@ def command(
         )
         if kind != "safetensors":
             result = export_program(loaded, asked, format=kind)
-        elif from_ or to or fp8 or lora or not asked.is_ours(loaded.model):
+        elif from_ or to or fp8 or lora:
             result = convert_weights(loaded, asked, source=from_, target=to or "mmdit")
+        elif (found := asked.layout(loaded.model)) != "mmdit":
+            result = convert_weights(loaded, asked, source=found, target="mmdit")
         else:
             result = export_model(loaded, asked)
     request.show([result], lambda _: export_tables(result))

@@ -104,11 +104,11 @@ class Export:
             )
         return weights
 
-    def is_ours(self, config: ModelOptions) -> bool:
-        """Whether the weights are fresh, a run's, or have our own names."""
+    def layout(self, config: ModelOptions) -> str:
+        """Whose names the weights have; ours where they are fresh or a run's."""
         if self.weights is None or _is_run(self.weights):
-            return True
-        return layout_of(None, self.weights, config) == "mmdit"
+            return "mmdit"
+        return layout_of(None, self.weights, config)
 
     def about(self, config: ToolConfig, file: Path | None) -> dict[str, str]:
         """What the file says of where it came from."""

@@ -14,14 +14,13 @@ from matplotlib.ticker import EngFormatter
 
 from mmdit_cli.model_parts.flop_count import ComponentFlops, FlopsResult
 from mmdit_cli.output import units as f
-from mmdit_cli.output.figures import INK, SERIES, plain, style_axes
-from mmdit_cli.request.sweep import short_names, value_text
+from mmdit_cli.output.figures import INK, MARKERS, SERIES, plain, style_axes
+from mmdit_cli.request.sweep import in_lines
 
 PANELS: tuple[tuple[str, Callable[[ComponentFlops], int], Callable[[float], str]], ...] = (
     ("forward FLOPs", lambda c: c.flops, f.flops),
     ("parameters", lambda c: c.parameters, f.count),
 )
-MARKERS = "os^Dv<>P"
 
 
 def flops_plot(results: Sequence[FlopsResult]) -> Figure:
@@ -75,13 +74,11 @@ def growth_plot(results: Sequence[FlopsResult], key: str) -> Figure:
         ("forward FLOPs", lambda r: r.forward_flops),
         ("parameters", lambda r: r.parameters),
     ]
-    lines = _lines(results, key)
+    lines = in_lines(results, [float(result.point[key]) for result in results], lambda each: each == key)
     for axes, (title, value) in zip(figure.subplots(1, 2), panels, strict=True):
         for (name, line), colour, marker in zip(lines.items(), itertools.cycle(SERIES), itertools.cycle(MARKERS)):
-            x = [float(result.point[key]) for result in line]
-            axes.plot(
-                x, [value(r) for r in line], color=colour, marker=marker, markersize=4, linewidth=1.2, label=plain(name)
-            )
+            x, y = [place for place, _ in line], [value(result) for _, result in line]
+            axes.plot(x, y, color=colour, marker=marker, markersize=4, linewidth=1.2, label=plain(name))
         axes.set_title(title, fontsize=8, color=INK)
         axes.set_xlabel(key)
         axes.set_ylim(bottom=0)
@@ -90,16 +87,6 @@ def growth_plot(results: Sequence[FlopsResult], key: str) -> Figure:
     if len(lines) > 1:
         figure.axes[0].legend(fontsize=6.5, frameon=False)
     return figure
-
-
-def _lines(results: Sequence[FlopsResult], key: str) -> dict[str, list[FlopsResult]]:
-    names = short_names([result.point for result in results])
-    several = len({result.config for result in results}) > 1
-    lines: dict[str, list[FlopsResult]] = {}
-    for result in sorted(results, key=lambda r: float(r.point[key])):
-        others = [f"{names[k]} {value_text(v)}" for k, v in result.point.items() if k != key]
-        lines.setdefault(", ".join([result.config] * several + others), []).append(result)
-    return lines
 
 
 def _is_numeric(values: Sequence[object]) -> bool:

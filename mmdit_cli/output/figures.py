@@ -20,6 +20,7 @@ from mmdit_cli.output.console import printable
 
 INK, FAINT = "#1f2328", "#8c959f"
 SERIES = ("#0969da", "#bc4c00", "#8250df", "#1a7f37")  # dark and light enough apart to be told without their hue
+MARKERS = "os^Dv<>P"  # of lines that are drawn in turn
 
 
 def style_axes(axes: Axes, grid: Literal["major", "both"] = "both") -> None:

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator
 
 from mmdit_cli.output import units as f
-from mmdit_cli.output.figures import FAINT, INK, SERIES, plain, style_axes
+from mmdit_cli.output.figures import FAINT, INK, MARKERS, SERIES, plain, style_axes
 from mmdit_cli.profile.breakdown import ComponentProfile
 from mmdit_cli.profile.growth import swept_variables, variable_of
 from mmdit_cli.profile.profile_result import ProfileResult
-from mmdit_cli.request.sweep import short_names, value_text
+from mmdit_cli.request.sweep import in_lines
 
 LINEAR = "qkv projection, output gate, out projection, feedforward, embedding, output head, modulation"
 KINDS = {  # what components of a kind are drawn as
@@ -27,7 +27,6 @@ KINDS = {  # what components of a kind are drawn as
     "others": ("^", ()),
 }
 NAMED = 6  # components with most of the time, that are named in a roofline
-MARKERS = "os^Dv<>P"
 
 
 def profile_plot(results: Sequence[ProfileResult]) -> Figure:
@@ -130,7 +129,7 @@ def sweep_plot(results: Sequence[ProfileResult]) -> Figure:
     """Latency, memory and utilization over the first numeric variable that was swept; a line for each config and value
     of the others."""
     (variable, places), *_ = swept_variables(results).items()
-    lines = _lines(results, variable, places)
+    lines = in_lines(results, places, lambda key: _belongs(key, variable))
     panels: list[tuple[str, str, Callable[[ProfileResult], float]]] = [
         ("latency", "s", lambda r: r.latency_ms.median / 1e3),
         ("peak memory", "B", lambda r: r.memory_bytes.peak),
@@ -162,21 +161,6 @@ def sweep_plot(results: Sequence[ProfileResult]) -> Figure:
     configs = ", ".join(dict.fromkeys(result.config for result in results))
     figure.suptitle(f"{configs}, {results[0].mode}", fontsize=9, color=INK)
     return figure
-
-
-def _lines(
-    results: Sequence[ProfileResult], variable: str, places: Sequence[float]
-) -> dict[str, list[tuple[float, ProfileResult]]]:
-    """The results in lines: of one config, and alike in everything swept but the variable."""
-    names = short_names([result.point for result in results])
-    several = len({result.config for result in results}) > 1
-    lines: dict[str, list[tuple[float, ProfileResult]]] = {}
-    for place, result in sorted(zip(places, results, strict=True), key=lambda pair: pair[0]):
-        others = {key: value for key, value in result.point.items() if not _belongs(key, variable)}
-        label = ", ".join(f"{names[key]} {value_text(value)}" for key, value in others.items())
-        name = ", ".join(part for part in (result.config if several else "", label) if part)
-        lines.setdefault(name, []).append((place, result))
-    return lines
 
 
 def _belongs(key: str, variable: str) -> bool:

@@ -97,6 +97,20 @@ def over_grid(
     return done
 
 
+def in_lines(
+    results: Sequence[Any], places: Sequence[float], is_varied: Callable[[str], bool]
+) -> dict[str, list[tuple[float, Any]]]:
+    """Results of a sweep for a picture, each beside its place, by line: of one config, and alike in every key but those
+    that are varied. A line is named by these, and by its config where there are several."""
+    names = short_names([result.point for result in results])
+    several = len({result.config for result in results}) > 1
+    lines: dict[str, list[tuple[float, Any]]] = {}
+    for place, result in sorted(zip(places, results, strict=True), key=lambda pair: pair[0]):
+        others = [f"{names[key]} {value_text(value)}" for key, value in result.point.items() if not is_varied(key)]
+        lines.setdefault(", ".join([result.config] * several + others), []).append((place, result))
+    return lines
+
+
 def _leave_out(request: Request, points: Sequence[LeftOut]) -> None:
     """Note them for the foot of the tables and for the document."""
     if not points:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,23 +25,6 @@ from tests.support.marks import slow_but
 from tests.support.sparse_files import sparse_shapes
 
 PREFIX = "model.diffusion_model."
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch, capfd):
-    """Runs the command line in this process: exit code, standard output, standard error."""
-    from mmdit_cli.app import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=stop.value.code or 0, stdout=out, stderr=err)
-
-    return command
 
 
 @pytest.mark.parametrize("name", slow_but(published_configs(), "sd3.5-medium", "mmaudio-small-16k"))
@@ -86,11 +67,11 @@ def test_every_known_prefix_is_recognized_in_every_layout(layout):
         assert recognize_layout(names, config) == (layout, prefix)
 
 
-def test_what_is_set_makes_the_config_fit(run, tmp_path):
+def test_what_is_set_makes_the_config_fit(run_command, tmp_path):
     """Sizes, blocks and the guidance that is not there; what no tensor tells is said."""
     family = BY_NAME["flux.1-schnell"]
     save_file(dict(random_theirs(family).state_dict()), tmp_path / "f.safetensors")
-    done = run("shape-check", "--weights", "f.safetensors", "--json")
+    done = run_command("shape-check", "--weights", "f.safetensors", "--json")
     (found,) = json.loads(done.stdout)["results"]
     assert done.returncode == 0 and found["config"] == "flux.1-schnell"
     assert "model.single_stream.depth=3" in found["set"] and "model.pooled.dim=24" in found["set"]
@@ -98,7 +79,7 @@ def test_what_is_set_makes_the_config_fit(run, tmp_path):
     (command,) = found["next"]
     program, *arguments = shlex.split(command)
     assert program == "mmdit"
-    assert run(*arguments, "--from", "diffusers").returncode == 0
+    assert run_command(*arguments, "--from", "diffusers").returncode == 0
     assert len(mmdit.load("OUT.safetensors").state_dict()) > 0
 
 
@@ -126,17 +107,17 @@ def test_what_else_is_inside_is_told_apart(tmp_path):
     assert found.tensors == len(shapes)
 
 
-def test_weights_that_fit_no_config_are_said_to_be(run, tmp_path):
+def test_weights_that_fit_no_config_are_said_to_be(run_command, tmp_path):
     shapes = dict(Layout("flux", BY_NAME["flux.1-dev"].small_config().model).theirs)
     del shapes["txt_in.bias"]
     sparse_shapes(tmp_path / "f", shapes)
-    done = run("shape-check", "--weights", "f")
+    done = run_command("shape-check", "--weights", "f")
     assert done.returncode == 1 and "txt_in.bias is missing" in done.stderr and "family flux.1" in done.stdout
 
 
-def test_a_file_without_a_known_network_is_told_by_its_parts(run, tmp_path):
+def test_a_file_without_a_known_network_is_told_by_its_parts(run_command, tmp_path):
     sparse_shapes(tmp_path / "f", {"decoder.conv_in.weight": (4, 4, 3, 3), "encoder.conv_in.weight": (4, 4, 3, 3)})
-    done = run("shape-check", "--weights", "f", "--json")
+    done = run_command("shape-check", "--weights", "f", "--json")
     (found,) = json.loads(done.stdout)["results"]
     assert done.returncode == 1 and not found["ok"] and found["family"] is None
     assert [part["what"] for part in found["inside"]] == ["autoencoder"]
@@ -186,9 +167,9 @@ def test_what_mmdit_wrote_is_told_by_its_own_config(tmp_path):
         ((640).to_bytes(8, "little") + b'{"a', "truncated"),
     ],
 )
-def test_what_is_no_safetensors_file_is_named(content, message, run, tmp_path):
+def test_what_is_no_safetensors_file_is_named(content, message, run_command, tmp_path):
     (tmp_path / "f").write_bytes(content)
-    done = run("shape-check", "--weights", "f")
+    done = run_command("shape-check", "--weights", "f")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stdout == ""
     assert re.search(message, done.stderr), done.stderr
 
@@ -210,6 +191,6 @@ def test_names_and_sizes_of_any_kind_are_answered(tmp_path):
     ("arguments", "message"),
     [((), "Name a model by --config"), (("--weights", "f", "--set", "model.depth=2"), "changes a config")],
 )
-def test_a_question_about_nothing_is_refused(arguments, message, run):
-    done = run("shape-check", *arguments)
+def test_a_question_about_nothing_is_refused(arguments, message, run_command):
+    done = run_command("shape-check", *arguments)
     assert done.returncode == 2 and message in done.stderr

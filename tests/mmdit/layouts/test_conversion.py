@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -319,23 +318,6 @@ def test_what_comes_back_changed_fails_and_leaves_no_file(tmp_path, monkeypatch)
 # ----------------------------------------------------------------------------------------------------- the command line
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch, capfd, quick_ceilings):
-    """Runs the command line in this process: exit code, standard output, standard error."""
-    from mmdit_cli.app import main
-
-    monkeypatch.chdir(tmp_path)
-
-    def command(*arguments: str) -> SimpleNamespace:
-        monkeypatch.setattr(sys, "argv", ["mmdit", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capfd.readouterr()
-        return SimpleNamespace(returncode=stop.value.code, stdout=out, stderr=err)
-
-    return command
-
-
 @pytest.mark.parametrize(
     ("name", "layout", "prefix"),
     [
@@ -346,15 +328,15 @@ def run(tmp_path, monkeypatch, capfd, quick_ceilings):
         pytest.param("sd3.5-medium", "stability", "_orig_mod.", marks=pytest.mark.slow),
     ],
 )
-def test_layout_and_prefix_are_recognized_where_they_are_left_out(name, layout, prefix, run, tmp_path):
+def test_layout_and_prefix_are_recognized_where_they_are_left_out(name, layout, prefix, run_command, tmp_path):
     family = BY_NAME[name]
     config_file(family, tmp_path / "c.yaml")
     official(family, tmp_path / "f.safetensors", layout, prefix)
-    checked = run("shape-check", "-c", "c.yaml", "--weights", "f.safetensors", "--json")
+    checked = run_command("shape-check", "-c", "c.yaml", "--weights", "f.safetensors", "--json")
     held = json.loads(checked.stdout)["results"][0]["weights"]
     assert (checked.returncode, held["layout"], held["prefix"], held["left_aside"]) == (0, layout, prefix, 2)
     to = ["--to", "mmdit"] if layout == "mmdit" else []
-    done = run("export", "-c", "c.yaml", "--weights", "f.safetensors", "--out", "ours", *to)
+    done = run_command("export", "-c", "c.yaml", "--weights", "f.safetensors", "--out", "ours", *to)
     assert done.returncode == 0, done.stderr
     ours = ours_of(random_theirs(family), family).bfloat16().state_dict()
     assert all(torch.equal(x, ours[key]) for key, x in mmdit.load("ours").state_dict().items())
@@ -362,19 +344,21 @@ def test_layout_and_prefix_are_recognized_where_they_are_left_out(name, layout, 
         assert mmdit.load("f.safetensors", config="c.yaml").state_dict().keys() == ours.keys()
 
 
-def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
+def test_the_three_commands_of_a_user_with_an_official_file(run_command, quick_ceilings, tmp_path):
     family = BY_NAME["flux.1-dev"]
     config_file(family, tmp_path / "c.yaml")
     official(family, tmp_path / "flux.safetensors", "flux")
-    checked = run("shape-check", "-c", "c.yaml", "--weights", "flux.safetensors", "--from", "flux")
+    checked = run_command("shape-check", "-c", "c.yaml", "--weights", "flux.safetensors", "--from", "flux")
     assert checked.returncode == 0, checked.stderr
     assert "every tensor is there, and no other" in checked.stdout
-    done = run("export", "-c", "c.yaml", "--weights", "flux.safetensors", "--from", "flux", "--out", "ours", "--json")
+    done = run_command(
+        "export", "-c", "c.yaml", "--weights", "flux.safetensors", "--from", "flux", "--out", "ours", "--json"
+    )
     assert done.returncode == 0, done.stderr
     (result,) = json.loads(done.stdout)["results"]
     assert result["source_layout"] == "flux" and result["layout"] == "mmdit" and result["verified"]
     assert "left aside: 2 tensors" in done.stderr
-    back = run(
+    back = run_command(
         "export",
         "-c",
         "c.yaml",
@@ -389,11 +373,13 @@ def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
     )
     assert back.returncode == 0, back.stderr
     assert Path("transformer/diffusion_pytorch_model.safetensors.index.json").is_file()  # as diffusers names it
-    again = run("export", "-c", "transformer", "--out", "again")  # its config.json is one, and its weights those
+    again = run_command(
+        "export", "-c", "transformer", "--out", "again"
+    )  # its config.json is one, and its weights those
     assert again.returncode == 0, again.stderr
     assert load_file("again").keys() == load_file("ours").keys()
     assert all(torch.equal(x, load_file("ours")[name]) for name, x in load_file("again").items())
-    profiled = run("profile", "-c", "c.yaml", "--repeats", "1", "--max-seconds", "0.1", "--json")
+    profiled = run_command("profile", "-c", "c.yaml", "--repeats", "1", "--max-seconds", "0.1", "--json")
     assert json.loads(profiled.stdout)["results"][0]["parameters"] == result["parameters"]
 
 
@@ -419,11 +405,11 @@ def test_the_three_commands_of_a_user_with_an_official_file(run, tmp_path):
         (["export", "--weights", "theirs", "--from", "diffusers", "--out", "theirs"], 2, "--force replaces it"),
     ],
 )
-def test_a_request_that_can_not_be_is_one_message(arguments, code, message, run, tmp_path):
+def test_a_request_that_can_not_be_is_one_message(arguments, code, message, run_command, tmp_path):
     family = BY_NAME["sd3-medium"]
     save_theirs(family, tmp_path / "theirs")
     config_file(family, tmp_path / "c.yaml")
-    done = run(*arguments, "-c", "c.yaml")
+    done = run_command(*arguments, "-c", "c.yaml")
     assert done.returncode == code, done.stderr
     assert re.search(message, done.stderr.replace("\n", " ")), done.stderr
     assert not (tmp_path / "x").exists()
