@@ -185,14 +185,16 @@ def command(
         trace=trace,
     )
 
-    def fits(point: PointConfig) -> None:
-        check_fits(point.config, of_call, settings.dtype, settings.device)
-
-    grid = [point for point, _ in over_grid(request, matched_grid(request, sweep, match, vary), fits)]
+    grid = matched_grid(request, sweep, match, vary)
     if mode == "sample":
         from mmdit_cli.profile.sampling_command import sampling_command
 
         return sampling_command(request, grid, settings)
+
+    def fits(point: PointConfig) -> None:
+        check_fits(point.config, of_call, settings.dtype, settings.device)
+
+    grid = [point for point, _ in over_grid(request, grid, fits)]
     shared: dict[str, Any] = dict(earlier=earlier, run=request.document([]), tolerance=share, on_message=message)
     early, console = EarlyEnd(), stdout()
     if console.is_terminal and not request.json:

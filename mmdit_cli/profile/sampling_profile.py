@@ -110,11 +110,24 @@ class TimedRun:
         return [setup + steps * longer for setup, steps in self.seconds]
 
 
+def sampling_work(config: ToolConfig, settings: Settings, point: dict[str, Any] | None = None) -> SamplingFlops:
+    """What sampling runs of a config take, by each way.
+
+    Raises:
+        UserError: the network can't be sampled from, or does not fit into memory.
+    """
+    counted = count_sampling(config, dtype=settings.dtype, point=point)
+    samples = config.run.batch_size * max(2 if way.guidance == "one batch" else 1 for way in counted.ways)
+    largest = replace(config, run=replace(config.run, batch_size=samples))
+    check_fits(largest, "forward", settings.dtype, settings.device)
+    return counted
+
+
 def profile_sampling(
     configs: Sequence[ToolConfig],
+    work: Sequence[SamplingFlops],
     settings: Settings,
     *,
-    points: Sequence[dict[str, Any]] | None = None,
     meter: CeilingMeter | None = None,
     watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
@@ -122,24 +135,15 @@ def profile_sampling(
     """Profile sampling runs of each config: its ways in rounds together, one config after the other.
 
     Args:
-        points, meter, watch, on_progress: as `profile_configs`.
-
-    Raises:
-        UserError: a network can't be sampled from, or does not fit into memory.
+        work: of each config, `sampling_work`.
+        meter, watch, on_progress: as `profile_configs`.
     """
-    counted = []
-    for config, point in zip(configs, points or [{}] * len(configs), strict=True):
-        on_progress(f"{config.name}: counting FLOPs", 0, None)
-        counted.append(count_sampling(config, dtype=settings.dtype, point=point))
-        samples = config.run.batch_size * max(2 if way.guidance == "one batch" else 1 for way in counted[-1].ways)
-        largest = replace(config, run=replace(config.run, batch_size=samples))
-        check_fits(largest, "forward", settings.dtype, settings.device)
     meter = meter or CeilingMeter(settings.device, settings.dtype)
     on_progress("ceilings", 0, None)
     meter.survey()
     measured = [
         _Ways(config, flops, settings, on_progress).measure(meter, watch or nullcontext())
-        for config, flops in zip(configs, counted, strict=True)
+        for config, flops in zip(configs, work, strict=True)
     ]
     on_progress("ceilings", 0, None)
     meter.finish()

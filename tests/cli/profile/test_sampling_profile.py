@@ -14,7 +14,7 @@ from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.model_parts.follower import FORWARD
 from mmdit_cli.model_parts.sampling_run import SETUP
 from mmdit_cli.profile.profile_settings import Settings
-from mmdit_cli.profile.sampling_profile import TimedRun, profile_sampling
+from mmdit_cli.profile.sampling_profile import TimedRun, profile_sampling, sampling_work
 from tests.cli.model_parts.test_sampling_run import GUIDED, SMALL, toy
 
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
@@ -37,7 +37,8 @@ def test_the_steps_that_are_made_stand_for_all_and_what_precedes_them_counts_onc
 
 @pytest.mark.parametrize(("seconds", "taken"), [(1000.0, 3), (0.0, 2)])
 def test_a_profile_of_runs_adds_up(seconds, taken):
-    (result,) = profile_sampling([toy(GUIDED)], Settings(repeats=3, max_seconds=seconds))
+    config, settings = toy(GUIDED), Settings(repeats=3, max_seconds=seconds)
+    (result,) = profile_sampling([config], [sampling_work(config, settings)], settings)
     assert (result.steps, result.measured_steps, result.guidance, len(result.ways)) == (3, taken, 4.5, 4)
     for way in result.ways:
         assert sum(way.shares.values()) == pytest.approx(1) and min(way.shares.values()) > 0
