@@ -16,6 +16,7 @@ from mmdit_cli.model_parts.sampling_run import SETUP
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.profile.sampling_profile import TimedRun, profile_sampling, sampling_work
 from tests.cli.model_parts.test_sampling_run import GUIDED, SMALL, toy
+from tests.support.marks import slow_but
 
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
 CONFIG = ["-c", "toy-two-modality", *(word for each in SMALL for word in ("--set", each))]
@@ -35,7 +36,8 @@ def test_the_steps_that_are_made_stand_for_all_and_what_precedes_them_counts_onc
     assert timed.last == (3.0, 4.0) and timed.whole() == [3.0 + 4.0 * 14]
 
 
-@pytest.mark.parametrize(("seconds", "taken"), [(1000.0, 3), (0.0, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "taken"), [(0.0, 2), (1000.0, 3)])
 def test_a_profile_of_runs_adds_up(seconds, taken):
     config, settings = toy(GUIDED), Settings(repeats=3, max_seconds=seconds)
     (result,) = profile_sampling([config], [sampling_work(config, settings)], settings)
@@ -65,7 +67,7 @@ def mmdit(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "command", [["profile", "--repeats", "1", "--max-seconds", "0"], ["flops"]], ids=lambda c: c[0]
+    "command", slow_but([["profile", "--repeats", "1", "--max-seconds", "0"], ["flops"]], ["flops"]), ids=lambda c: c[0]
 )
 def test_a_sweep_over_steps_is_a_valid_document_and_a_row_a_point(command, mmdit, tmp_path):
     report = tmp_path / "r.json"

@@ -132,6 +132,7 @@ def fake_train(losses: dict[tuple[str, int], float], ran: list[tuple[str, int]])
     return run
 
 
+@pytest.mark.slow
 def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
     ran: list[tuple[str, int]] = []
     losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
@@ -155,6 +156,7 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
 
 
+@pytest.mark.slow
 def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(config: ToolConfig, seed: int, folder: Path, title: str) -> None:
         trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=seed)
@@ -180,6 +182,7 @@ def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     assert not [each for each in found.designs[1].differences if "target" in each.figure]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -> None:
     def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
@@ -258,6 +261,7 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(figure: Any, path: Path) -> None:
@@ -270,6 +274,7 @@ def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeyp
     assert json.loads(Path("x/comparison.json").read_text()) == json.loads(Path("r.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step

@@ -151,6 +151,7 @@ def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
         train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_that_command_goes_on_with_the_config_seed_and_dtype_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
