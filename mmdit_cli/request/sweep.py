@@ -57,7 +57,8 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
 
     Raises:
         UserError: a sweep is malformed; the message names the key and the value.
-        ConfigError: a config is wrong at every point; the message names `--sweep KEY=VALUE` where that is why.
+        ConfigError: a config is wrong at every point, or a swept value is none that its key can have; the message names
+            `--sweep KEY=VALUE` where that is why.
     """
     axes = parse_sweeps(sweeps or ())
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
@@ -69,6 +70,9 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
         wrong = [(problem, point) for problem, point in tried if isinstance(problem, ValueError)]
         if len(wrong) == len(tried):
             raise wrong[0][0]
+        for problem, _ in wrong:
+            if any(source.startswith("--sweep ") for source in problem.mistyped):  # a slip, at whatever point
+                raise problem
         _leave_out(request, [LeftOut(name, point, str(problem)) for problem, point in wrong])
         grid += [PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)]
     return grid

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,6 +94,7 @@ def command(
     from mmdit_cli.output.console import is_main, message, training_progress
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
+    from mmdit_cli.request.typed import typed_command
     from mmdit_cli.toy.comparability import as_trained
     from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, holds_run, in_runs
@@ -146,7 +146,7 @@ def command(
                 tensorboard=tensorboard,
                 on_progress=on_progress,
                 on_message=message if group.main else lambda text: None,
-                command_line=["mmdit", *sys.argv[1:]],
+                command_line=typed_command(),
                 group=group,
             )
 
@@ -176,7 +176,7 @@ def command(
     except KeyboardInterrupt as stop:
         where = stop.where if isinstance(stop, Interrupted) else f"interrupted between runs in {place}"
         more = ["--run-dir", str(place)] * (run_dir is None) + ["--resume"] * (not resume)
-        raise Interrupted(where, shlex.join(["mmdit", *sys.argv[1:], *more])) from None
+        raise Interrupted(where, shlex.join([*typed_command(), *more])) from None
     request.show(
         results,
         lambda width: compare_tables(comparison, width),
