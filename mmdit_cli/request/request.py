@@ -145,10 +145,14 @@ class Request:
     @property
     def torch_dtype(self) -> torch.dtype:
         """Raises UserError where the name is not known."""
+        return self.dtype_beside()
+
+    def dtype_beside(self, *others: str) -> torch.dtype:
+        """The same of a command that takes `others` as well, which a message names."""
         import torch
 
         if self.dtype not in DTYPES:
-            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join((*DTYPES, *others))}")
         dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
         return dtype
 

@@ -18,6 +18,7 @@ import torch
 import yaml
 from jsonschema import Draft202012Validator
 
+from mmdit.options import as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
 from mmdit_cli.request.tool_config import ToolConfig
@@ -28,7 +29,6 @@ from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import Metrics
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import TrainResult, train
-from tests.support.configs import as_written
 from tests.support.leftovers import models_left
 from tests.support.toy import CPU, tiny
 

@@ -16,11 +16,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mmdit.options import as_written
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy import training
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.trainer import Trainer
-from tests.support.configs import as_written
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, tiny
 
