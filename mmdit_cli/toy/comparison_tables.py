@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mmdit_cli.toy.comparison import Comparison, Design
+    from mmdit_cli.toy.comparison import Comparison
+    from mmdit_cli.toy.decisions import Decision
+    from mmdit_cli.toy.designs import Design
     from mmdit_cli.toy.seed_statistics import Difference, Spread
 
 LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
@@ -31,6 +33,7 @@ def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
         _designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)
     ]
     parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    parts += [_decisions(comparison, width)] if comparison.decisions else []
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
         parts.append(styled(where, "red"))
@@ -45,7 +48,7 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
         Row("batch × tokens", lambda d: f"{d.batch_size} × {tokens_text(d.tokens)}"),
         Row("FLOPs a step", lambda d: f.flops(d.step_flops)),
         Row("time a step", lambda d: f.seconds(d.step_seconds)),
-        Row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}"),
+        Row("runs finished", lambda d: f"{len(d.seeds)} of {d.runs}"),
         Row(f"loss, {_averaged(comparison)}", lambda d: _spread(d.loss), True),
     ]
     for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
@@ -77,7 +80,18 @@ def _differences(comparison: Comparison, design: Design, width: int) -> Table:
     return listing(f"{design.config} against {comparison.reference}", design.differences, columns, width)
 
 
-def _interval(each: Difference) -> str:
+def _decisions(comparison: Comparison, width: int) -> Table:
+    columns = (
+        Column("design", lambda x: x.config, kind="text"),
+        Column("decided", lambda x: f"after {x.n} seeds" if x.decided else f"not after {x.n}", kind="text"),
+        Column("on", lambda x: x.figure, kind="text"),
+        Column("95% interval", lambda x: _interval(x) if x.mean is not None else "", 80),
+        Column("verdict", lambda x: _verdict(x.verdict, short=width < 60)),
+    )
+    return listing(f"decided against {comparison.reference}?", comparison.decisions, columns, width)
+
+
+def _interval(each: Difference | Decision) -> str:
     show = _signed(each)
     return "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
 
@@ -90,11 +104,12 @@ def _verdict(verdict: str | None, *, short: bool) -> str | Text:
     return "can't tell" if short else verdict
 
 
-def _signed(each: Difference) -> Callable[[float], str]:
+def _signed(each: Difference | Decision) -> Callable[[float], str]:
     """How a difference of this figure is written."""
     if "accuracy" in each.figure:
         return lambda x: f"{100 * x:+.1f} pp"
-    decimals = _decimals(max(abs(each.mean), abs((each.high or each.mean) - each.mean)))
+    mean = each.mean or 0.0
+    decimals = _decimals(max(abs(mean), abs((each.high or mean) - mean)))
     if each.figure.startswith("time"):
         return lambda x: f"{x:+.{decimals}f} s"
     if each.figure.startswith("FLOPs"):
@@ -151,7 +166,14 @@ def _notes(comparison: Comparison) -> list[str]:
             "Differences: paired by seed, with Student's 95% interval of their mean; told apart where it leaves out 0. "
             "Of many rows, one in twenty does so by chance."
         )
+        if comparison.plan.auto:
+            notes.append(
+                "Every interval is so wide that it holds at all looks at once, after 3 to "
+                f"{comparison.plan.most} seeds: of equal designs at most one in twenty is decided, whenever it ends."
+            )
     elif several:
         notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
+    if comparison.jobs > 1:
+        notes.append(f"Times are of {comparison.jobs} runs side by side, on a share of the cores each.")
     notes.append(f"Runs and curves: {comparison.run_dir}")
     return notes

@@ -12,7 +12,7 @@ from mmdit.config.file import validate_mapping
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data import Batch, ToyData
 from mmdit_cli.toy.evaluation import Samples
-from mmdit_cli.toy.training import TrainResult
+from mmdit_cli.toy.train_result import TrainResult
 
 CPU = torch.device("cpu")
 
