@@ -5,18 +5,19 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
-from mmdit_cli.request.completion import config_names
+from mmdit_cli.request.completion import config_names, settings
 from mmdit_cli.request.flags import MatchOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
-from mmdit_cli.toy.seed_plan import MOST, UNTIL_DECIDED, read_seeds
+from mmdit_cli.toy.seed_plan import MOST, UNTIL_DECIDED, By, read_seeds
 
 NAME = "train-toy"
+TUNING_SEEDS = 2  # where --tune-seeds does not say
 
 
 @common_options(NAME, config=None)
@@ -66,6 +67,27 @@ def command(
             help=f"Of --seeds auto: no more than N. Default: {UNTIL_DECIDED}.",
         ),
     ] = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="KEY=V1,V2",
+            help="Compare each config at its own best value, found on other seeds. Repeat for a grid.",
+            autocompletion=settings,
+        ),
+    ] = None,
+    tune_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--tune-seeds", min=1, max=1000, metavar="N", help=f"Seeds of each value tried. Default: {TUNING_SEEDS}."
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by", metavar="COST", help="Compare at equal steps, flops or seconds of training: those of the first."
+        ),
+    ] = "steps",
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
@@ -109,9 +131,11 @@ def command(
     from mmdit_cli.model_parts.matching import match_configs
     from mmdit_cli.output.console import is_main, message, training_progress
     from mmdit_cli.request.numbers import read_share
+    from mmdit_cli.request.sweep import PointConfig, load_grids
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
     from mmdit_cli.toy.comparability import as_trained
-    from mmdit_cli.toy.comparison_command import compare
+    from mmdit_cli.toy.comparison_command import Asked, compare
+    from mmdit_cli.toy.equal_cost import with_steps
     from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard
     from mmdit_cli.toy.run_settings import RunSettings
@@ -119,7 +143,7 @@ def command(
     from mmdit_cli.toy.training import train
 
     plan = read_seeds(seeds, max_seeds, first=request.seed)
-    several = len(request.configs) > 1 or plan.most > 1
+    several = len(request.configs) > 1 or plan.most > 1 or bool(tune)
     if plan.auto and len(request.configs) < 2:
         raise UserError("--seeds auto decides between designs: give several --config")
     if resume and run_dir is None:
@@ -128,17 +152,25 @@ def command(
         request = replace(request, **asked_of_run(check_run(run_dir), config=config, dtype=dtype, seed=seed))
     elif not config:
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
-    configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
-    configs = match_configs(request, configs, match, vary, counted=as_trained)
+    if tune and (match or vary):
+        raise UserError("--tune and --match: which values should match? Leave one out, and set what it found by --set")
+    grids, torch_device, torch_dtype = load_grids(request, tune, "--tune"), request.torch_device, request.torch_dtype
+    if not tune:
+        configs = match_configs(request, [each.config for (each,) in grids], match, vary, counted=as_trained)
+        grids = [[PointConfig(config, {})] for config in configs]
     if steps is not None:
-        configs = [replace(each, train=replace(each.train, steps=steps)) for each in configs]
+        grids = [[with_steps(each, steps) for each in grid] for grid in grids]
     if tensorboard:
         check_tensorboard()
     share = read_share("90%" if target is None else target, "--target")
+    if by not in get_args(By):
+        raise UserError(f"--by {by}: expected {', '.join(get_args(By))}")
+    if tune_seeds is not None and not tune:
+        raise UserError("--tune-seeds is for --tune")
     if allow_changes and not resume:
         raise UserError("--allow-changes is for --resume")
     if not several:
-        for option, given in (("--target", target), ("--jobs", jobs)):
+        for option, given in (("--target", target), ("--jobs", jobs), ("--by", by if by != "steps" else None)):
             if given is not None:
                 raise UserError(f"{option} is for a comparison: give several --config, or --seeds N")
         if plot is not None:
@@ -149,16 +181,18 @@ def command(
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
-    settings = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, ("mmdit", *sys.argv[1:]))
+    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, ("mmdit", *sys.argv[1:]))
     with processes(torch_device, parallel) as (group, own_device):
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")
         if several:
-            compare(request, configs, plan, settings, jobs=jobs or 1, target=share, run_dir=run_dir, plot=plot)
+            asked = Asked(grids, plan, tune_seeds or TUNING_SEEDS, cast(By, by), jobs or 1, share)
+            compare(request, asked, how, run_dir=run_dir, plot=plot)
             return
-        with training_progress(configs[0].name) as on_progress:
+        loaded = grids[0][0].config
+        with training_progress(loaded.name) as on_progress:
             result = train(
-                configs[0],
+                loaded,
                 device=own_device,
                 dtype=torch_dtype,
                 seed=request.seed,
@@ -168,8 +202,8 @@ def command(
                 tensorboard=tensorboard,
                 on_progress=on_progress,
                 on_message=message if group.main else lambda text: None,
-                command_line=settings.command_line,
+                command_line=how.command_line,
                 group=group,
             )
     if result is not None:
-        request.show([result], lambda _: train_tables([result]), precision=settings.precision)
+        request.show([result], lambda _: train_tables([result]), precision=how.precision)

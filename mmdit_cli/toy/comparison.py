@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mmdit.weights.atomic import write_atomic
 from mmdit_cli.model_parts.intervals import CONFIDENCE
-from mmdit_cli.output.renderings import render
-from mmdit_cli.output.run_files import COMPARISON, METRICS, read_metrics
+from mmdit_cli.output.run_files import METRICS, read_metrics
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import unlike
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.decisions import Decision, decision
 from mmdit_cli.toy.designs import Design, DesignRuns, other_cost
-from mmdit_cli.toy.kept_plan import keep_plan
-from mmdit_cli.toy.run_folder import open_comparison
 from mmdit_cli.toy.runs import Failure, PlannedRun, Records, Run, Runner, run_folder
-from mmdit_cli.toy.seed_plan import SeedPlan
+from mmdit_cli.toy.seed_plan import By, SeedPlan
 from mmdit_cli.toy.train_result import TrainResult
+from mmdit_cli.toy.tuning import Tuning
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +29,7 @@ TARGET = 0.9
 class Comparison:
     """Designs trained on the same seeds, each against the first, `reference`. `plan`: how many `seeds` were asked for.
     `decisions`: where seeds were added until each is decided. `notes`: what limits the comparison.
-    `jobs`: runs that were trained side by side."""
+    `jobs`: runs that were trained side by side. `by`: of what all designs spend as much."""
 
     reference: str
     seeds: list[int]
@@ -45,10 +42,19 @@ class Comparison:
     notes: list[str]
     run_dir: str
     jobs: int = 1
+    by: By = "steps"
+    tuning: Tuning | None = None
 
 
 def compare_designs(
-    configs: Sequence[ToolConfig], plan: SeedPlan, *, folder: Path, runner: Runner, target: float = TARGET
+    configs: Sequence[ToolConfig],
+    plan: SeedPlan,
+    *,
+    folder: Path,
+    runner: Runner,
+    target: float = TARGET,
+    tuning: Tuning | None = None,
+    by: By = "steps",
 ) -> tuple[list[TrainResult], Comparison]:
     """Train every config with the seeds of a plan, and compare each with the first.
 
@@ -57,6 +63,7 @@ def compare_designs(
     Args:
         configs: with names that differ, as `distinct` makes them.
         folder: gets a run's folder for each, NAME-seedN.
+        tuning, by: how the configs came to be, which the comparison says.
 
     Raises:
         UserError: a config is not one of the toy's worlds.
@@ -94,39 +101,9 @@ def compare_designs(
         notes=notes,
         run_dir=str(folder),
         jobs=runner.jobs,
+        by=by,
+        tuning=tuning,
     )
-
-
-def save_comparison(
-    configs: Sequence[ToolConfig],
-    plan: SeedPlan,
-    *,
-    folder: Path,
-    runner: Runner,
-    target: float,
-    resume: bool = False,
-    document: Callable[[Sequence[TrainResult], Comparison], dict[str, Any]],
-) -> tuple[list[TrainResult], Comparison]:
-    """Compare designs in a folder, which also gets `comparison.json`; a new one, or that of a comparison to `resume`.
-
-    Args:
-        configs, plan, runner, target: as `compare_designs` takes them.
-        document: the results and the comparison as plain data.
-
-    Raises:
-        UserError: a config is not one of the toy's worlds, the folder can't be used (`open_comparison`), or the
-            comparison was begun otherwise (`keep_plan`).
-        OSError: a file can't be written.
-        Interrupted: Ctrl-C, as in `compare_designs`.
-    """
-    for config in configs:
-        world_of(config)  # before a folder is made
-    with open_comparison(folder, resume=resume):
-        keep_plan(folder, plan)
-        results, comparison = compare_designs(configs, plan, folder=folder, runner=runner, target=target)
-        text = render(document(results, comparison), ".json")
-        write_atomic(folder / COMPARISON, text.encode())
-    return results, comparison
 
 
 def draw_comparison(results: Sequence[TrainResult], comparison: Comparison) -> Figure:

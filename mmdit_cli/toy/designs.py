@@ -50,6 +50,7 @@ class Design:
     parameters: int
     batch_size: int
     tokens: dict[str, int]
+    steps: int
     step_flops: int
     step_seconds: float | None
     loss_steps: int
@@ -103,6 +104,7 @@ class DesignRuns:
             parameters=self.flops.parameters,
             batch_size=self.flops.batch_size,
             tokens=self.flops.tokens,
+            steps=self.config.train.steps,
             step_flops=self.flops.step_flops,
             step_seconds=_step_seconds(runs),
             loss_steps=min(AVERAGED, self.config.train.steps),

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+import torch
+
 from mmdit_cli.output.console import message, training_progress
 from mmdit_cli.output.run_files import METRICS, read_metrics
 from mmdit_cli.request.tool_config import ToolConfig
@@ -21,15 +23,16 @@ Records: TypeAlias = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A config that is to be trained with a seed, in a folder of the run's own."""
+    """A config that is to be trained with a seed, in a folder of the run's own; `about`: what else tells it apart."""
 
     config: ToolConfig
     seed: int
     folder: Path
+    about: str = ""
 
     @property
     def title(self) -> str:
-        return f"{self.config.name}, seed {self.seed}"
+        return ", ".join(filter(None, (self.config.name, self.about, f"seed {self.seed}")))
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Failure:
 
 
 class Runner(Protocol):
-    """Trains runs, `jobs` of them at a time, and says what came of each, in their order.
+    """Trains runs, `jobs` of them at a time on `threads` each, and says what came of each, in their order.
 
     Raises:
         UserError: a run can't be made as it was asked for.
@@ -76,6 +79,7 @@ class Runner(Protocol):
     """
 
     jobs: int
+    threads: int
 
     def __call__(self, planned: Sequence[PlannedRun]) -> list[Run | Failure]: ...
 
@@ -90,7 +94,7 @@ class InTurns:
     jobs = 1
 
     def __init__(self, train: Train) -> None:
-        self.train, self.done = train, 0
+        self.train, self.done, self.threads = train, 0, torch.get_num_threads()
 
     def __call__(self, planned: Sequence[PlannedRun]) -> list[Run | Failure]:
         total = self.done + len(planned)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.intervals import CONFIDENCE, FEWEST_PAIRS, look_level
 
 T = TypeVar("T")
+By = Literal["steps", "flops", "seconds"]  # of what designs that are compared spend as much
 AUTO, MOST = "auto", 1000
 UNTIL_DECIDED = 8  # seeds at most, where --max-seeds does not say
 

@@ -224,6 +224,36 @@ def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_docum
 
 @pytest.mark.usefixtures("no_pictures")
 @pytest.mark.slow
+def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_whole(mmdit: Any, tmp_path: Path) -> None:
+    asked = (
+        *(*BOTH, "--tune", "train.learning_rate=1e-3,1e-2", "--tune-seeds", "1", "--by", "flops"),
+        *("--steps", "4", "--run-dir", "x", "--report", "r.json"),
+    )
+    code, out, err = mmdit(*asked, width=120)
+    assert code == 0, err
+    assert "a: tuned" in out and "Tuned on seed 1000" in out and "as many FLOPs as a does" in " ".join(out.split())
+    document = json.loads((tmp_path / "r.json").read_text())
+    Draft202012Validator(document_schema("train-toy")).validate(document)
+    comparison = document["comparison"]
+    a, b = comparison["designs"]
+    assert (comparison["by"], a["steps"]) == ("flops", 4)
+    assert b["steps"] == round(4 * a["step_flops"] / b["step_flops"]) < 4
+    for tuned, config, result in zip(
+        comparison["tuning"]["designs"], document["configs"], document["results"], strict=True
+    ):
+        figures = [each["figure"]["mean"] for each in tuned["candidates"]]
+        assert tuned["best"] == tuned["candidates"][figures.index(min(figures))]["point"]
+        assert config["train"]["learning_rate"] == tuned["best"]["train.learning_rate"]
+        assert result["seed"] == 0 and result["config"] == config["name"] == tuned["config"]
+    before = {path: path.stat().st_mtime_ns for path in Path("x").rglob("metrics.jsonl")}
+    assert len(before) == 6
+    code, _, err = mmdit(*asked, "--resume", width=120)
+    assert code == 0 and {path: path.stat().st_mtime_ns for path in before} == before, err  # nothing ran again
+    assert json.loads((tmp_path / "r.json").read_text())["comparison"] == comparison
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [44, 80])
 def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     code, out, err = mmdit(*BOTH, "--seeds", "3", "--steps", "2", "--run-dir", "x", width=width)
@@ -302,6 +332,12 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
         (["-c", "a.yaml", "--jobs", "2"], "--jobs is for a comparison"),
         (["-c", "a.yaml", "--seeds", "auto"], "--seeds auto decides between designs"),
         ([*BOTH, "--max-seeds", "4"], "--max-seeds is for --seeds auto"),
+        ([*BOTH, "--by", "watts"], "--by watts: expected steps, flops, seconds"),
+        (["-c", "a.yaml", "--by", "flops"], "--by is for a comparison"),
+        ([*BOTH, "--tune-seeds", "2"], "--tune-seeds is for --tune"),
+        ([*BOTH, "--tune", "train.learning_rate"], "--tune train.learning_rate: expected KEY=V1,V2"),
+        ([*BOTH, "--tune", "train.rate=1,2"], "--tune train.rate=1: train.rate: unknown key"),
+        ([*BOTH, "--tune", "model.depth=1,2", "--match", "params=1M"], "--tune and --match"),
         (["-c", "a.yaml", "--plot", "x.png"], "--plot draws a comparison"),
         ([*BOTH, "--target", "110%"], "--target 110%: expected a share"),
         ([*BOTH, "--plot", "x.gif"], "expected a name that ends in .png"),

@@ -13,7 +13,7 @@ from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.toy import designs
 from mmdit_cli.toy.comparison import Comparison, compare_designs
 from mmdit_cli.toy.comparison_tables import compare_tables
-from mmdit_cli.toy.kept_plan import keep_plan
+from mmdit_cli.toy.kept_plan import KeptPlan
 from mmdit_cli.toy.runs import InTurns
 from mmdit_cli.toy.seed_plan import SeedPlan
 from tests.support.fake_runs import fake_train, named
@@ -81,14 +81,14 @@ def test_a_design_that_never_finishes_is_not_decided(tmp_path: Path) -> None:
 
 
 def test_a_plan_that_shares_out_its_errors_is_kept_to(tmp_path: Path) -> None:
-    keep_plan(tmp_path, PLAN)
-    keep_plan(tmp_path, PLAN)
+    KeptPlan(tmp_path).keep_seeds(PLAN)
+    KeptPlan(tmp_path).keep_seeds(PLAN)
     for other in (SeedPlan(0, 8, auto=True), SeedPlan(0, 6), SeedPlan(1, 6, auto=True)):
         with pytest.raises(UserError, match="was begun with --seeds auto --max-seeds 6, and how often it may be wrong"):
-            keep_plan(tmp_path, other)
+            KeptPlan(tmp_path).keep_seeds(other)
     (tmp_path / "plan.json").write_text("{}")  # as a write that was cut short elsewhere may leave it
-    keep_plan(tmp_path, SeedPlan(0, 3))
-    keep_plan(tmp_path, SeedPlan(0, 5))  # of a fixed number more may be added
+    KeptPlan(tmp_path).keep_seeds(SeedPlan(0, 3))
+    KeptPlan(tmp_path).keep_seeds(SeedPlan(0, 5))  # of a fixed number more may be added
     assert json.loads((tmp_path / "plan.json").read_text())["seeds"]["most"] == 5
     with pytest.raises(UserError, match="begun with --seeds 5"):
-        keep_plan(tmp_path, PLAN)
+        KeptPlan(tmp_path).keep_seeds(PLAN)
