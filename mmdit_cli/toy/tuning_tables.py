@@ -36,8 +36,8 @@ def _tried(design: Tuned, seeds: int, width: int) -> Table:
     show = spread_text if design.figure == "loss" else share_text
     columns = [
         *(Column(name, lambda x, key=key: value_text(x.point[key])) for key, name in names.items()),  # type: ignore[misc]
-        Column(design.figure, lambda x: show(x.figure)),
-        Column("finished", lambda x: f"{len(x.seeds)} of {seeds}"),
+        Column(design.figure, lambda x: show(x.figure), kind="figure"),
+        Column("finished", lambda x: f"{len(x.seeds)} of {seeds}", kind="figure"),
         Column(" ", lambda x: _mark(x, design), kind="text"),
     ]
     style = lambda x: "bold" if x.point == design.best else None  # noqa: E731
