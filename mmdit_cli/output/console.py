@@ -127,20 +127,39 @@ def stage_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield show
 
 
+OnProgress = Callable[[int, int, float, float, float], None]  # step, steps, loss, steps a second, seconds left
+
+
 @contextmanager
-def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, float], None]]:
+def training_progress(name: str) -> Iterator[OnProgress]:
     """A live bar on standard error: step, loss, steps/s, time left; a line every tenth of the way off a terminal."""
+    with training_bars() as follow:
+        yield follow(0, name)
+
+
+@contextmanager
+def training_bars() -> Iterator[Callable[[int, str], OnProgress]]:
+    """Such a bar for each of several trainings side by side: `follow(slot, name)` gives what shows the one of that
+    name, in the place of the one that was in the slot before."""
     console = stderr()
     if not console.is_terminal:
-        yield lambda step, steps, loss, rate, left: _training_line(name, step, steps, loss, rate, left)
+        yield lambda slot, name: lambda *progress: _training_line(name, *progress)
         return
     text = TextColumn("{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f}", markup=False)
     rest = TextColumn("{task.fields[rate]:.1f} steps/s, {task.fields[left]:.0f} s left", markup=False)
     with Progress(text, BarColumn(bar_width=20), rest, console=console, transient=True) as progress:
-        task = progress.add_task(printable(name, keep=""), total=None, loss=float("nan"), rate=0.0, left=0.0)
-        yield lambda step, steps, loss, rate, left: progress.update(
-            task, completed=step, total=steps, loss=loss, rate=rate, left=left
-        )
+        bars: dict[int, Any] = {}
+
+        def follow(slot: int, name: str) -> OnProgress:
+            if slot in bars:
+                progress.remove_task(bars[slot])
+            bar = progress.add_task(printable(name, keep=""), total=None, loss=float("nan"), rate=0.0, left=0.0)
+            bars[slot] = bar
+            return lambda step, steps, loss, rate, left: progress.update(
+                bar, completed=step, total=steps, loss=loss, rate=rate, left=left
+            )
+
+        yield follow
 
 
 def _training_line(name: str, step: int, steps: int, loss: float, rate: float, left: float) -> None:

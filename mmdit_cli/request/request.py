@@ -68,8 +68,10 @@ class Request:
             configs.append(config)
         return configs
 
-    def load_points(self, points: Sequence[Sequence[str]] = ((),)) -> list[list[ToolConfig | ConfigError]]:
-        """Each config at each point of a sweep, or what is wrong with it there.
+    def load_points(
+        self, points: Sequence[Sequence[str]] = ((),), option: str = "--sweep"
+    ) -> list[list[ToolConfig | ConfigError]]:
+        """Each config at each point of a sweep, which the option spans, or what is wrong with it there.
 
         Raises:
             ConfigError: a file can't be read.
@@ -85,7 +87,9 @@ class Request:
             note = partial(self._note_unused, is_shipped(path) or _of_run(path))
             text = config_within(path)
             loaded.append(
-                load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
+                load_points(
+                    path, schema, overrides=self.overrides, points=points, option=option, on_document=note, text=text
+                )
             )
         right = ([config for config in each if not isinstance(config, ValueError)] for each in loaded)
         self.read[:] = [as_data(each[0]) for each in right if each]

@@ -13,7 +13,7 @@ from mmdit_cli.output.tables import Column, listing, note, pairs
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from mmdit_cli.toy.training import TrainResult
+    from mmdit_cli.toy.train_result import TrainResult
 
 
 def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
-from mmdit_cli.toy.evaluation import SEEN, SHOWN, Coverage, Samples, draw, evaluate
+from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
@@ -36,44 +36,13 @@ from mmdit_cli.toy.run_folder import (
     resume_command,
 )
 from mmdit_cli.toy.shown_samples import samples_document
+from mmdit_cli.toy.train_result import AVERAGED, TrainResult, forget_result, keep_result
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
-AVERAGED = 20  # steps that the first and the last loss are means of
 PICTURED, SCENES_PICTURED = 16, 36  # captions in the picture of samples, the same throughout a run
 ON_THE_WAY = 128  # samples of an evaluation on the way
 
 Progress = Callable[[int, int, float, float, float], None]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run, scored with the averaged weights.
-
-    Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
-    them, and `held_out` on those it never did; by modality, or of scenes by category of caption, with their mean.
-    `agreement`: in every modality at once. `any_to_any`: see there. `coverage`: of what captions leave free, by
-    attribute. `loss`: the means over the `first` and over the `last` `loss_steps` steps.
-    """
-
-    config: str
-    steps: int
-    parameters: int
-    loss: dict[str, float]
-    accuracy: dict[str, float]
-    held_out: dict[str, float]
-    chance: dict[str, float]
-    agreement: float
-    per_attribute: dict[str, dict[str, float]]
-    oracle_real: dict[str, float]
-    oracle_noise: dict[str, float]
-    samples: int
-    steps_per_s: float
-    run_dir: str
-    files: dict[str, str]
-    seed: int = 0
-    any_to_any: dict[str, float] = field(default_factory=dict)
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-    loss_steps: int = AVERAGED
 
 
 class Interrupted(KeyboardInterrupt):
@@ -142,6 +111,8 @@ def train(
         until_the_end.callback(metrics.close)
         command = resume_command(folder, device)
         try:
+            if group.main:
+                forget_result(folder)
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
                 metrics.mirror(trainer.completed)
@@ -243,7 +214,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
     if before := progress.kept(folder, shown.batch, until=trainer.completed - 1):
         files["progress"] = folder / "progress.png"
         _over_training({**before, trainer.completed: shown}, files["progress"], trainer)
-    return TrainResult(
+    result = TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,
         parameters=trainer.parameters,
@@ -257,6 +228,8 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         loss_steps=min(AVERAGED, len(losses)),
         any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
     )
+    keep_result(folder, result)
+    return result
 
 
 def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:

@@ -13,7 +13,8 @@ from mmdit.config.file import validate_mapping
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data import Batch, ToyData
 from mmdit_cli.toy.evaluation import Samples
-from mmdit_cli.toy.training import TrainResult, train
+from mmdit_cli.toy.train_result import TrainResult
+from mmdit_cli.toy.training import train
 
 CPU = torch.device("cpu")
 
