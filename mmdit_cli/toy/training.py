@@ -19,6 +19,7 @@ from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.model_parts.compiling import CompileGain, check_compiler, in_words
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
@@ -52,7 +53,8 @@ class TrainResult:
     Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
     them, and `held_out` on those it never did; by modality, or of scenes by category of caption, with their mean.
     `agreement`: in every modality at once. `any_to_any`: see there. `coverage`: of what captions leave free, by
-    attribute. `loss`: the means over the `first` and over the `last` `loss_steps` steps.
+    attribute. `compile_gain`: of a forward and a backward pass, where the network is compiled. `loss`: the means over
+    the `first` and over the `last` `loss_steps` steps.
     """
 
     config: str
@@ -72,6 +74,7 @@ class TrainResult:
     files: dict[str, str]
     seed: int = 0
     any_to_any: dict[str, float] = field(default_factory=dict)
+    compile_gain: CompileGain | None = None
     coverage: dict[str, Coverage] = field(default_factory=dict)
     loss_steps: int = AVERAGED
 
@@ -133,6 +136,10 @@ def train(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
         )
     group.check(config.model)
+    if config.train.compile:
+        if group.size > 1:
+            raise UserError("train.compile is for one process; leave it out under torchrun")
+        check_compiler(device, "train.compile")
     world = world_of(config)
     check_fits(as_fed(config), "train", dtype, device, "train-toy")
     with ExitStack() as until_the_end:
@@ -148,8 +155,12 @@ def train(
             if group.main:
                 about = trainer.identity()
                 describe(folder, about, device=device, command_line=command_line, changes=changes)
+            gain = trainer.compile_gain() if config.train.compile else None
+            if gain is not None:
+                on_message(f"{config.name}: {in_words(gain)}")
             rate = _train(trainer, folder, metrics, on_progress)
-            return _finish(trainer, folder, metrics, rate)
+            result = _finish(trainer, folder, metrics, rate)
+            return result and replace(result, compile_gain=gain)
         except Diverged as problem:
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
