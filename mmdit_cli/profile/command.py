@@ -148,6 +148,7 @@ def command(
         return estimate_command(request, grid, mode=of_call, memory=memory, training=training)
 
     from mmdit_cli.memory.precheck import check_fits
+    from mmdit_cli.model_parts.compiling import check_compiler
     from mmdit_cli.output.console import message
     from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
@@ -184,6 +185,8 @@ def command(
         trace=trace,
     )
 
+    if compile:
+        check_compiler(settings.device, "--compile")
     grid = matched_grid(request, sweep, match, vary)
     if mode == "sample":
         from mmdit_cli.profile.sampling_command import sampling_command
