@@ -48,7 +48,7 @@ def test_a_compiled_profile_says_after_how_many_calls_it_pays(quick_ceilings):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_learns_the_same_in_one_graph(tmp_path, no_pictures):
+def test_a_compiled_run_learns_the_same_in_one_graph(tmp_path, bare_training):
     told = []
     plain = train(tiny(True), device=CPU, run_dir=tmp_path / "plain")
     torch._dynamo.utils.counters.clear()
