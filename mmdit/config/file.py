@@ -111,7 +111,9 @@ def _validate(document: Document, schema: type[Schema]) -> Schema:
         by = f" ({document.source} extends this{leave})" if place.source in inherited else ""
         lines.append(f"{place}: {dotted(each.at) or 'the whole config'}: {each.message}{by}")
     more = [f"and {len(placed) - MAX_LINES} more"] if len(placed) > MAX_LINES else []
-    raise ConfigError("\n".join([*map(one_line, lines), *more]))
+    error = ConfigError("\n".join([*map(one_line, lines), *more]))
+    error.mistyped = tuple(dict.fromkeys(place.source for place, each in placed if each.expected))
+    raise error
 
 
 def _plain(value: Any, source: str, depth: int = 0) -> Any:

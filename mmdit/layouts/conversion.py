@@ -1,4 +1,4 @@
-"""Weights of one layout written in another, and brought back to be compared with the source.
+"""Weights of one layout written in another, brought back to be compared with the source, and read back.
 
 No model is built and no more than a few tensors are held at a time, so that a file may be larger than the memory.
 """
@@ -8,24 +8,24 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from mmdit.layouts.diffusers_files import STEM
+from mmdit.layouts.exchange import Exchange
 from mmdit.layouts.fp8_weights import Fp8, KindError, RoundingErrors, in_fp8
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import SOURCE, LayoutFiles, Weights, our_weights, their_weights
 from mmdit.layouts.merging import FittedAdapter, merged
 from mmdit.weights.header import CheckpointError
+from mmdit.weights.model_card import ModelCard
+from mmdit.weights.read_back import read_back
 from mmdit.weights.shards import writing
 from mmdit.weights.writer import Written
 
 __all__ = ["Converted", "convert"]
-
-ROUNDINGS = 4  # units in the last place of 1 that a gamma may differ by
-TABLE = 2.0**-4  # what a table that is computed anew may differ by: the source's dtype, fp8 at worst, rounds it
 
 
 @dataclass(frozen=True)
@@ -55,15 +55,17 @@ def convert(
     adapters: Sequence[FittedAdapter] = (),
     max_shard_size: int | None = None,
     beside: Mapping[str, bytes] | None = None,
+    card: ModelCard | None = None,
     force: bool = False,
     on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Converted:
-    """Write weights in another layout, read them back, and bring them back for a comparison with the source.
+    """Write weights in another layout, bring them back for a comparison with the source, and read what was written.
 
     Args:
         source: tensors under the names of `source_layout`.
         target: the file, or with `max_shard_size` (bytes) the folder, to write.
         beside: further files for a folder, by name.
+        card: for a folder.
         metadata: for a file in our layout. One in another layout has the prefix and metadata it once came with.
         dtype: the floating-point type to write; None: as it is.
         fp8: write the blocks' matrices in e4m3fn and the rest in bfloat16 (`in_fp8`).
@@ -77,12 +79,14 @@ def convert(
     """
     if dtype is not None:
         source = source.cast(torch.float32 if adapters else dtype)
-    ours = our_weights(source, source_layout)
-    if adapters:
-        ours = merged(ours, adapters, dtype)
-        source = their_weights(ours, source_layout)
-    unrounded = their_weights(ours, target_layout)
-    result = unrounded if fp8 is None else in_fp8(unrounded, target_layout, fp8)
+    change = partial(merged, adapters=adapters, dtype=dtype) if adapters else None
+    if fp8 is None:
+        exchange = Exchange(source, source_layout, target_layout, change, path=target)
+        result, order = exchange.weights, exchange.order
+    else:
+        ours = our_weights(source, source_layout)
+        unrounded = their_weights(ours if change is None else change(ours), target_layout)
+        result, order = in_fp8(unrounded, target_layout, fp8), None
     own, origin = target_layout.name == "mmdit", source.origin
     prefix, kept = target_layout.prefix, {"format": "pt"}
     if own:
@@ -94,9 +98,11 @@ def convert(
         {prefix + name: spec for name, spec in result.specs.items()},
         lambda name: result.read(name.removeprefix(prefix)),
         kept,
+        order=order and [prefix + name for name in order],
         max_shard_size=max_shard_size,
         stem=STEM if target_layout.name == "diffusers" else "model",
         beside=beside,
+        card=card,
         hashed=own,
         force=force,
         on_tensor=lambda *done: on_stage("writing", *done),
@@ -104,32 +110,14 @@ def convert(
         errors: tuple[KindError, ...] = ()
         try:
             if fp8 is None:
-                changed = _changes(source, temporary, source_layout, target_layout, on_stage)
+                exchange.compare_rest()
+                read_back(temporary, written, lambda *done: on_stage("comparing", *done))
+                changed = exchange.changed
             else:
                 changed, errors = _rounding(unrounded, temporary, target_layout, fp8, on_stage)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(temporary), str(target))) from None
     return Converted(written, list(changed), max([0.0, *changed.values()]), errors)
-
-
-def _changes(
-    source: Weights, written: Path, layout: Layout, written_layout: Layout, on_stage: Callable[[str, int, int], None]
-) -> dict[str, float]:
-    """Of each tensor of the source whose bits do not come back from the files: its largest difference."""
-    back = their_weights(our_weights(LayoutFiles(written, written_layout).weights(), written_layout), layout)
-    changed = {}
-    for done, name in enumerate(source.specs, 1):
-        wanted, got = source.read(name), back.read(name)
-        if got.dtype != wanted.dtype or not torch.equal(_bits(got), _bits(wanted)):
-            difference = (got.double() - wanted.double()).abs()
-            changed[name] = difference.max().item()
-            if (difference > _allowed(name, wanted, layout, written_layout)).any():
-                raise CheckpointError(
-                    f"{written}: {name} came back changed by {changed[name]:g}, so nothing was written; "
-                    "please report it"
-                )
-        on_stage("comparing", done, len(source.specs))
-    return changed
 
 
 def _rounding(
@@ -145,16 +133,3 @@ def _rounding(
             changed[name] = difference
         on_stage("comparing", done, len(wanted.specs))
     return changed, tuple(errors.by_kind())
-
-
-def _allowed(name: str, wanted: Tensor, source: Layout, target: Layout) -> Tensor:
-    """What each element of a tensor of the source may come back changed by."""
-    if name in source.tables:
-        return torch.tensor(TABLE)
-    if name in source.rounded or name in target.rounded:
-        return ROUNDINGS * torch.finfo(wanted.dtype).eps * wanted.double().abs().clamp(min=1)
-    return torch.zeros(())
-
-
-def _bits(x: Tensor) -> Tensor:
-    return x.contiguous().reshape(-1).view(torch.uint8)

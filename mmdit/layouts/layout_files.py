@@ -50,7 +50,7 @@ class Weights:
 
 
 class LayoutFiles:
-    """A file, or shards, in a layout.
+    """A file, or shards, in a layout; `given`: its path, or the same opened.
 
     Attributes:
         prefix: what stands before every name.
@@ -58,8 +58,8 @@ class LayoutFiles:
         problems: how the rest differs from what the config's model needs; empty where it fits.
     """
 
-    def __init__(self, path: str | Path, layout: Layout) -> None:
-        self.files, self.layout = WeightFiles(path), layout
+    def __init__(self, given: str | Path | WeightFiles, layout: Layout) -> None:
+        self.files, self.layout = given if isinstance(given, WeightFiles) else WeightFiles(given), layout
         held = self.files.tensors
         self.prefix = max(prefixes_of(held), key=lambda prefix: sum(prefix + name in held for name in layout.theirs))
         under = {name.removeprefix(self.prefix): info for name, info in held.items() if name.startswith(self.prefix)}

@@ -15,6 +15,7 @@ from mmdit.layers.modulation import NetworkModulation
 from mmdit.networks import ragged
 from mmdit.networks.conditioning import Conditioned, Conditions
 from mmdit.networks.embeddings import PatchEmbed, make_embed
+from mmdit.networks.hub_methods import HubMethods
 from mmdit.networks.input_masks import given_masks, with_sizes
 from mmdit.networks.output_heads import make_head
 from mmdit.networks.pads import PadTokens, pack_with_pads
@@ -26,7 +27,7 @@ from mmdit.options import ModelOptions
 from mmdit.packing import Packing
 
 
-class MMDiTModel(Conditioned):
+class MMDiTModel(Conditioned, HubMethods):
     """A network from its inputs' own forms to its outputs' (Esser et al. 2024, Figure 2a), built from a config.
 
     Timestep, guidance scale, pooled vector and class become the conditioning; each input is embedded to tokens, refined

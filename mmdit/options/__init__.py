@@ -1,6 +1,6 @@
 """What a model is, as plain data: one frozen dataclass a part, which constructors, YAML, JSON Schema and docs read."""
 
-from mmdit.options.fields import OptionError, Options, as_data, option
+from mmdit.options.fields import OptionError, Options, as_data, as_written, option
 from mmdit.options.modalities import (
     FeedForwardInput,
     LinearInput,
@@ -62,5 +62,6 @@ __all__ = [
     "TimestepOptions",
     "TokenInput",
     "as_data",
+    "as_written",
     "option",
 ]

@@ -228,6 +228,20 @@ def as_data(value: Any, *, whole: bool = False) -> Any:
     return [as_data(item, whole=whole) for item in value] if isinstance(value, (list, tuple)) else value
 
 
+def as_written(value: Any) -> Any:
+    """The same without what is at its default, as a config is written; what chooses a kind stays."""
+    if isinstance(value, dict):
+        return {key: as_written(item) for key, item in value.items()}
+    if not is_dataclass(value) or isinstance(value, type):
+        return as_data(value)
+    kept = {each.name: (getattr(value, each.name), _default(each)) for each in fields_of(value)}
+    return {name: as_written(x) for name, (x, default) in kept.items() if name == "kind" or x != default}
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
 def parts_of(cls: Any) -> list[tuple[Field[Any], type[Options] | None]]:
     """The fields, and the class of those that are parts whose keywords a constructor takes."""
     found = ((each, types_of(cls)[each.name][0], each.metadata["keywords"]) for each in fields_of(cls))

@@ -10,7 +10,7 @@ from pathlib import Path
 from mmdit.config.model_folder import model_folder
 from mmdit.weights.header import CheckpointError
 
-__all__ = ["INDEX", "SINGLE", "is_index", "left_over", "weights_file"]
+__all__ = ["INDEX", "SINGLE", "chosen_file", "is_index", "left_over", "weights_file"]
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 STEMS = ("model", "diffusion_pytorch_model")  # the hub's names, in the order in which they are taken
@@ -43,6 +43,19 @@ def weights_file(path: Path) -> Path:
         names = sorted(item.name for item in folder.iterdir())
     except OSError as error:
         raise CheckpointError(f"{folder}: can't be read: {error.strerror or error}") from None
+    return folder / chosen_file(names, folder)
+
+
+def chosen_file(names: Sequence[str], folder: object) -> str:
+    """Which of a folder's files holds its weights.
+
+    Args:
+        names: of the files, sorted.
+        folder: what a message calls it.
+
+    Raises:
+        CheckpointError: as `weights_file`.
+    """
     held = {name: found for name in names if (found := _HELD.fullmatch(name))}
     whole = [name for name, found in held.items() if not (found["shard"] or found["of_variant"])]
     ranks = {
@@ -52,7 +65,7 @@ def weights_file(path: Path) -> Path:
     }
     first = [name for name in whole if ranks.get(name) == min(ranks.values(), default=None)]
     if len(first or whole) == 1:
-        return folder / (first or whole)[0]
+        return (first or whole)[0]
     raise CheckpointError(f"{folder}: {_problem(names, list(held), first or whole)}; expected a safetensors file")
 
 

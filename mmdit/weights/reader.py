@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from mmdit.weights.places import is_index, weights_file
 from mmdit.weights.quantized import LONGEST_FORMAT, as_read, check_format, dequantize
 from mmdit.weights.writer import HASH_KEY, TensorSpec
 
-__all__ = ["WeightFiles"]
+__all__ = ["WeightFiles", "read_index"]
+
+BLOCK = 1 << 18  # bytes that are hashed at a time
 
 
 class WeightFiles:
@@ -46,7 +51,7 @@ class WeightFiles:
         self._open: dict[Path, Any] = {}
         self._gguf: set[Path] = set()
         if is_index(self.path):
-            places, self.sha256 = _index(self.path)
+            places, self.sha256 = read_index(self.path)
             names: dict[str, set[str]] = {}
             for name, shard in places.items():
                 names.setdefault(shard, set()).add(name)
@@ -116,6 +121,21 @@ class WeightFiles:
             raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
         return tensor
 
+    def digest(self, name: str) -> str:
+        """The SHA-256 of a tensor's bytes as they are stored, read in blocks that a processor's cache holds.
+
+        Raises:
+            CheckpointError: the file has changed, or can't be read.
+        """
+        left, digest = self.stored[name].stop - self.stored[name].start, hashlib.sha256()
+        with self._at(name) as file:
+            while left and (block := file.read(min(left, BLOCK))):
+                digest.update(block)
+                left -= len(block)
+        if left:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)} changed while it was read")
+        return digest.hexdigest()
+
     def _copied(self, name: str) -> Tensor:
         """A tensor as it is stored, in memory."""
         spec = self._spec(name, self.stored[name])
@@ -125,15 +145,21 @@ class WeightFiles:
 
     def _fill(self, name: str, data: Tensor) -> None:
         """Read a tensor's bytes."""
-        shard, info = self._shards[name], self.stored[name]
+        with self._at(name) as file:
+            count = file.readinto(data.numpy().data)
+        if count != self.stored[name].stop - self.stored[name].start:
+            raise CheckpointError(f"{self._shards[name]}: {named(name)} changed while it was read")
+
+    @contextmanager
+    def _at(self, name: str) -> Iterator[BufferedReader]:
+        """A tensor's file, where its bytes begin."""
+        shard = self._shards[name]
         try:
             with open(shard, "rb") as file:
-                file.seek(self.headers[shard].start + info.start)
-                count = file.readinto(data.numpy().data)
+                file.seek(self.headers[shard].start + self.stored[name].start)
+                yield file
         except OSError as error:
             raise CheckpointError(f"{shard}: {named(name)} can't be read: {error.strerror or error}") from None
-        if count != info.stop - info.start:
-            raise CheckpointError(f"{shard}: {named(name)} changed while it was read")
 
     def _floating(self, name: str, get: Callable[[str], Tensor]) -> Tensor:
         """A tensor in floating point if it is a weight, from those that are stored."""
@@ -176,10 +202,13 @@ class WeightFiles:
         self._shards |= dict.fromkeys(header.tensors, shard)
 
 
-def _index(path: Path) -> tuple[dict[str, str], str | None]:
+def read_index(path: Path) -> tuple[dict[str, str], str | None]:
     """The shard of each tensor, and the hash of them all where the index holds one.
 
     A shard's name is a bare name: an index can't point out of its folder.
+
+    Raises:
+        CheckpointError: it can't be read, or names something else.
     """
     content = read_json(path)
     places, about = content.get("weight_map"), content.get("metadata")

@@ -17,6 +17,7 @@ from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions, as_data
 from mmdit.weights.header import FLOATS, CheckpointError
 from mmdit.weights.matching import check_savable, empty_model
+from mmdit.weights.model_card import ModelCard
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import CONFIG, parse_size, writing
 from mmdit.weights.writer import HASH_KEY, Written, common_dtype, content_hash, digest, specs_of
@@ -24,6 +25,7 @@ from mmdit.weights.writer import HASH_KEY, Written, common_dtype, content_hash, 
 __all__ = [
     "CONFIG_KEY",
     "CheckpointError",
+    "card_of",
     "check_dtype",
     "filled",
     "load_weights",
@@ -44,6 +46,7 @@ def save(
     metadata: Mapping[str, str] | None = None,
     dtype: torch.dtype | None = None,
     max_shard_size: str | int | None = None,
+    card: ModelCard | None = None,
     force: bool = True,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
@@ -51,12 +54,14 @@ def save(
 
     The metadata also holds the versions of mmdit and torch, and a hash of the content, which `load` can verify. With
     `max_shard_size`, `path` is a folder in the layout of the Hugging Face hub: `model-00001-of-00003.safetensors` and
-    so on, `model.safetensors.index.json`, and the config once more in `config.json`. It, too, appears whole or not.
+    so on, `model.safetensors.index.json`, the config once more in `config.json`, and a model card in `README.md`. It,
+    too, appears whole or not.
 
     Args:
         metadata: further text to keep in the file.
         dtype: the floating-point type in the file; None: the model's own.
         max_shard_size: bytes of tensors in a file (one larger tensor has a file of its own), such as `"5GB"`.
+        card: what a folder's model card says; None: what is known here.
         force: replace an existing file, or a folder that holds such an export and nothing else.
         on_tensor: told how many tensors are written, and of how many.
 
@@ -82,10 +87,25 @@ def save(
         kept,
         max_shard_size=None if max_shard_size is None else parse_size(max_shard_size),
         beside={CONFIG: json.dumps(json.loads(kept[CONFIG_KEY]), indent=2).encode() + b"\n"},
+        card=card or card_of(model, config),
         force=force,
         on_tensor=on_tensor,
     ) as (_, written):
         return written
+
+
+def card_of(model: nn.Module, config: ModelOptions, title: str = "", **facts: str) -> ModelCard:
+    """The model card of a folder in our own layout.
+
+    Args:
+        model: for its parameters; it may be on the meta device.
+        title: empty: the model's class.
+        facts: what else is known, by name.
+    """
+    name, parameters = type(model).__name__, sum(p.numel() for p in model.parameters())
+    opened = f"mmdit.{name}.from_pretrained" if config.is_whole_network else "mmdit.load"
+    known = {"parameters": f"{parameters:,}", **facts, "written by": f"mmdit {mmdit_version()}"}
+    return ModelCard(title or name, "mmdit", f'import mmdit\n\nmodel = {opened}("FOLDER_OR_REPOSITORY")', config, known)
 
 
 def load_weights(

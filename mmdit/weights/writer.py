@@ -5,10 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from io import FileIO
 from pathlib import Path
 
 import torch
@@ -18,6 +22,7 @@ from mmdit.weights.header import DTYPES, MAX_HEADER, TensorInfo, named
 
 HASH_KEY = "mmdit_sha256"
 _METADATA = "__metadata__"
+SYNCED = 64 << 20  # bytes that are given to the disk at a time
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {name: place for place, name in enumerate(DTYPES)}
 
@@ -37,13 +42,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Written:
-    """What was written: the files, their size in bytes and, where they were hashed, the SHA-256 of each tensor's bytes
-    and of the content (`content_hash`)."""
+    """What was written: the files, their size in bytes, and the SHA-256 of each tensor's bytes and of the content
+    (`content_hash`)."""
 
     files: tuple[Path, ...]
     bytes: int
     digests: dict[str, str]
-    sha256: str | None
+    sha256: str
 
 
 def specs_of(tensors: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> dict[str, TensorSpec]:
@@ -69,6 +74,7 @@ def write_tensors(
     read: Callable[[str], Tensor],
     metadata: Mapping[str, str] | None = None,
     *,
+    order: Sequence[str] | None = None,
     hashed: bool = False,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
@@ -81,6 +87,7 @@ def write_tensors(
         specs: the tensors by name.
         read: makes a tensor, on any device; it is converted between floating-point types where its spec says so.
         metadata: text by key, for the header; None: the header has none.
+        order: of the names, in which the tensors are made; None: that of the file.
         hashed: add the hash of the content to the metadata, under `HASH_KEY`.
         on_tensor: told how many tensors are written, and of how many.
 
@@ -92,20 +99,21 @@ def write_tensors(
     kept = None if metadata is None and not hashed else dict(metadata or {}) | ({HASH_KEY: "0" * 64} if hashed else {})
     header = _header(layout, kept)
     digests: dict[str, str] = {}
-    sha256 = None
-    with open(path, "wb") as file:
-        file.write(header)
-        for done, name in enumerate(layout, 1):
+    with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1) as beside, _syncing(file) as written:
+        _write_whole(file, memoryview(header))
+        for done, name in enumerate(layout if order is None else order, 1):
             data = _made(name, specs[name], read)
-            file.write(data)
-            if hashed:
-                digests[name] = hashlib.sha256(data).hexdigest()
-            del data  # before the next one is made
+            hashing = beside.submit(hashlib.sha256, data)
+            file.seek(len(header) + layout[name].start)
+            _write_whole(file, data)
+            digests[name] = hashing.result().hexdigest()
+            written(len(data))
+            del data, hashing  # before the next one is made
             on_tensor(done, len(layout))
+        sha256 = content_hash(layout, digests)
         if kept is not None and hashed:
-            sha256 = content_hash(layout, digests)
             file.seek(0)
-            file.write(_header(layout, kept | {HASH_KEY: sha256}))  # of the same length
+            _write_whole(file, memoryview(_header(layout, kept | {HASH_KEY: sha256})))  # of the same length
     size = len(header) + max((info.stop for info in layout.values()), default=0)
     return Written((Path(path),), size, digests, sha256)
 
@@ -160,6 +168,34 @@ def _made(name: str, spec: TensorSpec, read: Callable[[str], Tensor]) -> memoryv
     if tensor.dtype != spec.dtype and not (tensor.is_floating_point() and spec.dtype.is_floating_point):
         raise ValueError(f"{named(name)}: was to have the dtype {spec.dtype}, got {tensor.dtype}")
     return _bytes(tensor.to("cpu", spec.dtype))
+
+
+def _write_whole(file: FileIO, data: memoryview) -> None:
+    """The system writes some 2 GB at most at a time."""
+    done = 0
+    while done < len(data):
+        done += file.write(data[done:]) or 0
+
+
+@contextmanager
+def _syncing(file: FileIO) -> Iterator[Callable[[int], None]]:
+    """Lets the disk work while the next tensors are made: told how many bytes were written, it has them synced in a
+    thread. What can't reach the disk is an error here, for the system tells it once."""
+    with ThreadPoolExecutor(1) as beside:
+        pending: Future[None] | None = None
+        unsynced = 0
+
+        def written(count: int) -> None:
+            nonlocal pending, unsynced
+            unsynced += count
+            if unsynced >= SYNCED and (pending is None or pending.done()):
+                if pending is not None:
+                    pending.result()
+                pending, unsynced = beside.submit(os.fsync, file.fileno()), 0
+
+        yield written
+        if pending is not None:
+            pending.result()
 
 
 def _bytes(tensor: Tensor) -> memoryview:

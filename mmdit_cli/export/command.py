@@ -28,8 +28,8 @@ def command(
         typer.Option(
             "--weights",
             metavar="PATH",
-            help="A safetensors file, a folder of shards or a train-toy run. Default: those of --config "
-            "where that is one; else fresh weights.",
+            help="A safetensors file, a folder of shards, a train-toy run, or org/repo[/FILE] of the Hugging Face Hub. "
+            "Default: those of --config where that is one; else fresh weights.",
         ),
     ] = None,
     raw: Annotated[
@@ -110,18 +110,24 @@ def command(
     from mmdit_cli.export.tables import export_tables
     from mmdit_cli.export.weights_export import export_model
     from mmdit_cli.output.console import message, stage_progress
-    from mmdit_cli.request.targets import check_apart
+    from mmdit_cli.request.hub_weights import from_hub
+    from mmdit_cli.request.targets import check_apart, check_target
 
     check_apart({"config": request.configs}, out=out, report=request.report)
     check_apart({"weights": weights}, report=request.report)  # which --out may replace, with --force
     files = tuple(map(lora_file, lora or ()))
     check_apart({"lora": [str(path) for path, _ in files]}, out=out, report=request.report)
     (loaded,), torch_device = request.load_configs(), request.torch_device
-    torch_dtype = None if dtype is None or fp8 else request.torch_dtype
+    torch_dtype = None if dtype is None or fp8 else request.dtype_beside(*map(str, FP8))
+    folder = max_shard_size is not None or (kind == "onnx" and out.suffix != ".onnx")
+    downloaded = weights and from_hub(
+        "--weights", weights, before=lambda: check_target(out, "--out", force=force, folder=folder)
+    )
     with stage_progress() as on_progress:
         asked = Export(
             out=out,
-            weights=weights,
+            weights=downloaded.path if downloaded else weights,
+            origin=downloaded.source if downloaded else None,
             raw=raw,
             seed=request.seed,
             dtype=torch_dtype,

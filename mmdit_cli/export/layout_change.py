@@ -16,10 +16,12 @@ from mmdit.layouts.layout_files import LayoutFiles, Weights
 from mmdit.layouts.merging import FittedAdapter, find_targets
 from mmdit.layouts.recognition import recognize_layout
 from mmdit.options import ModelOptions
+from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CONFIG_KEY, own_metadata
 from mmdit.weights.shards import CONFIG
 from mmdit.weights.writer import specs_of
 from mmdit_cli.errors import UserError
+from mmdit_cli.export.card import export_card
 from mmdit_cli.export.preconditions import Export, check_disk, check_room
 from mmdit_cli.export.weights_export import ExportResult, MergedLora
 from mmdit_cli.request.tool_config import ToolConfig
@@ -41,10 +43,11 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
     if asked.weights is None and source not in (None, "mmdit"):
         raise UserError(f"--from {source}: names the layout of --weights, which is missing")
     file, shards = asked.prepared()
-    source = "mmdit" if file is None else layout_of(source, file, model)
+    opened = None if file is None else WeightFiles(file)
+    source = "mmdit" if opened is None else layout_of(source, opened, model)
     layouts = find_layout("--from", source, model), to
     about, aside = asked.about(config, file), list[str]()
-    if file is None:
+    if opened is None:
         if asked.lora:
             raise UserError("--lora changes the weights of a file; name it with --weights")
         check_room(config, out, dtype=asked.weights_dtype, device=torch.device("cpu"), file=None)
@@ -52,7 +55,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         state = build(model, dtype=asked.weights_dtype).state_dict()
         given = Weights(specs_of(state), state.__getitem__)
     else:
-        held = LayoutFiles(file, layouts[0])
+        held = LayoutFiles(opened, layouts[0])
         other = recognize_layout(held.files.tensors, model)[0] if held.problems else None
         if other not in (None, source):
             raise UserError(f"--weights {file}: has the names of another layout; say --from {other}, or leave it out")
@@ -64,6 +67,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     adapters = _adapters(asked, model)
     beside = {} if shards is None else _beside(target, model)
+    card = None if shards is None else export_card(config, about["source"], target)
     try:
         done = convert(
             given,
@@ -76,6 +80,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
             adapters=adapters,
             max_shard_size=shards,
             beside=beside,
+            card=card,
             force=asked.force,
             on_stage=asked.on_progress,
         )

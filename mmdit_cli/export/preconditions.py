@@ -39,6 +39,7 @@ class Export:
         out: the file to write, or the folder.
         weights: a safetensors file, a folder of shards, or a train-toy run, of which the newest whole checkpoint's
             averaged weights are taken; None: fresh ones by seed.
+        origin: what the weights are the copy of, as a card is to say it; None: the file is the user's own.
         raw: take a run's weights as they were trained, not their average.
         dtype: of the weights in the file; None: float32, or where they are converted that of the source.
         fp8: the blocks' matrices in e4m3fn, `fp8` or with scales `fp8-scaled`.
@@ -52,6 +53,7 @@ class Export:
 
     out: Path
     weights: Path | None = None
+    origin: str | None = None
     raw: bool = False
     seed: int = 0
     dtype: torch.dtype | None = None
@@ -112,7 +114,8 @@ class Export:
 
     def about(self, config: ToolConfig, file: Path | None) -> dict[str, str]:
         """What the file says of where it came from."""
-        return {"config_name": config.name, "source": f"seed {self.seed}" if file is None else str(file)}
+        source = f"seed {self.seed}" if file is None else self.origin or str(file)
+        return {"config_name": config.name, "source": source}
 
     def names(self, parts: Sequence[Path]) -> list[str]:
         """The paths of what was written: the file's, or those of the shards."""

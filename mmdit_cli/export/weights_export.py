@@ -18,6 +18,7 @@ from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import not_an_export
 from mmdit.weights.writer import Written, digest
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.export.card import export_card
 from mmdit_cli.export.preconditions import Export, check_room
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.targets import writing
@@ -101,11 +102,11 @@ def export_model(config: ToolConfig, asked: Export) -> ExportResult:
             temporary,
             metadata=about,
             max_shard_size=shards,
+            card=None if shards is None else export_card(config, about["source"]),
             on_tensor=lambda *done: asked.on_progress("writing", *done),
         )
         asked.on_progress("comparing", 0, None)
         difference = verify(model, temporary, written, config, asked)
-    assert written.sha256 is not None  # mmdit.save hashes
     return ExportResult(
         config=config.name,
         format="safetensors",

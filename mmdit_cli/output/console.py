@@ -31,12 +31,14 @@ class PlainConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
+    """The console for results: the terminal's width, or in a pipe or a file that of COLUMNS, or else each table's and
+    each line's natural width."""
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
+    asked = _columns()
+    return PlainConsole(width=asked or WIDE, soft_wrap=asked is None)
 
 
 def stderr() -> Console:
@@ -62,10 +64,14 @@ def can_draw() -> bool:
     return encoding.startswith("utf")
 
 
+def is_one_of_several() -> bool:
+    """Whether this is one of torchrun's processes. Others set RANK, too."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "MASTER_ADDR" in os.environ
+
+
 def is_main() -> bool:
-    """Whether this is the process that prints: alone, or the first of torchrun's. Others set RANK, too."""
-    many = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "MASTER_ADDR" in os.environ
-    return not many or os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that prints: alone, or the first of torchrun's."""
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
 
 
 def printable(text: str, keep: str = "\n") -> str:

@@ -30,6 +30,12 @@ def config_names(incomplete: str) -> list[str]:
     return [*(name for name in _shipped() if name.startswith(incomplete)), *here]
 
 
+def run_names(incomplete: str) -> list[str]:
+    """The folders of runs that begin so, and those that runs may be in."""
+    folders = [path for path in sorted(glob(f"{escape(incomplete)}*")) if os.path.isdir(path)]
+    return [path if _run(path).is_file() else f"{path}/" for path in folders]
+
+
 def config_keys(ctx: typer.Context, incomplete: str) -> list[str]:
     """The dotted keys of a config, a part at a time."""
     return [found.removesuffix("=") for found in settings(ctx, incomplete) if not found.partition("=")[2]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from mmdit_cli.output.console import is_main, message, stdout
 from mmdit_cli.output.document import make_document, print_json
 from mmdit_cli.output.renderings import SUFFIXES, render
 from mmdit_cli.request.targets import check_apart, check_target, writing
+from mmdit_cli.request.typed import typed_command
 
 if TYPE_CHECKING:
     import torch
@@ -149,10 +149,14 @@ class Request:
     @property
     def torch_dtype(self) -> torch.dtype:
         """Raises UserError where the name is not known."""
+        return self.dtype_beside()
+
+    def dtype_beside(self, *others: str) -> torch.dtype:
+        """The same of a command that takes `others` as well, which a message names."""
         import torch
 
         if self.dtype not in DTYPES:
-            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
+            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join((*DTYPES, *others))}")
         dtype: torch.dtype = getattr(torch, DTYPES[self.dtype])
         return dtype
 
@@ -164,7 +168,7 @@ class Request:
             device=str(self.named_device),
             dtype=self.dtype,
             seed=self.seed,
-            command_line=["mmdit", *sys.argv[1:]],
+            command_line=typed_command(),
             configs=self.read,
             **self.beside,
             **extra,

@@ -57,7 +57,8 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
 
     Raises:
         UserError: a sweep is malformed; the message names the key and the value.
-        ConfigError: a config is wrong at every point; the message names `--sweep KEY=VALUE` where that is why.
+        ConfigError: a config is wrong at every point, or a swept value is none that its key can have; the message names
+            `--sweep KEY=VALUE` where that is why.
     """
     return [point for grid in load_grids(request, sweeps) for point in grid]
 
@@ -74,6 +75,9 @@ def load_grids(request: Request, sweeps: Sequence[str] | None, option: str = "--
         wrong = [(problem, point) for problem, point in tried if isinstance(problem, ValueError)]
         if len(wrong) == len(tried):
             raise wrong[0][0]
+        for problem, _ in wrong:
+            if any(source.startswith("--sweep ") for source in problem.mistyped):  # a slip, at whatever point
+                raise problem
         _leave_out(request, [LeftOut(name, point, str(problem)) for problem, point in wrong])
         grids.append([PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)])
     return grids

@@ -10,12 +10,13 @@ from mmdit_cli.errors import UserError
 if TYPE_CHECKING:
     from mmdit.layouts.layout import Layout
     from mmdit.options import ModelOptions
+    from mmdit.weights.reader import WeightFiles
 
 LayoutName = Literal["mmdit", "diffusers", "stability", "flux", "mmaudio", "lucidrains"]
 LAYOUTS = "mmdit, diffusers, stability, flux, mmaudio or lucidrains"
 
 
-def layout_of(name: str | None, path: Path, config: ModelOptions) -> str:
+def layout_of(name: str | None, given: Path | WeightFiles, config: ModelOptions) -> str:
     """The layout that `--from` names, or else that of the names in a file; ours where they are of none that is known.
 
     Raises:
@@ -26,8 +27,8 @@ def layout_of(name: str | None, path: Path, config: ModelOptions) -> str:
 
     if name is not None:
         return name
-    with WeightFiles(path) as files:
-        return recognize_layout(files.tensors, config)[0] or "mmdit"
+    files = given if isinstance(given, WeightFiles) else WeightFiles(given)
+    return recognize_layout(files.tensors, config)[0] or "mmdit"
 
 
 def find_layout(option: str, name: str, config: ModelOptions) -> Layout:

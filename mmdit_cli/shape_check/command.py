@@ -30,7 +30,9 @@ def command(
     weights: Annotated[
         Path | None,
         typer.Option(
-            "--weights", metavar="PATH", help="Check the names and shapes in a safetensors file (or shards) too."
+            "--weights",
+            metavar="PATH",
+            help="Check the names and shapes in a safetensors file (or shards) too. Or org/repo[/FILE] of the Hub.",
         ),
     ] = None,
     from_: Annotated[
@@ -52,6 +54,7 @@ def command(
         _identify(request, weights, from_)
         return
     from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.request.hub_weights import from_hub
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.shapes import check_shapes
     from mmdit_cli.shape_check.tables import shape_tables
@@ -62,7 +65,8 @@ def command(
     with without_compiler():
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
-        result = with_weights(result, check_weights(loaded.model, weights, from_))
+        downloaded = from_hub("--weights", weights)
+        result = with_weights(result, check_weights(loaded.model, downloaded.path if downloaded else weights, from_))
     request.show([result], lambda _: shape_tables(result, every_layer=all_layers), configs=[loaded])
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])
@@ -76,13 +80,15 @@ def _identify(request: Request, weights: Path | None, layout: str | None) -> Non
     if layout is not None:
         raise UserError(f"--from {layout}: is for weights beside a --config; alone, they are recognized")
     from mmdit_cli.model_parts.meta_device import without_compiler
+    from mmdit_cli.request.hub_weights import from_hub
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.identity import identify
     from mmdit_cli.shape_check.identity_tables import identity_tables
 
     check_apart({"weights": weights}, report=request.report)
+    downloaded = from_hub("--weights", weights)
     with without_compiler():
-        result = identify(weights)
+        result = identify(downloaded.path if downloaded else weights)
     request.show([result], lambda _: identity_tables(result), headed=False)
     if not result.ok:
         raise CheckFailed(f"{result.file}: {result.problems[0]}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmdit.layouts.layout_files import LayoutFiles
 from mmdit.layouts.recognition import recognize_layout
 from mmdit.options import ModelOptions
+from mmdit.weights.reader import WeightFiles
 from mmdit_cli.request.weights_layout import find_layout, layout_of
 from mmdit_cli.shape_check.shapes import ShapesResult
 
@@ -40,8 +41,9 @@ def check_weights(config: ModelOptions, path: Path, layout: str | None = None) -
         UserError: the layout has no place for the model.
         mmdit.weights.saved_model.CheckpointError: the file can't be read.
     """
-    layout = layout_of(layout, path, config)
-    files = LayoutFiles(path, find_layout("--from", layout, config))
+    held = WeightFiles(path)
+    layout = layout_of(layout, held, config)
+    files = LayoutFiles(held, find_layout("--from", layout, config))
     tensors = files.files.stored
     return WeightsCheck(
         file=str(files.files.path),

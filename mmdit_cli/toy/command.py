@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, cast, get_args
@@ -133,6 +132,7 @@ def command(
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.sweep import PointConfig, load_grids
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
+    from mmdit_cli.request.typed import typed_command
     from mmdit_cli.toy.comparability import as_trained
     from mmdit_cli.toy.comparison_command import Asked, compare
     from mmdit_cli.toy.equal_cost import with_steps
@@ -181,7 +181,7 @@ def command(
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
-    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, ("mmdit", *sys.argv[1:]))
+    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, tuple(typed_command()))
     with processes(torch_device, parallel) as (group, own_device):
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")

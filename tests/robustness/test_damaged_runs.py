@@ -45,6 +45,7 @@ def test_the_lock_file_of_a_killed_run_is_in_nobodys_way(tmp_path):
     assert train(tiny(), device=CPU, run_dir=tmp_path / "run").steps == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_change_is_refused_then_allowed_and_written_down(tmp_path):
     folder, messages = tmp_path / "run", []
@@ -136,16 +137,17 @@ def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):
 
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
     ("name", "tensors", "why"),
     [
         ("weights.safetensors", None, "weights.safetensors: "),
-        ("optimizer.safetensors", None, "optimizer.safetensors: "),
-        ("optimizer.safetensors", {"0.x.y": torch.zeros(1)}, "0.x.y is not in the model"),
-        ("optimizer.safetensors", {"9999.step": torch.zeros(())}, "9999.step is not in the model"),
-        ("optimizer.safetensors", {"0.step": torch.zeros(())}, "0.exp_avg.* is missing"),
+        pytest.param("optimizer.safetensors", None, "optimizer.safetensors: ", marks=SLOW),
+        pytest.param("optimizer.safetensors", {"0.x.y": torch.zeros(1)}, "0.x.y is not in the model", marks=SLOW),
+        pytest.param("optimizer.safetensors", {"9999.step": torch.zeros(())}, "9999.step is not in", marks=SLOW),
+        pytest.param("optimizer.safetensors", {"0.step": torch.zeros(())}, "0.exp_avg.* is missing", marks=SLOW),
         ("optimizer.safetensors", {f"0.{k}": torch.zeros(3, 1) for k in MOMENTS}, "shape .3, 1"),
     ],
 )
@@ -162,9 +164,9 @@ def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_p
     ("name", "content"),
     [
         ("run.json", "[" * 100_000),
-        ("config.yaml", "[" * 3000 + "]" * 3000),
-        ("config.yaml", "train: !!set {a, b}\n"),
-        ("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\n" + "c: [" + "*b, " * 30_000 + "]\n"),
+        pytest.param("config.yaml", "[" * 3000 + "]" * 3000, marks=SLOW),
+        pytest.param("config.yaml", "train: !!set {a, b}\n", marks=SLOW),
+        pytest.param("config.yaml", "a: &a [x, x]\nb: &b [*a, *a]\n" + "c: [" + "*b, " * 30_000 + "]\n", marks=SLOW),
         ("config.yaml", "train: 0x" + "f" * 20_000),
     ],
     ids=lambda text: text[:12],

@@ -143,7 +143,7 @@ def test_old_shards_are_replaced_by_force_and_nothing_else_is(tmp_path):
     with pytest.raises(UserError, match="out: exists; --force replaces it"):
         export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB"))
     export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB", force=True))
-    assert sorted(os.listdir(tmp_path / "out")) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["README.md", "config.json", "model.safetensors"]
     (tmp_path / "out" / "thesis.tex").touch()
     with pytest.raises(UserError, match="out: holds 'thesis.tex', which would be lost"):
         export_model(config(), Export(out=tmp_path / "out", max_shard_size="5GB", force=True))

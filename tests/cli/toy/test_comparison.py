@@ -18,6 +18,7 @@ import torch
 import yaml
 from jsonschema import Draft202012Validator
 
+from mmdit.options import as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
 from mmdit_cli.toy import trainer as trainer_module
@@ -30,7 +31,6 @@ from mmdit_cli.toy.seed_plan import SeedPlan
 from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
-from tests.support.configs import as_written
 from tests.support.fake_runs import fake_train, named
 from tests.support.leftovers import models_left
 from tests.support.toy import CPU, tiny
@@ -129,6 +129,7 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
 
 
+@pytest.mark.slow
 def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(planned: PlannedRun, *tell: Any) -> TrainResult:
         config = planned.config
@@ -155,6 +156,7 @@ def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     assert not [each for each in found.designs[1].differences if "target" in each.figure]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -> None:
     runner = InTurns(RunSettings(CPU, torch.float32).train)
@@ -263,6 +265,7 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(figure: Any, path: Path) -> None:
@@ -275,6 +278,7 @@ def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeyp
     assert json.loads(Path("x/comparison.json").read_text()) == json.loads(Path("r.json").read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step

@@ -14,12 +14,12 @@ import torch.distributed as dist
 import yaml
 
 from mmdit.config.file import validate_mapping
+from mmdit.options import as_written
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.processes import PATIENCE, Processes, processes
 from mmdit_cli.toy.trainer import Trainer
-from tests.support.configs import as_written
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, tiny
 

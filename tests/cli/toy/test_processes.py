@@ -16,11 +16,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from mmdit.options import as_written
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy import training
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.trainer import Trainer
-from tests.support.configs import as_written
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, tiny
 
@@ -108,6 +108,7 @@ def same_curve(a, b):
     assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_weights_of_one(together, alone):
     _, run, done = together
     assert [code for code, _, _ in done] == [0, 0], done

@@ -26,7 +26,8 @@ from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
-from mmdit_cli.toy.training import Interrupted, TrainResult, train
+from mmdit_cli.toy.train_result import TrainResult
+from mmdit_cli.toy.training import Interrupted, train
 from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights
@@ -151,6 +152,7 @@ def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
         train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_pictures")
 def test_that_command_goes_on_with_the_config_seed_and_dtype_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

@@ -10,7 +10,7 @@ from benchmarks.families.comparison import random_theirs, randomize
 from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
-from tests.support.configs import as_written
+from mmdit.options import as_written
 from tests.support.families import KINDS, each_kind
 from tests.support.marks import slow_but
 

@@ -84,10 +84,10 @@ def test_the_split_is_that_of_huggingface_hub_where_every_tensor_fits(size):
 
 def test_shards_are_laid_out_as_on_the_hub_and_hold_every_tensor_once(model, folder):
     names = sorted(os.listdir(folder))
-    count = len(names) - 2
+    count = len(names) - 3
     assert count > 2
     shards = [f"model-{i:05d}-of-{count:05d}.safetensors" for i in range(1, count + 1)]
-    assert names == ["config.json", *shards, INDEX]
+    assert names == ["README.md", "config.json", *shards, INDEX]
     index = json.loads((folder / INDEX).read_text())
     held = {name: shard for shard in shards for name in load_file(folder / shard)}
     assert index["weight_map"] == held and held.keys() == model.state_dict().keys()
@@ -119,7 +119,7 @@ def test_what_save_returns_is_what_is_there(model, folder, tmp_path):
 
 def test_weights_that_fit_into_one_file_have_no_index(model, folder):
     mmdit.save(model, folder, max_shard_size="5GB")
-    assert sorted(os.listdir(folder)) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(folder)) == ["README.md", "config.json", "model.safetensors"]
     assert mmdit.load(folder, verify=True).config == model.config
 
 

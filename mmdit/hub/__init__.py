@@ -1,0 +1,1 @@
+"""The Hugging Face Hub: networks read from its repositories and written to them, by `huggingface_hub`."""

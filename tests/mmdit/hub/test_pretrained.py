@@ -1,0 +1,179 @@
+"""Networks to and from the Hub: the loading code is `huggingface_hub`'s own, the Hub a server on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmdit
+from mmdit.hub.repositories import Repository, as_repository
+from mmdit.networks.hub_methods import HubMethods
+from mmdit.weights.saved_model import CheckpointError
+from tests.support.hub_server import HubServer, serving
+from tests.support.shipped_networks import outputs, small_network
+
+NAME = "org/small"
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with serving(monkeypatch, tmp_path / "cache") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def network():
+    return small_network("flux.1-schnell")
+
+
+@pytest.fixture
+def published(hub, network, tmp_path) -> HubServer:
+    """The Hub with a repository that `save_pretrained` wrote, in several files."""
+    network[0].save_pretrained(tmp_path / "made", max_shard_size="100KB")
+    hub.put(NAME, tmp_path / "made")
+    hub.repositories[NAME] |= {"pytorch_model.bin": b"never read", "notes.txt": b""}
+    return hub
+
+
+def same(model, network) -> bool:
+    net, call = network
+    with torch.no_grad():
+        return all(torch.equal(a, b) for a, b in zip(outputs(model(**call)), outputs(net(**call)), strict=True))
+
+
+def test_what_was_pushed_comes_back_from_the_hub_and_then_from_the_cache(hub, network):
+    url = network[0].push_to_hub(NAME, max_shard_size="100KB", commit_message="first")
+    assert url.startswith(f"{hub.endpoint}/{NAME}/commit/")
+    assert {"README.md", "config.json", "model.safetensors.index.json"} <= hub.repositories[NAME].keys()
+    assert same(mmdit.MMDiTModel.from_pretrained(NAME), network)
+    hub.shutdown()
+    hub.server_close()
+    assert same(mmdit.MMDiTModel.from_pretrained(NAME, verify=True), network)
+    half = mmdit.MMDiTModel.from_pretrained(NAME, dtype=torch.bfloat16, local_files_only=True)
+    assert not half.training and {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+def test_of_a_repository_the_weights_and_what_describes_them_are_downloaded_and_nothing_else(published):
+    mmdit.MMDiTModel.from_pretrained(NAME)
+    read = {each.rpartition("/")[2] for each in published.asked if each.startswith("GET") and "/resolve/" in each}
+    assert "config.json" in read and all(each.startswith("model") for each in read - {"config.json"})
+
+
+def test_a_path_that_is_there_comes_before_a_repository(published, network, tmp_path):
+    (tmp_path / "org").mkdir()
+    small_network("sd3-medium")[0].save_pretrained(NAME)
+    assert mmdit.MMDiTModel.from_pretrained(NAME).config != network[0].config
+    assert published.asked == []
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("org/repo", Repository("org/repo")),
+        ("org/repo@v1.0", Repository("org/repo", "v1.0")),
+        ("org/repo/transformer/a.safetensors", Repository("org/repo", None, "transformer/a.safetensors")),
+        ("org/repo.safetensors", None),  # a file that is missing
+        ("runs/toy", None),  # in a folder that is there
+        ("./org/repo", None),
+        ("/org/repo", None),
+        ("org/repo/../x", None),
+        ("org/repo//x", None),
+        ("repo", None),
+        ("a/" * 3000, None),
+    ],
+)
+def test_which_names_are_those_of_repositories(name, found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    assert as_repository(name) == found
+
+
+def test_what_can_not_be_had_is_one_message_that_says_why(published, monkeypatch):
+    from huggingface_hub import file_download
+
+    published.gated.add("org/closed")
+    for name, message in {
+        "org/none": "is no file or folder here, and .* has no such repository, or a private one",
+        "org/closed": f"is gated; agree to its terms at {published.endpoint}/org/closed, then sign in",
+        f"{NAME}@v9": "has no revision v9",
+        f"{NAME}/other.safetensors": "has no other.safetensors; it has model-00001",
+        f"{NAME}/pytorch_model.bin": "not a whole safetensors file",
+        "a--b/..c": "no name of a repository",
+    }.items():
+        with pytest.raises(CheckpointError, match=message):
+            mmdit.MMDiTModel.from_pretrained(name)
+    with pytest.raises(CheckpointError, match="not in the Hub's cache, which alone was to be asked"):
+        mmdit.MMDiTModel.from_pretrained("org/other", local_files_only=True)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    published.cut.add("model-00002-of-00005.safetensors")
+    with pytest.raises(CheckpointError, match=f"{NAME}: .* gave no whole answer .*; what came is kept, try again"):
+        mmdit.MMDiTModel.from_pretrained(NAME)
+    published.cut.clear()
+    assert mmdit.MMDiTModel.from_pretrained(NAME).config
+
+
+def test_a_config_that_is_damaged_or_hostile_is_the_houses_own_error(published):
+    files = published.repositories[NAME]
+    whole = {name: x for name, x in files.items() if name.endswith((".safetensors", ".json"))}
+    for content, message in {
+        b"[" * 100_000: None,  # what the weights say of themselves is enough
+        json.dumps({"_class_name": "os.system"}).encode(): "is no class of a network that mmdit knows",
+    }.items():
+        published.repositories[NAME] = whole | {"config.json": content}
+        if message is None:
+            assert mmdit.MMDiTModel.from_pretrained(NAME).config
+        else:
+            with pytest.raises(ValueError, match=message):
+                mmdit.MMDiTModel.from_pretrained(NAME)
+    index = {"weight_map": {"x": "../../../secret.safetensors"}}
+    published.repositories[NAME] = whole | {"model.safetensors.index.json": json.dumps(index).encode()}
+    with pytest.raises(CheckpointError, match="is not a file's name in the same folder"):
+        mmdit.MMDiTModel.from_pretrained(NAME)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, network):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.delitem(sys.modules, "mmdit.hub.mixin", raising=False)
+    with pytest.raises(CheckpointError, match=r"org/small: is no file .* pip install 'mmdit-cli\[hub\]'"):
+        mmdit.MMDiTModel.from_pretrained(NAME)
+    with pytest.raises(ImportError, match=r"pip install 'mmdit-cli\[hub\]'"):
+        network[0].push_to_hub(NAME)
+
+
+def test_a_bare_transformer_is_no_network(tmp_path):
+    bare = mmdit.build({"depth": 1, "modalities": {"text": {"dim": 8}, "image": {"dim": 8}}, "heads": 1, "dim_head": 8})
+    mmdit.save(bare, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"holds a bare MMDiT, no MMDiTModel; mmdit.load reads it"):
+        mmdit.MMDiTModel.from_pretrained(tmp_path / "bare.safetensors")
+
+
+def test_a_card_says_what_is_known_and_one_that_was_written_on_is_not_lost(network, tmp_path):
+    net, folder = network[0], tmp_path / "a" / "b"
+    net.save_pretrained(folder)
+    card = (folder / "README.md").read_text()
+    assert "library_name: mmdit" in card and f"{sum(p.numel() for p in net.parameters()):,}" in card
+    net.save_pretrained(folder)
+    (folder / "README.md").write_text("My words.\n" + card)
+    with pytest.raises(OSError, match=r"holds 'README.md', which would be lost"):
+        net.save_pretrained(folder)
+    assert (folder / "README.md").read_text().startswith("My words.")
+
+
+@pytest.mark.slow
+def test_the_command_line_reads_a_repository_in_a_process_of_its_own(published, tmp_path):
+    environment = os.environ | {"HF_ENDPOINT": published.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_TOKEN": ""}
+    command = [sys.executable, "-m", "mmdit_cli", "shape-check", "--weights", NAME, "--json"]
+    root = Path(__file__).parents[3]
+    done = subprocess.run(
+        command, env=environment | {"PYTHONPATH": str(root)}, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["results"][0]["layout"] == "mmdit"
+    assert HubMethods.hub
