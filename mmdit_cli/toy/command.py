@@ -11,7 +11,7 @@ import typer
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
 from mmdit_cli.request.completion import config_names, settings
-from mmdit_cli.request.flags import MatchOption, VaryOption, common_options
+from mmdit_cli.request.flags import MatchOption, SweepOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
 from mmdit_cli.toy.seed_plan import MOST, UNTIL_DECIDED, By, read_seeds
 
@@ -66,6 +66,7 @@ def command(
             help=f"Of --seeds auto: no more than N. Default: {UNTIL_DECIDED}.",
         ),
     ] = None,
+    sweep: SweepOption = None,
     tune: Annotated[
         list[str] | None,
         typer.Option(
@@ -122,7 +123,7 @@ def command(
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
     Rectified flow. bf16 is mixed precision: float32 weights, bf16 autocast. Ctrl-C and SIGTERM save and say how to go
-    on. Several configs, or --seeds, train on the same data in turns and end in a comparison. Under torchrun the
+    on. Several configs, --seeds or --sweep train on the same data in turns and end in a comparison. Under torchrun the
     processes share each batch.
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
@@ -134,6 +135,7 @@ def command(
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
     from mmdit_cli.request.typed import typed_command
     from mmdit_cli.toy.comparability import as_trained
+    from mmdit_cli.toy.compared_grids import distinct_grids, swept
     from mmdit_cli.toy.comparison_command import Asked, compare
     from mmdit_cli.toy.equal_cost import with_steps
     from mmdit_cli.toy.processes import processes
@@ -143,8 +145,8 @@ def command(
     from mmdit_cli.toy.training import train
 
     plan = read_seeds(seeds, max_seeds, first=request.seed)
-    several = len(request.configs) > 1 or plan.most > 1 or bool(tune)
-    if plan.auto and len(request.configs) < 2:
+    several = len(request.configs) > 1 or plan.most > 1 or bool(tune or sweep)
+    if plan.auto and len(request.configs) < 2 and not sweep:
         raise UserError("--seeds auto decides between designs: give several --config")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
@@ -152,10 +154,12 @@ def command(
         request = replace(request, **asked_of_run(check_run(run_dir), config=config, dtype=dtype, seed=seed))
     elif not config:
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
-    if tune and (match or vary):
-        raise UserError("--tune and --match: which values should match? Leave one out, and set what it found by --set")
-    grids, torch_device, torch_dtype = load_grids(request, tune, "--tune"), request.torch_device, request.torch_dtype
-    if not tune:
+    spread_by = [name for name, given in (("--sweep", sweep), ("--tune", tune), ("--match", match or vary)) if given]
+    if len(spread_by) > 1:
+        raise UserError(f"{' and '.join(spread_by)}: leave one out, and set what it is to give by --set")
+    torch_device, torch_dtype = request.torch_device, request.torch_dtype
+    grids = load_grids(request, sweep or tune, "--sweep" if sweep else "--tune")
+    if not (sweep or tune):
         configs = match_configs(request, [each.config for (each,) in grids], match, vary, counted=as_trained)
         grids = [[PointConfig(config, {})] for config in configs]
     if steps is not None:
@@ -178,6 +182,7 @@ def command(
     if plot is not None:
         check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
+    designs = swept(request, grids) if sweep else distinct_grids(request.configs, grids)
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
@@ -186,7 +191,7 @@ def command(
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")
         if several:
-            asked = Asked(grids, plan, tune_seeds or TUNING_SEEDS, cast(By, by), jobs or 1, share)
+            asked = Asked(designs, plan, tune_seeds or TUNING_SEEDS, cast(By, by), jobs or 1, share)
             compare(request, asked, how, run_dir=run_dir, plot=plot)
             return
         loaded = grids[0][0].config

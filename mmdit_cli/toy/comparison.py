@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmdit_cli.model_parts.intervals import CONFIDENCE
 from mmdit_cli.output.run_files import METRICS, read_metrics
+from mmdit_cli.request.sweep import Point
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import unlike
 from mmdit_cli.toy.data_fit import world_of
@@ -55,6 +56,7 @@ def compare_designs(
     target: float = TARGET,
     tuning: Tuning | None = None,
     by: By = "steps",
+    points: Sequence[Point] = (),
 ) -> tuple[list[TrainResult], Comparison]:
     """Train every config with the seeds of a plan, and compare each with the first.
 
@@ -63,7 +65,7 @@ def compare_designs(
     Args:
         configs: with names that differ, as `distinct` makes them.
         folder: gets a run's folder for each, NAME-seedN.
-        tuning, by: how the configs came to be, which the comparison says.
+        tuning, by, points: how the configs came to be, which the comparison says; `points` as many as configs, or none.
 
     Raises:
         UserError: a config is not one of the toy's worlds.
@@ -71,7 +73,9 @@ def compare_designs(
     """
     for config in configs:
         world_of(config)
-    designs, failures, seeds = [DesignRuns(config, target) for config in configs], [], set[int]()
+    at = points or [{} for _ in configs]
+    designs = [DesignRuns(config, target, point) for config, point in zip(configs, at, strict=True)]
+    failures, seeds = list[Failure](), set[int]()
     first = designs[0]
 
     def decided(design: DesignRuns) -> bool:

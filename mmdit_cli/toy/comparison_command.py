@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from mmdit_cli.output.renderings import render
 from mmdit_cli.output.run_files import COMPARISON
 from mmdit_cli.request.request import Request
 from mmdit_cli.request.sweep import PointConfig
-from mmdit_cli.toy.comparability import distinct
 from mmdit_cli.toy.comparison import Comparison, compare_designs, draw_comparison, failed_runs
 from mmdit_cli.toy.comparison_tables import compare_tables
 from mmdit_cli.toy.data_fit import world_of
@@ -33,7 +32,8 @@ from mmdit_cli.toy.tuning import tune
 
 @dataclass(frozen=True)
 class Asked:
-    """What is compared, and how; `tuning_seeds`: of a grid with more than one point."""
+    """What is compared, and how: a design for each grid, at the best of its points, of which each is tried on
+    `tuning_seeds`."""
 
     grids: Sequence[Sequence[PointConfig]]
     plan: SeedPlan
@@ -81,21 +81,25 @@ def _compared(
     plan = KeptPlan(folder)
     plan.keep_seeds(asked.plan)
     runner: Runner = SideBySide(asked.jobs, settings.for_job) if asked.jobs > 1 else InTurns(settings.train)
-    named = distinct([grid[0].config for grid in asked.grids], request.configs)
-    grids = [
-        [replace(each, config=replace(each.config, name=first.name)) for each in grid]
-        for grid, first in zip(asked.grids, named, strict=True)
-    ]
+    grids = asked.grids
     if asked.by == "flops":
         grids = at_equal_cost(grids, grids[0][0].config, StepFlops())
     elif asked.by == "seconds":
         timed = partial(step_seconds, device=settings.device, dtype=settings.dtype, threads=runner.threads)
         grids = at_equal_cost(grids, grids[0][0].config, lambda config: plan.kept_seconds(config, timed))
-    configs, tuning = [grid[0].config for grid in grids], None
+    configs, points, tuning = [grid[0].config for grid in grids], [grid[0].point for grid in grids], None
     if any(len(grid) > 1 for grid in grids):
         first, seeds = asked.plan.first, asked.tuning_seeds
         configs, tuning = tune(grids, first=first, seeds=seeds, folder=folder, runner=runner)
+        points = [tuned.best for tuned in tuning.designs]
     request.read[:] = [as_data(config) for config in configs]
     return compare_designs(
-        configs, asked.plan, folder=folder, runner=runner, target=asked.target, tuning=tuning, by=asked.by
+        configs,
+        asked.plan,
+        folder=folder,
+        runner=runner,
+        target=asked.target,
+        tuning=tuning,
+        by=asked.by,
+        points=points,
     )

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side, styled, tokens_text
 from mmdit_cli.toy.spread_texts import decimals, share_text, spread_text
+from mmdit_cli.toy.sweep_table import is_sweep, sweep_table
 from mmdit_cli.toy.tables import averaged
 from mmdit_cli.toy.tuning_tables import tuning_tables
 
@@ -28,11 +29,14 @@ STYLES = {"better": "green", "worse": "bold red"}
 
 def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
     """The designs side by side, as many as the screen holds; then each against the first."""
-    together = max(1, (width - LABELS) // DESIGN)
     designs = comparison.designs
     parts: list[RenderableType] = tuning_tables(comparison.tuning, width) if comparison.tuning else []
-    parts += [_designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)]
-    parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    if is_sweep(comparison):
+        parts.append(sweep_table(comparison, width))
+    else:
+        together = max(1, (width - LABELS) // DESIGN)
+        parts += [_designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)]
+        parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
     parts += [_decisions(comparison, width)] if comparison.decisions else []
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"

@@ -10,6 +10,7 @@ from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.output.units import count
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.output.units import seconds as seconds_text
+from mmdit_cli.request.sweep import Point
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss
 from mmdit_cli.toy.runs import Run
@@ -43,10 +44,11 @@ class Design:
     `loss` is the mean over a run's last `loss_steps` steps; accuracies are those of `TrainResult`. `step_flops` are
     model FLOPs of a training step of `batch_size` samples of `tokens`, the lengths of the data's first batch;
     `step_seconds` the runs' median. `differences` are from the first design, which has none; a figure is missing where
-    it is not the same quantity in both.
+    it is not the same quantity in both. `point`: what a sweep or a tuning set.
     """
 
     config: str
+    point: Point
     parameters: int
     batch_size: int
     tokens: dict[str, int]
@@ -68,10 +70,11 @@ class DesignRuns:
 
     Args:
         target: the accuracy up to which steps are counted.
+        point: what a sweep or a tuning set in it.
     """
 
-    def __init__(self, config: ToolConfig, target: float) -> None:
-        self.config, self.target = config, target
+    def __init__(self, config: ToolConfig, target: float, point: Point | None = None) -> None:
+        self.config, self.target, self.point = config, target, point or {}
         self.flops: FlopsResult = count_flops(as_trained(config))
         self.runs: dict[int, Run] = {}
         self.started = 0
@@ -101,6 +104,7 @@ class DesignRuns:
         runs = list(self.runs.values())
         return Design(
             config=self.config.name,
+            point=self.point,
             parameters=self.flops.parameters,
             batch_size=self.flops.batch_size,
             tokens=self.flops.tokens,

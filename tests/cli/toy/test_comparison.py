@@ -106,7 +106,6 @@ def test_configs_of_one_name_are_called_by_their_files_and_then_by_number() -> N
     assert names(("a b", "x.yaml"), ("a-b", "y.yaml")) == ["x", "y"]
 
 
-@pytest.mark.slow
 def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
     ran: list[tuple[str, int]] = []
     losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
@@ -257,6 +256,23 @@ def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_who
 
 @pytest.mark.usefixtures("bare_training")
 @pytest.mark.slow
+def test_every_point_of_a_sweep_is_a_design_with_a_row(mmdit: Any) -> None:
+    asked = ("-c", "a.yaml", "--sweep", "model.depth=1..2", "--steps", "2", "--seeds", "2", "--run-dir", "x")
+    code, out, err = mmdit(*asked, "--report", "r.json", width=120)
+    assert code == 0, err
+    assert re.search(r"a depth=1 .*2 of 2", out) and re.search(r"a depth=2 .*2 of 2", out) and "against" not in out
+    document = json.loads(Path("r.json").read_text())
+    Draft202012Validator(document_schema("train-toy")).validate(document)
+    designs = document["comparison"]["designs"]
+    assert [each["point"] for each in designs] == [{"model.depth": 1}, {"model.depth": 2}]
+    assert [config["model"]["depth"] for config in document["configs"]] == [1, 2]
+    assert designs[0]["parameters"] < designs[1]["parameters"] and len(document["results"]) == 4
+    code, out, err = mmdit(*asked, "--resume")
+    assert code == 0 and "loss" not in err, err  # nothing was trained again
+
+
+@pytest.mark.usefixtures("bare_training")
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [44, 80])
 def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     code, out, err = mmdit(*BOTH, "--seeds", "3", "--steps", "2", "--run-dir", "x", width=width)
@@ -342,7 +358,9 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
         ([*BOTH, "--tune-seeds", "2"], "--tune-seeds is for --tune"),
         ([*BOTH, "--tune", "train.learning_rate"], "--tune train.learning_rate: expected KEY=V1,V2"),
         ([*BOTH, "--tune", "train.rate=1,2"], "--tune train.rate=1: train.rate: unknown key"),
-        ([*BOTH, "--tune", "model.depth=1,2", "--match", "params=1M"], "--tune and --match"),
+        ([*BOTH, "--tune", "model.depth=1,2", "--match", "params=1M"], "--tune and --match: leave one out"),
+        ([*BOTH, "--tune", "model.depth=1,2", "--sweep", "train.steps=1,2"], "--sweep and --tune: leave one out"),
+        (["-c", "a.yaml", "--sweep", "train.picture_size=32,16"], "train.picture_size"),
         (["-c", "a.yaml", "--plot", "x.png"], "--plot draws a comparison"),
         ([*BOTH, "--target", "110%"], "--target 110%: expected a share"),
         ([*BOTH, "--plot", "x.gif"], "expected a name that ends in .png"),

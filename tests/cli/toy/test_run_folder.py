@@ -26,7 +26,8 @@ from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
-from mmdit_cli.toy.training import Interrupted, TrainResult, train
+from mmdit_cli.toy.train_result import TrainResult
+from mmdit_cli.toy.training import Interrupted, train
 from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from mmdit.options import as_written
 from mmdit_cli.errors import UserError
 from mmdit_cli.interrupts import interruptible
 from mmdit_cli.toy.runs import Failure, PlannedRun, Run
@@ -22,7 +23,6 @@ from mmdit_cli.toy.side_by_side import SideBySide
 from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.trainer import Diverged
 from mmdit_cli.toy.training import Interrupted
-from tests.support.configs import as_written
 from tests.support.fake_runs import fake_train, named
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking, which is quick
