@@ -30,7 +30,11 @@ from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 ROOT = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"^```console\n\$ (?P<command>[^\n]+)\n.*?^```$", re.MULTILINE | re.DOTALL)
 MARKED = re.compile(r"(?P<begin><!-- (?P<name>\w+) -->\n).*?(?P<end><!-- /(?P=name) -->)", re.DOTALL)
-PICTURES = {f"runs/readme/{name}.png": f"docs/pictures/toy-{name}.png" for name in ("samples", "loss")}
+PICTURES = {
+    "runs/readme/samples.png": "docs/pictures/toy-samples.png",
+    "runs/readme/loss.png": "docs/pictures/toy-loss.png",
+    "runs/mine/drawn.png": "docs/pictures/toy-drawn.png",
+}
 TASKS = {"image": "text to image", "edit": "editing", "video": "video", "audio": "sound"}  # of published networks
 
 

@@ -99,6 +99,22 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
             signal.signal(number, old)
 
 
+@contextmanager
+def held_at_start() -> Iterator[None]:
+    """A process that is started in here holds both signals until it is ready for them and takes them up
+    (`take_up`), so that they can't tear its start. Those that come to this process meanwhile wait, too."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        take_up()
+
+
+def take_up() -> None:
+    """What was held counts from here on."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def let_die() -> None:
     """From here on a signal ends the process at once and in silence: everything is written, nothing is left to lose."""
     for number in SIGNALS:

@@ -8,17 +8,17 @@ import torch
 
 from benchmarks.parallel.cases import CASES
 from benchmarks.parallel.equality import RATE, STEPS, Difference
-from mmdit.parallel import Layout
+from mmdit.parallel import MeshLayout
 
 BOUND = 1e-10
 LAYOUTS = (
-    Layout(shard=4),
-    Layout(tensor=4),
-    Layout(context=4),
-    Layout(replicate=2, shard=2),
-    Layout(shard=2, tensor=2),
-    Layout(shard=2, context=2),
-    Layout(context=2, tensor=2),
+    MeshLayout(shard=4),
+    MeshLayout(tensor=4),
+    MeshLayout(context=4),
+    MeshLayout(replicate=2, shard=2),
+    MeshLayout(shard=2, tensor=2),
+    MeshLayout(shard=2, context=2),
+    MeshLayout(context=2, tensor=2),
 )
 COLUMNS = ["network", *map(str, LAYOUTS), ""]
 Found = Sequence[Difference | str]

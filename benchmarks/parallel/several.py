@@ -19,9 +19,9 @@ from torch import multiprocessing, nn
 
 from benchmarks.parallel.cases import case, network
 from benchmarks.parallel.equality import Difference, Known, difference, known
-from mmdit.parallel import Layout
+from mmdit.parallel import MeshLayout
 
-Case = tuple[str, Layout, dict[str, Any]]  # a network, the layout, options of `parallelize` and the weights' `dtype`
+Case = tuple[str, MeshLayout, dict[str, Any]]  # network, layout, options of `parallelize` and the weights' `dtype`
 
 
 def compare(cases: Sequence[Case], processes: int) -> list[Difference | str]:

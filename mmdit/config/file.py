@@ -54,11 +54,13 @@ def load_points(
     *,
     overrides: Sequence[str] = (),
     points: Sequence[Sequence[str]] = ((),),
+    option: str = "--sweep",
     on_document: Callable[[Document], None] = lambda document: None,
     text: bytes | None = None,
 ) -> list[Schema | ConfigError]:
     """The same once for each point of a sweep, whose `KEY=VALUE`s come after the overrides. In the place of a config
-    that can't be stands what is wrong with it, where a value of the point is named `--sweep KEY=VALUE`.
+    that can't be stands what is wrong with it, where a value of the point is named `--sweep KEY=VALUE`, or by the
+    option that it is of.
 
     Raises:
         ConfigError: the file can't be read.
@@ -71,7 +73,7 @@ def load_points(
             for override in overrides:
                 apply(document, override, "--set")
             for override in point:
-                apply(document, override, "--sweep")
+                apply(document, override, option)
             configs.append(_validate(document, schema))
         except ConfigError as error:
             configs.append(error)
@@ -109,7 +111,9 @@ def _validate(document: Document, schema: type[Schema]) -> Schema:
         by = f" ({document.source} extends this{leave})" if place.source in inherited else ""
         lines.append(f"{place}: {dotted(each.at) or 'the whole config'}: {each.message}{by}")
     more = [f"and {len(placed) - MAX_LINES} more"] if len(placed) > MAX_LINES else []
-    raise ConfigError("\n".join([*map(one_line, lines), *more]))
+    error = ConfigError("\n".join([*map(one_line, lines), *more]))
+    error.mistyped = tuple(dict.fromkeys(place.source for place, each in placed if each.expected))
+    raise error
 
 
 def _plain(value: Any, source: str, depth: int = 0) -> Any:

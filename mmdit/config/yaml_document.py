@@ -37,7 +37,12 @@ _FORBIDDEN = Reader.NON_PRINTABLE  # control characters and lone surrogates, whi
 
 
 class ConfigError(ValueError):
-    """A config that can't be read or is wrong; the message names the place, what was expected and what was got."""
+    """A config that can't be read or is wrong; the message names the place, what was expected and what was got.
+
+    `mistyped`: the sources (a file, `--set KEY=VALUE`) of values that no config can have there, whatever else it says.
+    """
+
+    mistyped: tuple[str, ...] = ()
 
 
 class Place(NamedTuple):

@@ -15,6 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
+# torch 2.13's name of what was `all_gather_tensor` before
+_all_gather: Any = getattr(collectives, "all_gather_single", None) or collectives.all_gather_tensor
+
 
 def _sum(x: Tensor, group: ProcessGroup) -> Tensor:
     return collectives.wait_tensor(collectives.all_reduce(x.contiguous(), "sum", group))
@@ -49,7 +52,7 @@ class _Gathered(torch.autograd.Function):
         first = x.transpose(0, dim)
         if len(first) < longest:
             first = F.pad(first, (0, 0) * (first.ndim - 1) + (0, longest - len(first)))
-        every = collectives.wait_tensor(collectives.all_gather_tensor(first.contiguous(), 0, group))
+        every = collectives.wait_tensor(_all_gather(first.contiguous(), 0, group))
         pieces = [piece[:length] for piece, length in zip(every.split(longest), lengths, strict=True)]
         return torch.cat(pieces).transpose(0, dim).contiguous()
 

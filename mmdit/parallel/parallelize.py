@@ -14,7 +14,7 @@ from mmdit.layers.joint_attention import JointAttention
 from mmdit.networks.model import MMDiTModel
 from mmdit.networks.transformer import MMDiT
 from mmdit.parallel.context_parallel import share_tokens
-from mmdit.parallel.layout import CONTEXT, REPLICATE, SHARD, TENSOR, layout_of
+from mmdit.parallel.mesh_layout import CONTEXT, REPLICATE, SHARD, TENSOR, layout_of
 from mmdit.parallel.tensor_parallel import check_heads, cut_by_heads, tensor_plan
 
 
@@ -37,7 +37,7 @@ def parallelize(
 
     Args:
         model: an `MMDiT`, an `MMDiTModel`, or a module with them in it.
-        mesh: its dimensions are named as those of `Layout`, which makes one.
+        mesh: its dimensions are named as those of `MeshLayout`, which makes one.
         param_dtype: what FSDP gathers and computes in, such as bfloat16, over weights that stay as they are; inputs
             are cast to it, timesteps and positions are not.
         reduce_dtype: what its gradients are summed in, where there is a `param_dtype`.
@@ -45,8 +45,8 @@ def parallelize(
         offload_activations: keep in the host's memory what checkpointing keeps: what goes into each block.
 
     Raises:
-        ValueError: a dimension is not one of `Layout`, the processes do not divide the heads or hidden features, or an
-            option has nothing to act on; the model is as it was.
+        ValueError: a dimension is not one of `MeshLayout`, the processes do not divide the heads or hidden features, or
+            an option has nothing to act on; the model is as it was.
     """
     check_layout(model, mesh)
     layout, stacks = layout_of(mesh), [module for module in model.modules() if isinstance(module, MMDiT)]

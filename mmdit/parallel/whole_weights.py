@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmdit.parallel.cuts import WHOLE, Cut, cut_of
-from mmdit.parallel.layout import TENSOR
+from mmdit.parallel.mesh_layout import TENSOR
 
 
 def cuts_by_name(model: nn.Module) -> dict[str, Cut]:

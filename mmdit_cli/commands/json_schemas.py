@@ -65,8 +65,10 @@ RESULTS = {  # by command: the classes of what its `results` may hold
         "memory.verdict:MemoryVerdict",  # with --estimate
     ),
     "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),
+    "plan": ("plan.plans:PlanResult",),
     "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
-    "train-toy": ("toy.training:TrainResult",),
+    "train-toy": ("toy.train_result:TrainResult",),
+    "sample": ("toy.drawings:Drawing",),
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff
 }
@@ -79,6 +81,7 @@ BESIDE = {  # what only some documents have: a type, and whether it is a list of
         "left_out": ("request.sweep:LeftOut", True),
         **MATCHED,
     },
+    "sample": {"samples": ("toy.shown_samples:ShownSample", True)},
     "flops": {"left_out": ("request.sweep:LeftOut", True), **MATCHED},
     "train-toy": {
         "comparison": ("toy.comparison:Comparison", False),

@@ -31,12 +31,14 @@ class PlainConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
+    """The console for results: the terminal's width, or in a pipe or a file that of COLUMNS, or else each table's and
+    each line's natural width."""
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
+    asked = _columns()
+    return PlainConsole(width=asked or WIDE, soft_wrap=asked is None)
 
 
 def stderr() -> Console:
@@ -62,10 +64,14 @@ def can_draw() -> bool:
     return encoding.startswith("utf")
 
 
+def is_one_of_several() -> bool:
+    """Whether this is one of torchrun's processes. Others set RANK, too."""
+    return os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "MASTER_ADDR" in os.environ
+
+
 def is_main() -> bool:
-    """Whether this is the process that prints: alone, or the first of torchrun's. Others set RANK, too."""
-    many = os.environ.get("WORLD_SIZE", "1") not in ("", "0", "1") and "MASTER_ADDR" in os.environ
-    return not many or os.environ.get("RANK", "0") == "0"
+    """Whether this is the process that prints: alone, or the first of torchrun's."""
+    return not is_one_of_several() or os.environ.get("RANK", "0") == "0"
 
 
 def printable(text: str, keep: str = "\n") -> str:
@@ -121,20 +127,39 @@ def stage_progress() -> Iterator[Callable[[str, int, int | None], None]]:
         yield show
 
 
+OnProgress = Callable[[int, int, float, float, float], None]  # step, steps, loss, steps a second, seconds left
+
+
 @contextmanager
-def training_progress(name: str) -> Iterator[Callable[[int, int, float, float, float], None]]:
+def training_progress(name: str) -> Iterator[OnProgress]:
     """A live bar on standard error: step, loss, steps/s, time left; a line every tenth of the way off a terminal."""
+    with training_bars() as follow:
+        yield follow(0, name)
+
+
+@contextmanager
+def training_bars() -> Iterator[Callable[[int, str], OnProgress]]:
+    """Such a bar for each of several trainings side by side: `follow(slot, name)` gives what shows the one of that
+    name, in the place of the one that was in the slot before."""
     console = stderr()
     if not console.is_terminal:
-        yield lambda step, steps, loss, rate, left: _training_line(name, step, steps, loss, rate, left)
+        yield lambda slot, name: lambda *progress: _training_line(name, *progress)
         return
     text = TextColumn("{task.description} {task.completed}/{task.total} loss {task.fields[loss]:.4f}", markup=False)
     rest = TextColumn("{task.fields[rate]:.1f} steps/s, {task.fields[left]:.0f} s left", markup=False)
     with Progress(text, BarColumn(bar_width=20), rest, console=console, transient=True) as progress:
-        task = progress.add_task(printable(name, keep=""), total=None, loss=float("nan"), rate=0.0, left=0.0)
-        yield lambda step, steps, loss, rate, left: progress.update(
-            task, completed=step, total=steps, loss=loss, rate=rate, left=left
-        )
+        bars: dict[int, Any] = {}
+
+        def follow(slot: int, name: str) -> OnProgress:
+            if slot in bars:
+                progress.remove_task(bars[slot])
+            bar = progress.add_task(printable(name, keep=""), total=None, loss=float("nan"), rate=0.0, left=0.0)
+            bars[slot] = bar
+            return lambda step, steps, loss, rate, left: progress.update(
+                bar, completed=step, total=steps, loss=loss, rate=rate, left=left
+            )
+
+        yield follow
 
 
 def _training_line(name: str, step: int, steps: int, loss: float, rate: float, left: float) -> None:

@@ -13,7 +13,7 @@ from mmdit_cli.output.console import printable
 
 SUFFIXES = (".json", ".csv", ".md", ".tex", ".html")
 _MARKUP = re.compile(r"[\\`*<|]|(?<=\])\(|(?<!\w)_|_(?!\w)|&(?=#?\w+;)")  # what Markdown would not show as it is
-LONG = ("command_line", "configs")  # of a document: what tables leave out
+LONG = ("command_line", "configs", "samples")  # of a document: what tables leave out
 Document = Mapping[str, Any]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 CONFIG, ABOUT, METRICS, COMPARISON = "config.yaml", "run.json", "metrics.jsonl", "comparison.json"
 SAMPLES, PICTURE, PROGRESS = "samples.json", "samples.png", "progress"
+RESULT, PLAN = "result.json", "plan.json"  # of a finished run, and of a comparison
 
 
 @dataclass(frozen=True)

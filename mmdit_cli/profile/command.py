@@ -148,14 +148,15 @@ def command(
         return estimate_command(request, grid, mode=of_call, memory=memory, training=training)
 
     from mmdit_cli.memory.precheck import check_fits
-    from mmdit_cli.output.console import message, stage_progress, stdout
-    from mmdit_cli.output.live import live_tables
-    from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
-    from mmdit_cli.profile.early_end import EarlyEnd
+    from mmdit_cli.model_parts.compiling import check_compiler
+    from mmdit_cli.output.console import message
+    from mmdit_cli.profile.baseline import parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
+    from mmdit_cli.profile.live_profile import looked_on
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
+    from mmdit_cli.request.earlier_document import read_document
     from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
 
@@ -164,7 +165,7 @@ def command(
     share = parse_tolerance(TOLERANCE if tolerance is None else tolerance)
     if tolerance is not None and baseline is None:
         raise UserError("--tolerance is for --baseline; give an earlier --report, .json")
-    earlier = None if baseline is None else load_baseline(baseline, NAME)
+    earlier = None if baseline is None else read_document(baseline, "--baseline", NAME)
     if trace is not None:
         check_target(trace, "--trace")
         if len(request.configs) > 1 or sweep:
@@ -185,6 +186,8 @@ def command(
         trace=trace,
     )
 
+    if compile:
+        check_compiler(settings.device, "--compile")
     grid = matched_grid(request, sweep, match, vary)
     if mode == "sample":
         from mmdit_cli.profile.sampling_command import sampling_command
@@ -196,15 +199,8 @@ def command(
 
     grid = [point for point, _ in over_grid(request, grid, fits)]
     shared: dict[str, Any] = dict(earlier=earlier, run=request.document([]), tolerance=share, on_message=message)
-    early, console = EarlyEnd(), stdout()
-    if console.is_terminal and not request.json:
-        with live_tables(console) as live:
-            early = EarlyEnd(live.pressed, interruptible=True)
-            shared["on_results"] = lambda make: live.show(lambda: profile_tables(make(), console.width))
-            profile = profile_grid(grid, settings, early=early, on_progress=live.progress, **shared)
-    else:
-        with stage_progress() as on_progress:
-            profile = profile_grid(grid, settings, on_progress=on_progress, **shared)
+    with looked_on(profile_tables, json=request.json) as onlooker:
+        profile = profile_grid(grid, settings, **vars(onlooker), **shared)
     results, changes, growth, conditions = profile.results, profile.changes, profile.growth, profile.conditions
     more: dict[str, Any] = {"conditions": conditions} | ({} if earlier is None else {"baseline": changes})
     if sweep:
@@ -216,8 +212,7 @@ def command(
         picture=None if plot is None else (plot, lambda: profile_plot(results)),
         **more,
     )
-    if early.reason == "interrupt":
-        raise KeyboardInterrupt("interrupted: the figures above are of what was measured until then")
+    onlooker.early.say_interrupted()
     if worse := worse_figures(changes):
         raise CheckFailed(worse)
 

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, Protocol
 
-if TYPE_CHECKING:
-    from mmdit_cli.profile.profile_result import ProfileResult
+from mmdit_cli.profile.statistics import Latency
+
+
+class Timed(Protocol):
+    """A result that has a latency."""
+
+    @property
+    def latency_ms(self) -> Latency: ...
 
 
 class EndedEarly(Exception):
@@ -25,7 +31,12 @@ class EarlyEnd:
         self.pressed, self.interruptible = pressed, interruptible
         self.reason: Literal["key", "interrupt"] | None = None
 
-    def notices(self, results: Sequence[ProfileResult], asked: int) -> list[str]:
+    def say_interrupted(self) -> None:
+        """Raises KeyboardInterrupt where Ctrl-C ended it, after what is known was shown."""
+        if self.reason == "interrupt":
+            raise KeyboardInterrupt("interrupted: the figures above are of what was measured until then")
+
+    def notices(self, results: Sequence[Timed], asked: int) -> list[str]:
         """What stands above the results of so many configs or points, if it ended early."""
         if self.reason is None:
             return []

@@ -21,6 +21,7 @@ from mmdit_cli.model_parts.sampling_run import SETUP, Guidance, Modulation, Samp
 from mmdit_cli.profile.breakdown import middle_runs
 from mmdit_cli.profile.ceilings import CeilingMeter, Ceilings
 from mmdit_cli.profile.clock import Parts
+from mmdit_cli.profile.early_end import EarlyEnd, EndedEarly
 from mmdit_cli.profile.hooked_call import HookedCall
 from mmdit_cli.profile.measurement import TOLERANCE, Looks
 from mmdit_cli.profile.profile_settings import Progress, Settings
@@ -104,10 +105,11 @@ class TimedRun:
         mark("end")
         self.last = began[FORWARD] - began[SETUP], began["end"] - began[FORWARD]
 
-    def whole(self) -> list[float]:
-        """Seconds of runs of all steps."""
-        longer = self.run.config.run.steps / self.run.taken
-        return [setup + steps * longer for setup, steps in self.seconds]
+
+def whole_runs(seconds: Sequence[tuple[float, float]], longer: float) -> list[float]:
+    """Seconds of runs of all steps, from those of setup and of the steps that were taken, of which there are `longer`
+    as many."""
+    return [setup + steps * longer for setup, steps in seconds]
 
 
 def sampling_work(config: ToolConfig, settings: Settings, point: dict[str, Any] | None = None) -> SamplingFlops:
@@ -131,38 +133,71 @@ def profile_sampling(
     meter: CeilingMeter | None = None,
     watch: AbstractContextManager[object] | None = None,
     on_progress: Progress = lambda stage, done, total: None,
+    on_results: Callable[[Callable[[], list[SamplingProfile]]], bool] = lambda make: False,
+    early: EarlyEnd | None = None,
 ) -> list[SamplingProfile]:
     """Profile sampling runs of each config: its ways in rounds together, one config after the other.
 
     Args:
         work: of each config, `sampling_work`.
-        meter, watch, on_progress: as `profile_configs`.
+        meter, watch, on_progress, on_results, early: as `profile_configs`.
     """
-    meter = meter or CeilingMeter(settings.device, settings.dtype)
+    meter, early = meter or CeilingMeter(settings.device, settings.dtype), early or EarlyEnd()
     on_progress("ceilings", 0, None)
     meter.survey()
-    measured = [
-        _Ways(config, flops, settings, on_progress).measure(meter, watch or nullcontext())
-        for config, flops in zip(configs, work, strict=True)
-    ]
-    on_progress("ceilings", 0, None)
-    meter.finish()
-    return [ways.result(meter.ceilings()) for ways in measured]
+    measured: list[_Ways] = []
+
+    def known() -> list[SamplingProfile]:
+        ceilings = meter.ceilings()
+        return [ways.result(ceilings) for ways in measured if ways.known]
+
+    def see() -> bool:
+        if not any(ways.known for ways in measured):
+            return False
+        if early.pressed():
+            raise EndedEarly
+        return on_results(known)
+
+    try:
+        for config, flops in zip(configs, work, strict=True):
+            measured.append(_Ways(config, flops, settings, on_progress, see))
+            measured[-1].measure(meter, watch or nullcontext())
+    except EndedEarly:
+        early.reason = "key"
+    except KeyboardInterrupt:
+        if not early.interruptible or not any(ways.known for ways in measured):
+            raise
+        early.reason = "interrupt"
+    if early.reason is None:
+        on_progress("ceilings", 0, None)
+        meter.finish()
+    return known()
 
 
 class _Ways:
-    """The ways of one config: measured while its model is there, and put into a result afterwards."""
+    """The ways of one config: measured while its model is there, and put into a result then and afterwards."""
 
-    def __init__(self, config: ToolConfig, flops: SamplingFlops, settings: Settings, on_progress: Progress) -> None:
-        self.config, self.flops, self.settings, self.on_progress = config, flops, settings, on_progress
+    def __init__(
+        self,
+        config: ToolConfig,
+        flops: SamplingFlops,
+        settings: Settings,
+        on_progress: Progress,
+        see: Callable[[], bool],
+    ) -> None:
+        self.config, self.flops, self.settings, self.on_progress, self.see = config, flops, settings, on_progress, see
         self.taken = config.run.steps
-        self.seconds: list[list[float]] = []  # of whole runs, by way
-        self.apart: list[tuple[float, float]] = []  # of setup and of a step, medians
+        self.seconds: list[list[tuple[float, float]]] = []  # of setup and of the steps that were taken, by way
         self.parts: list[list[Parts]] = []
         self.kinds: dict[str, str] = {}
         self.peaks: list[int] = []
 
-    def measure(self, meter: CeilingMeter, watch: AbstractContextManager[object]) -> _Ways:
+    @property
+    def known(self) -> bool:
+        """Whether every way was measured once or more."""
+        return bool(self.seconds) and all(self.seconds)
+
+    def measure(self, meter: CeilingMeter, watch: AbstractContextManager[object]) -> None:
         """Measure, and let the model go."""
         config, settings, name = self.config, self.settings, self.config.name
         torch.manual_seed(settings.seed)
@@ -177,6 +212,7 @@ class _Ways:
             self.peaks.append(measure_memory(model, run.run, settings.device).peak)
             run()
             runs.append(run)
+            self.see()
         self.taken = self._steps(sum(sum(run.last) for run in runs))
         for run in runs:
             run.run.taken = self.taken
@@ -197,23 +233,22 @@ class _Ways:
 
         def pause(count: int) -> bool:
             self.on_progress(f"{name}: measuring", count, settings.repeats)
-            return on_cpu and looks.due()
+            shown = self.see()
+            return (on_cpu and looks.due()) or shown
 
+        self.seconds, self.parts = [run.seconds for run in runs], [call.runs for call in hooked]
         with watch:
             rounds.run(
                 repeats=settings.repeats,
                 max_seconds=settings.max_seconds,
-                known=lambda: all(is_known(run.whole(), TOLERANCE) for run in runs),
+                known=lambda: all(is_known(self._whole(index), TOLERANCE) for index in range(len(runs))),
                 beside_known=lambda: all(call.known or len(call.runs) >= FEWEST_ROUNDS for call in hooked),
                 pause=pause,
             )
-        self.seconds = [run.whole() for run in runs]
-        self.apart = [
-            (median(setup for setup, _ in run.seconds), median(steps for _, steps in run.seconds) / self.taken)
-            for run in runs
-        ]
-        self.parts = [call.runs for call in hooked]
-        return self
+
+    def _whole(self, way: int) -> list[float]:
+        """Seconds of runs of all steps."""
+        return whole_runs(self.seconds[way], self.config.run.steps / self.taken)
 
     def _steps(self, seconds: float) -> int:
         """How many steps a measured run makes, where one step by each way takes so long: all of them, if as many rounds
@@ -250,7 +285,8 @@ class _Ways:
         )
 
     def _way(self, index: int, way: WayFlops, ceilings: Ceilings) -> WayProfile:
-        latency, (setup, step) = summarize(self.seconds[index]), self.apart[index]
+        whole, (setup, steps) = self._whole(index), map(median, zip(*self.seconds[index], strict=True))
+        latency = summarize(whole)
         seconds = latency.median / 1e3
         per_sample = seconds / self.flops.batch_size
         first = f"{self.flops.ways[0].guidance}, modulation {self.flops.ways[0].modulation}"
@@ -260,15 +296,21 @@ class _Ways:
             calls_per_step=way.calls_per_step,
             run_ms=latency,
             setup_ms=setup * 1e3,
-            step_ms=step * 1e3,
+            step_ms=steps / self.taken * 1e3,
             seconds_per_sample=per_sample,
             samples_per_hour=3600 / per_sample,
-            ratio=compare(self.seconds[index], self.seconds[0], to=first) if index else None,
-            shares=self._shares(self.parts[index]) if self.parts else {},
+            ratio=self._ratio(whole, to=first) if index else None,
+            shares=self._shares(self.parts[index]) if self.parts[index] else {},
             flops=way.flops,
             utilization=way.flops / seconds / ceilings.gemm_flops_per_s,
             peak_bytes=self.peaks[index],
         )
+
+    def _ratio(self, seconds: list[float], *, to: str) -> Ratio:
+        """To the first way, over the rounds that both were measured in."""
+        first = self._whole(0)
+        rounds = min(len(seconds), len(first))
+        return compare(seconds[:rounds], first[:rounds], to=to)
 
     def _shares(self, runs: Sequence[Parts]) -> dict[str, float]:
         """Of a run of all steps, from parts of runs of fewer."""

@@ -34,15 +34,19 @@ def command(
     Example: mmdit report before.json after.json runs/compare-20260101 --out report.html
     """
     from mmdit.weights.atomic import write_atomic
-    from mmdit_cli.output.console import printable
+    from mmdit_cli.output.console import message, printable
     from mmdit_cli.output.page.page import page
     from mmdit_cli.output.units import bytes_
-    from mmdit_cli.report.contents import find_contents, sections_of
+    from mmdit_cli.report.contents import HINT, NAMED, find_contents, sections_of
     from mmdit_cli.request.targets import check_apart, check_target, writing
 
     check_target(out, "--out", suffixes=(".html",))
     check_apart({"PATH": [str(path) for path in paths]}, out=out)
     contents = find_contents(paths)
+    for each in contents.passed_over[:NAMED]:
+        message(f"passed over: {each.removesuffix(f'; {HINT}')}")
+    if (more := len(contents.passed_over) - NAMED) > 0:
+        message(f"passed over: {more} more")
     text = page(title or "mmdit report", sections_of(contents)).encode()
     with writing("--out", out):
         write_atomic(out, text)

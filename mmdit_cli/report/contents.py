@@ -14,7 +14,9 @@ from mmdit_cli.output.page.sections import Section, document_section, runs_secti
 from mmdit_cli.output.run_files import COMPARISON, CONFIG, METRICS, RunFiles, read_run
 
 LARGEST = 100_000_000  # bytes of a document
+NAMED = 5  # files passed over, in a message
 HINT = "write one with --report x.json"
+DEPTH = 4  # folders below one that was named
 WRONG = (KeyError, TypeError, AttributeError, ValueError, ArithmeticError, RecursionError)  # of what is not as written
 
 
@@ -29,10 +31,12 @@ class Written:
 
 @dataclass(frozen=True)
 class Contents:
-    """Documents, and runs that belong to none of them."""
+    """Documents, and runs that belong to none of them; `passed_over`: what else lay in the folders, and why it is no
+    part of the report."""
 
     documents: list[Written] = field(default_factory=list)
     lone: list[RunFiles] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
 
     @property
     def runs(self) -> list[RunFiles]:
@@ -48,8 +52,9 @@ def find_contents(paths: Sequence[Path]) -> Contents:
     found, seen = Contents(), set[Path]()
     for path in paths:
         try:
-            if not _add(path, found, seen, within=True):
-                raise UserError(f"{path}: holds no JSON document, no run and no comparison; {HINT}")
+            if not _add(path, found, seen, depth=DEPTH):
+                more = f" (passed over: {'; '.join(found.passed_over[:NAMED])})" if found.passed_over else ""
+                raise UserError(f"{path}: holds no JSON document, no run and no comparison{more}; {HINT}")
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from None
     return found
@@ -78,8 +83,8 @@ def _title(written: Written) -> str:
     return command + ", estimated memory" * estimated + ", sweep" * swept
 
 
-def _add(path: Path, found: Contents, seen: set[Path], *, within: bool) -> bool:
-    """Whether anything is there. `within`: a folder is looked into."""
+def _add(path: Path, found: Contents, seen: set[Path], *, depth: int) -> bool:
+    """Whether anything is there. `depth`: how far down a folder is looked into."""
     real = path.resolve()
     if real in seen:
         return True
@@ -92,10 +97,23 @@ def _add(path: Path, found: Contents, seen: set[Path], *, within: bool) -> bool:
     elif (path / METRICS).is_file() or (path / CONFIG).is_file():
         found.lone.append(_run(path))
     else:
-        inside = [each for each in sorted(path.iterdir()) if each.is_dir() or each.suffix == ".json"] if within else []
-        return any([_add(each, found, seen, within=False) for each in inside])
+        inside = sorted(path.iterdir()) if depth else []
+        return any(
+            [_add_within(each, found, seen, depth=depth - 1) for each in inside if not each.name.startswith(".")]
+        )
     seen.add(real)
     return True
+
+
+def _add_within(path: Path, found: Contents, seen: set[Path], *, depth: int) -> bool:
+    """Whether anything of a report is there; what is not this tool's, or no longer whole, is noted and passed over."""
+    if not (path.is_dir() or path.suffix == ".json"):
+        return False
+    try:
+        return _add(path, found, seen, depth=depth)
+    except (UserError, OSError) as problem:
+        found.passed_over.append(str(problem) if isinstance(problem, UserError) else f"{path}: {problem.strerror}")
+        return False
 
 
 def _no_number(text: str) -> None:

@@ -17,6 +17,8 @@ from typing import Any
 
 import typer
 
+from mmdit_cli.request.cards import CARDS
+
 FILES = (".yaml", ".yml", ".safetensors")
 MOST_EXTENDED = 16
 EVERY = "*"
@@ -28,6 +30,17 @@ def config_names(incomplete: str) -> list[str]:
     """What `--config` takes: the shipped configs, and the files and runs of the current folder."""
     here = [path for path in sorted(glob(f"{escape(incomplete)}*")) if path.endswith(FILES) or _run(path).is_file()]
     return [*(name for name in _shipped() if name.startswith(incomplete)), *here]
+
+
+def run_names(incomplete: str) -> list[str]:
+    """The folders of runs that begin so, and those that runs may be in."""
+    folders = [path for path in sorted(glob(f"{escape(incomplete)}*")) if os.path.isdir(path)]
+    return [path if _run(path).is_file() else f"{path}/" for path in folders]
+
+
+def card_names(incomplete: str) -> list[str]:
+    """What `--card` takes."""
+    return [name for name in CARDS if name.startswith(incomplete)]
 
 
 def config_keys(ctx: typer.Context, incomplete: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +15,7 @@ from mmdit_cli.output.console import is_main, message, stdout
 from mmdit_cli.output.document import make_document, print_json
 from mmdit_cli.output.renderings import SUFFIXES, render
 from mmdit_cli.request.targets import check_apart, check_target, writing
+from mmdit_cli.request.typed import typed_command
 
 if TYPE_CHECKING:
     import torch
@@ -36,6 +36,7 @@ NAMED = 4  # settings in a message
 READS = {  # by command: what it uses of a config's `run` and `train`, sections or keys
     "profile": ("run",),
     "flops": ("run",),
+    "plan": ("run",),
     "shape-check": ("run",),
     "train-toy": ("train",),
     "export": ("run.mask",),
@@ -68,8 +69,10 @@ class Request:
             configs.append(config)
         return configs
 
-    def load_points(self, points: Sequence[Sequence[str]] = ((),)) -> list[list[ToolConfig | ConfigError]]:
-        """Each config at each point of a sweep, or what is wrong with it there.
+    def load_points(
+        self, points: Sequence[Sequence[str]] = ((),), option: str = "--sweep"
+    ) -> list[list[ToolConfig | ConfigError]]:
+        """Each config at each point of a sweep, which the option spans, or what is wrong with it there.
 
         Raises:
             ConfigError: a file can't be read.
@@ -85,7 +88,9 @@ class Request:
             note = partial(self._note_unused, is_shipped(path) or _of_run(path))
             text = config_within(path)
             loaded.append(
-                load_points(path, schema, overrides=self.overrides, points=points, on_document=note, text=text)
+                load_points(
+                    path, schema, overrides=self.overrides, points=points, option=option, on_document=note, text=text
+                )
             )
         right = ([config for config in each if not isinstance(config, ValueError)] for each in loaded)
         self.read[:] = [as_data(each[0]) for each in right if each]
@@ -164,7 +169,7 @@ class Request:
             device=str(self.named_device),
             dtype=self.dtype,
             seed=self.seed,
-            command_line=["mmdit", *sys.argv[1:]],
+            command_line=typed_command(),
             configs=self.read,
             **self.beside,
             **extra,

@@ -28,8 +28,8 @@ class Spreading:
         return self.data == "ddp" and self.tensor == self.context == 1
 
     def over(self, processes: int, machines: int = 1) -> dict[str, int]:
-        """The sizes of `mmdit.parallel.Layout` over so many processes. Of hsdp each machine has a replica, or, on one
-        machine, each half of the processes.
+        """The sizes of a `mmdit.parallel.MeshLayout` over so many processes. Of hsdp each machine has a replica, or, on
+        one machine, each half of the processes.
 
         Raises:
             UserError: they do not divide so.

@@ -1,4 +1,4 @@
-"""`--sweep KEY=V1,V2`: the grid of configs that several values of several keys span."""
+"""`--sweep KEY=V1,V2` (and `--tune`): the grid of configs that several values of several keys span."""
 
 from __future__ import annotations
 
@@ -57,21 +57,30 @@ def load_grid(request: Request, sweeps: Sequence[str] | None) -> list[PointConfi
 
     Raises:
         UserError: a sweep is malformed; the message names the key and the value.
-        ConfigError: a config is wrong at every point; the message names `--sweep KEY=VALUE` where that is why.
+        ConfigError: a config is wrong at every point, or a swept value is none that its key can have; the message names
+            `--sweep KEY=VALUE` where that is why.
     """
-    axes = parse_sweeps(sweeps or ())
+    return [point for grid in load_grids(request, sweeps) for point in grid]
+
+
+def load_grids(request: Request, sweeps: Sequence[str] | None, option: str = "--sweep") -> list[list[PointConfig]]:
+    """The same for each config apart, of an option that is written as `--sweep` is."""
+    axes = parse_sweeps(sweeps or (), option)
     rows = list(itertools.product(*(zip(axis.values, axis.texts, strict=True) for axis in axes)))
     points = [{axis.key: value for axis, (value, _) in zip(axes, row, strict=True)} for row in rows]
     texts = [[f"{axis.key}={text}" for axis, (_, text) in zip(axes, row, strict=True)] for row in rows]
-    grid: list[PointConfig] = []
-    for name, loaded in zip(request.configs, request.load_points(texts), strict=True):
+    grids: list[list[PointConfig]] = []
+    for name, loaded in zip(request.configs, request.load_points(texts, option), strict=True):
         tried = list(zip(loaded, points, strict=True))
         wrong = [(problem, point) for problem, point in tried if isinstance(problem, ValueError)]
         if len(wrong) == len(tried):
             raise wrong[0][0]
+        for problem, _ in wrong:
+            if any(source.startswith("--sweep ") for source in problem.mistyped):  # a slip, at whatever point
+                raise problem
         _leave_out(request, [LeftOut(name, point, str(problem)) for problem, point in wrong])
-        grid += [PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)]
-    return grid
+        grids.append([PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)])
+    return grids
 
 
 def over_grid(
@@ -123,7 +132,7 @@ def _leave_out(request: Request, points: Sequence[LeftOut]) -> None:
         request.footnotes.append(f"Left out: {more} more points of {points[0].config}, which --json names.")
 
 
-def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
+def parse_sweeps(sweeps: Sequence[str], option: str = "--sweep") -> list[Axis]:
     """The axes of a grid from `KEY=V1,V2` texts, or `KEY=6..12` for whole numbers. Values are read as `--set` reads
     them; a comma inside brackets or quotes does not part two values.
 
@@ -133,15 +142,15 @@ def parse_sweeps(sweeps: Sequence[str]) -> list[Axis]:
     """
     axes: list[Axis] = []
     for sweep in sweeps:
-        axis = _parse_axis(sweep)
+        axis = _parse_axis(sweep, option)
         for other in axes:
             parts = zip(axis.key.split("."), other.key.split("."), strict=False)
             if all(ours == theirs or "*" in (ours, theirs) for ours, theirs in parts):
                 problem = "is swept twice" if axis.key == other.key else f"and {other.key}: one holds the other"
-                raise UserError(f"--sweep {axis.key} {problem}; give all its values in one --sweep")
+                raise UserError(f"{option} {axis.key} {problem}; give all its values in one {option}")
         axes.append(axis)
         if (points := math.prod(len(axis.values) for axis in axes)) > MAX_POINTS:
-            raise UserError(f"--sweep {axis.key}: makes {points} points; a grid has at most {MAX_POINTS}")
+            raise UserError(f"{option} {axis.key}: makes {points} points; a grid has at most {MAX_POINTS}")
     return axes
 
 
@@ -170,13 +179,13 @@ def value_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _parse_axis(sweep: str) -> Axis:
+def _parse_axis(sweep: str, option: str) -> Axis:
     from mmdit.config.yaml_document import ConfigError, one_line, parse
 
     key, equals, text = sweep.partition("=")
-    key, label = key.strip(), f"--sweep {one_line(sweep, 60)}"
+    key, label = key.strip(), f"{option} {one_line(sweep, 60)}"
     if not equals or "" in key.split(".") or len(key) > LONGEST_KEY:
-        raise UserError(f"{label}: expected KEY=V1,V2 with a dotted key, as in --sweep run.batch_size=1,4")
+        raise UserError(f"{label}: expected KEY=V1,V2 with a dotted key, as in {option} run.batch_size=1,4")
     texts = [value for part in _split(text) for value in _counted(part.strip())]
     if len(texts) > MAX_POINTS:
         raise UserError(f"{label}: gives {key} {len(texts)} values; a sweep has at most {MAX_POINTS} points")
@@ -190,7 +199,7 @@ def _parse_axis(sweep: str) -> Axis:
                 f"{label}: is {whole} one value? Write it without the comma; or without 0 before {int(part)}"
             )
         try:
-            value = parse(part, f"--sweep {key}={one_line(part, 60)}", lines=False).data
+            value = parse(part, f"{option} {key}={one_line(part, 60)}", lines=False).data
         except ConfigError as error:
             raise UserError(str(error)) from None
         if any(value == other and type(value) is type(other) for other in values):

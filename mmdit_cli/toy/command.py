@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
-from mmdit_cli.errors import CheckFailed, UserError
-from mmdit_cli.request.completion import config_names
-from mmdit_cli.request.flags import MatchOption, VaryOption, common_options
+from mmdit_cli.errors import UserError
+from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
+from mmdit_cli.request.completion import config_names, settings
+from mmdit_cli.request.flags import MatchOption, SweepOption, VaryOption, common_options
 from mmdit_cli.request.request import Request
-
-if TYPE_CHECKING:
-    from mmdit_cli.request.tool_config import ToolConfig
-    from mmdit_cli.toy.trainer import Precision
+from mmdit_cli.toy.seed_plan import MOST, UNTIL_DECIDED, By, read_seeds
 
 NAME = "train-toy"
+TUNING_SEEDS = 2  # where --tune-seeds does not say
 
 
 @common_options(NAME, config=None)
@@ -52,11 +49,45 @@ def command(
         typer.Option("--allow-changes", help="Resume with another config, seed or dtype than before; says which."),
     ] = False,
     seeds: Annotated[
-        int,
+        str,
         typer.Option(
-            "--seeds", min=1, max=1000, metavar="N", help="Train each config N times: --seed and those after it."
+            "--seeds",
+            metavar="N",
+            help="Train each config N times, --seed and those after it; auto: until each is decided against the first.",
         ),
-    ] = 1,
+    ] = "1",
+    max_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--max-seeds",
+            min=FEWEST_PAIRS,
+            max=MOST,
+            metavar="N",
+            help=f"Of --seeds auto: no more than N. Default: {UNTIL_DECIDED}.",
+        ),
+    ] = None,
+    sweep: SweepOption = None,
+    tune: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tune",
+            metavar="KEY=V1,V2",
+            help="Compare each config at its own best value, found on other seeds. Repeat for a grid.",
+            autocompletion=settings,
+        ),
+    ] = None,
+    tune_seeds: Annotated[
+        int | None,
+        typer.Option(
+            "--tune-seeds", min=1, max=1000, metavar="N", help=f"Seeds of each value tried. Default: {TUNING_SEEDS}."
+        ),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--by", metavar="COST", help="Compare at equal steps, flops or seconds of training: those of the first."
+        ),
+    ] = "steps",
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
@@ -73,6 +104,12 @@ def command(
             "--parallel", metavar="KINDS", help="Under torchrun: ddp, fsdp, hsdp, tp=N, ulysses=N, some by commas."
         ),
     ] = "ddp",
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            "--jobs", min=1, max=1024, metavar="N", help="Train N runs side by side, each on its share of the cores."
+        ),
+    ] = None,
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")
     ] = False,
@@ -86,7 +123,7 @@ def command(
     """Train on a small world of captions, pictures and sounds, and score what it learned to draw.
 
     Rectified flow. bf16 is mixed precision: float32 weights, bf16 autocast. Ctrl-C and SIGTERM save and say how to go
-    on. Several configs, or --seeds, train on the same data in turns and end in a comparison. Under torchrun the
+    on. Several configs, --seeds or --sweep train on the same data in turns and end in a comparison. Under torchrun the
     processes share each batch.
 
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
@@ -94,95 +131,84 @@ def command(
     from mmdit_cli.model_parts.matching import match_configs
     from mmdit_cli.output.console import is_main, message, training_progress
     from mmdit_cli.request.numbers import read_share
+    from mmdit_cli.request.sweep import PointConfig, load_grids
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
+    from mmdit_cli.request.typed import typed_command
     from mmdit_cli.toy.comparability import as_trained
+    from mmdit_cli.toy.compared_grids import distinct_grids, swept
+    from mmdit_cli.toy.comparison_command import Asked, compare
+    from mmdit_cli.toy.equal_cost import with_steps
     from mmdit_cli.toy.processes import processes
-    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard, holds_run, in_runs
+    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard
+    from mmdit_cli.toy.run_settings import RunSettings
     from mmdit_cli.toy.tables import train_tables
-    from mmdit_cli.toy.training import Interrupted, TrainResult, train
+    from mmdit_cli.toy.training import train
 
-    several = len(request.configs) > 1 or seeds > 1
+    plan = read_seeds(seeds, max_seeds, first=request.seed)
+    several = len(request.configs) > 1 or plan.most > 1 or bool(tune or sweep)
+    if plan.auto and len(request.configs) < 2 and not sweep:
+        raise UserError("--seeds auto decides between designs: give several --config")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if resume and not several:
         request = replace(request, **asked_of_run(check_run(run_dir), config=config, dtype=dtype, seed=seed))
     elif not config:
         raise UserError("which config? Give --config FILE, or go on with a run by --resume --run-dir DIR")
-    configs, torch_device, torch_dtype = request.load_configs(), request.torch_device, request.torch_dtype
-    configs = match_configs(request, configs, match, vary, counted=as_trained)
-    first = request.seed
-    precision: Precision = "pure" if request.dtype == "fp32" else "mixed"
+    spread_by = [name for name, given in (("--sweep", sweep), ("--tune", tune), ("--match", match or vary)) if given]
+    if len(spread_by) > 1:
+        raise UserError(f"{' and '.join(spread_by)}: leave one out, and set what it is to give by --set")
+    torch_device, torch_dtype = request.torch_device, request.torch_dtype
+    grids = load_grids(request, sweep or tune, "--sweep" if sweep else "--tune")
+    if not (sweep or tune):
+        configs = match_configs(request, [each.config for (each,) in grids], match, vary, counted=as_trained)
+        grids = [[PointConfig(config, {})] for config in configs]
+    if steps is not None:
+        grids = [[with_steps(each, steps) for each in grid] for grid in grids]
     if tensorboard:
         check_tensorboard()
     share = read_share("90%" if target is None else target, "--target")
-    if first + seeds > 1 << 64:
-        raise UserError(f"--seeds {seeds}: the last of them, {first + seeds - 1}, is no number of 64 bits")
+    if by not in get_args(By):
+        raise UserError(f"--by {by}: expected {', '.join(get_args(By))}")
+    if tune_seeds is not None and not tune:
+        raise UserError("--tune-seeds is for --tune")
     if allow_changes and not resume:
         raise UserError("--allow-changes is for --resume")
-    if target is not None and not several:
-        raise UserError("--target is for a comparison: give several --config, or --seeds N")
+    if not several:
+        for option, given in (("--target", target), ("--jobs", jobs), ("--by", by if by != "steps" else None)):
+            if given is not None:
+                raise UserError(f"{option} is for a comparison: give several --config, or --seeds N")
+        if plot is not None:
+            raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     if plot is not None:
         check_target(plot, "--plot", suffixes=PICTURES)
-        if not several:
-            raise UserError("--plot draws a comparison; a run's own curves are in its folder (loss.png)")
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
+    designs = swept(request, grids) if sweep else distinct_grids(request.configs, grids)
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
-
-    def run(loaded: ToolConfig, seed: int, folder: Path | None, title: str) -> TrainResult | None:
-        with processes(torch_device, parallel) as (group, own_device), training_progress(title) as on_progress:
-            if several and group.size > 1:
-                raise UserError("several configs or seeds are compared in one process; leave out torchrun")
-            return train(
+    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, tuple(typed_command()))
+    with processes(torch_device, parallel) as (group, own_device):
+        if several and group.size > 1:
+            raise UserError("several configs or seeds are compared in one process; leave out torchrun")
+        if several:
+            asked = Asked(designs, plan, tune_seeds or TUNING_SEEDS, cast(By, by), jobs or 1, share)
+            compare(request, asked, how, run_dir=run_dir, plot=plot)
+            return
+        loaded = grids[0][0].config
+        with training_progress(loaded.name) as on_progress:
+            result = train(
                 loaded,
                 device=own_device,
                 dtype=torch_dtype,
-                seed=seed,
-                steps=steps,
-                run_dir=folder,
-                resume=resume and (not several or (folder is not None and holds_run(folder))),
+                seed=request.seed,
+                run_dir=run_dir,
+                resume=resume,
                 allow_changes=allow_changes,
                 tensorboard=tensorboard,
                 on_progress=on_progress,
                 on_message=message if group.main else lambda text: None,
-                command_line=["mmdit", *sys.argv[1:]],
+                command_line=how.command_line,
                 group=group,
             )
-
-    if not several:
-        result = run(configs[0], first, run_dir, configs[0].name)
-        if result is not None:
-            request.show([result], lambda _: train_tables([result]), precision=precision)
-        return
-
-    from mmdit_cli.toy.comparability import distinct
-    from mmdit_cli.toy.comparison import draw_comparison, failed_runs, save_comparison
-    from mmdit_cli.toy.comparison_tables import compare_tables
-
-    if steps is not None:
-        configs = [replace(c, train=replace(c.train, steps=steps)) for c in configs]
-    place = run_dir or in_runs("compare")
-    try:
-        results, comparison = save_comparison(
-            distinct(configs, request.configs),
-            range(first, first + seeds),
-            folder=place,
-            train=run,
-            target=share,
-            resume=resume,
-            document=lambda results, comparison: request.document(results, comparison=comparison, precision=precision),
-        )
-    except KeyboardInterrupt as stop:
-        where = stop.where if isinstance(stop, Interrupted) else f"interrupted between runs in {place}"
-        more = ["--run-dir", str(place)] * (run_dir is None) + ["--resume"] * (not resume)
-        raise Interrupted(where, shlex.join(["mmdit", *sys.argv[1:], *more])) from None
-    request.show(
-        results,
-        lambda width: compare_tables(comparison, width),
-        picture=(plot or Path(comparison.run_dir) / "comparison.png", lambda: draw_comparison(results, comparison)),
-        comparison=comparison,
-        precision=precision,
-    )
-    if failed := failed_runs(comparison):
-        raise CheckFailed(failed)
+    if result is not None:
+        request.show([result], lambda _: train_tables([result]), precision=how.precision)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -10,14 +9,19 @@ from rich.console import RenderableType
 
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import Column, Row, listing, note, side_by_side, styled, tokens_text
+from mmdit_cli.toy.spread_texts import decimals, share_text, spread_text
+from mmdit_cli.toy.sweep_table import is_sweep, sweep_table
 from mmdit_cli.toy.tables import averaged
+from mmdit_cli.toy.tuning_tables import tuning_tables
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from mmdit_cli.toy.comparison import Comparison, Design
-    from mmdit_cli.toy.seed_statistics import Difference, Spread
+    from mmdit_cli.toy.comparison import Comparison
+    from mmdit_cli.toy.decisions import Decision
+    from mmdit_cli.toy.designs import Design
+    from mmdit_cli.toy.seed_statistics import Difference
 
 LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's column take
 STYLES = {"better": "green", "worse": "bold red"}
@@ -25,12 +29,15 @@ STYLES = {"better": "green", "worse": "bold red"}
 
 def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
     """The designs side by side, as many as the screen holds; then each against the first."""
-    together = max(1, (width - LABELS) // DESIGN)
     designs = comparison.designs
-    parts: list[RenderableType] = [
-        _designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)
-    ]
-    parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    parts: list[RenderableType] = tuning_tables(comparison.tuning, width) if comparison.tuning else []
+    if is_sweep(comparison):
+        parts.append(sweep_table(comparison, width))
+    else:
+        together = max(1, (width - LABELS) // DESIGN)
+        parts += [_designs(comparison, designs[i : i + together]) for i in range(0, len(designs), together)]
+        parts += [_differences(comparison, design, width) for design in designs[1:] if design.differences]
+    parts += [_decisions(comparison, width)] if comparison.decisions else []
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
         parts.append(styled(where, "red"))
@@ -43,10 +50,11 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
     rows = [
         Row("parameters", lambda d: f.count(d.parameters)),
         Row("batch × tokens", lambda d: f"{d.batch_size} × {tokens_text(d.tokens)}"),
+        Row("steps", lambda d: f"{d.steps:,}", when=len({d.steps for d in comparison.designs}) > 1),
         Row("FLOPs a step", lambda d: f.flops(d.step_flops)),
         Row("time a step", lambda d: f.seconds(d.step_seconds)),
-        Row("runs finished", lambda d: f"{len(d.seeds)} of {len(comparison.seeds)}"),
-        Row(f"loss, {_averaged(comparison)}", lambda d: _spread(d.loss), True),
+        Row("runs finished", lambda d: f"{len(d.seeds)} of {d.runs}"),
+        Row(f"loss, {_averaged(comparison)}", lambda d: spread_text(d.loss), True),
     ]
     for name in dict.fromkeys(name for design in comparison.designs for name in design.accuracy):
         rows += _accuracies(name)
@@ -61,9 +69,9 @@ def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
 
 def _accuracies(modality: str) -> list[Row]:
     return [
-        Row(f"accuracy, {modality}", lambda d: _share(d.accuracy.get(modality)), True),
+        Row(f"accuracy, {modality}", lambda d: share_text(d.accuracy.get(modality)), True),
         Row("  lowest seed", lambda d: f.percent(d.accuracy[modality].min if modality in d.accuracy else None)),
-        Row("  held-out captions", lambda d: _share(d.held_out.get(modality))),
+        Row("  held-out captions", lambda d: share_text(d.held_out.get(modality))),
     ]
 
 
@@ -77,7 +85,18 @@ def _differences(comparison: Comparison, design: Design, width: int) -> Table:
     return listing(f"{design.config} against {comparison.reference}", design.differences, columns, width)
 
 
-def _interval(each: Difference) -> str:
+def _decisions(comparison: Comparison, width: int) -> Table:
+    columns = (
+        Column("design", lambda x: x.config, kind="text"),
+        Column("decided", lambda x: f"after {x.n} seeds" if x.decided else f"not after {x.n}", kind="text"),
+        Column("on", lambda x: x.figure, kind="text"),
+        Column("95% interval", lambda x: _interval(x) if x.mean is not None else "", 80),
+        Column("verdict", lambda x: _verdict(x.verdict, short=width < 60)),
+    )
+    return listing(f"decided against {comparison.reference}?", comparison.decisions, columns, width)
+
+
+def _interval(each: Difference | Decision) -> str:
     show = _signed(each)
     return "" if each.low is None or each.high is None else f"{show(each.low)} to {show(each.high)}"
 
@@ -90,41 +109,21 @@ def _verdict(verdict: str | None, *, short: bool) -> str | Text:
     return "can't tell" if short else verdict
 
 
-def _signed(each: Difference) -> Callable[[float], str]:
+def _signed(each: Difference | Decision) -> Callable[[float], str]:
     """How a difference of this figure is written."""
     if "accuracy" in each.figure:
         return lambda x: f"{100 * x:+.1f} pp"
-    decimals = _decimals(max(abs(each.mean), abs((each.high or each.mean) - each.mean)))
+    mean = each.mean or 0.0
+    shown = decimals(max(abs(mean), abs((each.high or mean) - mean)))
     if each.figure.startswith("time"):
-        return lambda x: f"{x:+.{decimals}f} s"
+        return lambda x: f"{x:+.{shown}f} s"
     if each.figure.startswith("FLOPs"):
         return lambda x: ("" if x < 0 else "+") + f.quantity(x, "")
-    return lambda x: f"{x:+,.{decimals}f}"
-
-
-def _spread(figure: Spread | None) -> str:
-    """`0.0374 ± 0.0012`: to two digits of the standard deviation."""
-    if figure is None:
-        return f.MISSING
-    if not figure.sd:
-        return f.number(figure.mean) + ("" if figure.sd is None else " ± 0")
-    decimals = _decimals(figure.sd)
-    return f"{figure.mean:,.{decimals}f} ± {figure.sd:,.{decimals}f}"
-
-
-def _share(figure: Spread | None) -> str:
-    if figure is None:
-        return f.MISSING
-    return f.percent(figure.mean) + ("" if figure.sd is None else f" ± {100 * figure.sd:.1f} pp")
+    return lambda x: f"{x:+,.{shown}f}"
 
 
 def _whole(value: float | None) -> str:
     return f.MISSING if value is None else f"{value:,.0f}"
-
-
-def _decimals(value: float) -> int:
-    """Decimals that show two digits of a value."""
-    return min(8, max(0, 1 - math.floor(math.log10(value)))) if value > 0 and math.isfinite(value) else 2
 
 
 def _averaged(comparison: Comparison) -> str:
@@ -151,7 +150,17 @@ def _notes(comparison: Comparison) -> list[str]:
             "Differences: paired by seed, with Student's 95% interval of their mean; told apart where it leaves out 0. "
             "Of many rows, one in twenty does so by chance."
         )
+        if comparison.plan.auto:
+            notes.append(
+                "Every interval is so wide that it holds at all looks at once, after 3 to "
+                f"{comparison.plan.most} seeds: of equal designs at most one in twenty is decided, whenever it ends."
+            )
     elif several:
         notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
+    if comparison.by != "steps":
+        spent = {"flops": "FLOPs", "seconds": "seconds of steps, as timed before,"}[comparison.by]
+        notes.append(f"Equal cost: each design trains for as many {spent} as {comparison.reference} does.")
+    if comparison.jobs > 1:
+        notes.append(f"Times are of {comparison.jobs} runs side by side, on a share of the cores each.")
     notes.append(f"Runs and curves: {comparison.run_dir}")
     return notes

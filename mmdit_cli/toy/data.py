@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 NULL = "<none>"  # the caption that says nothing, for classifier-free guidance
+UNSAID = -1  # in place of a value index: the caption does not say
 
 
 class ToyData(Protocol):
@@ -29,6 +31,14 @@ class ToyData(Protocol):
     def real(self, size: int, *, seed: int, stream: int, index: int) -> Batch:
         """Real data for the judge to be tested on: `size` samples, or as many as there are."""
 
+    @property
+    def vocabulary(self) -> Mapping[str, int]:
+        """The words that captions may have, and their ids."""
+
+    def asked(self, captions: Sequence[str]) -> Batch:
+        """Captions that someone wrote, as far as the judge understands what they ask for; their `data` are zeros, of
+        which only the shapes mean something."""
+
     def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
         """Word ids `b n`, padded with 0 to `length` or to the longest caption, and the mask of real words."""
 
@@ -37,6 +47,9 @@ class ToyData(Protocol):
 
     def read(self, modality: str, data: Tensor) -> Tensor:
         """The judge: value indexes `b a`, one for each attribute. The data is finite."""
+
+    def in_words(self, modality: str, data: Tensor) -> list[str]:
+        """What the judge reads of each sample: `large red square, top left`. The data is finite."""
 
     def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
         """`b a`, whether each of `attributes` is as the batch's captions ask for in data that the judge reads: 1 or 0,
@@ -62,7 +75,8 @@ class ToyData(Protocol):
 
 @dataclass(frozen=True)
 class Batch:
-    """Captions and what they describe. `attributes` are value indexes by modality, `b a` in the source's order."""
+    """Captions and what they describe. `attributes` are value indexes by modality, `b a` in the source's order; of
+    captions that someone wrote they may be `UNSAID`."""
 
     captions: list[str]
     data: dict[str, Tensor]  # in [-1, 1]; a picture is b c h w, a tone b n d
@@ -73,6 +87,15 @@ class Batch:
 def share_right(right: Mapping[str, Tensor]) -> dict[str, float]:
     """The accuracy by modality alone."""
     return {name: each.float().mean().item() for name, each in right.items()}
+
+
+def named_value(caption: str, wordings: Iterable[Iterable[str]]) -> int:
+    """Which value of an attribute a caption names, each by any of its wordings; `UNSAID` where it names none, or
+    several."""
+    named = [
+        i for i, each in enumerate(wordings) if any(re.search(rf"(?<!\S){re.escape(w)}(?!\S)", caption) for w in each)
+    ]
+    return named[0] if len(named) == 1 else UNSAID
 
 
 def word_ids(*texts: Iterable[str]) -> dict[str, int]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.data import Batch, encode_words, hash_seed, share_right, word_ids
+from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed, named_value, share_right, word_ids
 
 SIZE, LEVELS = 8, 16  # pixels a side; ink is counted from 0 to 16
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -52,6 +52,8 @@ class Digits:
         UserError: scikit-learn is not installed; the message says how to get it.
     """
 
+    vocabulary = VOCABULARY
+
     def __init__(self) -> None:
         pictures, labels = load()
         self.parts = parts_of(labels)
@@ -75,6 +77,10 @@ class Digits:
         rows = self.parts["testing"][:size]
         return self._captioned(rows, generator, WORDINGS)
 
+    def asked(self, captions: Sequence[str]) -> Batch:
+        labels = torch.tensor([[named_value(caption, zip(DIGITS))] for caption in captions])
+        return Batch(list(captions), {"image": torch.zeros(len(captions), 1, SIZE, SIZE)}, {"image": labels}, self)
+
     def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
         return encode_words(captions, VOCABULARY, length)
 
@@ -85,8 +91,12 @@ class Digits:
         """The digits `b 1` that the judge sees in pictures `b 1 8 8`."""
         return torch.from_numpy(self.judge.predict(_ink(data))).long()[:, None]
 
+    def in_words(self, modality: str, data: Tensor) -> list[str]:
+        return [DIGITS[digit] for (digit,) in self.read(modality, data).tolist()]
+
     def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
-        return (self.read(modality, data) == batch.attributes[modality]).float()
+        wanted = batch.attributes[modality]
+        return (self.read(modality, data) == wanted).float().masked_fill(wanted == UNSAID, torch.nan)
 
     def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
         return share_right(right)

@@ -42,6 +42,15 @@ class Samples:
         """`b` bool by modality: all attributes are as asked for."""
         return {name: (each != 0).all(dim=1) for name, each in self.hits.items()}
 
+    @cached_property
+    def reads(self) -> dict[str, list[str]]:
+        """What the judge reads of each sample, in words, by modality."""
+        return {name: self.batch.source.in_words(name, _finite(x)) for name, x in self.data.items()}
+
+    def verdict(self, name: str, index: int) -> bool | None:
+        """Whether a sample is right; None where its caption asks nothing that the judge understands."""
+        return None if self.hits[name][index].isnan().all() else bool(self.right[name][index])
+
     @property
     def accuracy(self) -> dict[str, float]:
         """The share of right samples, by what the data set tells apart: the modality, or the kind of caption."""

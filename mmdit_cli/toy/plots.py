@@ -22,17 +22,24 @@ if TYPE_CHECKING:
     from mmdit_cli.toy.evaluation import Samples
 
 RIGHT, WRONG = "#1a7f37", "#cf222e"
+COLOUR_OF = {True: RIGHT, False: WRONG, None: FAINT}  # None: the caption does not say
+MARK_OF = {True: "✓", False: "✗", None: "–"}
 COLUMNS, CELL = 8, 1.55  # samples in a row, and the inches that each takes
 CAPTION_LINES, CAPTION_WIDTH = 5, 24
 
 
-def sample_plot(samples: Samples, *, title: str = "") -> Figure:
-    """A grid of samples under their captions: picture above waveform, framed and marked by whether all is right."""
-    captions, right = samples.batch.captions, samples.right
+def sample_plot(samples: Samples, *, title: str = "", reads: bool = False) -> Figure:
+    """A grid of samples under their captions: picture above waveform, framed and marked by whether all is right.
+
+    Args:
+        reads: say what the oracle reads of each, in words.
+    """
+    captions = samples.batch.captions
+    said = [_said(samples, index) if reads else [_marks(samples, index)] for index in range(len(captions))]
     columns = min(len(captions), COLUMNS)
     rows = -(-len(captions) // columns)
     heights = [1.0 if x.ndim == 4 else 0.4 for x in samples.data.values()]
-    text = 0.11 * (2 + max(len(wrapped(caption)) for caption in captions))
+    text = 0.11 * (1 + max(map(len, said)) + max(len(wrapped(caption)) for caption in captions))
     cell = CELL * sum(heights) + text
     top = 0.35 if title else 0.05
     figure = Figure(figsize=(CELL * columns, cell * rows + top), facecolor="white")
@@ -42,17 +49,36 @@ def sample_plot(samples: Samples, *, title: str = "") -> Figure:
         bottom = cell * (rows - row - 1)
         for line, (name, x) in enumerate(samples.data.items()):
             axes = _axes(figure, CELL * column, bottom + CELL * sum(heights[line + 1 :]), heights[line])
-            _draw_sample(axes, x[index], bool(right[name][index]))
-        marks = {name: bool(right[name][index]) for name in samples.data}
+            _draw_sample(axes, x[index], COLOUR_OF[samples.verdict(name, index)])
         x_middle, y_text = CELL * (column + 0.5), bottom + CELL * sum(heights)
         style: dict[str, Any] = dict(ha="center", va="bottom", fontsize=6.5, linespacing=1.15)
-        verdict = "   ".join(f"{'✓' if mark else '✗'} {name}" for name, mark in marks.items())
         width, height = figure.get_size_inches()
-        colour = RIGHT if all(marks.values()) else WRONG
-        figure.text(x_middle / width, y_text / height, verdict, color=colour, **style)
+        figure.text(x_middle / width, y_text / height, "\n".join(said[index]), color=_colour(samples, index), **style)
         text_above = "\n".join(wrapped(caption))
-        figure.text(x_middle / width, (y_text + 0.13) / height, text_above, color=INK, **style)
+        figure.text(
+            x_middle / width, (y_text + 0.02 + 0.11 * len(said[index])) / height, text_above, color=INK, **style
+        )
     return figure
+
+
+def _marks(samples: Samples, index: int) -> str:
+    """Of each modality whether it is right: `✓ image   ✗ audio`."""
+    return "   ".join(f"{MARK_OF[samples.verdict(name, index)]} {name}" for name in samples.data)
+
+
+def _said(samples: Samples, index: int) -> list[str]:
+    """The same with what the oracle reads in place of the names."""
+    return [
+        line
+        for name, each in samples.reads.items()
+        for line in wrapped(f"{MARK_OF[samples.verdict(name, index)]} {each[index]}")
+    ]
+
+
+def _colour(samples: Samples, index: int) -> str:
+    """Wrong where anything is, and right where all is that is asked for."""
+    verdicts = {samples.verdict(name, index) for name in samples.data}
+    return COLOUR_OF[False if False in verdicts else True if True in verdicts else None]
 
 
 def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figure:
@@ -93,15 +119,15 @@ def _axes(figure: Figure, left: float, bottom: float, height: float) -> Axes:
     )
 
 
-def _draw_sample(axes: Axes, x: Tensor, right: bool) -> None:
-    """A picture `3 h w` or `1 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame of green or red."""
+def _draw_sample(axes: Axes, x: Tensor, colour: str) -> None:
+    """A picture `3 h w` or `1 h w` in [-1, 1], or a tone `n d` as one waveform, in a frame."""
     if x.ndim == 3:
         axes.imshow(pixels(x), interpolation="nearest")
     else:
         axes.plot(x.flatten().numpy(), color=INK, linewidth=0.5)
         axes.set_ylim(-1.15, 1.15)
         axes.margins(x=0)
-    frame(axes, RIGHT if right else WRONG)
+    frame(axes, colour)
 
 
 def pixels(x: Tensor) -> Any:

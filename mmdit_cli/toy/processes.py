@@ -121,9 +121,9 @@ class Processes(Group):
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.mesh, self._place = None, (self.rank, self.size)
         if not self.spreading.is_plain:
-            from mmdit.parallel import Layout, data_place
+            from mmdit.parallel import MeshLayout, data_place
 
-            self.mesh = Layout(**self.spreading.over(self.size, _machines(self.size))).mesh(device.type)
+            self.mesh = MeshLayout(**self.spreading.over(self.size, _machines(self.size))).mesh(device.type)
             self._place = data_place(self.mesh)
 
     @property

@@ -37,7 +37,7 @@ def go_on(
     checkpoint = checkpoint_to_resume(folder, on_message)
     started, before = described(folder)
     saved = started if checkpoint is None else checkpoint.state.get("identity")
-    other = [] if saved is None else differences(_with_defaults(saved), trainer.identity())
+    other = [] if saved is None else differences(with_defaults(saved), trainer.identity())
     if other and not allow_changes:
         more = f"; and {len(other) - NAMED} more" if len(other) > NAMED else ""
         raise UserError(
@@ -63,7 +63,7 @@ def _restore(trainer: Trainer, checkpoint: Checkpoint) -> None:
         raise UserError(f"--resume: {checkpoint.path} does not fit the config: {problem}") from None
 
 
-def _with_defaults(identity: Any) -> Any:
+def with_defaults(identity: Any) -> Any:
     """A saved identity with the keys that configs have got since, at their defaults."""
     try:
         return {**identity, "config": as_data(as_tool_config(identity["config"]))}

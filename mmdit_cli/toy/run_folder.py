@@ -26,10 +26,12 @@ from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.console import is_one_of_several
 from mmdit_cli.output.run_files import ABOUT, CONFIG, METRICS, read_metrics
 from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
+from mmdit_cli.request.typed import launched
 from mmdit_cli.toy.checkpoints import checkpoint_to_resume
 
 LOCK = ".mmdit-lock"
@@ -218,7 +220,8 @@ def asked_of_run(folder: Path, **given: Any) -> dict[str, Any]:
 
 def resume_command(folder: Path, device: torch.device) -> str:
     """What to type to go on with a run."""
-    return shlex.join(["mmdit", "train-toy", "--resume", "--run-dir", str(folder), "--device", str(device)])
+    where = device.type if is_one_of_several() else str(device)  # each process takes one of its own
+    return shlex.join(launched(["train-toy", "--resume", "--run-dir", str(folder), "--device", where]))
 
 
 def differences(saved: Any, wanted: Any) -> list[str]:

@@ -15,9 +15,9 @@ from matplotlib.patches import Circle, Patch, Polygon, Rectangle
 from mmdit_cli.output.figures import FAINT, INK
 from mmdit_cli.toy.evaluation import Samples
 from mmdit_cli.toy.plots import RIGHT, WRONG, frame, pixels, wrapped
-from mmdit_cli.toy.scenes.oracle import Reading, read
+from mmdit_cli.toy.scenes.oracle import NO_OBJECT, Reading, objects_in_words, read
 from mmdit_cli.toy.scenes.renderer import SQUARE
-from mmdit_cli.toy.scenes.scene import CATEGORIES, COLOURS, EMPTY, QUARTERS, SHAPES, SIZES
+from mmdit_cli.toy.scenes.scene import CATEGORIES, EMPTY, QUARTERS, SHAPES
 from mmdit_cli.toy.scenes.source import SceneBatch
 
 CELL, MARGIN, TEXT = 1.5, 0.7, 0.62  # inches: a picture, what is left of them, and the lines around each
@@ -65,14 +65,8 @@ def scene_gallery(samples: Samples, *, title: str = "") -> Figure:
 
 
 def in_words(reading: Reading, index: int) -> str:
-    """What was read of a picture: `large red square, ?`, by quarter; a question mark for what could not be read."""
-    colours = list(COLOURS)
-    words = [
-        f"{SIZES[size]} {colours[colour]} {SHAPES[shape]}" if shape >= 0 else "?"
-        for shape, colour, size in reading.values[index].tolist()
-        if shape != EMPTY
-    ]
-    return ", ".join(words) or "nothing"
+    """What was read of a picture: `large red square, ?`, by quarter."""
+    return ", ".join(filter(None, objects_in_words(reading.values[index]))) or NO_OBJECT
 
 
 def draw_reading(axes: Axes, reading: Reading, index: int) -> None:

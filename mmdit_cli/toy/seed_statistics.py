@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from mmdit_cli.model_parts.intervals import mean_interval
+from mmdit_cli.model_parts.intervals import CONFIDENCE, mean_interval
 
 Verdict = Literal["better", "worse", "can't be told apart"]
 
@@ -26,7 +26,8 @@ class Spread:
 @dataclass(frozen=True)
 class Difference:
     """A design's figure minus the reference's, seed by seed: `n` pairs, their mean and sample standard deviation, the
-    95 % interval of the mean, and what follows: where it includes 0, the two can't be told apart. Fewer than 3 pairs
+    95 % interval of the mean (of seeds that are added until it is decided: one that holds at every look), and what
+    follows: where it includes 0, the two can't be told apart. Fewer than 3 pairs
     give no interval, and so no verdict: both are None."""
 
     figure: str
@@ -59,6 +60,7 @@ def paired_difference(
     to: str,
     lower_is_better: bool,
     resolution: float = 0.0,
+    level: float = 1 - CONFIDENCE,
 ) -> Difference:
     """Compare two designs by what each pair of runs, trained on one seed, differs in.
 
@@ -67,13 +69,14 @@ def paired_difference(
 
     Args:
         values, reference: one figure a seed, in the same order of seeds.
-        resolution: the smallest step of the figure, such as 1 / samples for a share; see `mean_interval`.
+        resolution, level: the smallest step of the figure, such as 1 / samples for a share, and how often the interval
+            may leave out the truth; see `mean_interval`.
 
     Raises:
         ValueError: there are no pairs, or the lengths differ.
     """
     differences = [a - b for a, b in zip(values, reference, strict=True)]
-    each, interval = spread(differences), mean_interval(differences, resolution)
+    each, interval = spread(differences), mean_interval(differences, resolution, level)
     if interval is None:
         return Difference(figure, to, each.n, each.mean, each.sd, None, None, None)
     verdict: Verdict = "can't be told apart"

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.model_parts.compiling import CompileGain, check_compiler, in_words
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
-from mmdit_cli.toy.evaluation import SEEN, SHOWN, Coverage, Samples, draw, evaluate
+from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
@@ -36,44 +37,13 @@ from mmdit_cli.toy.run_folder import (
     resume_command,
 )
 from mmdit_cli.toy.shown_samples import samples_document
+from mmdit_cli.toy.train_result import AVERAGED, TrainResult, forget_result, keep_result
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
-AVERAGED = 20  # steps that the first and the last loss are means of
 PICTURED, SCENES_PICTURED = 16, 36  # captions in the picture of samples, the same throughout a run
 ON_THE_WAY = 128  # samples of an evaluation on the way
 
 Progress = Callable[[int, int, float, float, float], None]
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run, scored with the averaged weights.
-
-    Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
-    them, and `held_out` on those it never did; by modality, or of scenes by category of caption, with their mean.
-    `agreement`: in every modality at once. `any_to_any`: see there. `coverage`: of what captions leave free, by
-    attribute. `loss`: the means over the `first` and over the `last` `loss_steps` steps.
-    """
-
-    config: str
-    steps: int
-    parameters: int
-    loss: dict[str, float]
-    accuracy: dict[str, float]
-    held_out: dict[str, float]
-    chance: dict[str, float]
-    agreement: float
-    per_attribute: dict[str, dict[str, float]]
-    oracle_real: dict[str, float]
-    oracle_noise: dict[str, float]
-    samples: int
-    steps_per_s: float
-    run_dir: str
-    files: dict[str, str]
-    seed: int = 0
-    any_to_any: dict[str, float] = field(default_factory=dict)
-    coverage: dict[str, Coverage] = field(default_factory=dict)
-    loss_steps: int = AVERAGED
 
 
 class Interrupted(KeyboardInterrupt):
@@ -133,6 +103,10 @@ def train(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
         )
     group.check(config.model)
+    if config.train.compile:
+        if group.size > 1:
+            raise UserError("train.compile is for one process; leave it out under torchrun")
+        check_compiler(device, "train.compile")
     world = world_of(config)
     check_fits(as_fed(config), "train", dtype, device, "train-toy")
     with ExitStack() as until_the_end:
@@ -142,14 +116,19 @@ def train(
         until_the_end.callback(metrics.close)
         command = resume_command(folder, device)
         try:
+            if group.main:
+                forget_result(folder)
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
                 metrics.mirror(trainer.completed)
             if group.main:
                 about = trainer.identity()
                 describe(folder, about, device=device, command_line=command_line, changes=changes)
+            gain = trainer.compile_gain() if config.train.compile else None
+            if gain is not None:
+                on_message(f"{config.name}: {in_words(gain)}")
             rate = _train(trainer, folder, metrics, on_progress)
-            return _finish(trainer, folder, metrics, rate)
+            return _finish(trainer, folder, metrics, rate, gain)
         except Diverged as problem:
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
@@ -212,15 +191,19 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
     trainer.group.wait()
 
 
-def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult | None:
+def _finish(
+    trainer: Trainer, folder: Path, metrics: Metrics, rate: float, gain: CompileGain | None
+) -> TrainResult | None:
     """Judge, and draw the pictures, in the main process."""
     model = trainer.averaged_model
-    result = _result(model, trainer, folder, metrics, rate) if trainer.group.main else None
+    result = _result(model, trainer, folder, metrics, rate, gain) if trainer.group.main else None
     trainer.group.wait()
     return result
 
 
-def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
+def _result(
+    model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float, gain: CompileGain | None
+) -> TrainResult:
     checkpoint, _ = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step != trainer.completed:
         raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
@@ -243,7 +226,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
     if before := progress.kept(folder, shown.batch, until=trainer.completed - 1):
         files["progress"] = folder / "progress.png"
         _over_training({**before, trainer.completed: shown}, files["progress"], trainer)
-    return TrainResult(
+    result = TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,
         parameters=trainer.parameters,
@@ -256,7 +239,10 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         seed=trainer.seed,
         loss_steps=min(AVERAGED, len(losses)),
         any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
+        compile_gain=gain,
     )
+    keep_result(folder, result)
+    return result
 
 
 def _draw_shown(model: nn.Module, trainer: Trainer) -> Samples:

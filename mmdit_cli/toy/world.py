@@ -14,7 +14,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.data import Batch, encode_words, hash_seed, share_right, word_ids
+from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed, named_value, share_right, word_ids
 
 SIZE = 16  # pixels a side
 SAMPLES, FRAME = 256, 16  # a tone is 256 samples, as 16 tokens of 16
@@ -55,6 +55,7 @@ SOUND_WORDINGS = (
     "and a {envelope} tone that is {loudness} and {pitch}",
     "sounding {pitch} , {loudness} , {envelope}",
 )
+IN_WORDS = {"image": "{size} {colour} {shape}, {position}", "audio": "{loudness} {pitch} tone, {envelope}"}
 COLOURS = {
     "red": (1, -1, -1),
     "green": (-1, 1, -1),
@@ -80,6 +81,8 @@ HELD_OUT = {"image": ((1, 3, 5, 2), 8), "audio": ((1, 3, 2), 6)}
 class World:
     """The pictures, and the tones where `sound` is set; where it is an `echo`, every tone tells of its picture."""
 
+    vocabulary = VOCABULARY
+
     def __init__(self, *, sound: bool, echo: bool = False) -> None:
         self.sound, self.echo = sound, echo
 
@@ -102,6 +105,14 @@ class World:
     def real(self, size: int, *, seed: int, stream: int, index: int) -> Batch:
         return self.batch(size, seed=seed, stream=stream, index=index)
 
+    def asked(self, captions: Sequence[str]) -> Batch:
+        attributes = {
+            name: torch.tensor([[named_value(c, v.values()) for v in TABLES[name].values()] for c in captions])
+            for name in self.modalities
+        }
+        data = {name: torch.zeros(len(captions), *renderings(name).shape[1:]) for name in self.modalities}
+        return Batch(list(captions), data, attributes, self)
+
     def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
         return encode_words(captions, VOCABULARY, length)
 
@@ -113,8 +124,16 @@ class World:
         known = renderings(modality).flatten(1)
         return combinations(modality)[torch.cdist(data.float().flatten(1), known).argmin(dim=1)]
 
+    def in_words(self, modality: str, data: Tensor) -> list[str]:
+        table = TABLES[modality]
+        rows = (
+            [[*v][i] for v, i in zip(table.values(), row, strict=True)] for row in self.read(modality, data).tolist()
+        )
+        return [IN_WORDS[modality].format(**dict(zip(table, row, strict=True))) for row in rows]
+
     def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
-        return (self.read(modality, data) == batch.attributes[modality]).float()
+        wanted = batch.attributes[modality]
+        return (self.read(modality, data) == wanted).float().masked_fill(wanted == UNSAID, torch.nan)
 
     def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
         return share_right(right)

@@ -83,6 +83,7 @@ def test_names_go_there_and_back_bit_for_bit(family):
         assert torch.equal(back[name], x), name
 
 
+@pytest.mark.slow
 @each_network
 def test_the_document_of_the_families_has_its_counts(family):
     text = (REPORTS / "families.md").read_text()

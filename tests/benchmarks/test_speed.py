@@ -100,6 +100,7 @@ def test_a_line_of_the_document_shows_goal_figure_and_verdict(monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_the_gpu_script_runs_to_its_end_on_the_cpu_with_tiny_sizes(monkeypatch):
     """So that it does not rot where there is no GPU. Compilers are left out: they take longer than all the rest."""
     monkeypatch.setattr(torch, "compile", lambda net, **options: net)

@@ -226,7 +226,7 @@ def test_a_device_without_memory_for_it_is_exit_2_whoever_says_so(text, mmdit, m
 
 
 def test_a_reader_who_leaves_early_is_no_error():
-    command = f"{sys.executable} -m mmdit_cli flops -c configs/sd3-medium.yaml | head -1"
+    command = f"{sys.executable} -m mmdit_cli schema | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "" and done.returncode == 0
 
@@ -286,10 +286,7 @@ def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns):
     "name",
     slow_but(
         sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")),
-        "two-modality",
-        "generalized",
         "adaptive",
-        "toy-any-to-any",
         "sd3-medium",
     ),
 )
@@ -302,6 +299,7 @@ def test_every_shipped_config_passes_its_shape_check_and_is_counted(name, mmdit)
     assert code == 0 and sum(row["flops"] for row in result["components"]) == result["forward_flops"]
 
 
+@pytest.mark.slow
 def test_a_profile_is_compared_with_an_earlier_one(mmdit):
     quick = ("profile", "-c", "tiny.yaml", "--repeats", "2")
     assert mmdit(*quick, "--report", "old.json", "--trace", "trace.json")[0] == 0

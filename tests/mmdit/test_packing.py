@@ -248,6 +248,7 @@ def config(mask=1.0, **changes):
     return as_tool_config(dict(name="small", model=model | changes, run=run))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bare", slow_but([False, True], True), ids=["network", "two-modality"])
 def test_flops_and_memory_of_a_packed_run_are_those_of_the_valid_tokens(bare):
     options = dict(variant="two_modality", modalities=dict(text=dict(dim=8), image=dict(dim=8)), timestep=None)
@@ -292,6 +293,7 @@ def test_streams_of_a_modality_without_a_valid_token_train_in_every_precision(dt
     assert all(p.grad.isfinite().all() for p in net.parameters() if p.grad is not None)
 
 
+@pytest.mark.slow
 def test_a_packing_made_before_compiles_in_one_graph():
     torch._dynamo.reset()
     net, counter = drawn(MMDiT(**SINGLE, depth=1, single_stream_depth=1, dim_cond=COND)), CompileCounter()
@@ -327,6 +329,7 @@ def test_lengths_and_masks_make_the_same_packing():
     assert torch.equal(by_masks.index[0], by_lengths.index[0])
 
 
+@pytest.mark.slow
 def test_a_compiled_network_runs_packed():
     net = drawn(MMDiT(depth=1, **SIZES, dim_cond=COND, varlen=True)).float()
     xs, cond = [x.float() for x in tokens(3)], randn(3, COND).float()

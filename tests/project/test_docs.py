@@ -17,11 +17,13 @@ from tests.support.marks import slow_but
 from tests.support.pages import PAGES, Shown, blocks, commands, name_of
 from tests.support.paths import ROOT
 from tests.support.small_commands import OFFICIAL, SECONDS, small, write_stand_in
+from tests.support.toy import train_tiny
 
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 # pages that take longest; of what they show, README.md and the tests of the command have the main part
-LONG = ("train-toy.md", "profile.md", "configs.md", "flops.md")
-QUICK = [page for page in WITH_COMMANDS if page.name not in LONG]
+LONG = {"train-toy", "profile", "configs", "flops", "networks", "config", "export", "packing"}
+LONG |= {"index", "report", "shape-check", "sample"}
+QUICK = [page for page in WITH_COMMANDS if page.stem not in LONG]
 COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--estimate)\b")  # the same on every machine
 FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
 
@@ -55,6 +57,8 @@ def folder(tmp_path, monkeypatch):
     ],
 )
 def test_the_code_runs_as_it_stands(page, code, folder):
+    if (run := "runs/mine") in code:
+        train_tiny(folder / run)
     exec(compile(code, name_of(page), "exec"), {})
 
 

@@ -33,7 +33,7 @@ def _in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-@pytest.mark.parametrize("shown", PROFILES, ids=lambda shown: shown.line)
+@pytest.mark.parametrize("shown", slow_but(PROFILES, PROFILES[0]), ids=lambda shown: shown.line)
 def test_a_profile_shows_the_memory_of_its_estimate_and_the_counted_flops(shown: Shown):
     line = re.sub(r" --(max-seconds|repeats) \S+", "", shown.line)
     step = " --precision pure --no-ema" if "--mode train" in line else ""  # profile's own

@@ -126,6 +126,7 @@ def small(folder: Path) -> ToolConfig:
     return load_tool_config(folder / "tiny.yaml")
 
 
+@pytest.mark.slow
 def test_a_program_that_does_not_fit_is_one_error_and_leaves_the_old_file(tmp_path):
     """torch's own writer ends the process."""
     config, out = small(tmp_path), tmp_path / "out.pt2"

@@ -12,6 +12,7 @@ import pytest
 
 from mmdit.weights import atomic as files
 from mmdit.weights.locks import locked
+from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 
 
@@ -23,7 +24,7 @@ def killed_while_writing(folder: Path, code: str) -> list[str]:
     return sorted(os.listdir(folder))
 
 
-@pytest.mark.parametrize("writer", ["replacing", "replacing_folder"])
+@pytest.mark.parametrize("writer", slow_but(["replacing", "replacing_folder"], "replacing_folder"))
 def test_the_next_write_removes_what_a_killed_process_left(writer, tmp_path):
     left = killed_while_writing(tmp_path, f"with {writer}(target): os.kill(os.getpid(), 9)")
     assert len(left) == 1 and left[0].startswith(".mmdit-")
@@ -31,6 +32,7 @@ def test_the_next_write_removes_what_a_killed_process_left(writer, tmp_path):
     assert os.listdir(tmp_path) == ["other"]
 
 
+@pytest.mark.slow
 def test_the_temporary_of_a_living_process_stays(tmp_path):
     code = """import sys; from mmdit.weights.atomic import replacing
 with replacing(sys.argv[1]) as t: print(t, flush=True); input()"""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -12,7 +13,8 @@ from mmdit.config.file import validate_mapping
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data import Batch, ToyData
 from mmdit_cli.toy.evaluation import Samples
-from mmdit_cli.toy.training import TrainResult
+from mmdit_cli.toy.train_result import TrainResult
+from mmdit_cli.toy.training import train
 
 CPU = torch.device("cpu")
 
@@ -46,6 +48,14 @@ def tiny(sound: bool = False, dropout: float = 0.0, **train_settings: Any) -> To
     settings = {**few, "evaluation_samples": 8, "sampler": {"steps": 2}, **train_settings}
     data = {"name": "tiny", "model": model, "run": {"tokens": {"image": 4}}, "train": settings}
     return validate_mapping(data, ToolConfig, source="test")
+
+
+def train_tiny(folder: Path, sound: bool = False) -> None:
+    """A run of four steps with two checkpoints, without its pictures, which take longer."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("_picture", "_curves"):
+            patch.setattr(f"mmdit_cli.toy.training.{name}", lambda *given: None)
+        train(tiny(sound, steps=4), device=CPU, run_dir=folder)
 
 
 def weights(result: TrainResult) -> dict[str, torch.Tensor]:

@@ -18,11 +18,11 @@ MEDIUM = re.compile(r"data:(image/png|audio/wav);base64,[A-Za-z0-9+/=]+")
 
 @dataclass(frozen=True)
 class Sample:
-    """`verdicts`: a modality, whether it is right, and which attributes are not as asked for. `pictures` and `sounds`:
-    a modality, and the thing itself as a `data:` address."""
+    """`verdicts`: a modality, what is said of it, and whether it is right, None where the caption does not say.
+    `pictures` and `sounds`: a modality, and the thing itself as a `data:` address."""
 
     caption: str
-    verdicts: list[tuple[str, bool, str]]
+    verdicts: list[tuple[str, str, bool | None]]
     pictures: list[tuple[str, str]]
     sounds: list[tuple[str, str]]
 
@@ -62,6 +62,11 @@ def galleries(runs: Sequence[RunFiles]) -> tuple[list[Gallery], str]:
     return [gallery for _, _, gallery in found], note
 
 
+def drawn_gallery(title: str, document: Mapping[str, Any]) -> Gallery | None:
+    """What `mmdit sample` drew; None of other documents."""
+    return Gallery(title, "", _samples(document)) if "samples" in document else None
+
+
 def _accuracy(run: RunFiles, step: int) -> str:
     shares = [record["accuracy"] for record in run.records if record["step"] == step and "accuracy" in record]
     verdict = ", ".join(f"{name} {f.percent(share)}" for name, share in (shares[-1] if shares else {}).items())
@@ -78,9 +83,15 @@ def _samples(document: Mapping[str, Any]) -> list[Sample]:
 
 def _sample(each: Mapping[str, Any]) -> Sample:
     media = [(name, address) for name, address in each["media"].items() if MEDIUM.fullmatch(address)]
-    verdicts = [
-        (name, all(right.values()), ", ".join(attribute for attribute, hit in right.items() if not hit))
-        for name, right in each["verdicts"].items()
-    ]
+    reads = each.get("reads", {})
+    verdicts = [(name, *_verdict(hits, reads.get(name, ""))) for name, hits in each["verdicts"].items()]
     pictures = [pair for pair in media if pair[1].startswith("data:image")]
     return Sample(each["caption"], verdicts, pictures, [pair for pair in media if pair not in pictures])
+
+
+def _verdict(hits: Mapping[str, float | None], words: str) -> tuple[str, bool | None]:
+    """Whether each attribute is as asked for, and what was read, in words."""
+    asked = {name: hit for name, hit in hits.items() if hit is not None}
+    wrong = ", ".join(name for name, hit in asked.items() if not hit)
+    said = f"wrong: {wrong}" if wrong else "right" if asked else "not asked for in words that the oracle knows"
+    return f"{said} ({words})" * bool(words) or said, not wrong if asked else None

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from mmdit_cli.output.console import printable
 from mmdit_cli.output.page.plots import as_json
-from mmdit_cli.output.page.sections import Section, document_section
+from mmdit_cli.output.page.sections import Section, document_section, name_of
 from mmdit_cli.output.run_files import METRICS, read_run
 
 SCRIPTS = ("page.js", "drawing.js", "curves.js", "bars.js")
@@ -30,7 +30,7 @@ def to_html(document: Mapping[str, Any]) -> str:
     folders = dict.fromkeys(Path(result["run_dir"]) for result in document["results"] if "run_dir" in result)
     runs = [read_run(folder) for folder in folders if (folder / METRICS).is_file()]
     section = document_section([("", document)], runs)
-    names = ", ".join(dict.fromkeys(str(result["config"]) for result in document["results"]))
+    names = ", ".join(dict.fromkeys(map(name_of, document["results"])))
     return page(f"mmdit {document['command']}: {names}", [section])
 
 

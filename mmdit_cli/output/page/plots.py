@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from mmdit_cli.output.console import printable
+
 
 @dataclass(frozen=True)
 class Axis:
@@ -69,6 +71,14 @@ class Bars:
 Plot = Curves | Bars
 
 
-def as_json(plot: Plot) -> dict[str, Any]:
-    """What the script is given."""
-    return asdict(plot)
+def as_json(plot: Plot) -> Any:
+    """What the script is given, in which no name moves a cursor or turns text around."""
+    return _spelled(asdict(plot))
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _spelled(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_spelled(each) for each in value]
+    return printable(value) if isinstance(value, str) else value

@@ -9,7 +9,7 @@ from typing import Any
 
 from mmdit.config.yaml_text import to_yaml
 from mmdit_cli.output.how_made import how_made
-from mmdit_cli.output.page.galleries import Gallery, galleries
+from mmdit_cli.output.page.galleries import Gallery, drawn_gallery, galleries
 from mmdit_cli.output.page.measured_plots import flops_plots, profile_plots, size_plots
 from mmdit_cli.output.page.plots import Plot
 from mmdit_cli.output.page.sheets import SENTENCES, Sheet, differing, listing, nested, side_by_side
@@ -21,7 +21,7 @@ Document = Mapping[str, Any]
 Result = dict[str, Any]
 BESIDE = (
     *("command", "mmdit_version", "torch_version", "python_version", "device", "device_name", "threads", "dtype"),
-    *("seed", "precision", "command_line", "configs", "results"),
+    *("seed", "precision", "command_line", "configs", "results", "samples"),
 )
 LONG = 40  # rows of a table that is folded
 
@@ -40,6 +40,7 @@ SUMMARY: dict[str, tuple[str, ...]] = {  # by command, the figures that come fir
         *("seed", "steps", "parameters", "loss.last", "accuracy.*", "held_out.*", "chance.*", "agreement"),
         *("steps_per_s", "any_to_any.*"),
     ),
+    "sample": ("caption", "reads.*", "right.*", "training_steps", "steps", "guidance"),
 }
 PLOTS: dict[str, Callable[[Sequence[Result]], list[Plot]]] = {
     "profile": profile_plots,
@@ -88,6 +89,9 @@ def document_section(documents: Sequence[tuple[str, Document]], runs: Sequence[R
     beside = [(key,) for each in (*results, *(document for _, document in documents)) for key in each]
     section.made = how_made([*paths, *beside])
     _runs(section, runs, [document for _, document in documents])
+    section.gallery += [
+        gallery for name, document in documents if (gallery := drawn_gallery(name or command, document))
+    ]
     _configs(section, [config for _, document in documents for config in document.get("configs") or ()])
     return section
 
@@ -138,12 +142,17 @@ def _configs(section: Section, configs: Sequence[Mapping[str, Any]]) -> None:
     section.configs += [(name, to_yaml(dict(config))) for name, config in named]
 
 
+def name_of(result: Mapping[str, Any]) -> str:
+    """What a result is called: its config, or of weights of which none is known, their file."""
+    return str(result.get("config") or result.get("file") or "")
+
+
 def _named(documents: Sequence[tuple[str, Document]]) -> list[Result]:
     """The results of all documents; those of several are told apart by their files, where their configs are alike."""
     results = [(name, _of_limits(document, result)) for name, document in documents for result in document["results"]]
-    names = [{str(result.get("config")) for result in document["results"]} for _, document in documents]
+    names = [{name_of(result) for result in document["results"]} for _, document in documents]
     twice = len(set().union(*names)) < sum(map(len, names))
-    return [{**result, "config": f"{result.get('config')} ({name})"} if twice else result for name, result in results]
+    return [{**each, "config": f"{name_of(each)} ({name})" if twice else name_of(each)} for name, each in results]
 
 
 def _of_limits(document: Document, result: Result) -> Result:

@@ -23,6 +23,7 @@ from mmdit_cli.toy.scenes.scene import (
     MARGIN,
     RADIUS,
     SHAPES,
+    SIZES,
     UNREAD,
 )
 
@@ -32,6 +33,7 @@ OFF_COLOUR = 0.5  # the farthest that an object's colour may be from one that ha
 PLACES = 0.0625  # the grid's step, in halves of a quarter
 RADII = (0.5, 0.55, 0.6, 0.67, 0.74, 0.79, 0.84)
 CHUNK = 256  # pictures read at a time
+NO_OBJECT = "nothing"  # in words
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,15 @@ def read(pictures: Tensor) -> Reading:
     """The scenes that pictures `b 3 s s` show."""
     parts = [_read(part) for part in pictures.float().split(CHUNK)]
     return Reading(*(torch.cat([getattr(part, name) for part in parts]) for name in Reading.__dataclass_fields__))
+
+
+def objects_in_words(values: Tensor) -> list[str]:
+    """What was read in each quarter of a picture, `4 3`: `large red square`; a question mark for what could not be
+    read, and nothing where nothing is."""
+    return [
+        f"{SIZES[size]} {[*COLOURS][colour]} {SHAPES[shape]}" if shape >= 0 else "?" * (shape != EMPTY)
+        for shape, colour, size in values.tolist()
+    ]
 
 
 def _read(pictures: Tensor) -> Reading:

@@ -9,11 +9,12 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.data import Batch, encode_words, hash_seed
-from mmdit_cli.toy.scenes.captions import ATTRIBUTES, WORDS, Wanted, check, choose_named, write
-from mmdit_cli.toy.scenes.oracle import read
+from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed
+from mmdit_cli.toy.scenes.caption_parser import NOT_UNDERSTOOD, understood
+from mmdit_cli.toy.scenes.captions import ATTRIBUTES, PLACE_WORDS, WORDS, Wanted, check, choose_named, write
+from mmdit_cli.toy.scenes.oracle import NO_OBJECT, objects_in_words, read
 from mmdit_cli.toy.scenes.renderer import picture
-from mmdit_cli.toy.scenes.scene import BINDING, CATEGORIES, COLOURED, POSITION, draw_scenes
+from mmdit_cli.toy.scenes.scene import BINDING, CATEGORIES, COLOURED, POSITION, QUARTERS, draw_scenes
 from mmdit_cli.toy.scenes.spread import coverage, coverage_of_one
 
 HELD_OUT = (COLOURED, POSITION, BINDING)  # the categories that have something to hold out
@@ -24,7 +25,7 @@ GUESSES = 6000  # scenes by which chance is known
 @dataclass(frozen=True)
 class SceneBatch(Batch):
     """`attributes` are those that the scenes show, by quarter: shape, colour and size, flattened; `wanted` is what the
-    captions ask for."""
+    captions ask for. Of captions that someone wrote there are no scenes."""
 
     wanted: Wanted
 
@@ -33,6 +34,7 @@ class Scenes:
     """Pictures `b 3 size size` of scenes, whose categories take turns in every batch."""
 
     modalities = ("image",)
+    vocabulary = WORDS
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -51,6 +53,11 @@ class Scenes:
     def real(self, size: int, *, seed: int, stream: int, index: int) -> SceneBatch:
         return self.batch(size, seed=seed, stream=stream, index=index)
 
+    def asked(self, captions: Sequence[str]) -> SceneBatch:
+        shown = {"image": torch.full((len(captions), QUARTERS * 3), UNSAID)}
+        data = {"image": torch.zeros(len(captions), 3, self.size, self.size)}
+        return SceneBatch(list(captions), data, shown, self, understood(captions))
+
     def encode(self, captions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
         return encode_words(captions, WORDS, length)
 
@@ -61,8 +68,19 @@ class Scenes:
         """Shape, colour and size by quarter, `b 12`, as a batch's `attributes`."""
         return read(data).values.flatten(1)
 
+    def in_words(self, modality: str, data: Tensor) -> list[str]:
+        """The objects by quarter, each with its place."""
+        rows = (
+            [f"{words} {first}" for words, (first, *_) in zip(each, PLACE_WORDS, strict=True) if words]
+            for each in map(objects_in_words, read(data).values)
+        )
+        return [", ".join(row) or NO_OBJECT for row in rows]
+
     def check(self, batch: Batch, modality: str, data: Tensor) -> Tensor:
-        return check(_wanted(batch), read(data).values)
+        """NaN throughout where a caption is not understood."""
+        wanted = _wanted(batch)
+        unknown = wanted.category[:, None] == NOT_UNDERSTOOD
+        return check(wanted, read(data).values).masked_fill(unknown, torch.nan)
 
     def shares(self, batch: Batch, right: Mapping[str, Tensor]) -> dict[str, float]:
         """By category, of those in the batch, and their mean."""

@@ -14,6 +14,7 @@ from mmdit_cli.commands import schema
 from mmdit_cli.commands.json_schemas import RESULTS, config_schema, document_schema
 from mmdit_cli.request.weights_layout import LayoutName
 from tests.support.command_lines import in_this_process
+from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import TINY
 
@@ -24,7 +25,7 @@ def test_the_shipped_schema_is_the_one_that_the_command_prints():
     assert json.loads((CONFIGS / "schema.json").read_text()) == config_schema()
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(SHIPPED, *SHIPPED[::6]), ids=lambda path: path.stem)
 def test_a_shipped_config_is_valid_and_points_editors_at_the_schema(path):
     assert path.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
     Draft202012Validator(config_schema()).validate(yaml.safe_load(path.read_text()))
@@ -59,13 +60,18 @@ def test_the_schema_lets_an_extending_config_say_only_what_differs(text, problem
     assert len(list(Draft202012Validator(config_schema()).iter_errors(yaml.safe_load(text)))) == problems
 
 
-@pytest.mark.parametrize("command", [name for name in RESULTS if name != "train-toy"])
+COMMANDS = [name for name in RESULTS if name not in ("train-toy", "sample")]
+
+
+@pytest.mark.parametrize("command", slow_but(COMMANDS, *(name for name in COMMANDS if name != "plan")))
 def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, quick_ceilings):
     from mmdit_cli.app import main
 
     (tmp_path / "c.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
-    more = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}.get(command, [])
+    options = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}
+    options["plan"] = ["--card", "h100", "--gpus", "2", "--parallel", "fsdp"]
+    more = options.get(command, [])
     few = {name: path for name, path in shipped_configs().items() if name in ("two-modality", "sd3-medium")}
     monkeypatch.setattr("mmdit_cli.commands.shipped_sizes.shipped_configs", lambda: few)
     config = [] if command == "configs" else ["-c", "c.yaml"]

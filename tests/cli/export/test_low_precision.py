@@ -62,7 +62,7 @@ def outputs(net, family):
 
 
 @pytest.mark.parametrize("place", slow_but(PLACES, "flux in ComfyUI"))
-@pytest.mark.parametrize("spelling", SPELLINGS)
+@pytest.mark.parametrize("spelling", slow_but(SPELLINGS, *list(SPELLINGS)[1:3]))
 def test_a_quantized_file_becomes_the_network_that_it_stands_for(spelling, place, tmp_path):
     family, layout, prefix = PLACES[place]
     wanted = quantized(family, layout, prefix, spelling, tmp_path / "theirs")

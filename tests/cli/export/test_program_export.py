@@ -137,7 +137,7 @@ MODELS = {
     "manifold": THREE | {"residual": {"kind": "manifold_hyper_connections", "streams": 2}},
     "padding-free": PAIR | {"varlen": True},
 }
-QUICK = {("pt2", "whole"), ("onnx", "standard")}  # with inputs and outputs of its own, and bare
+QUICK = {("pt2", "standard")}
 CASES = [
     pytest.param(format, name, marks=() if (format, name) in QUICK else pytest.mark.slow)
     for format in ("pt2", "onnx")
@@ -268,6 +268,7 @@ def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
     assert result.verified and result.inputs["image"] == ["batch", "3", "4", "4"]
 
 
+@pytest.mark.slow
 def test_what_a_program_takes_and_gives_is_named(tmp_path):
     result = export_program(config("whole"), Export(out=tmp_path / "p.pt2"), format="pt2")
     assert result.inputs == {
@@ -280,6 +281,7 @@ def test_what_a_program_takes_and_gives_is_named(tmp_path):
     assert result.outputs == ("image",)
 
 
+@pytest.mark.slow
 def test_a_pt2_file_holds_the_config_it_was_made_from_and_its_device(tmp_path):
     said = []
     export_program(config("standard"), Export(out=tmp_path / "p.pt2", seed=3, on_message=said.append), format="pt2")
@@ -310,6 +312,7 @@ def test_an_onnx_folder_has_graph_and_weights_and_is_replaced_whole(tmp_path):
         export_program(given, Export(out=out, force=True), format="onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("format", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_a_program_that_computes_something_else_is_no_file(format, tmp_path, monkeypatch):
     out = tmp_path / f"p.{format}"

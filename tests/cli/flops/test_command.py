@@ -34,6 +34,7 @@ def flops(tmp_path, monkeypatch, capfd):
     return run
 
 
+@pytest.mark.slow
 def test_a_sweep_is_one_result_a_point(flops):
     code, out, _ = flops("--sweep", "run.batch_size=1,4", "--sweep", "model.depth=1,2,3", "--json")
     results = json.loads(out)["results"]
@@ -68,6 +69,7 @@ def test_points_that_can_not_be_are_named_in_table_and_document(flops):
     assert code == 2 and not out and "--sweep model.depth=0" in err
 
 
+@pytest.mark.slow
 def test_designs_given_other_batches_are_said_to_be(flops, tmp_path):
     said = "Other batch × tokens: ratios are of whole batches"
     for name, run in (("b", {}), ("c", {"batch_size": 1})):
@@ -118,11 +120,13 @@ def test_a_table_whose_figures_have_no_unit_has_one_in_its_title(options, flops)
 @pytest.mark.parametrize(
     "options",
     [
-        [],
         ["--elementwise"],
-        ["--images", "1e9", "--card", "b200"],
-        ["-c", "small.yaml", "-c", "small.yaml", "--budget", "5e12", "--card", "b200"],
         ["--sweep", "run.batch_size=1,4", "--sweep", "run.tokens.image=16", "--images", "1e9", "--card", "h100"],
+        pytest.param([], marks=pytest.mark.slow),
+        pytest.param(["--images", "1e9", "--card", "b200"], marks=pytest.mark.slow),
+        pytest.param(
+            ["-c", "small.yaml", "-c", "small.yaml", "--budget", "5e12", "--card", "b200"], marks=pytest.mark.slow
+        ),
     ],
 )
 def test_at_80_columns_no_table_is_wider_and_no_row_wraps(options, flops, monkeypatch):

@@ -53,18 +53,20 @@ def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool, t
     assert (guess.weights, guess.gradients, guess.optimizer) == (use.weights, use.gradients, use.optimizer)
 
 
-@pytest.mark.parametrize(("mode", "checkpoint"), KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
 @pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16), ids=str)
-def test_an_estimate_is_within_a_tenth_of_the_measured(mode, dtype, checkpoint):
+def test_an_estimate_is_within_a_tenth_of_the_measured(kind, dtype):
+    mode, checkpoint = kind
     agree(config(qk_rmsnorm=True), mode, dtype, checkpoint)
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("checkpoint", slow_but([False, True], False))
 @pytest.mark.parametrize("trainable", slow_but([None, "blocks.2.*"], "blocks.2.*"))
 def test_mixed_precision_is_estimated_as_it_is_measured(checkpoint, trainable):
     agree(config(qk_rmsnorm=True), "train", torch.bfloat16, checkpoint, Training("mixed", trainable=trainable))
 
 
+@pytest.mark.slow
 def test_what_training_keeps_is_counted():
     kinds = [Training(), Training("mixed"), Training("mixed", ema=True), Training("mixed", "sgd")]
     pure, mixed, averaged, sgd = (estimate(config(), "train", torch.bfloat16, CPU, training=kind) for kind in kinds)
@@ -104,7 +106,7 @@ VARIANTS = {
 
 
 @pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "discard", "two runs of blocks"))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "discard"))
 def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
     mode, checkpoint = kind
     chosen = config(**({"depth": 7} | VARIANTS[variant]))
@@ -112,7 +114,7 @@ def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
     assert short == whole
 
 
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("checkpoint", slow_but([False, True], False))
 def test_a_shortened_model_gives_the_whole_models_figures_in_mixed_precision(checkpoint):
     kinds = {"training": Training("mixed", ema=True)}
     short, whole = (
@@ -143,6 +145,7 @@ def test_fused_attention_keeps_no_scores():
     assert fused.peak - fused.weights - fused.optimizer < 2 * scores
 
 
+@pytest.mark.slow
 def test_a_batch_and_a_card_that_is_not_there_can_be_asked_for():
     one, four = (estimate(config(), "train", torch.float32, CPU, batch) for batch in (1, 4))
     assert four.weights == one.weights and four.activations > 3 * one.activations
@@ -150,6 +153,7 @@ def test_a_batch_and_a_card_that_is_not_there_can_be_asked_for():
     assert estimate(config(), "train", torch.float32, torch.device("cuda")).kernels == ("cuda" if there else "cpu")
 
 
+@pytest.mark.slow
 def test_sd35_large_is_estimated_in_full_size():
     result = estimate(load_tool_config(CONFIGS / "sd3.5-large.yaml"), "train", torch.bfloat16, CPU)
     assert result.parameters == 8_056_627_520
@@ -172,8 +176,8 @@ def with_peft(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> torch.nn
     return model
 
 
-@pytest.mark.parametrize("precision", ["pure", "mixed"])
-@pytest.mark.parametrize("checkpoint", [False, True])
+@pytest.mark.parametrize("precision", slow_but(["pure", "mixed"], "mixed"))
+@pytest.mark.parametrize("checkpoint", slow_but([False, True], True))
 def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
     chosen, training = config(qk_rmsnorm=True), Training(precision, lora_rank=8)
     guess = estimate(chosen, "train", torch.bfloat16, CPU, checkpoint=checkpoint, training=training)
@@ -192,6 +196,7 @@ def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
     assert guess.activations == pytest.approx(use.activations, rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_lora_holds_less_than_training_all():
     def of(training: Training):
         return estimate(config(depth=8), "train", torch.bfloat16, CPU, training=training)

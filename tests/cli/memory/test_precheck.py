@@ -34,6 +34,7 @@ def test_what_is_refused_is_what_is_estimated(monkeypatch, dtype):
     refused(monkeypatch, peak - 1, dtype=dtype)
 
 
+@pytest.mark.slow
 def test_every_remedy_is_one_that_fits_and_has_its_figure(monkeypatch):
     peak = estimate(SMALL, "train", torch.float32, CPU).peak
     message = refused(monkeypatch, int(peak * 0.7))
@@ -43,6 +44,7 @@ def test_every_remedy_is_one_that_fits_and_has_its_figure(monkeypatch):
     assert "it would fit with --set run.tokens.image=" in refused(monkeypatch, int(peak * 0.12))
 
 
+@pytest.mark.slow
 def test_a_toys_training_is_that_of_float32_weights_and_their_average(monkeypatch):
     peak = estimate(SMALL, "train", torch.bfloat16, CPU, training=TRAINED).peak
     monkeypatch.setattr(precheck, "free_memory", lambda device: peak)

@@ -287,6 +287,13 @@ LIKE_OTHERS = {
     "adaptive by sample, 5 weights",
     "2 streams",
     "shared modulation, single stream",
+    "adaptive by token, 5 weights",
+    "4 streams, static",
+    "discard, unused queries",
+    "single stream, sequential",
+    "adaptive by sample, 2 weights",
+    "discard, all weights kept",
+    "register tokens",
 }
 
 

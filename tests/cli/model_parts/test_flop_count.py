@@ -21,10 +21,7 @@ from tests.support.paths import CONFIGS
 from tests.support.small_configs import BATCH, COND, IMAGE, TEXT, VARIANTS, D, config
 
 SHIPPED = sorted(CONFIGS.glob("*.yaml"))
-QUICK = [
-    CONFIGS / f"{name}.yaml"
-    for name in ("adaptive", "flux.1-dev", "hunyuan-image-2.1", "sd3.5-medium", "two-modality", "video-to-audio")
-]
+QUICK = [CONFIGS / f"{name}.yaml" for name in ("flux.1-dev", "sd3.5-medium", "two-modality")]
 
 
 # ----------------------------------------------------------------------------------------------------- torch's counter
@@ -88,8 +85,8 @@ def test_every_component_costs_twice_its_forward_in_backward_but_those_that_read
     "changes",
     [
         {},
-        dict(discard=["text"], unused_weights="all"),
-        dict(attention={"kind": "adaptive", "num_adaptive_weights": 2}),
+        pytest.param(dict(discard=["text"], unused_weights="all"), marks=pytest.mark.slow),
+        pytest.param(dict(attention={"kind": "adaptive", "num_adaptive_weights": 2}), marks=pytest.mark.slow),
         pytest.param(
             dict(residual={"kind": "manifold_hyper_connections", "streams": 2}, register_tokens={"image": 3}),
             marks=pytest.mark.slow,
@@ -144,6 +141,7 @@ def test_what_no_component_did_becomes_a_row_of_its_own():
     ]
 
 
+@pytest.mark.slow
 def test_checkpointed_activations_execute_the_blocks_forward_once_more():
     plain, checkpointed = count_flops(config()), count_flops(config(checkpoint_activations=True))
     assert checkpointed.step_flops == plain.step_flops

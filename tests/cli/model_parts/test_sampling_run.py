@@ -13,6 +13,7 @@ from mmdit_cli.model_parts.flop_count import meta_model
 from mmdit_cli.model_parts.sampling_flops import count_sampling
 from mmdit_cli.model_parts.sampling_run import SamplingRun, Way, sampling_ways
 from mmdit_cli.request.tool_config import load_tool_config
+from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS
 from tests.support.small_configs import config
 
@@ -98,7 +99,7 @@ def test_fewer_steps_are_the_first_of_them():
     assert other.run.steps == 3
 
 
-@pytest.mark.parametrize("guidance", [[], [GUIDED]], ids=["plain", "guided"])
+@pytest.mark.parametrize("guidance", slow_but([[], [GUIDED]], []), ids=["plain", "guided"])
 def test_flops_are_those_that_torchs_counter_sees_in_the_whole_run(guidance):
     chosen = toy(*guidance)
     counted = count_sampling(chosen)

@@ -62,6 +62,7 @@ def test_a_point_that_does_not_fit_is_left_out_and_the_rest_is_measured(run, mon
     assert done.code == 2 and "are free" in done.err
 
 
+@pytest.mark.slow
 def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(run, tmp_path):
     old = tmp_path / "old.json"
     assert run(*QUICK, "--report", "old.json").code == 0
@@ -91,6 +92,7 @@ def test_threads_are_as_many_as_asked_for_and_stand_in_the_header(run, monkeypat
         torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     done = run("--mode", "train", "--estimate", "--memory", "1MB", "--json")
     assert done.code == 0, done.err
@@ -106,6 +108,7 @@ def test_an_estimate_says_whether_it_fits_and_the_largest_batch(run):
     assert "no, " in more.out
 
 
+@pytest.mark.slow
 def test_an_estimate_of_training_is_of_train_toys_unless_told(run):
     bf16 = ["--mode", "train", "--estimate", "--dtype", "bf16", "--json"]
     toy, pure = (json.loads(run(*bf16, *more).out)["results"][0] for more in ([], ["--precision", "pure", "--no-ema"]))
@@ -150,6 +153,7 @@ def test_an_estimate_needs_no_device(device, run):
     assert wrong.code == 2 and "--device cuda:128: expected cpu, cuda or cuda:N" in wrong.err
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_with_what_would(run, monkeypatch):
     from mmdit_cli.memory import precheck as fit
 

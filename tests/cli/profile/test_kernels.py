@@ -82,6 +82,7 @@ def test_cold_calls_are_profiled_cold(monkeypatch):
     assert happened == ["call", "flush", "call", "flush", "call"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "by"), [({}, None), ({("forward", "attention"): 1e-9}, "kernels")])
 def test_without_a_kernel_nothing_is_said_of_components(seconds, by, monkeypatch, quick_ceilings):
     """The attribution of CUDA, on the CPU: what `kernel_parts` finds is made up."""

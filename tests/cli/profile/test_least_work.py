@@ -27,7 +27,7 @@ CPU = torch.device("cpu")
 INNER, BLOCKS, FLOAT = HEADS * DIM_HEAD, 2, 4
 
 
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "standard", "registers", "adaptive by token", "soft-clamped"))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "standard"))
 def test_flops_are_those_of_the_flops_command_and_of_torchs_counter(variant):
     chosen = config(**VARIANTS[variant])
     counted = count_flops(chosen)
@@ -70,6 +70,7 @@ def test_where_padding_is_left_out_only_the_valid_tokens_move():
     assert counted.traffic["qkv projection, text"].bytes == BLOCKS * FLOAT * wanted
 
 
+@pytest.mark.slow
 def test_the_whole_moves_weights_inputs_and_outputs_and_in_training_the_weights_ten_times():
     forward, train = (count_work(config(), train=train, device=CPU) for train in (False, True))
     ends = 2 * FLOAT * BATCH * (TEXT * D[0] + IMAGE * D[1])

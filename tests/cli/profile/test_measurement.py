@@ -24,6 +24,7 @@ TOKENS = {"tokens": {"text": 64, "image": 256}}
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
 
 
+@pytest.mark.slow
 def test_of_a_call_that_takes_long_is_told_before_it_is_made(monkeypatch):
     told = []
     given = [config(TOKENS, **WIDE)]
@@ -71,6 +72,7 @@ def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_re
     assert second.ratio.low <= second.ratio.ratio <= second.ratio.high
 
 
+@pytest.mark.slow
 def test_configs_that_do_not_fit_together_leave_nothing_for_those_after_them(monkeypatch):
     monkeypatch.setattr(measurement, "groups_that_fit", lambda models, *_, **__: [[0, 1], [2]])
     with models_left(monkeypatch, subject) as left:
@@ -78,6 +80,7 @@ def test_configs_that_do_not_fit_together_leave_nothing_for_those_after_them(mon
     assert left == [0, 1, 0]  # the first two share their rounds
 
 
+@pytest.mark.slow
 def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     built = []
     monkeypatch.setattr(subject, "build", lambda model, **kind: built.append(model) or build(model, **kind))

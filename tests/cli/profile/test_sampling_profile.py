@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +12,11 @@ from jsonschema import Draft202012Validator
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.model_parts.follower import FORWARD
 from mmdit_cli.model_parts.sampling_run import SETUP
+from mmdit_cli.profile.early_end import EarlyEnd
 from mmdit_cli.profile.profile_settings import Settings
-from mmdit_cli.profile.sampling_profile import TimedRun, profile_sampling, sampling_work
+from mmdit_cli.profile.sampling_profile import TimedRun, profile_sampling, sampling_work, whole_runs
 from tests.cli.model_parts.test_sampling_run import GUIDED, SMALL, toy
+from tests.support.marks import slow_but
 
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
 CONFIG = ["-c", "toy-two-modality", *(word for each in SMALL for word in ("--set", each))]
@@ -28,14 +29,14 @@ def test_the_steps_that_are_made_stand_for_all_and_what_precedes_them_counts_onc
         phase(SETUP)
         phase(FORWARD)
 
-    run.config, run.taken = SimpleNamespace(run=SimpleNamespace(steps=28)), 2
     timed = TimedRun(run, torch.device("cpu"), clock=lambda: next(now))
     timed()
     timed.seconds.append(timed.last)
-    assert timed.last == (3.0, 4.0) and timed.whole() == [3.0 + 4.0 * 14]
+    assert timed.last == (3.0, 4.0) and whole_runs(timed.seconds, 28 / 2) == [3.0 + 4.0 * 14]
 
 
-@pytest.mark.parametrize(("seconds", "taken"), [(1000.0, 3), (0.0, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize(("seconds", "taken"), [(0.0, 2), (1000.0, 3)])
 def test_a_profile_of_runs_adds_up(seconds, taken):
     config, settings = toy(GUIDED), Settings(repeats=3, max_seconds=seconds)
     (result,) = profile_sampling([config], [sampling_work(config, settings)], settings)
@@ -49,6 +50,19 @@ def test_a_profile_of_runs_adds_up(seconds, taken):
     assert best.run_ms.median == min(way.run_ms.median for way in result.ways)
     assert (result.latency_ms, result.flops) == (best.run_ms, best.flops)
     assert [way.ratio and way.ratio.to for way in result.ways] == [None, *["one batch, modulation before"] * 3]
+
+
+def test_what_is_known_after_a_round_can_be_shown_and_end_the_measurement():
+    config, settings, shown = toy(GUIDED), Settings(repeats=50), []
+    early = EarlyEnd(lambda: len(shown) == 2)
+    work = [sampling_work(config, settings)] * 2
+    results = profile_sampling(
+        [config] * 2, work, settings, early=early, on_results=lambda make: shown.append(make()) or True
+    )
+    assert early.reason == "key" and [len(each) for each in shown] == [1, 1]
+    (result,) = results
+    assert [each[0].latency_ms.runs for each in shown] == [1, 2] and result.latency_ms.runs == 3
+    assert "1 of 2 configs or points were not measured." in early.notices(results, 2)
 
 
 @pytest.fixture
@@ -65,7 +79,7 @@ def mmdit(monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    "command", [["profile", "--repeats", "1", "--max-seconds", "0"], ["flops"]], ids=lambda c: c[0]
+    "command", slow_but([["profile", "--repeats", "1", "--max-seconds", "0"], ["flops"]], ["flops"]), ids=lambda c: c[0]
 )
 def test_a_sweep_over_steps_is_a_valid_document_and_a_row_a_point(command, mmdit, tmp_path):
     report = tmp_path / "r.json"

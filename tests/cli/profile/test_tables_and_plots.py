@@ -145,6 +145,7 @@ def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_p
         assert len(places) == 1 + sum(1 for row in result.components if row.flops)
 
 
+@pytest.mark.slow
 def test_estimates_of_a_sweep_are_rows():
     points = [{"run.batch_size": b} for b in (1, 2)]
     chosen = [

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from tests.support.command_lines import in_this_process
+from tests.support.toy import train_tiny
 
 
 @pytest.fixture
@@ -37,6 +38,17 @@ def test_what_is_no_result_is_refused_by_its_name(line, message, folder):
     code, out, err = in_this_process(f"mmdit report {line}")
     assert (code, out) == (2, "") and message in err, err
     assert not (folder / "x.html").exists()
+
+
+def test_in_a_folder_what_is_not_ours_is_named_and_passed_over_and_runs_are_found_further_down(folder):
+    train_tiny(folder / "runs" / "compared" / "a")
+    (folder / "package.json").write_text('{"name": "x"}')
+    code, out, err = in_this_process("mmdit report . --out x.html")
+    assert code == 0 and "x.html: 0 documents, 1 runs, " in out, err
+    for name in ("list.json: is no document of this tool\n", "package.json", "text.json: is no JSON", "part.json"):
+        assert f"passed over: {name}" in err
+    code, _, err = in_this_process("mmdit report nothing --out x.html")
+    assert code == 2
 
 
 def test_a_page_does_not_replace_what_it_is_made_of(folder):

@@ -87,6 +87,18 @@ def test_a_name_is_text_wherever_it_stands(command):
         assert len({len(row) for row in shown.rows if row[0] == ""}) > 0
 
 
+def test_what_a_plot_names_turns_no_text_around():
+    plots = Page(render(document("profile", "a\u202eb\x07"), ".html")).plots
+    assert plots and all(sign.isprintable() for sign in json.dumps(plots, ensure_ascii=False))
+
+
+def test_weights_of_no_known_config_are_called_by_their_file():
+    unknown = document("shape-check", "w.safetensors")
+    unknown["results"] = [each | {"config": None} for each in unknown["results"] if "file" in each]
+    text = render(unknown, ".html")
+    assert "<title>mmdit shape-check: w.safetensors</title>" in text and "None" not in Page(text).texts
+
+
 def test_the_script_and_style_are_those_that_the_policy_lets_run():
     text = render(document("flops", "a"), ".html")
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', text)[1]

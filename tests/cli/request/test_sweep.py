@@ -98,19 +98,34 @@ def test_where_no_point_is_a_config_the_first_is_named(tmp_path, sweep, message)
 
 def test_points_that_can_not_be_are_left_out_and_named(tmp_path):
     asked = request(tmp_path)
-    grid = load_grid(asked, ["model.depth=1,0,2", "model.heads=1,two"])
-    assert [p.point for p in grid] == [{"model.depth": d, "model.heads": 1} for d in (1, 2)]
+    grid = load_grid(asked, ["model.depth=1,0,2", "model.dim_joint_attn=8,9"])
+    assert [p.point for p in grid] == [{"model.depth": d, "model.dim_joint_attn": 8} for d in (1, 2)]
     left_out = asked.beside["left_out"]
     assert [each.point for each in left_out] == [
-        {"model.depth": d, "model.heads": h} for d, h in ((1, "two"), (0, 1), (0, "two"), (2, "two"))
+        {"model.depth": d, "model.dim_joint_attn": j} for d, j in ((1, 9), (0, 8), (0, 9), (2, 9))
     ]
     assert "--sweep model.depth=0: model.depth: there would be no block" in left_out[1].reason
-    assert asked.footnotes[1].startswith(f"Left out: {tmp_path}/tiny.yaml with model.depth=0, model.heads=1: --sweep")
+    where = f"{tmp_path}/tiny.yaml with model.depth=0, model.dim_joint_attn=8"
+    assert asked.footnotes[1].startswith(f"Left out: {where}: --sweep")
+
+
+@pytest.mark.parametrize(
+    ("sweeps", "message"),
+    [
+        (["model.depth=1,two"], "--sweep model.depth=two: model.depth: expected a whole number"),
+        (["model.depth=1,0", "run.batch_size=1,-1"], "--sweep run.batch_size=-1: .*: expected a number > 0"),
+        (["model.qk_rmsnorm=true,yes"], "--sweep model.qk_rmsnorm=yes: .*: expected true or false"),
+        (["model.modalities.*.dim=8,1.5"], r"--sweep model.modalities.\*.dim=1.5: .*: expected a whole number"),
+    ],
+)
+def test_a_value_that_its_key_can_never_have_is_an_error(tmp_path, sweeps, message):
+    with pytest.raises(ConfigError, match=message):
+        load_grid(request(tmp_path), sweeps)
 
 
 def test_the_foot_names_the_first_of_many_points(tmp_path):
     asked = request(tmp_path)
-    load_grid(asked, ["model.depth=1,-30..-1"])
+    load_grid(asked, ["model.dim_joint_attn=8..38"])
     assert len(asked.beside["left_out"]) == 30
     assert len(asked.footnotes) == 11 and "20 more points" in asked.footnotes[-1]
 

@@ -28,7 +28,7 @@ from tests.support.sparse_files import sparse_shapes
 PREFIX = "model.diffusion_model."
 
 
-@pytest.mark.parametrize("name", slow_but(published_configs(), "sd3.5-medium", "mmaudio-small-16k"))
+@pytest.mark.parametrize("name", slow_but(published_configs(), "mmaudio-small-16k"))
 def test_a_published_file_is_recognized_in_every_layout_that_holds_it(name, tmp_path):
     """A sparse file of the published size: its names and shapes are all that is read."""
     config = as_config(name).model
@@ -89,6 +89,7 @@ def test_what_is_set_makes_the_config_fit(run_command, tmp_path):
     assert len(mmdit.load("OUT.safetensors").state_dict()) > 0
 
 
+@pytest.mark.slow
 def test_what_the_names_do_not_tell_is_said(tmp_path):
     shapes = Layout("diffusers", as_config("qwen-image").model).theirs
     found = identify(sparse_shapes(tmp_path / "f", shapes))

@@ -21,23 +21,21 @@ from jsonschema import Draft202012Validator
 from mmdit.options import as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
-from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
-from mmdit_cli.toy.comparison import Run, compare_designs
+from mmdit_cli.toy.comparison import compare_designs
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.run_folder import Metrics
+from mmdit_cli.toy.run_settings import RunSettings
+from mmdit_cli.toy.runs import InTurns, PlannedRun, Run
+from mmdit_cli.toy.seed_plan import SeedPlan
+from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.trainer import Diverged, Trainer
-from mmdit_cli.toy.training import TrainResult, train
+from mmdit_cli.toy.training import train
+from tests.support.fake_runs import fake_train, named
 from tests.support.leftovers import models_left
 from tests.support.toy import CPU, tiny
 
 ALIKE = "can't be told apart"
-
-
-def named(name: str, depth: int = 1, **settings: Any) -> ToolConfig:
-    config = tiny(**settings)
-    return replace(config, name=name, model=replace(config.model, depth=depth))
 
 
 # --------------------------------------------------------------------------------------------------- what is compared
@@ -108,35 +106,11 @@ def test_configs_of_one_name_are_called_by_their_files_and_then_by_number() -> N
     assert names(("a b", "x.yaml"), ("a-b", "y.yaml")) == ["x", "y"]
 
 
-def fake_train(losses: dict[tuple[str, int], float], ran: list[tuple[str, int]]) -> Any:
-    """Trains nothing: a loss for each config and seed, and one evaluation with full accuracy at step 30."""
-
-    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
-        ran.append((config.name, seed))
-        folder.mkdir(parents=True)
-        metrics = Metrics(folder)
-        metrics.append({"step": 30, "loss": 1.0, "seconds": 3.0})
-        metrics.append({"step": 30, "accuracy": {"image": 1.0}})
-        metrics.close()
-        if (config.name, seed) not in losses:
-            raise Diverged("the loss is nan at step 31, beginning in somewhere")
-        one: Any = {"image": 1.0}
-        empty: Any = {key: {} for key in ("per_attribute", "oracle_real", "oracle_noise", "chance")}
-        loss = {"first": 2.0, "last": losses[config.name, seed]}
-        return TrainResult(
-            config=config.name, seed=seed, steps=30, parameters=1, loss=loss, accuracy=one, held_out=one,
-            agreement=1.0, samples=8, steps_per_s=10.0, run_dir=str(folder), files={"metrics": str(metrics.path)},
-            **empty,
-        )  # fmt: skip
-
-    return run
-
-
 def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: Path) -> None:
     ran: list[tuple[str, int]] = []
     losses = {("a", 3): 0.5, ("a", 4): 0.6, ("a", 5): 0.7, ("b", 3): 0.4, ("b", 5): 0.8}
     results, found = compare_designs(
-        [named("a"), named("b", depth=2)], [3, 4, 5], folder=tmp_path, train=fake_train(losses, ran)
+        [named("a"), named("b", depth=2)], SeedPlan(3, 3), folder=tmp_path, runner=InTurns(fake_train(losses, ran))
     )
     assert ran == [("a", 3), ("b", 3), ("a", 4), ("b", 4), ("a", 5), ("b", 5)]
     assert [(r.config, r.seed) for r in results] == [("a", 3), ("a", 4), ("a", 5), ("b", 3), ("b", 5)]
@@ -155,37 +129,38 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
 
 
+@pytest.mark.slow
 def test_no_run_leaves_its_weights_in_memory_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> None:
-        trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=seed)
+    def run(planned: PlannedRun, *tell: Any) -> TrainResult:
+        config = planned.config
+        trainer = Trainer(config, world_of(config), device=CPU, dtype=torch.float32, seed=planned.seed)
         trainer.step()
         if config.name == "b":
             raise Diverged("the loss is nan")
+        return fake_train({("a", planned.seed): 0.5}, [])(planned)  # type: ignore[no-any-return]
 
     with models_left(monkeypatch, trainer_module) as left:
-        compare_designs([named("a"), named("b", depth=2)], [0, 1], folder=tmp_path, train=run)
+        compare_designs([named("a"), named("b", depth=2)], SeedPlan(0, 2), folder=tmp_path, runner=InTurns(run))
     assert left == [0, 0, 0, 0]
 
 
 @pytest.mark.slow
 def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
     losses = {(name, seed): 0.5 for name in "ab" for seed in (0, 1, 2)}
-    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path / "x", train=fake_train(losses, []))
+    runner, plan = InTurns(fake_train(losses, [])), SeedPlan(0, 3)
+    _, found = compare_designs([named("a"), named("b")], plan, folder=tmp_path / "x", runner=runner)
     assert found.notes == []  # one size
     assert "steps to the target" in [each.figure for each in found.designs[1].differences]
-    _, found = compare_designs(
-        [named("a"), named("b")], [0, 1, 2], folder=tmp_path / "y", train=fake_train(losses, []), target=1.1
-    )
+    _, found = compare_designs([named("a"), named("b")], plan, folder=tmp_path / "y", runner=runner, target=1.1)
     assert found.designs[0].to_target.reached == 0 and found.designs[0].to_target.steps is None
     assert not [each for each in found.designs[1].differences if "target" in each.figure]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
+@pytest.mark.usefixtures("bare_training")
 def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -> None:
-    def run(config: ToolConfig, seed: int, folder: Path, title: str) -> TrainResult:
-        return train(config, device=CPU, seed=seed, run_dir=folder)
-
-    _, found = compare_designs([named("a"), named("b")], [0, 1, 2], folder=tmp_path, train=run)
+    runner = InTurns(RunSettings(CPU, torch.float32).train)
+    _, found = compare_designs([named("a"), named("b")], SeedPlan(0, 3), folder=tmp_path, runner=runner)
     differences = found.designs[1].differences
     assert {each.figure for each in differences} >= {"loss", "accuracy, image", "held-out accuracy, image"}
     assert all((each.mean, each.sd, each.verdict) == (0.0, 0.0, ALIKE) for each in differences)
@@ -221,7 +196,7 @@ def mmdit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 BOTH = ("-c", "a.yaml", "-c", "b.yaml")
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_document(mmdit: Any, tmp_path: Path) -> None:
     code, out, err = mmdit(
         *(*BOTH, "--seeds", "2", "--seed", "7", "--steps", "3", "--dtype", "bf16"),
@@ -239,7 +214,9 @@ def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_docum
     assert [(r["config"], r["seed"]) for r in document["results"]] == [("a", 7), ("a", 8), ("b", 7), ("b", 8)]
     assert document["comparison"]["seeds"] == [7, 8] and document["comparison"]["reference"] == "a"
     (folder,) = (tmp_path / "runs").iterdir()
-    assert {path.name for path in folder.iterdir()} == {"a-seed7", "a-seed8", "b-seed7", "b-seed8", "comparison.json"}
+    assert {path.name for path in folder.iterdir()} == {
+        *("a-seed7", "a-seed8", "b-seed7", "b-seed8", "comparison.json", "plan.json")
+    }
     assert json.loads((folder / "comparison.json").read_text()) == document
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     assert document["comparison"]["designs"][0]["loss"]["mean"] == pytest.approx(
@@ -247,7 +224,54 @@ def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_docum
     )
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
+@pytest.mark.slow
+def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_whole(mmdit: Any, tmp_path: Path) -> None:
+    asked = (
+        *(*BOTH, "--tune", "train.learning_rate=1e-3,1e-2", "--tune-seeds", "1", "--by", "flops"),
+        *("--steps", "4", "--run-dir", "x", "--report", "r.json"),
+    )
+    code, out, err = mmdit(*asked, width=120)
+    assert code == 0, err
+    assert "a: tuned" in out and "Tuned on seed 1000" in out and "as many FLOPs as a does" in " ".join(out.split())
+    document = json.loads((tmp_path / "r.json").read_text())
+    Draft202012Validator(document_schema("train-toy")).validate(document)
+    comparison = document["comparison"]
+    a, b = comparison["designs"]
+    assert (comparison["by"], a["steps"]) == ("flops", 4)
+    assert b["steps"] == round(4 * a["step_flops"] / b["step_flops"]) < 4
+    for tuned, config, result in zip(
+        comparison["tuning"]["designs"], document["configs"], document["results"], strict=True
+    ):
+        figures = [each["figure"]["mean"] for each in tuned["candidates"]]
+        assert tuned["best"] == tuned["candidates"][figures.index(min(figures))]["point"]
+        assert config["train"]["learning_rate"] == tuned["best"]["train.learning_rate"]
+        assert result["seed"] == 0 and result["config"] == config["name"] == tuned["config"]
+    before = {path: path.stat().st_mtime_ns for path in Path("x").rglob("metrics.jsonl")}
+    assert len(before) == 6
+    code, _, err = mmdit(*asked, "--resume", width=120)
+    assert code == 0 and {path: path.stat().st_mtime_ns for path in before} == before, err  # nothing ran again
+    assert json.loads((tmp_path / "r.json").read_text())["comparison"] == comparison
+
+
+@pytest.mark.usefixtures("bare_training")
+@pytest.mark.slow
+def test_every_point_of_a_sweep_is_a_design_with_a_row(mmdit: Any) -> None:
+    asked = ("-c", "a.yaml", "--sweep", "model.depth=1..2", "--steps", "2", "--seeds", "2", "--run-dir", "x")
+    code, out, err = mmdit(*asked, "--report", "r.json", width=120)
+    assert code == 0, err
+    assert re.search(r"a depth=1 .*2 of 2", out) and re.search(r"a depth=2 .*2 of 2", out) and "against" not in out
+    document = json.loads(Path("r.json").read_text())
+    Draft202012Validator(document_schema("train-toy")).validate(document)
+    designs = document["comparison"]["designs"]
+    assert [each["point"] for each in designs] == [{"model.depth": 1}, {"model.depth": 2}]
+    assert [config["model"]["depth"] for config in document["configs"]] == [1, 2]
+    assert designs[0]["parameters"] < designs[1]["parameters"] and len(document["results"]) == 4
+    code, out, err = mmdit(*asked, "--resume")
+    assert code == 0 and "loss" not in err, err  # nothing was trained again
+
+
+@pytest.mark.usefixtures("bare_training")
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [44, 80])
 def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
@@ -258,7 +282,8 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
     assert max(map(len, tables.splitlines())) <= width and "…" not in tables
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
+@pytest.mark.usefixtures("bare_training")
 def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(figure: Any, path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -270,7 +295,8 @@ def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeyp
     assert json.loads(Path("x/comparison.json").read_text()) == json.loads(Path("r.json").read_text())
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.slow
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
@@ -286,7 +312,7 @@ def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypa
     assert len(json.loads(Path("r.json").read_text())["comparison"]["failures"]) == 1
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
@@ -324,6 +350,17 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
         (["-c", "a.yaml", "--seeds", "2", "--resume"], "pass --run-dir"),
         ([*BOTH, "--run-dir", "x", "--resume"], "--run-dir x: there is no such comparison to resume"),
         (["-c", "a.yaml", "--target", "90%"], "--target is for a comparison"),
+        (["-c", "a.yaml", "--jobs", "2"], "--jobs is for a comparison"),
+        (["-c", "a.yaml", "--seeds", "auto"], "--seeds auto decides between designs"),
+        ([*BOTH, "--max-seeds", "4"], "--max-seeds is for --seeds auto"),
+        ([*BOTH, "--by", "watts"], "--by watts: expected steps, flops, seconds"),
+        (["-c", "a.yaml", "--by", "flops"], "--by is for a comparison"),
+        ([*BOTH, "--tune-seeds", "2"], "--tune-seeds is for --tune"),
+        ([*BOTH, "--tune", "train.learning_rate"], "--tune train.learning_rate: expected KEY=V1,V2"),
+        ([*BOTH, "--tune", "train.rate=1,2"], "--tune train.rate=1: train.rate: unknown key"),
+        ([*BOTH, "--tune", "model.depth=1,2", "--match", "params=1M"], "--tune and --match: leave one out"),
+        ([*BOTH, "--tune", "model.depth=1,2", "--sweep", "train.steps=1,2"], "--sweep and --tune: leave one out"),
+        (["-c", "a.yaml", "--sweep", "train.picture_size=32,16"], "train.picture_size"),
         (["-c", "a.yaml", "--plot", "x.png"], "--plot draws a comparison"),
         ([*BOTH, "--target", "110%"], "--target 110%: expected a share"),
         ([*BOTH, "--plot", "x.gif"], "expected a name that ends in .png"),
@@ -340,7 +377,7 @@ def test_a_wrong_request_is_one_message_and_leaves_nothing(arguments: list[str],
 # -------------------------------------------------------------------------------------------------------- TensorBoard
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_again(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config, folder = tiny(sound=True, evaluate_every=3), tmp_path / "run"
@@ -371,7 +408,7 @@ def test_without_tensorboard_one_message_says_how_to_get_it(mmdit: Any, monkeypa
     assert not Path("runs").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
     def stop(now: int, *rest: Any) -> None:
         if now == 4:

@@ -152,6 +152,7 @@ def test_a_picture_that_is_not_finite_has_nothing_right(data: Digits) -> None:
     assert torch.equal(before[4:], after[4:])
 
 
+@pytest.mark.slow
 def test_a_run_trains_judges_and_draws_grey_pictures(tmp_path: Path, data: Digits) -> None:
     few = {"steps": 4, "batch_size": 8, "evaluate_every": 2, "evaluation_samples": 8, "sampler": {"steps": 2}}
     result = train(changed("train", **few), device=CPU, run_dir=tmp_path / "run")

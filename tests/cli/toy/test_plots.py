@@ -79,6 +79,7 @@ def test_smoothing_keeps_a_constant_and_the_mean_of_a_line() -> None:
     assert _smooth([]) == []
 
 
+@pytest.mark.slow
 def test_training_imports_matplotlib_only_to_draw_and_pyplot_never() -> None:
     code = (
         "import mmdit_cli.toy.training, sys; assert 'matplotlib' not in sys.modules; "

@@ -108,6 +108,7 @@ def same_curve(a, b):
     assert a == pytest.approx(b, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_losses_and_weights_of_one(together, alone):
     _, run, done = together
     assert [code for code, _, _ in done] == [0, 0], done

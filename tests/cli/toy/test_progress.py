@@ -51,6 +51,7 @@ def test_the_picture_has_a_column_for_each_step_or_an_even_choice_of_them(steps:
     assert labels == [caption.replace(" ,", ",").replace(" :", ":") for caption in samples().batch.captions[:ROWS]]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_evaluated_on_the_way_shows_its_progress(tmp_path: Path) -> None:
     result = train(tiny(steps=2, evaluate_every=1), device=CPU, run_dir=tmp_path / "run")
     assert result is not None and Path(result.files["progress"]).read_bytes().startswith(b"\x89PNG")

@@ -254,6 +254,7 @@ def test_a_chain_has_an_end() -> None:
     assert refusal("f0.yaml") == message
 
 
+@pytest.mark.slow
 def test_the_values_of_a_chain_are_counted_together() -> None:
     half, whole = (f"k: [{'1,' * count}]\n" for count in (MAX_EXTENDED // 2, MAX_EXTENDED))
     found = refusal(a=half, b=f"extends: a.yaml\n{half}", c="extends: b.yaml\n")

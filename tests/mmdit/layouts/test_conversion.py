@@ -89,12 +89,12 @@ def test_a_file_of_diffusers_becomes_ours_and_comes_back_byte_for_byte(family, t
 @pytest.mark.parametrize(
     ("name", "layout", "prefix"),
     [
-        ("sd3-medium", "stability", PREFIX),
-        ("sd3.5-medium", "stability", ""),
         ("sd3.5-large", "stability", PREFIX),
         ("flux.1-dev", "flux", ""),
-        ("flux.1-dev", "flux", PREFIX),
-        ("flux.2-dev", "flux", ""),
+        pytest.param("sd3-medium", "stability", PREFIX, marks=pytest.mark.slow),
+        pytest.param("sd3.5-medium", "stability", "", marks=pytest.mark.slow),
+        pytest.param("flux.1-dev", "flux", PREFIX, marks=pytest.mark.slow),
+        pytest.param("flux.2-dev", "flux", "", marks=pytest.mark.slow),
     ],
 )
 def test_an_official_file_is_checked_converted_and_brought_back(name, layout, prefix, tmp_path):
@@ -346,6 +346,7 @@ def test_layout_and_prefix_are_recognized_where_they_are_left_out(name, layout, 
         assert mmdit.load("f.safetensors", config="c.yaml").state_dict().keys() == ours.keys()
 
 
+@pytest.mark.slow
 def test_the_three_commands_of_a_user_with_an_official_file(run_command, quick_ceilings, tmp_path):
     family = BY_NAME["flux.1-dev"]
     config_file(family, tmp_path / "c.yaml")

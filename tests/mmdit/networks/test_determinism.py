@@ -29,6 +29,7 @@ def test_the_same_seed_gives_the_same_bits_and_needs_only_deterministic_operator
     assert bits_of(variant, dtype) == bits_of(variant, dtype)
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_in_another_process():
     names = ["qk norm", "adaptive by token", "manifold", "masks, packed", "all together"]
     code = f"""

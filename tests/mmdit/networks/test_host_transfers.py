@@ -54,7 +54,18 @@ def network(config: ToolConfig) -> Any:
         return mmdit.build(config.model)
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+QUICK = (
+    "adaptive-generalized",
+    "sd3.5-medium",
+    "flux.1-dev",
+    "hunyuan-video-1.5",
+    "lumina-image-2.0",
+    "z-image",
+    "prx",
+)
+
+
+@pytest.mark.parametrize("name", slow_but(SHIPPED, *QUICK))
 def test_a_shipped_network_is_run_by_the_device_alone(name: str, fake_cuda: torch.device) -> None:
     assert transfers(short(name, masked=True), fake_cuda) == []
 

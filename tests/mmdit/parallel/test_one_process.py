@@ -7,16 +7,16 @@ import torch
 import torch.distributed as dist
 
 import mmdit
-from mmdit.parallel import Layout, parallelize
+from mmdit.parallel import MeshLayout, parallelize
 from mmdit.parallel.context_parallel import share_tokens
-from mmdit.parallel.layout import data_place
+from mmdit.parallel.mesh_layout import data_place
 from tests.support.toy import tiny
 
 
 @pytest.fixture
 def mesh():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield Layout().mesh("cpu")
+    yield MeshLayout().mesh("cpu")
     dist.destroy_process_group()
 
 
@@ -38,7 +38,7 @@ def test_what_has_nothing_to_act_on_is_refused(mesh):
     with pytest.raises(ValueError, match="the mesh needs a dimension 'shard'"):
         parallelize(net, mesh["tensor"], param_dtype=torch.bfloat16)
     with pytest.raises(ValueError, match=r"the layout \(tensor 2\) is of 2 processes, but there are 1"):
-        Layout(tensor=2).mesh("cpu")
+        MeshLayout(tensor=2).mesh("cpu")
 
 
 def test_two_calls_before_their_backward_are_recomputed_each_with_its_own_mask(mesh):

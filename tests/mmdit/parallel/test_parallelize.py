@@ -11,14 +11,14 @@ from benchmarks.parallel.cases import CASES
 from benchmarks.parallel.document import BOUND, LAYOUTS
 from benchmarks.parallel.equality import Difference
 from benchmarks.parallel.several import compare
-from mmdit.parallel import Layout
+from mmdit.parallel import MeshLayout
 
 RECOMPUTED = dict(checkpoint_activations=True, offload_activations=True)
 SINGLE = dict(dtype=torch.float32)
 SMALL = "option: standard"
 
 
-def hold(cases: list[tuple[str, Layout, dict[str, Any], float]]) -> None:
+def hold(cases: list[tuple[str, MeshLayout, dict[str, Any], float]]) -> None:
     found = compare([each[:3] for each in cases], processes=cases[0][1].size)
     wrong = [
         f"{name} on {layout}, {options}: {each}"
@@ -31,9 +31,9 @@ def hold(cases: list[tuple[str, Layout, dict[str, Any], float]]) -> None:
 def test_two_processes_give_and_learn_what_one_does():
     hold(
         [
-            ("flux.1-dev", Layout(context=2), {}, BOUND),
-            ("toy-generalized", Layout(tensor=2), RECOMPUTED, BOUND),
-            (SMALL, Layout(shard=2), SINGLE, 1e-4),  # whose gradients FSDP would average by gloo's own average
+            ("flux.1-dev", MeshLayout(context=2), {}, BOUND),
+            ("toy-generalized", MeshLayout(tensor=2), RECOMPUTED, BOUND),
+            (SMALL, MeshLayout(shard=2), SINGLE, 1e-4),  # whose gradients FSDP would average by gloo's own average
         ]
     )
 
@@ -42,10 +42,10 @@ def test_two_processes_give_and_learn_what_one_does():
 def test_four_processes_in_bfloat16_sum_gradients_in_float32():
     hold(
         [
-            (SMALL, Layout(shard=4), SINGLE, 1e-4),
-            (SMALL, Layout(replicate=2, shard=2), SINGLE, 1e-4),
-            (SMALL, Layout(shard=4), SINGLE | dict(param_dtype=torch.bfloat16), 0.1),
-            (SMALL, Layout(shard=2, tensor=2), SINGLE | dict(param_dtype=torch.bfloat16), 0.1),
+            (SMALL, MeshLayout(shard=4), SINGLE, 1e-4),
+            (SMALL, MeshLayout(replicate=2, shard=2), SINGLE, 1e-4),
+            (SMALL, MeshLayout(shard=4), SINGLE | dict(param_dtype=torch.bfloat16), 0.1),
+            (SMALL, MeshLayout(shard=2, tensor=2), SINGLE | dict(param_dtype=torch.bfloat16), 0.1),
         ]
     )
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import mmdit
-from mmdit.parallel import Layout
-from mmdit.parallel.layout import layout_of
+from mmdit.parallel import MeshLayout
+from mmdit.parallel.mesh_layout import layout_of
 from mmdit.parallel.parallelize import check_layout
 from tests.support.small_configs import config
 
@@ -26,8 +26,8 @@ class Mesh:
 
 
 def test_a_mesh_may_have_some_of_the_dimensions():
-    assert layout_of(Mesh(shard=2, tensor=4)) == Layout(shard=2, tensor=4)  # type: ignore[arg-type]
-    assert Layout(shard=2, tensor=4).size == 8 and str(Layout(shard=2, tensor=4)) == "shard 2 x tensor 4"
+    assert layout_of(Mesh(shard=2, tensor=4)) == MeshLayout(shard=2, tensor=4)  # type: ignore[arg-type]
+    assert MeshLayout(shard=2, tensor=4).size == 8 and str(MeshLayout(shard=2, tensor=4)) == "shard 2 x tensor 4"
 
 
 @pytest.mark.parametrize("sizes", [dict(dp=2), dict(tensor=2, shard=2), {}])
@@ -40,7 +40,7 @@ def test_other_dimensions_or_another_order_are_refused(sizes):
 
 def test_less_than_one_process_is_refused():
     with pytest.raises(ValueError, match="tensor must be at least 1, got 0"):
-        Layout(tensor=0)
+        MeshLayout(tensor=0)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ DIMENSIONS = (REPLICATE, SHARD, CONTEXT, TENSOR)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class MeshLayout:
     """How many processes there are along each dimension of the mesh.
 
     Attributes:
@@ -59,8 +59,8 @@ class Layout:
         )
 
 
-def layout_of(mesh: DeviceMesh) -> Layout:
-    """That of a mesh, whose dimensions are named as those of `Layout`; those that are not there are of 1.
+def layout_of(mesh: DeviceMesh) -> MeshLayout:
+    """That of a mesh, whose dimensions are named as those of `MeshLayout`; those that are not there are of 1.
 
     Raises:
         ValueError: a dimension has no name, or another one, or they stand in another order.
@@ -69,7 +69,7 @@ def layout_of(mesh: DeviceMesh) -> Layout:
     if len(names) != mesh.ndim or [name for name in DIMENSIONS if name in names] != [*names]:
         got = ", ".join(names) or "no names"
         raise ValueError(f"mesh: its dimensions must be some of {', '.join(DIMENSIONS)}, in this order, got {got}")
-    return Layout(**{name: mesh[name].size() for name in names})
+    return MeshLayout(**{name: mesh[name].size() for name in names})
 
 
 def data_place(mesh: DeviceMesh) -> tuple[int, int]:
