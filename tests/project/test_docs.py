@@ -22,7 +22,9 @@ WITH_COMMANDS = [page for page in PAGES if commands(page)]
 # pages that take longest; of what they show, README.md and the tests of the command have the main part
 LONG = ("train-toy.md", "profile.md", "configs.md", "flops.md")
 QUICK = [page for page in WITH_COMMANDS if page.name not in LONG]
-COUNTED = re.compile(r"^mmdit (flops|shape-check|export|configs|profile .*--estimate)\b")  # the same on every machine
+COUNTED = re.compile(
+    r"^mmdit (flops|plan|shape-check|export|configs|profile .*--estimate)\b"
+)  # the same on every machine
 FAULTS = re.compile(r"Traceback|unexpected|\bTODO\b")
 
 
