@@ -23,6 +23,7 @@ from mmdit_cli.export import command as export
 from mmdit_cli.flops import command as flops
 from mmdit_cli.interrupts import caught, exit_code, forget
 from mmdit_cli.output.console import error, is_main, printable
+from mmdit_cli.plan import command as plan
 from mmdit_cli.profile import command as profile
 from mmdit_cli.report import command as report
 from mmdit_cli.shape_check import command as shape_check
@@ -97,7 +98,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-for _command in (profile, flops, shape_check, train_toy, sample, export, report, configs, schema):
+for _command in (profile, flops, plan, shape_check, train_toy, sample, export, report, configs, schema):
     app.command(_command.NAME)(_guarded(_command.command))
 
 

@@ -53,8 +53,9 @@ def quick_ceilings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
 
 
 @pytest.fixture
-def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than a tiny run; what is drawn is tested with the plots."""
+def bare_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing, and estimating memory, take longer than a tiny run; the tests of plots and of memory hold them."""
+    monkeypatch.setattr("mmdit_cli.toy.training.check_fits", lambda *what: None)
     monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._over_training", lambda shown, path, trainer: None)

@@ -65,6 +65,7 @@ RESULTS = {  # by command: the classes of what its `results` may hold
         "memory.verdict:MemoryVerdict",  # with --estimate
     ),
     "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),
+    "plan": ("plan.plans:PlanResult",),
     "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
     "train-toy": ("toy.train_result:TrainResult",),
     "sample": ("toy.drawings:Drawing",),

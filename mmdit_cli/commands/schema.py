@@ -17,7 +17,7 @@ NAME = "schema"
 def command(
     request: Request,
     document: Annotated[
-        Literal["profile", "flops", "shape-check", "train-toy", "sample", "export", "configs"] | None,
+        Literal["profile", "flops", "plan", "shape-check", "train-toy", "sample", "export", "configs"] | None,
         typer.Option("--document", metavar="COMMAND", help="The schema of that command's --json instead."),
     ] = None,
     table: Annotated[

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.completion import card_names
 from mmdit_cli.request.flags import (
     GuidanceOption,
     MatchOption,
@@ -56,7 +57,10 @@ def command(
     card: Annotated[
         str | None,
         typer.Option(
-            "--card", metavar="NAME", help="Hours on this card, as h100, at the peak of --dtype, or as h100:tf32."
+            "--card",
+            metavar="NAME",
+            help="Hours on this card, as h100, at the peak of --dtype, or as h100:tf32.",
+            autocompletion=card_names,
         ),
     ] = None,
     card_flops: Annotated[

@@ -58,6 +58,7 @@ class StorageTracker(TorchDispatchMode):
         self.place = place
         self.curves: dict[tuple[str, int], list[int]] = {}
         self._known: dict[int, weakref.ref[Any]] = {}
+        self._sizes: dict[int, int] = {}
 
     def ignore(self, tensors: Any) -> None:
         """Don't count these: they were there before."""
@@ -81,9 +82,13 @@ class StorageTracker(TorchDispatchMode):
         key = id(storage)
 
         def gone(_: object) -> None:
-            self.held -= size
-            self._known.pop(key, None)
+            self._resize(key, 0)
+            del self._known[key], self._sizes[key]
 
         if key not in self._known:
-            self.held += size
-            self._known[key] = weakref.ref(storage, gone)
+            self._known[key], self._sizes[key] = weakref.ref(storage, gone), 0
+            self._resize(key, size)
+
+    def _resize(self, key: int, size: int) -> None:
+        self.held += size - self._sizes[key]
+        self._sizes[key] = size

@@ -8,15 +8,13 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mmdit_cli.model_parts.compiling import compiled
 from mmdit_cli.model_parts.flop_count import outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD, OPTIMIZER
 from mmdit_cli.request.inputs import ModelInputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
 Mode = Literal["forward", "train"]
-COMPILE_LIMIT = (
-    256  # variants of one function that torch.compile keeps; beyond them it would go on uncompiled, silently
-)
 
 
 class Call:
@@ -39,16 +37,16 @@ class Call:
         self.model, self.inputs, self.config, self.mode = model, inputs, config, mode
         self.run_model: Callable[..., Any] = model
         if compile:
-            newer = hasattr(torch._dynamo.config, "recompile_limit")  # torch 2.6 has the older name
-            for name in ("recompile_limit", "accumulated_recompile_limit") if newer else ("cache_size_limit",):
-                setattr(torch._dynamo.config, name, COMPILE_LIMIT)
-            # each for its own sizes, as if it were alone in the process
-            self.run_model = torch.compile(model, dynamic=False)
+            self.run_model = compiled(model)
         if mode == "train" and optimizer is None:
             optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
         self.optimizer = optimizer
         model.train(mode == "train")
         model.requires_grad_(mode == "train")
+
+    def uncompiled(self) -> Call:
+        """The same call of the same model, as it is."""
+        return Call(self.model, self.inputs, self.config, self.mode, optimizer=self.optimizer)
 
     def __call__(self, phase: Callable[[str], None] = lambda name: None) -> None:
         """One call; `phase` is told when forward, backward and the optimizer's step begin."""

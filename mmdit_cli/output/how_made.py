@@ -53,6 +53,8 @@ MADE = {  # by the first or the last key of a path
     "between evaluations.",
     "differences": "Paired by seed, with Student's 95 % interval of their mean; told apart where it leaves out 0. Of "
     "many rows, one in twenty does so by chance.",
+    "plans": "A process's memory by really cutting the model under fake tensors, its bytes by counting what it sends; "
+    "time by arithmetic, from the stated utilization and bandwidths.",
     "card_hours": "run.batch_size samples a step, all cards together; model FLOPs over peak and utilization.",
 }
 

@@ -7,16 +7,13 @@ import math
 import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from mmdit.config.regular_file import read_regular
 from mmdit.config.yaml_document import one_line
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.intervals import next_interval
 
 LARGEST = 1e300  # of a figure; an integer of JSON may be larger than any float
-MAX_BYTES = 8_000_000  # a result takes some 10 kB
 
 # what is compared: key of a result, its path in it, how it is called
 MEASURED = (("latency", ("latency_ms", "median")), ("peak memory", ("memory_bytes", "peak")))
@@ -65,29 +62,6 @@ def parse_tolerance(text: str) -> float:
     if not 0 <= share < float("inf"):
         raise UserError(f"--tolerance {text}: expected a share such as 5% or 0.05")
     return share
-
-
-def load_baseline(path: Path, command: str) -> dict[str, Any]:
-    """The document of an earlier `--report FILE.json` of the same command.
-
-    Raises:
-        UserError: the file can't be read or is no such document.
-    """
-    option = f"--baseline {path}"
-    try:
-        content = read_regular(path, MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise UserError(f"{option}: is larger than {MAX_BYTES / 1e6:.0f} MB; write one with --report FILE.json")
-        document = json.loads(content.decode("utf-8"))
-    except OSError as error:
-        raise UserError(f"{option}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{option}: is no JSON document ({error})") from None
-    if not isinstance(document, dict) or not isinstance(document.get("results"), list):
-        raise UserError(f"{option}: is no document of this tool; write one with --report FILE.json")
-    if document.get("command") != command:
-        raise UserError(f"{option}: is a document of {document.get('command')!r}, expected one of {command!r}")
-    return document
 
 
 def compare_with_baseline(

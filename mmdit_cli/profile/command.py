@@ -148,13 +148,15 @@ def command(
         return estimate_command(request, grid, mode=of_call, memory=memory, training=training)
 
     from mmdit_cli.memory.precheck import check_fits
+    from mmdit_cli.model_parts.compiling import check_compiler
     from mmdit_cli.output.console import message
-    from mmdit_cli.profile.baseline import load_baseline, parse_tolerance, worse_figures
+    from mmdit_cli.profile.baseline import parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.live_profile import looked_on
     from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
+    from mmdit_cli.request.earlier_document import read_document
     from mmdit_cli.request.sweep import PointConfig, over_grid
     from mmdit_cli.request.targets import PICTURES, check_apart, check_target
 
@@ -163,7 +165,7 @@ def command(
     share = parse_tolerance(TOLERANCE if tolerance is None else tolerance)
     if tolerance is not None and baseline is None:
         raise UserError("--tolerance is for --baseline; give an earlier --report, .json")
-    earlier = None if baseline is None else load_baseline(baseline, NAME)
+    earlier = None if baseline is None else read_document(baseline, "--baseline", NAME)
     if trace is not None:
         check_target(trace, "--trace")
         if len(request.configs) > 1 or sweep:
@@ -184,6 +186,8 @@ def command(
         trace=trace,
     )
 
+    if compile:
+        check_compiler(settings.device, "--compile")
     grid = matched_grid(request, sweep, match, vary)
     if mode == "sample":
         from mmdit_cli.profile.sampling_command import sampling_command

@@ -137,9 +137,15 @@ def _measure(
             max_seconds=settings.max_seconds / 3,
             on_run=lambda runs, name=name: on_progress(f"{name}: warming up", runs, None),  # type: ignore[misc]
         )
-    rounds = Rounds(calls, stopwatch, beside=hooked if attribution == "hooks" else [], seed=settings.seed)
+    eager = [call.uncompiled() for call in calls] if settings.compile else []
+    for call in eager:
+        call()
+    beside: list[Callable[[], object]] = [*(hooked if attribution == "hooks" else eager)]
+    rounds = Rounds(calls, stopwatch, beside=beside, seed=settings.seed)
     for subject, times in zip(subjects, rounds.times, strict=True):
         subject.times = times
+    for subject, times in zip(subjects, rounds.others if eager else (), strict=False):
+        subject.eager = times
     names, looks = ", ".join(dict.fromkeys(s.config.name for s in subjects)), Looks(meter)
 
     def pause(count: int) -> bool:
@@ -152,7 +158,10 @@ def _measure(
             repeats=settings.repeats,
             max_seconds=settings.max_seconds,
             known=lambda: all(is_known(subject.runs, TOLERANCE) for subject in subjects),
-            beside_known=lambda: all(follower.known for follower in hooked),
+            beside_known=lambda: all(
+                is_known(subject.eager, TOLERANCE) if eager else subject.hooked is None or subject.hooked.known
+                for subject in subjects
+            ),
             pause=pause,
         )
     if attribution == "kernels":

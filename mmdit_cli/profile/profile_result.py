@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from mmdit_cli.memory.measured import MemoryUse
+from mmdit_cli.model_parts.compiling import CompileGain, compile_gain
 from mmdit_cli.model_parts.flop_count import CONVENTION
 from mmdit_cli.model_parts.timed_call import Mode
 from mmdit_cli.profile.breakdown import ComponentProfile, component_rows, shares_within
@@ -37,6 +38,7 @@ class ProfileResult:
     mode: Mode
     compiled: bool
     compile_seconds: float | None
+    compile_gain: CompileGain | None
     caches: Literal["warm", "cold"]
     batch_size: int
     tokens: dict[str, int]
@@ -79,6 +81,7 @@ def make_result(subject: Subject, settings: Settings, ceilings: Ceilings, refere
         mode=settings.mode,
         compiled=settings.compile,
         compile_seconds=subject.warm_up[0] - seconds if settings.compile else None,
+        compile_gain=compile_gain(subject.warm_up[0], subject.runs, subject.eager) if subject.eager else None,
         caches="cold" if settings.cold else "warm",
         batch_size=work.batch_size,
         tokens=work.tokens,

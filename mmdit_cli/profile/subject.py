@@ -31,7 +31,8 @@ class Subject:
     """A config at a point, and what is known of it so far.
 
     `warm_up`: seconds of the calls before the rounds, and `first_parts` those of one of them. `times`: seconds of the
-    calls as they are, by round; `hooked` follows others of the same rounds.
+    calls as they are, by round; `eager` those of the same calls uncompiled, where the others are compiled; `hooked`
+    follows others of the same rounds.
     """
 
     config: ToolConfig
@@ -40,6 +41,7 @@ class Subject:
     warm_up: list[float] = field(default_factory=list)
     first_parts: Parts = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
+    eager: list[float] = field(default_factory=list)
     hooked: HookedCall | None = None
     kernels: Parts = field(default_factory=dict)
     memory: MemoryUse | None = None

@@ -10,6 +10,7 @@ from rich.console import RenderableType
 from rich.table import Table
 
 from mmdit_cli.memory.tables import memory_rows
+from mmdit_cli.model_parts.compiling import pays_after
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import (
     NEVER,
@@ -105,6 +106,9 @@ def _notice(text: str) -> RenderableType:
 def _rows(results: Sequence[ProfileResult], quiet: bool) -> Iterator[Row]:
     yield Row("mode", lambda r: r.mode + (", compiled" if r.compiled else ""))
     yield Row("compile time", lambda r: f.seconds(r.compile_seconds), when=results[0].compiled)
+    if any(r.compile_gain for r in results):
+        yield Row("  uncompiled", lambda r: f.seconds(r.compile_gain and r.compile_gain.eager_ms / 1e3))
+        yield Row("  pays after", lambda r: pays_after(r.compile_gain, "calls"), True)
     yield Row("batch × tokens", lambda r: f"{r.batch_size} × {tokens_text(r.tokens)}")
     yield Row("parameters", lambda r: f.count(r.parameters))
     yield Row("FLOPs a call", lambda r: f.flops(r.flops))

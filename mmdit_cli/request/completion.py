@@ -17,6 +17,8 @@ from typing import Any
 
 import typer
 
+from mmdit_cli.request.cards import CARDS
+
 FILES = (".yaml", ".yml", ".safetensors")
 MOST_EXTENDED = 16
 EVERY = "*"
@@ -34,6 +36,11 @@ def run_names(incomplete: str) -> list[str]:
     """The folders of runs that begin so, and those that runs may be in."""
     folders = [path for path in sorted(glob(f"{escape(incomplete)}*")) if os.path.isdir(path)]
     return [path if _run(path).is_file() else f"{path}/" for path in folders]
+
+
+def card_names(incomplete: str) -> list[str]:
+    """What `--card` takes."""
+    return [name for name in CARDS if name.startswith(incomplete)]
 
 
 def config_keys(ctx: typer.Context, incomplete: str) -> list[str]:

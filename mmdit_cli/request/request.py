@@ -36,6 +36,7 @@ NAMED = 4  # settings in a message
 READS = {  # by command: what it uses of a config's `run` and `train`, sections or keys
     "profile": ("run",),
     "flops": ("run",),
+    "plan": ("run",),
     "shape-check": ("run",),
     "train-toy": ("train",),
     "export": ("run.mask",),

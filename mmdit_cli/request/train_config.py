@@ -58,6 +58,9 @@ class TrainConfig(Options):
         0.1, "Share of captions left out, which classifier-free guidance needs.", ge=0, lt=1
     )
     shift: Number = option(1.0, "Of the timesteps, toward noise where above 1 (Esser et al. 2024, eq. 23).", gt=0)
+    compile: Flag = option(
+        False, "Runs the network through torch.compile, and says after how many steps that pays.", later=True
+    )
     loss_weights: dict[Text, Annotated[Number, Gt(0)]] = option({}, "By modality; 1 where it says nothing.")
     timesteps: TimestepDensity = option(TimestepDensity(), "How timesteps are drawn.")
     sampler: SamplerConfig = option(SamplerConfig(), "How samples are drawn.")

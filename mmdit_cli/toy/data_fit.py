@@ -74,6 +74,11 @@ def as_fed(config: ToolConfig) -> ToolConfig:
     return replace(config, run=RunConfig(batch_size=config.train.batch_size, tokens=known, mask={"text": 1.0}))
 
 
+def longest_caption(config: ToolConfig) -> int:
+    """Words that no caption of the data exceeds."""
+    return _needs(config).max_words
+
+
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
     """The model's velocity.
 

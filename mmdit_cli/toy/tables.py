@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from mmdit_cli.model_parts.compiling import in_words
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import Column, listing, note, pairs
 
@@ -43,6 +44,8 @@ def averaged(end: str, steps: int) -> str:
 
 def _rows(result: TrainResult) -> Iterator[tuple[str, str]]:
     yield "steps", f"{result.steps} ({f.number(result.steps_per_s)}/s)"
+    if result.compile_gain is not None:
+        yield "compiled", in_words(result.compile_gain).removeprefix("compiled ")
     for end in ("first", "last"):
         yield f"loss, {averaged(end, result.loss_steps)}", f.number(result.loss[end])
     for name, share in result.accuracy.items() if not result.coverage else ():

@@ -13,6 +13,7 @@ from mmdit.config.regular_file import read_regular
 from mmdit.options import as_data
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import LONGEST
+from mmdit_cli.model_parts.compiling import CompileGain
 from mmdit_cli.output.run_files import RESULT
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.evaluation import Coverage
@@ -30,7 +31,8 @@ class TrainResult:
     Accuracies are shares of samples whose attributes the judge reads back all right: on captions as training showed
     them, and `held_out` on those it never did; by modality, or of scenes by category of caption, with their mean.
     `agreement`: in every modality at once. `any_to_any`: see there. `coverage`: of what captions leave free, by
-    attribute. `loss`: the means over the `first` and over the `last` `loss_steps` steps.
+    attribute. `compile_gain`: of a forward and a backward pass, where the network is compiled. `loss`: the means over
+    the `first` and over the `last` `loss_steps` steps.
     """
 
     config: str
@@ -50,6 +52,7 @@ class TrainResult:
     files: dict[str, str]
     seed: int = 0
     any_to_any: dict[str, float] = field(default_factory=dict)
+    compile_gain: CompileGain | None = None
     coverage: dict[str, Coverage] = field(default_factory=dict)
     loss_steps: int = AVERAGED
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
@@ -17,15 +18,17 @@ from mmdit.options import as_data
 from mmdit.sampling import Tensors
 from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
-from mmdit_cli.toy.data_fit import predict
+from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
 from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
+TIMED = 5  # passes, by which the gain of compiling is known
 Precision = Literal["pure", "mixed"]  # mixed: float32 weights, and autocast to the dtype that was asked for
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -59,6 +62,10 @@ class Trainer:
             group.shard(model)
         self.network = self.model
         self.network = group.network(self.model, self._some_unused)
+        self.caption_length: int | None = None  # as long as the longest of a batch
+        if self.settings.compile:  # for one size, and so one graph
+            self.caption_length = longest_caption(config)
+            self.network = compiled(self.model)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,
@@ -156,7 +163,7 @@ class Trainer:
         generator = torch.Generator().manual_seed(hash_seed(self.seed, NOISE, self.completed))
         dropped = torch.rand(size, generator=generator) < settings.caption_dropout
         captions = [NULL if drop else text for text, drop in zip(batch.captions, dropped.tolist(), strict=True)]
-        ids, mask = self.world.encode(captions)
+        ids, mask = self.world.encode(captions, self.caption_length)
         times: Tensors = {}
         for name in batch.data:
             if times and not settings.timesteps.per_modality:
@@ -195,12 +202,32 @@ class Trainer:
             name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()
         }
 
+    def compile_gain(self) -> CompileGain:
+        """Compile the network, and time forward and backward passes of the next step's batch with it and without.
+        Nothing of the state changes."""
+        batch, network = self._draw(), self.network
+        _, *eager = (self._timed_pass(self.model, batch) for _ in range(1 + TIMED))
+        first, *rest = (self._timed_pass(network, batch) for _ in range(1 + TIMED))
+        return compile_gain(first, rest, eager)
+
+    def _timed_pass(self, network: nn.Module, batch: tuple[Tensor, Tensor, Tensors, Tensors, Tensors]) -> float:
+        """Seconds of a forward and a backward pass."""
+        self.network = network
+        began = time.perf_counter()
+        torch.stack(list(self._losses(*batch).values())).sum().backward()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        taken = time.perf_counter() - began
+        self.optimizer.zero_grad()
+        return taken
+
     def _first_not_finite(self, forward: Any) -> str:
         """The innermost module whose output stops being finite first, when `forward` is run again."""
         for name, p in self.model.named_parameters():
             if not is_finite(p):
                 return f"the weights of {name}"
         found: list[str] = []
+        self.network = self.model  # no hook is called in a compiled graph; the run ends here
 
         def check(name: str) -> Any:
             def hook(module: nn.Module, inputs: Any, output: Any) -> None:

@@ -19,6 +19,7 @@ from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
+from mmdit_cli.model_parts.compiling import CompileGain, check_compiler, in_words
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
@@ -102,6 +103,10 @@ def train(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
         )
     group.check(config.model)
+    if config.train.compile:
+        if group.size > 1:
+            raise UserError("train.compile is for one process; leave it out under torchrun")
+        check_compiler(device, "train.compile")
     world = world_of(config)
     check_fits(as_fed(config), "train", dtype, device, "train-toy")
     with ExitStack() as until_the_end:
@@ -119,8 +124,11 @@ def train(
             if group.main:
                 about = trainer.identity()
                 describe(folder, about, device=device, command_line=command_line, changes=changes)
+            gain = trainer.compile_gain() if config.train.compile else None
+            if gain is not None:
+                on_message(f"{config.name}: {in_words(gain)}")
             rate = _train(trainer, folder, metrics, on_progress)
-            return _finish(trainer, folder, metrics, rate)
+            return _finish(trainer, folder, metrics, rate, gain)
         except Diverged as problem:
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
@@ -183,15 +191,19 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
     trainer.group.wait()
 
 
-def _finish(trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult | None:
+def _finish(
+    trainer: Trainer, folder: Path, metrics: Metrics, rate: float, gain: CompileGain | None
+) -> TrainResult | None:
     """Judge, and draw the pictures, in the main process."""
     model = trainer.averaged_model
-    result = _result(model, trainer, folder, metrics, rate) if trainer.group.main else None
+    result = _result(model, trainer, folder, metrics, rate, gain) if trainer.group.main else None
     trainer.group.wait()
     return result
 
 
-def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float) -> TrainResult:
+def _result(
+    model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, rate: float, gain: CompileGain | None
+) -> TrainResult:
     checkpoint, _ = newest_checkpoint(folder)
     if checkpoint is None or checkpoint.step != trainer.completed:
         raise UserError(f"{folder}: the last checkpoint is gone or damaged; resume the run to write it anew")
@@ -227,6 +239,7 @@ def _result(model: nn.Module, trainer: Trainer, folder: Path, metrics: Metrics, 
         seed=trainer.seed,
         loss_steps=min(AVERAGED, len(losses)),
         any_to_any=any_to_any(model, trainer.world, settings, seed=trainer.seed, device=trainer.device),
+        compile_gain=gain,
     )
     keep_result(folder, result)
     return result

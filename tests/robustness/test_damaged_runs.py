@@ -22,7 +22,7 @@ from mmdit_cli.toy.training import Interrupted, train
 from tests.support.toy import CPU, same_bits, tiny, weights
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
     refusals = []
 
@@ -38,7 +38,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
     assert len(refusals) == 2 and not (tmp_path / "run" / LOCK).exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_lock_file_of_a_killed_run_is_in_nobodys_way(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / LOCK).write_text("process 1 on nowhere")
@@ -46,7 +46,7 @@ def test_the_lock_file_of_a_killed_run_is_in_nobodys_way(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_change_is_refused_then_allowed_and_written_down(tmp_path):
     folder, messages = tmp_path / "run", []
     train(tiny(steps=4), device=CPU, run_dir=folder)
@@ -66,7 +66,7 @@ def test_a_change_is_refused_then_allowed_and_written_down(tmp_path):
     ("other", "why"),
     [(tiny(steps=2), "train.steps is 2, and .* has done 6"), (tiny(sound=True), "weights.*: .*audio.* is missing")],
 )
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_change_that_does_not_fit_the_run_is_refused_all_the_same(other, why, tmp_path):
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
     before = weights(whole)
@@ -75,7 +75,7 @@ def test_a_change_that_does_not_fit_the_run_is_refused_all_the_same(other, why, 
     assert same_bits(before, load_file(Path(whole.files["checkpoint"]).with_name("weights.safetensors")))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_config_edited_before_the_first_checkpoint_is_noticed(tmp_path):
     def stop(step, *rest):
         raise KeyboardInterrupt
@@ -87,7 +87,7 @@ def test_a_config_edited_before_the_first_checkpoint_is_noticed(tmp_path):
         train(tiny(), device=CPU, seed=1, run_dir=tmp_path / "run", resume=True)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     path = tmp_path / "run" / "checkpoint-00000006" / "state.json"
@@ -103,7 +103,7 @@ def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
     assert newest_checkpoint(tmp_path / "run")[0].step == 6
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_users_copies_of_checkpoints_neither_count_nor_go(tmp_path):
     run = tmp_path / "run"
     train(tiny(steps=4), device=CPU, run_dir=run)
@@ -128,7 +128,7 @@ def forged(folder: Path, files: dict[str, bytes], **changes: object) -> None:
 @pytest.mark.parametrize(
     "changes", [{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], ids=str
 )
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     forged(tmp_path / "run" / "checkpoint-00000006", {}, **changes)
@@ -151,7 +151,7 @@ SLOW = pytest.mark.slow
         ("optimizer.safetensors", {f"0.{k}": torch.zeros(3, 1) for k in MOMENTS}, "shape .3, 1"),
     ],
 )
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_path):
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     content = b"junk" if tensors is None else save(tensors)
@@ -171,7 +171,7 @@ def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_p
     ],
     ids=lambda text: text[:12],
 )
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_what_a_run_says_of_itself_is_read_without_trust(name, content, tmp_path):
     run = tmp_path / "run"
     train(tiny(steps=1), device=CPU, run_dir=run)
@@ -180,7 +180,7 @@ def test_what_a_run_says_of_itself_is_read_without_trust(name, content, tmp_path
     assert train(tiny(steps=1), device=CPU, run_dir=run, resume=True).steps == 1
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_full_disk_says_where_it_stopped_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     write, calls = checkpoints.write_tensors, []

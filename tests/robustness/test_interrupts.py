@@ -16,7 +16,7 @@ from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_sigterm_saves_the_step_it_came_in_and_gives_its_handler_back(tmp_path):
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     before = signal.getsignal(signal.SIGTERM)
@@ -59,7 +59,7 @@ def test_a_second_ctrl_c_soon_after_does_not_tear_the_clean_up_and_a_later_one_d
     assert cleaned == [130]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_second_ctrl_c_soon_after_does_not_tear_a_step(tmp_path):
     def stop(step, *rest):
         if step == 3:

@@ -17,7 +17,8 @@ from mmdit_cli import app
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.flop_count import meta_model
 from mmdit_cli.output.console import is_main, printable
-from mmdit_cli.profile.baseline import find_earlier, load_baseline
+from mmdit_cli.profile.baseline import find_earlier
+from mmdit_cli.request.earlier_document import read_document
 from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.sweep import MAX_POINTS, parse_sweeps
 from mmdit_cli.request.targets import check_target
@@ -239,7 +240,7 @@ def test_a_budget_is_a_number_that_stays_finite(images, server, tmp_path):
 def test_a_baseline_of_many_values_is_refused_before_it_takes_memory(tmp_path):
     (tmp_path / "b.json").write_bytes(b'{"command": "profile", "results": [' + b"[]," * 3_000_000 + b"[]]}")
     with pytest.raises(UserError, match="is larger than 8 MB"):
-        load_baseline(tmp_path / "b.json", "profile")
+        read_document(tmp_path / "b.json", "--baseline", "profile")
 
 
 def test_what_the_environment_says_of_other_launchers_silences_nothing(monkeypatch):

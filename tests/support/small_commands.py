@@ -43,7 +43,7 @@ TOY = [
     *("train.evaluation_samples=6", "train.evaluate_every=0", "train.sampler.steps=1"),
 ]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
-    r"--compile|--cold|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--seeds|digits|"
+    r"--compile|train.compile|--cold|^mmdit plan|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--seeds|digits|"
     r"^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
 )
 

@@ -60,13 +60,18 @@ def test_the_schema_lets_an_extending_config_say_only_what_differs(text, problem
     assert len(list(Draft202012Validator(config_schema()).iter_errors(yaml.safe_load(text)))) == problems
 
 
-@pytest.mark.parametrize("command", [name for name in RESULTS if name not in ("train-toy", "sample")])
+COMMANDS = [name for name in RESULTS if name not in ("train-toy", "sample")]
+
+
+@pytest.mark.parametrize("command", slow_but(COMMANDS, *(name for name in COMMANDS if name != "plan")))
 def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, quick_ceilings):
     from mmdit_cli.app import main
 
     (tmp_path / "c.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
-    more = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}.get(command, [])
+    options = {"profile": ["--repeats", "2", "--mode", "train"], "export": ["--out", "m"]}
+    options["plan"] = ["--card", "h100", "--gpus", "2", "--parallel", "fsdp"]
+    more = options.get(command, [])
     few = {name: path for name, path in shipped_configs().items() if name in ("two-modality", "sd3-medium")}
     monkeypatch.setattr("mmdit_cli.commands.shipped_sizes.shipped_configs", lambda: few)
     config = [] if command == "configs" else ["-c", "c.yaml"]

@@ -177,7 +177,7 @@ def test_weights_that_changed_on_the_disk_are_not_exported(tmp_path):
         export_model(config(), Export(out=tmp_path / "b", weights=tmp_path / "a"))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_gives_its_averaged_weights_or_the_raw_ones(tmp_path, run_main):
     settings = tiny()
     train(settings, device=CPU, run_dir=tmp_path / "run")

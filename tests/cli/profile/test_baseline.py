@@ -18,7 +18,6 @@ from mmdit_cli.profile import fresh_processes, grid_profile
 from mmdit_cli.profile.baseline import (
     compare_with_baseline,
     find_earlier,
-    load_baseline,
     other_surroundings,
     parse_tolerance,
     repeated_latency,
@@ -26,6 +25,7 @@ from mmdit_cli.profile.baseline import (
 )
 from mmdit_cli.profile.fresh_processes import PROCESSES
 from mmdit_cli.profile.profile_settings import Settings
+from mmdit_cli.request.earlier_document import read_document
 from mmdit_cli.request.sweep import PointConfig
 from mmdit_cli.request.tool_config import load_tool_config
 from tests.support.small_configs import config
@@ -79,7 +79,7 @@ def test_a_file_that_is_no_baseline_is_refused(text, message, tmp_path):
     path = tmp_path / "old.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        load_baseline(path, "profile")
+        read_document(path, "--baseline", "profile")
 
 
 def test_a_config_that_the_baseline_lacks_is_named():

@@ -11,6 +11,7 @@ from mmdit_cli.request.numbers import read_number, read_share
 # cores (SM or CU), 16-bit multiply-adds a core and clock, boost clock in GHz: what the chips' own papers say they are
 CHIPS = {
     "a100": (108, 1024, 1.410),
+    "a100-40": (108, 1024, 1.410),
     "h100": (132, 2048, 1.830),
     "h100-pcie": (114, 2048, 1.620),
     "h200": (132, 2048, 1.830),

@@ -157,7 +157,7 @@ def test_a_target_that_some_run_missed_is_not_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_one_design_under_two_names_differs_by_exactly_nothing(tmp_path: Path) -> None:
     runner = InTurns(RunSettings(CPU, torch.float32).train)
     _, found = compare_designs([named("a"), named("b")], SeedPlan(0, 3), folder=tmp_path, runner=runner)
@@ -196,7 +196,7 @@ def mmdit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 BOTH = ("-c", "a.yaml", "-c", "b.yaml")
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_document(mmdit: Any, tmp_path: Path) -> None:
     code, out, err = mmdit(
         *(*BOTH, "--seeds", "2", "--seed", "7", "--steps", "3", "--dtype", "bf16"),
@@ -224,7 +224,7 @@ def test_two_designs_of_two_seeds_end_in_runs_tables_a_picture_and_a_valid_docum
     )
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 @pytest.mark.slow
 def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_whole(mmdit: Any, tmp_path: Path) -> None:
     asked = (
@@ -240,6 +240,7 @@ def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_who
     a, b = comparison["designs"]
     assert (comparison["by"], a["steps"]) == ("flops", 4)
     assert b["steps"] == round(4 * a["step_flops"] / b["step_flops"]) < 4
+    assert not any("train.steps" in note for note in comparison["notes"])
     for tuned, config, result in zip(
         comparison["tuning"]["designs"], document["configs"], document["results"], strict=True
     ):
@@ -254,7 +255,7 @@ def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_who
     assert json.loads((tmp_path / "r.json").read_text())["comparison"] == comparison
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 @pytest.mark.slow
 def test_every_point_of_a_sweep_is_a_design_with_a_row(mmdit: Any) -> None:
     asked = ("-c", "a.yaml", "--sweep", "model.depth=1..2", "--steps", "2", "--seeds", "2", "--run-dir", "x")
@@ -271,7 +272,7 @@ def test_every_point_of_a_sweep_is_a_design_with_a_row(mmdit: Any) -> None:
     assert code == 0 and "loss" not in err, err  # nothing was trained again
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [44, 80])
 def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
@@ -283,7 +284,7 @@ def test_the_tables_fit_the_screen(width: int, mmdit: Any) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(figure: Any, path: Path) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
@@ -296,7 +297,7 @@ def test_a_picture_that_cannot_be_written_loses_nothing_else(mmdit: Any, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
@@ -312,7 +313,7 @@ def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypa
     assert len(json.loads(Path("r.json").read_text())["comparison"]["failures"]) == 1
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 
@@ -377,7 +378,7 @@ def test_a_wrong_request_is_one_message_and_leaves_nothing(arguments: list[str],
 # -------------------------------------------------------------------------------------------------------- TensorBoard
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_again(tmp_path: Path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     config, folder = tiny(sound=True, evaluate_every=3), tmp_path / "run"
@@ -408,7 +409,7 @@ def test_without_tensorboard_one_message_says_how_to_get_it(mmdit: Any, monkeypa
     assert not Path("runs").exists()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
     def stop(now: int, *rest: Any) -> None:
         if now == 4:

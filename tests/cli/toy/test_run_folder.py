@@ -55,7 +55,7 @@ def test_a_run_leaves_what_the_contract_names(sound: bool, tmp_path: Path) -> No
     assert all(accuracy == 1 for accuracy in result.oracle_real.values())
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_checkpoint_is_a_model_that_load_rebuilds(tmp_path: Path) -> None:
     config = tiny()
     result = train(config, device=CPU, run_dir=tmp_path / "run")
@@ -64,7 +64,7 @@ def test_the_checkpoint_is_a_model_that_load_rebuilds(tmp_path: Path) -> None:
     assert same_bits(dict(model.state_dict()), load_file(result.files["checkpoint"]))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_folder_tells_the_whole_config_and_it_loads_again(tmp_path: Path) -> None:
     config = tiny()
     train(config, device=CPU, steps=3, run_dir=tmp_path / "run")
@@ -72,7 +72,7 @@ def test_the_folder_tells_the_whole_config_and_it_loads_again(tmp_path: Path) ->
     assert load_tool_config(tmp_path / "run" / "config.yaml").model == config.model
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_runs_config_is_whole_whatever_it_extended_and_the_run_goes_on_without_that(tmp_path: Path) -> None:
     parent, run = tmp_path / "base.yaml", tmp_path / "run"
     parent.write_text(to_yaml(as_data(tiny())))
@@ -93,7 +93,7 @@ def test_metrics_hold_one_line_for_each_step(tmp_path: Path) -> None:
     assert (tmp_path / "run" / "progress" / "step-00000004.png").is_file()
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
@@ -106,7 +106,7 @@ def test_nothing_in_a_run_is_a_pickle(tmp_path: Path) -> None:
     assert kinds == {".safetensors", ".json", ".jsonl", ".yaml", ".png"}
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_two_runs_of_one_seed_are_the_same_to_the_bit_and_another_seed_is_not(tmp_path: Path) -> None:
     first, again, other = (
         train(tiny(dropout=0.5), device=CPU, seed=seed, run_dir=tmp_path / name)
@@ -117,7 +117,7 @@ def test_two_runs_of_one_seed_are_the_same_to_the_bit_and_another_seed_is_not(tm
 
 
 @pytest.mark.parametrize("step", slow_but([1, 2, 5], 2))
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp_path: Path) -> None:
     config = tiny(sound=True, dropout=0.5)
     whole = train(config, device=CPU, run_dir=tmp_path / "whole")
@@ -132,7 +132,7 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_unbroken_one(step: int, tmp
     assert (resumed.loss, resumed.accuracy) == (whole.loss, whole.accuracy)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_keeps_the_command_that_began_it_and_those_that_went_on(tmp_path: Path) -> None:
     began, again, last = (["mmdit", "train-toy", word] for word in ("-c", "--resume", "--set"))
     for command, resume in ((began, False), (again, True)):
@@ -146,14 +146,14 @@ def test_a_run_keeps_the_command_that_began_it_and_those_that_went_on(tmp_path: 
     assert (about["command_line"], about["resumed_by"]) == (began, [again, last])
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_an_interrupt_says_which_command_goes_on(tmp_path: Path) -> None:
     with pytest.raises(Interrupted, match=r"go on with\nmmdit train-toy --resume --run-dir \S+ --device cpu$"):
         train(tiny(), device=CPU, seed=7, run_dir=tmp_path / "run", on_progress=stop_after(3))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_that_command_goes_on_with_the_config_seed_and_dtype_of_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,7 +181,7 @@ def test_that_command_goes_on_with_the_config_seed_and_dtype_of_the_run(
     assert code == 2 and "holds no config.yaml; give the run's --config" in err
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_ctrl_c_never_tears_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     update = torch.optim.AdamW.step
@@ -199,7 +199,7 @@ def test_ctrl_c_never_tears_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), weights(whole))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_training_works_outside_of_the_main_thread(tmp_path: Path) -> None:
     results: list[TrainResult] = []
     thread = threading.Thread(target=lambda: results.append(train(tiny(), device=CPU, run_dir=tmp_path / "run")))
@@ -208,7 +208,7 @@ def test_training_works_outside_of_the_main_thread(tmp_path: Path) -> None:
     assert results[0].steps == 6
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_the_handler_of_ctrl_c_is_given_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
@@ -216,7 +216,7 @@ def test_the_handler_of_ctrl_c_is_given_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"])
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, tmp_path: Path) -> None:
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
     wanted = weights(whole)
@@ -230,7 +230,7 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, tmp_p
     assert same_bits(weights(resumed), wanted)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     folder = tmp_path / "run"
@@ -242,7 +242,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) ->
     assert not list(folder.glob(".*"))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_finished_run_can_be_judged_again(tmp_path: Path) -> None:
     first = train(tiny(), device=CPU, run_dir=tmp_path / "run")
     again = train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
@@ -257,7 +257,7 @@ def test_a_finished_run_can_be_judged_again(tmp_path: Path) -> None:
         ({"dtype": torch.bfloat16}, 'dtype was "fp32", is "bf16"'),
     ],
 )
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_resuming_with_another_request_is_refused_and_says_what_differs(
     change: dict[str, Any], named: str, tmp_path: Path
 ) -> None:
@@ -271,14 +271,14 @@ def test_differences_name_keys_on_either_side() -> None:
     assert differences(saved, wanted) == ["a.b was 1, is 3", "a.gone was 2, is null", "a.new was null, is 4"]
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_folder_with_something_in_it_is_not_trained_in(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(UserError, match="not empty"):
         train(tiny(), device=CPU, run_dir=tmp_path)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_there_is_nothing_to_resume_in_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such run"):
         train(tiny(), device=CPU, run_dir=tmp_path / "none", resume=True)

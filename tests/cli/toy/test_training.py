@@ -22,7 +22,6 @@ from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data import Batch
 from mmdit_cli.toy.data_fit import as_fed, predict, world_of
 from mmdit_cli.toy.evaluation import SEEN, draw, evaluate
-from mmdit_cli.toy.resume import with_defaults
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
 from mmdit_cli.toy.world import MAX_WORDS, World
@@ -31,7 +30,7 @@ from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 @pytest.mark.parametrize("when", ["loss", "gradient"])
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_what_is_not_finite_stops_the_run_at_its_step_and_layer(
     when: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,21 +92,21 @@ def test_whether_a_step_fits_is_asked_of_what_it_is_fed_not_of_run(
         train(config, device=CPU, run_dir=tmp_path / "run")
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_training_leaves_the_global_generator_alone(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before)
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_autocast_trains_float32_weights(tmp_path: Path) -> None:
     result = train(tiny(), device=CPU, dtype=torch.bfloat16, run_dir=tmp_path / "run")
     assert {x.dtype for x in weights(result).values()} == {torch.float32}
     assert not same_bits(weights(result), weights(train(tiny(), device=CPU, run_dir=tmp_path / "other")))
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_float16_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="fp32 or bf16, got float16"):
         train(tiny(), device=CPU, dtype=torch.float16, run_dir=tmp_path / "run")
@@ -301,6 +300,8 @@ def test_an_echo_needs_its_sound() -> None:
 
 
 def test_a_run_from_before_a_new_key_goes_on() -> None:
+    from mmdit_cli.toy.resume import with_defaults
+
     saved = {"seed": 0, "config": as_data(tiny())}
     older = {"seed": 0, "config": {**saved["config"], "train": dict(saved["config"]["train"])}}
     del older["config"]["train"]["data"]

@@ -64,7 +64,7 @@ def scenes_config(**settings: Any) -> Any:
     return tiny(**{"data": "scenes", "evaluation_samples": 12, **settings})
 
 
-@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.usefixtures("bare_training")
 def test_a_run_scores_every_category_beside_chance_real_scenes_and_noise(tmp_path: Path) -> None:
     result = train(scenes_config(steps=2), device=CPU, run_dir=tmp_path / "run")
     assert result is not None

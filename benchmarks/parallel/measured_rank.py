@@ -1,0 +1,106 @@
+"""A training step on several gloo processes: the memory that torch's allocator held, and what was sent, by process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing, nn
+from torch.distributed.tensor.debug import CommDebugMode
+from torch.profiler import ProfilerActivity, profile, record_function
+
+import mmdit
+from mmdit.parallel import MeshLayout, parallelize
+from mmdit_cli.model_parts.collectives import Collective, CollectiveCounter, Traffic
+from mmdit_cli.model_parts.flop_count import outputs_sum
+from mmdit_cli.request.inputs import example_inputs, outputs_by_name
+from mmdit_cli.request.tool_config import ToolConfig
+
+MARK = "the step that counts"
+Case = tuple[ToolConfig, MeshLayout, bool]  # with activations recomputed or not
+
+
+@dataclass(frozen=True)
+class MeasuredRank:
+    """Bytes of one process: the most that was held in a step, the inputs apart, and what it sent by kind of collective;
+    `calls`: torch's own count of all collectives."""
+
+    peak: int
+    sent: dict[str, int]
+    calls: int
+
+
+def measure(cases: Sequence[Case], processes: int, dtype: torch.dtype) -> list[list[MeasuredRank]]:
+    """Of each case every process, in order."""
+    with tempfile.TemporaryDirectory() as folder:
+        given = (processes, folder, list(cases), dtype)
+        multiprocessing.start_processes(_work, given, nprocs=processes, start_method="spawn")
+        each = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
+    return [[MeasuredRank(**one) for one in found] for found in zip(*each, strict=True)]
+
+
+def _work(rank: int, processes: int, folder: str, cases: Sequence[Case], dtype: torch.dtype) -> None:
+    torch.set_num_threads(1)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would announce itself
+    warnings.simplefilter("ignore")
+    logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
+    found = [asdict(_measured(*case, dtype)) for case in cases]
+    (Path(folder) / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: torch.dtype) -> MeasuredRank:
+    call = example_inputs(config, dtype=dtype).kwargs
+    mesh = layout.mesh("cpu")
+
+    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        optimizer.zero_grad()
+        outputs_sum(outputs_by_name(config, model(**call))).backward()
+        optimizer.step()
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        model = parallelize(
+            mmdit.build(config.model), mesh, param_dtype=dtype, checkpoint_activations=checkpoint
+        ).train()
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        step(model, optimizer)
+        with record_function(MARK):
+            pass
+        step(model, optimizer)
+    counter, debug = CollectiveCounter(), CommDebugMode()
+    with counter:
+        step(model, optimizer)
+    with debug:
+        step(model, optimizer)
+    return MeasuredRank(_peak(profiler), by_kind(counter.total()), debug.get_total_counts())
+
+
+def by_kind(sent: Mapping[Collective, Traffic]) -> dict[str, int]:
+    """Bytes that a process sends, by kind of collective."""
+    found: dict[str, int] = {}
+    for collective, traffic in sent.items():
+        found[collective.kind] = found.get(collective.kind, 0) + round(traffic.sent(collective))
+    return found
+
+
+def _peak(profiler: Any) -> int:
+    """The most that was held after the mark, of what was allocated since the profiler began."""
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    held, most, counts = 0, 0, False
+    for event in events:
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held) if counts else 0
+        elif event.name() == MARK:
+            counts, most = True, held
+    return most
