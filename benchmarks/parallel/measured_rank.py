@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -61,6 +62,7 @@ def _work(rank: int, processes: int, folder: str, cases: Sequence[Case], dtype: 
 
 
 def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: torch.dtype) -> MeasuredRank:
+    gc.collect()  # the network of the case before, whose end would be counted among this one's
     call = example_inputs(config, dtype=dtype).kwargs
     mesh = layout.mesh("cpu")
 
