@@ -13,6 +13,7 @@ from mmdit_cli.model_parts.flop_count import meta_model
 from mmdit_cli.model_parts.meta_device import without_compiler
 from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.request.inputs import example_inputs
+from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.tool_config import ToolConfig
 
 
@@ -40,8 +41,12 @@ class Allocations(TorchDispatchMode):
 
 def forward_allocations(config: ToolConfig, dtype: torch.dtype) -> int:
     """Bytes of the weights and of every tensor that a forward pass makes on the meta device, where attention makes its
-    scores as well: no less than it holds at any time."""
-    with without_compiler():
+    scores as well: no less than it holds at any time.
+
+    Raises:
+        UserError: it is larger than any machine.
+    """
+    with possible(config), without_compiler():
         model, inputs = meta_model(config, dtype), example_inputs(config, device="meta", dtype=dtype)
         with torch.inference_mode(), Allocations() as allocations:
             model(**inputs.kwargs)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.profiler import ProfilerActivity, profile, record_function
+from torch.autograd.profiler import profile, record_function
 
 from mmdit_cli.model_parts.follower import FORWARD, OPTIMIZER
 from mmdit_cli.model_parts.tensor_bytes import model_bytes, total_bytes
@@ -154,7 +154,7 @@ class _CpuRecord:
 
     def run(self, call: Callable[[], object]) -> list[Phase]:
         os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would announce itself on standard error
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        with profile(profile_memory=True) as profiler:  # torch.profiler's would import torch's compiler
             call()
         name, changes, held = FORWARD, [0], 0
         phases = []
@@ -183,6 +183,7 @@ def _phase(name: str, start: int, changes: list[int]) -> Phase:
 
 def _memory_events(profiler: profile) -> list[Any]:
     """The allocator's events and the marks in time order. The one place that reads the profiler's raw record."""
-    raw = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
+    assert profiler.kineto_results is not None  # it has ended
+    raw = profiler.kineto_results.events()
     wanted = (event for event in raw if event.name() == "[memory]" or event.name().startswith(_MARK))
     return sorted(wanted, key=lambda event: event.start_ns())

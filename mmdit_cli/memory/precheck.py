@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.memory.allocations import forward_allocations
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.request.free_memory import free_memory
 
@@ -32,6 +33,8 @@ def check_fits(
 
     free = free_memory(device)
     if free is None:
+        return
+    if mode == "forward" and forward_allocations(config, dtype) <= free:
         return
     toy = what == "train-toy"
     demand = Demand(config, mode, dtype, device, TRAINED if toy else PROFILED)

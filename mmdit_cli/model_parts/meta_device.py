@@ -22,9 +22,9 @@ def without_compiler() -> Iterator[None]:
     Operators on the meta device are Python references, and these and dispatch modes are wrapped by
     `torch._disable_dynamo`, which at a function's first call imports the compiler only to be told not to trace it. Here
     each function is noted as its own untraced form beforehand. A torch that keeps the note elsewhere starts slower, no
-    more; so does checkpointing, which asks for the compiler's settings.
+    more; so does checkpointing, which asks for the compiler's settings. May be nested.
     """
-    functions = [] if "torch._dynamo" in sys.modules else _wrapped()
+    functions = [] if "torch._dynamo" in sys.modules else [f for f in _wrapped() if DISABLED not in f.__dict__]
     for function in functions:
         setattr(function, DISABLED, function)
     try:

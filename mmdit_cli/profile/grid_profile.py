@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from mmdit_cli.model_parts.meta_device import without_compiler
 from mmdit_cli.profile.baseline import (
     MEASURED,
     BaselineChange,
@@ -65,17 +67,18 @@ def profile_grid(
             [{"config": p.config.name, "point": p.point, **how, **_batch(p.config)} for p in grid], earlier, run
         )
     watch, (meter, cache) = CoreWatch(), known_ceilings(settings)
-    results = profile_configs(
-        [point.config for point in grid],
-        settings,
-        points=[point.point for point in grid],
-        meter=meter,
-        watch=watch,
-        on_progress=on_progress,
-        on_message=on_message,
-        on_results=on_results,
-        early=early,
-    )
+    with nullcontext() if settings.compile else without_compiler():
+        results = profile_configs(
+            [point.config for point in grid],
+            settings,
+            points=[point.point for point in grid],
+            meter=meter,
+            watch=watch,
+            on_progress=on_progress,
+            on_message=on_message,
+            on_results=on_results,
+            early=early,
+        )
     conditions, changes = judge(results, watch, on_cpu=settings.device.type == "cpu"), []
     ended = [] if early is None else early.notices(results, len(grid))
     conditions = replace(conditions, ended_early=bool(ended), notices=[*ended, *conditions.notices])

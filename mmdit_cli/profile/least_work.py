@@ -1,7 +1,7 @@
 """What a call has to do at least: FLOPs, and bytes through memory, by component, found without running it.
 
 FLOPs: `count_flops`. Bytes: operators under fake tensors of the real device, where attention is the fused kernel that
-will run; on meta it would keep its scores.
+will run; on meta it would keep its scores, which only a backward pass reads.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from mmdit_cli.memory.fake_tensors import FakeTensorMode, fake_inputs, fake_para
 from mmdit_cli.model_parts.components import find_components
 from mmdit_cli.model_parts.flop_count import count_flops, meta_model, outputs_sum
 from mmdit_cli.model_parts.follower import BACKWARD, FORWARD
+from mmdit_cli.model_parts.meta_device import without_compiler
 from mmdit_cli.model_parts.tensor_bytes import total_bytes
 from mmdit_cli.profile.clock import Parts
 from mmdit_cli.profile.traffic import Gemm, Traffic, TrafficCounter
@@ -46,24 +47,37 @@ class ModelWork:
 
 
 def count_work(
-    config: ToolConfig, *, train: bool, device: torch.device, dtype: torch.dtype = torch.float32
+    config: ToolConfig,
+    *,
+    train: bool,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+    fake: bool | None = None,
 ) -> ModelWork:
     """FLOPs and bytes of one call: a forward pass, or with `train` forward, backward and AdamW's step.
 
     A component's bytes are those that cross its border, each tensor once a call: see `TrafficCounter`. Those of the
     whole are weights, inputs and outputs once; in training the weights a second time for the backward pass, their
     gradients once, and AdamW's 7 passes over them. What checkpointing recomputes is not counted.
+
+    Args:
+        fake: by fake tensors of the device, which imports torch's compiler, or else on the meta device; None: where
+            these would differ.
     """
+    fake = (train or device.type != "cpu") if fake is None else fake
     model = meta_model(config, dtype).requires_grad_(train)
     components = find_components(model)
-    rows = count_flops(config, dtype=dtype).components
+    with without_compiler():
+        rows = count_flops(config, dtype=dtype).components
     flops: Parts = {(FORWARD, row.name): row.flops for row in rows if row.flops}
     if train:
         flops |= {(BACKWARD, row.name): row.backward_flops for row in rows if row.backward_flops}
     inputs = example_inputs(config, device="meta", dtype=dtype)  # there `varlen` knows its lengths
-    with FakeTensorMode(), torch.device(device):
-        fake_parameters(model, device)
-        weights, arguments = list(model.parameters()), fake_inputs(inputs.kwargs, device)
+    with FakeTensorMode() if fake else without_compiler(), torch.device(device if fake else "meta"):
+        if fake:
+            fake_parameters(model, device)
+        weights = list(model.parameters())
+        arguments = fake_inputs(inputs.kwargs, device) if fake else inputs.kwargs
         with TrafficCounter(weights, components) as counter:
             outputs = outputs_by_name(config, model(**arguments))
             if train:

@@ -153,4 +153,5 @@ def _packing(config: ToolConfig, tokens: dict[str, int], batch: int) -> Packing 
 
 def _mask(config: ToolConfig, name: str, batch: int, device: torch.device) -> Tensor:
     tokens = config.tokens_of(name)
-    return (torch.arange(tokens, device=device) < tokens - config.padded_of(name)).expand(batch, tokens)
+    valid = torch.arange(tokens, device="cpu") < tokens - config.padded_of(name)  # on meta it would import sympy
+    return valid.expand(batch, tokens).to(device)

@@ -38,6 +38,19 @@ def test_flops_are_those_of_the_flops_command_and_of_torchs_counter(variant):
         assert forward.flops_of(row.name) == row.flops == train.flops.get(("forward", row.name), 0)
 
 
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "standard", "registers", "adaptive by token", "soft-clamped"))
+@pytest.mark.parametrize("mask", [{}, {"mask": {"text": 0.5}}], ids=["", "padded"])
+def test_a_forward_pass_moves_the_same_on_the_meta_device_as_its_real_operators_do(variant, mask):
+    chosen = config(mask, **VARIANTS[variant])
+    work = count_work(chosen, train=False, device=CPU)
+    real = count_work(chosen, train=False, device=CPU, fake=True)
+    assert real.gemms == work.gemms and real.whole == work.whole
+    assert {name: each.bytes for name, each in work.traffic.items()} == pytest.approx(
+        {name: each.bytes for name, each in real.traffic.items()},
+        abs=2 * FLOAT,  # a number, as a tensor
+    )
+
+
 def test_a_linear_layers_backward_does_twice_the_products_of_its_forward():
     flops = count_work(config(), train=True, device=CPU).flops
     for name in ("attention", "feedforward, text", "out projection, image"):
