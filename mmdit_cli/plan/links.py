@@ -60,7 +60,7 @@ def seconds(collective: Collective, traffic: Traffic, machine: Machine) -> float
     if collective.kind == "all_to_all":  # all at once, and to all
         return traffic.calls * PROTOCOLS[0].start + bandwidth
     rounds = 2 if collective.kind == "all_reduce" else 1
-    nodes = (here + there) // here
+    nodes = len({rank // machine.gpus_per_node for rank in collective.ranks})
     between_steps = rounds * (nodes - 1)
     within_steps = rounds * (here + there - 1) - between_steps
     return min(

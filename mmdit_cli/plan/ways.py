@@ -51,10 +51,12 @@ def layouts(ways: Sequence[Spreading], gpus: int, gpus_per_node: int) -> dict[st
     found: dict[str, MeshLayout | str] = {}
     nodes = -(-gpus // gpus_per_node)
     for way in ways:
-        if way.tensor * way.context > gpus or (way.data == "hsdp" and way.replicas is None and nodes == 1):
+        copies = way.replicas or 1
+        if way.tensor * way.context * copies > gpus or (way.data == "hsdp" and way.replicas is None and nodes == 1):
             continue
         try:
             layout: MeshLayout | str = MeshLayout(**way.over(gpus, nodes))
+            layout = _across(layout, gpus, gpus_per_node) or layout
         except UserError:
             layout = f"{gpus} GPUs in {nodes} nodes can't be divided so"
         if layout not in found.values() or isinstance(layout, str):
@@ -63,3 +65,11 @@ def layouts(ways: Sequence[Spreading], gpus: int, gpus_per_node: int) -> dict[st
         asked = ", ".join(way.text for way in ways)
         raise UserError(f"--gpus {gpus}: none of --parallel {asked} is for so few GPUs, {gpus_per_node} a node")
     return found
+
+
+def _across(layout: MeshLayout, gpus: int, gpus_per_node: int) -> str:
+    """Why the layout is not planned: of its groups, some would lie in one node and some across two, and all would wait
+    for the slowest. Empty where they do not."""
+    groups = [layout.tensor * layout.context, *([gpus // layout.replicate] if layout.replicate > 1 else [])]
+    uneven = [n for n in groups if gpus > gpus_per_node and n % gpus_per_node and gpus_per_node % n]
+    return f"groups of {uneven[0]} GPUs do not fill nodes of {gpus_per_node}" if uneven else ""

@@ -162,6 +162,9 @@ def command(
     if not (sweep or tune):
         configs = match_configs(request, [each.config for (each,) in grids], match, vary, counted=as_trained)
         grids = [[PointConfig(config, {})] for config in configs]
+    if (steps is not None or by != "steps") and any("train.steps" in each.point for grid in grids for each in grid):
+        other = "--steps" if steps is not None else f"--by {by}"
+        raise UserError(f"{spread_by[0]} train.steps: {other} sets the steps as well; leave one out")
     if steps is not None:
         grids = [[with_steps(each, steps) for each in grid] for grid in grids]
     if tensorboard:
@@ -183,6 +186,8 @@ def command(
         check_target(plot, "--plot", suffixes=PICTURES)
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
     designs = swept(request, grids) if sweep else distinct_grids(request.configs, grids)
+    if plan.auto and len(designs) < 2:
+        raise UserError("--seeds auto decides between designs, and one is left: give another, or --seeds N")
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
@@ -191,7 +196,7 @@ def command(
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")
         if several:
-            asked = Asked(designs, plan, tune_seeds or TUNING_SEEDS, cast(By, by), jobs or 1, share)
+            asked = Asked(designs, plan, (tune_seeds or TUNING_SEEDS) if tune else None, cast(By, by), jobs or 1, share)
             compare(request, asked, how, run_dir=run_dir, plot=plot)
             return
         loaded = grids[0][0].config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from mmdit_cli.toy.comparability import unlike
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.decisions import Decision, decision
 from mmdit_cli.toy.designs import Design, DesignRuns, other_cost
+from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.runs import Failure, PlannedRun, Records, Run, Runner, run_folder
 from mmdit_cli.toy.seed_plan import By, SeedPlan
 from mmdit_cli.toy.train_result import TrainResult
@@ -91,9 +92,9 @@ def compare_designs(
             else:
                 failures.append(outcome)
     summaries = [design.summary(design.differences(first, plan)) for design in designs]
-    like_steps = configs if by == "steps" else [_with_steps(config, configs[0].train.steps) for config in configs]
+    like_steps = configs if by == "steps" else [in_steps(config, configs[0].train.steps) for config in configs]
     notes = [note for config in like_steps[1:] for note in unlike(like_steps[0], config)]
-    notes += [text for each in summaries[1:] if (text := other_cost(summaries[0], each))]
+    notes += [text for each in summaries[1:] if (text := other_cost(summaries[0], each, by))]
     return [run.result for design in designs for run in design.runs.values()], Comparison(
         reference=first.config.name,
         seeds=sorted(seeds),
@@ -109,10 +110,6 @@ def compare_designs(
         by=by,
         tuning=tuning,
     )
-
-
-def _with_steps(config: ToolConfig, steps: int) -> ToolConfig:
-    return replace(config, train=replace(config.train, steps=steps))
 
 
 def draw_comparison(results: Sequence[TrainResult], comparison: Comparison) -> Figure:

@@ -33,11 +33,11 @@ from mmdit_cli.toy.tuning import tune
 @dataclass(frozen=True)
 class Asked:
     """What is compared, and how: a design for each grid, at the best of its points, of which each is tried on
-    `tuning_seeds`."""
+    `tuning_seeds`; None: nothing is tuned, and a grid has one point."""
 
     grids: Sequence[Sequence[PointConfig]]
     plan: SeedPlan
-    tuning_seeds: int
+    tuning_seeds: int | None
     by: By
     jobs: int
     target: float
@@ -88,7 +88,7 @@ def _compared(
         timed = partial(step_seconds, device=settings.device, dtype=settings.dtype, threads=runner.threads)
         grids = at_equal_cost(grids, grids[0][0].config, lambda config: plan.kept_seconds(config, timed))
     configs, points, tuning = [grid[0].config for grid in grids], [grid[0].point for grid in grids], None
-    if any(len(grid) > 1 for grid in grids):
+    if asked.tuning_seeds is not None:
         first, seeds = asked.plan.first, asked.tuning_seeds
         configs, tuning = tune(grids, first=first, seeds=seeds, folder=folder, runner=runner)
         points = [tuned.best for tuned in tuning.designs]

@@ -19,7 +19,8 @@ MEAN = "accuracy, mean"
 @dataclass(frozen=True)
 class Decision:
     """A design against another, `to`: `decided` where the interval of the figure's difference leaves out 0 after so
-    many seeds that both finished, `n`. None where there are too few of them for an interval."""
+    many seeds that both finished, `n`. None where there are too few of them for an interval. Where a run has failed
+    nothing is decided: the seeds that are left are no fair sample."""
 
     config: str
     to: str
@@ -41,5 +42,6 @@ def decision(design: DesignRuns, first: DesignRuns, plan: SeedPlan) -> Decision:
     names = design.config.name, first.config.name, figure
     if found is None:
         return Decision(*names, False, 0, None, None, None, None)
-    decided = found.verdict in ("better", "worse")
+    whole = all(each.started == len(each.runs) for each in (design, first))
+    decided = whole and found.verdict in ("better", "worse")
     return Decision(*names, decided, found.n, found.mean, found.low, found.high, found.verdict)

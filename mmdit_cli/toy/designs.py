@@ -14,7 +14,7 @@ from mmdit_cli.request.sweep import Point
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss
 from mmdit_cli.toy.runs import Run
-from mmdit_cli.toy.seed_plan import SeedPlan
+from mmdit_cli.toy.seed_plan import By, SeedPlan
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.train_result import AVERAGED
 
@@ -149,14 +149,14 @@ class DesignRuns:
         return figures
 
 
-def other_cost(first: Design, other: Design) -> str:
+def other_cost(first: Design, other: Design, by: By = "steps") -> str:
     """In what two designs differ beside what they are, so that a better one may only be a larger one; empty where they
-    are alike."""
-    figures = (
-        ("parameters", first.parameters, other.parameters, count, ALIKE),
-        ("FLOPs a step", first.step_flops, other.step_flops, flop_text, ALIKE),
-        ("time a step", first.step_seconds, other.step_seconds, seconds_text, ALIKE_IN_TIME),
-    )
+    are alike. What they are compared `by` is not among it, but parameters are."""
+    figures = [("parameters", first.parameters, other.parameters, count, ALIKE)]
+    if by != "flops":
+        figures.append(("FLOPs a step", first.step_flops, other.step_flops, flop_text, ALIKE))
+    if by == "steps":
+        figures.append(("time a step", first.step_seconds, other.step_seconds, seconds_text, ALIKE_IN_TIME))
     apart = [
         f"{b / a:.2f} times the {name} ({show(b)}, {show(a)})"
         for name, a, b, show, alike in figures

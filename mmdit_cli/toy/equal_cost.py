@@ -34,7 +34,12 @@ def at_equal_cost(
 
 def with_steps(each: PointConfig, steps: int) -> PointConfig:
     """The config with so many training steps."""
-    return replace(each, config=replace(each.config, train=replace(each.config.train, steps=steps)))
+    return replace(each, config=in_steps(each.config, steps))
+
+
+def in_steps(config: ToolConfig, steps: int) -> ToolConfig:
+    """The same with so many."""
+    return replace(config, train=replace(config.train, steps=steps))
 
 
 class StepFlops:

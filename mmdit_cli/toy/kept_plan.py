@@ -15,6 +15,7 @@ from mmdit.weights.checkpoints import LONGEST
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.run_files import PLAN
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.comparability import as_trained
 from mmdit_cli.toy.seed_plan import SeedPlan
 
 
@@ -43,17 +44,21 @@ class KeptPlan:
             self._write("seeds", asdict(plan))
 
     def kept_seconds(self, config: ToolConfig, measure: Callable[[ToolConfig], float]) -> float:
-        """Seconds of a config's training step, measured once for all: resumed runs have as many steps as before.
+        """Seconds of a training step, measured once for all configs with one model and one batch, so that points of a
+        tuning have as many steps as each other, and resumed runs as many as before.
 
         Raises:
             OSError: they can't be written.
         """
-        kept = [each for each in self._data.get("step_seconds", []) if isinstance(each, dict)]
+        asked = as_trained(config)
+        of = {"model": as_data(asked.model), "run": as_data(asked.run)}
+        found = self._data.get("step_seconds")
+        kept = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         for each in kept:
-            if each.get("config") == as_data(config) and isinstance(each.get("seconds"), float):
+            if each.get("of") == of and isinstance(each.get("seconds"), float):
                 return float(each["seconds"])
         seconds = measure(config)
-        self._write("step_seconds", [*kept, {"config": as_data(config), "seconds": seconds}])
+        self._write("step_seconds", [*kept, {"of": of, "seconds": seconds}])
         return seconds
 
     def _write(self, key: str, value: Any) -> None:

@@ -116,9 +116,9 @@ def train(
         until_the_end.callback(metrics.close)
         command = resume_command(folder, device)
         try:
+            changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main:
                 forget_result(folder)
-            changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main and tensorboard:
                 metrics.mirror(trainer.completed)
             if group.main:

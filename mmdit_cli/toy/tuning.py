@@ -81,7 +81,8 @@ def tune(
         candidates = [_candidate(each, of_point, figure) for each, of_point in zip(grid, runs, strict=True)]
         found_best = _best(candidates, lower=figure == "loss")
         if found_best is None:
-            raise CheckFailed(f"--tune: no run of {grid[0].config.name} finished: {failures[0].message}")
+            why = next(each.message for each in failures if each.config == grid[0].config.name)
+            raise CheckFailed(f"--tune: no run of {grid[0].config.name} finished: {why}")
         best.append(grid[found_best].config)
         points = [each.point for each in grid]
         ends = at_end(points[found_best], points)

@@ -165,3 +165,14 @@ def test_the_document_has_what_the_contract_says(cut, run_command, tmp_path):
     assert (tmp_path / "p.svg").stat().st_size > 1000 and "ulysses=2" in (tmp_path / "r.md").read_text()
     shown = run_command(*PLAN, "--gpus", "8").stdout
     assert "memory of a card, 80 GB" in shown and "cheapest" in shown
+
+
+def test_one_gpu_is_planned_whatever_else_is_asked_and_groups_fill_nodes():
+    ways = read_ways("fsdp,hsdp=2,tp=6")
+    assert layouts(ways, 1, 8) == {"one GPU": MeshLayout()}
+    assert layouts(ways, 24, 8) == {
+        "fsdp": MeshLayout(shard=24),
+        "hsdp=2": "groups of 12 GPUs do not fill nodes of 8",
+        "fsdp,tp=6": "groups of 6 GPUs do not fill nodes of 8",
+        "hsdp=2,tp=6": "groups of 6 GPUs do not fill nodes of 8",
+    }

@@ -80,6 +80,14 @@ def test_a_design_that_never_finishes_is_not_decided(tmp_path: Path) -> None:
     assert "not after 0" in printed(compare_tables(found, 120))
 
 
+def test_runs_that_are_left_decide_nothing_where_others_failed(tmp_path: Path) -> None:
+    found = {each: loss for each, loss in losses().items() if each != ("better", 1)}
+    runner = InTurns(fake_train(found, []))
+    _, comparison = compare_designs([named("a"), named("better")], PLAN, folder=tmp_path, runner=runner)
+    (only,) = comparison.decisions
+    assert (only.decided, only.verdict, only.n) == (False, "better", 5) and len(comparison.failures) == 1
+
+
 def test_a_plan_that_shares_out_its_errors_is_kept_to(tmp_path: Path) -> None:
     KeptPlan(tmp_path).keep_seeds(PLAN)
     KeptPlan(tmp_path).keep_seeds(PLAN)

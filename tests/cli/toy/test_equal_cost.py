@@ -43,4 +43,7 @@ def test_a_step_is_timed_on_so_many_threads_and_kept_for_a_comparison_that_is_re
     plan = KeptPlan(tmp_path)
     plan.keep_seeds(SeedPlan(0, 3))
     assert plan.kept_seconds(named("a"), measure) == 2.0 == KeptPlan(tmp_path).kept_seconds(named("a"), measure)
+    assert plan.kept_seconds(named("b", learning_rate=0.5), measure) == 2.0  # a step costs no less at another rate
     assert measured == [2.0] and torch.get_num_threads() == before
+    (tmp_path / "plan.json").write_text('{"step_seconds": null}')
+    assert KeptPlan(tmp_path).kept_seconds(named("a"), lambda config: 5.0) == 5.0

@@ -264,6 +264,7 @@ def test_resuming_with_another_request_is_refused_and_says_what_differs(
     train(tiny(), device=CPU, run_dir=tmp_path / "run")
     with pytest.raises(UserError, match=named):
         train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True, **change)
+    assert (tmp_path / "run" / "result.json").is_file()
 
 
 def test_differences_name_keys_on_either_side() -> None:
