@@ -41,6 +41,14 @@ class HubServer(ThreadingHTTPServer):
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
 
+    def stop(self) -> None:
+        """Answer nobody any more: not even this process, which would ask on by a connection that it keeps."""
+        from huggingface_hub import close_session
+
+        self.shutdown()
+        self.server_close()
+        close_session()
+
     def put(self, name: str, folder: Path) -> None:
         """A repository with the files of a folder."""
         files = [path for path in folder.rglob("*") if path.is_file()]

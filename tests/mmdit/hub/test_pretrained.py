@@ -53,8 +53,8 @@ def test_what_was_pushed_comes_back_from_the_hub_and_then_from_the_cache(hub, ne
     assert url.startswith(f"{hub.endpoint}/{NAME}/commit/")
     assert {"README.md", "config.json", "model.safetensors.index.json"} <= hub.repositories[NAME].keys()
     assert same(mmdit.MMDiTModel.from_pretrained(NAME), network)
-    hub.shutdown()
-    hub.server_close()
+    hub.stop()
+    assert not fetch(Repository(NAME)).online
     assert same(mmdit.MMDiTModel.from_pretrained(NAME, verify=True), network)
     half = mmdit.MMDiTModel.from_pretrained(NAME, dtype=torch.bfloat16, local_files_only=True)
     assert not half.training and {p.dtype for p in half.parameters()} == {torch.bfloat16}
