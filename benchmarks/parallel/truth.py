@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.parallel.measured_rank import Case, MeasuredRank, by_kind, measure
 from mmdit.parallel import MeshLayout
-from mmdit_cli.memory.rank_estimate import RankStep, estimate_rank
+from mmdit_cli.memory.rank_estimate import RankEstimator, RankStep
 from mmdit_cli.request.tool_config import as_tool_config
 
 BOUND = 0.1
@@ -88,8 +88,9 @@ def truths(networks: Sequence[str] = tuple(MODELS), processes: Sequence[int] = t
     for count in processes:
         named = [(name, layout, ckpt) for name, layout, ckpt in product(networks, LAYOUTS[count], (False, True))]
         configs = {name: as_tool_config({"name": name, "model": MODELS[name], "run": RUN}) for name in networks}
+        estimators = {name: RankEstimator(config, DTYPE) for name, config in configs.items()}
         cases: list[Case] = [(configs[name], layout, checkpoint) for name, layout, checkpoint in named]
         for (name, layout, checkpoint), found in zip(named, measure(cases, count, DTYPE), strict=True):
             for rank, one in enumerate(found):
-                planned = estimate_rank(configs[name], layout, DTYPE, rank=rank, checkpoint=checkpoint)
+                planned = estimators[name].estimate(layout, rank=rank, checkpoint=checkpoint)
                 yield Truth(name, layout, checkpoint, rank, planned, one)

@@ -75,10 +75,13 @@ class SinCos2D(nn.Module):
         Raises:
             ValueError: the image has more patches a side than the table.
         """
-        height, width = _size_within(x, self.max_size)
-        rows, columns = self._axis(height, x), self._axis(width, x)
+        return x + self.table(*_size_within(x, self.max_size), x)
+
+    def table(self, height: int, width: int, like: Tensor) -> Tensor:
+        """What is added to an image of this size: h w d, in the dtype and on the device of `like`."""
+        rows, columns = self._axis(height, like), self._axis(width, like)
         grid = (height, width, self.dim // 2)
-        return x + torch.cat([columns[None].expand(grid), rows[:, None].expand(grid)], dim=-1)
+        return torch.cat([columns[None].expand(grid), rows[:, None].expand(grid)], dim=-1)
 
     def _axis(self, length: int, like: Tensor) -> Tensor:
         start = (self.max_size - length) // 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from mmdit.config import Config, ConfigError
@@ -83,12 +84,17 @@ class _Candidate:
             for key, value in self._measured()
             if value is not None and value != _value(self.base, key)
         }
-        self.model: ModelOptions | None
+
+    @cached_property
+    def model(self) -> ModelOptions | None:
+        """None where no config has these sizes."""
+        if not self.changes:
+            return self.base
         try:
-            self.model = load_config(name, Config, overrides=self.overrides()).model
+            return load_config(self.name, Config, overrides=self.overrides()).model
         except ConfigError as error:
-            self.model = None
             self.doubts.append(f"no config has these sizes: {str(error).splitlines()[0]}")
+            return None
 
     def misfits(self) -> float:
         """How many names and shapes of the ends and of the first blocks differ: of a model that is built small, for the

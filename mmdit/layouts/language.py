@@ -159,4 +159,8 @@ def join(tensors: list[Tensor], dim: int) -> Tensor:
         raise LayoutError(
             f"tensors that are one in the other layout have several dtypes ({', '.join(dtypes)}); convert to one first"
         )
+    if tensors[0].is_meta:  # whose own `torch.cat` imports sympy, which takes longer than all of a layout
+        shape = list(tensors[0].shape)
+        shape[dim] = sum(x.shape[dim] for x in tensors)
+        return tensors[0].new_empty(shape)
     return torch.cat(tensors, dim)

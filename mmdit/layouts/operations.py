@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor
 
 from mmdit.layers.positions import SinCos2D
-from mmdit.layouts.language import Operation
+from mmdit.layouts.language import Operation, join
 from mmdit.networks.patches import inside_of
 from mmdit.options import ModelOptions, PatchInput
 
@@ -79,7 +79,7 @@ def _reshaped(write: Callable[[Tensor], Tensor]) -> Operation:
 
 
 def _swap(x: Tensor) -> Tensor:
-    return torch.cat(x.chunk(2)[::-1])
+    return join([*x.chunk(2)][::-1], 0)
 
 
 def _sincos(config: ModelOptions) -> Tensor:
@@ -88,7 +88,9 @@ def _sincos(config: ModelOptions) -> Tensor:
     assert image is not None  # the families that say so have one
     size = image.max_size
     positions = SinCos2D(dim, max_size=size, base_size=image.base_size)
-    return positions(torch.zeros(1, size, size, dim)).reshape(1, size**2, dim)
+    like = torch.zeros(())
+    table = torch.empty(size, size, dim) if like.is_meta else positions.table(size, size, like)
+    return table.reshape(1, size**2, dim)
 
 
 def _no_tokens(config: ModelOptions) -> Tensor:

@@ -7,16 +7,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import TypeVar
 
-import torch
-
-from mmdit.config import as_config, build
-from mmdit.config.shipped import shipped_configs
 from mmdit.layouts.language import LayoutError
-from mmdit.layouts.names import first_blocks, pattern, prefixes_of, stem
-from mmdit.layouts.registry import LAYOUTS, family_name
+from mmdit.layouts.names import pattern, prefixes_of, stem
+from mmdit.layouts.published_names import patterns_of, published_names
+from mmdit.layouts.registry import LAYOUTS
 from mmdit.options import ModelOptions
 
 __all__ = ["Recognized", "changed_by_lora", "recognize", "recognize_layout"]
@@ -56,7 +52,7 @@ def recognize(names: Iterable[str]) -> Recognized | None:
     The names may be those of a LoRA, which has two tensors for each weight that it changes: then a single one tells it.
     """
     names = list(names)
-    candidates = {key: patterns for key, (patterns, _) in _published().items()}
+    candidates = {key: patterns for key, (patterns, _) in published_names().items()}
     changed = changed_by_lora(names)
     if changed:
         flat = {key: frozenset(map(_flat, patterns)) for key, patterns in candidates.items()}
@@ -67,8 +63,8 @@ def recognize(names: Iterable[str]) -> Recognized | None:
         return None
     count, _, prefix, (layout, _) = found[0]
     as_many = [key[1] for many, _, before, key in found if (many, before, key[0]) == (count, prefix, layout)]
-    configs = {family: _published()[layout, family][1] for family in as_many}
-    patterns = frozenset[str]().union(*(_published()[layout, family][0] for family in as_many))
+    configs = {family: published_names()[layout, family][1] for family in as_many}
+    patterns = frozenset[str]().union(*(published_names()[layout, family][0] for family in as_many))
     return Recognized(layout, prefix, count, configs, patterns, bool(changed))
 
 
@@ -78,7 +74,7 @@ def recognize_layout(names: Iterable[str], config: ModelOptions) -> tuple[str, s
     candidates, names = {}, list(names)
     for layout in LAYOUTS:
         try:
-            candidates[layout] = _patterns(layout, config)
+            candidates[layout] = patterns_of(layout, config)
         except LayoutError:
             continue
     found = _ranked(names, candidates, LEAST, pattern)
@@ -108,41 +104,3 @@ def _ranked(
             if there and share >= least:
                 found.append((sum(held[each] for each in there), share, prefix, key))
     return sorted(found, key=lambda each: (-each[0], -each[1], len(each[2])))
-
-
-def _patterns(layout: str, config: ModelOptions) -> frozenset[str]:
-    """What a layout calls a config's weights.
-
-    Raises:
-        LayoutError: it has no place for them.
-    """
-    try:
-        return frozenset(pattern(stem(name)) for _, theirs in first_blocks(layout, config) for name in theirs)
-    except LayoutError:
-        if layout != "mmdit":
-            raise
-    with torch.device("meta"):
-        return frozenset(pattern(stem(name)) for name in build(config).state_dict())
-
-
-def published_configs() -> list[str]:
-    """The shipped configs of whole networks, toys and ablations left out."""
-    return [name for name in shipped_configs() if "/" not in name and not name.startswith("toy")]
-
-
-@cache
-def _published() -> dict[tuple[str, str], tuple[frozenset[str], tuple[str, ...]]]:
-    """By layout and family: the patterns, and the shipped configs that have them."""
-    found: dict[tuple[str, str], tuple[frozenset[str], tuple[str, ...]]] = {}
-    texts = {name: shipped_configs()[name].read_text(encoding="utf-8") for name in published_configs()}
-    for name in sorted(texts, key=lambda name: "\nextends:" in texts[name]):  # what others extend comes first
-        config = as_config(name).model
-        for layout in LAYOUTS:
-            try:
-                key = layout, family_name(layout, config)
-                patterns = _patterns(layout, config)
-            except LayoutError:
-                continue
-            known, configs = found.get(key, (frozenset(), ()))
-            found[key] = known | patterns, (*configs, name)
-    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -110,6 +111,7 @@ def command(
     from mmdit_cli.export.program_export import export_program
     from mmdit_cli.export.tables import export_tables
     from mmdit_cli.export.weights_export import export_model
+    from mmdit_cli.model_parts.meta_device import without_compiler
     from mmdit_cli.output.console import message, stage_progress
     from mmdit_cli.request.hub_weights import from_hub
     from mmdit_cli.request.targets import check_apart, check_target
@@ -125,7 +127,7 @@ def command(
     if weights is not None:
         before = partial(check_target, out, "--out", force=force, folder=folder)
         downloaded = from_hub("--weights", weights, before=before)
-    with stage_progress() as on_progress:
+    with stage_progress() as on_progress, without_compiler() if kind == "safetensors" else nullcontext():
         asked = Export(
             out=out,
             weights=downloaded.path if downloaded else None if weights is None else Path(weights),

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from mmdit.packing import Packing
+from mmdit_cli.model_parts.tensor_bytes import local
 
 __all__ = ["FakeTensorMode", "StorageTracker", "fake_inputs", "fake_parameters"]
 
@@ -72,7 +73,7 @@ class StorageTracker(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         for t in (out,) if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(t, Tensor):
-                storage = t.untyped_storage()
+                storage = local(t).untyped_storage()
                 if id(storage) not in self._known:
                     self._know(storage, storage.nbytes())
                     self.curves.setdefault(self.place(), []).append(self.held)

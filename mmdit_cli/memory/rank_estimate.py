@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,46 +71,66 @@ def estimate_rank(
     checkpoint: bool | None = None,
     whole: bool = False,
 ) -> RankStep:
-    """Estimate a process of a layout; nothing of the model's size is allocated. No process group may be there.
+    """See `RankEstimator`."""
+    return RankEstimator(config, dtype, batch_size, whole=whole).estimate(layout, rank=rank, checkpoint=checkpoint)
+
+
+class RankEstimator:
+    """Estimates processes of any layouts of one model, which is built once; nothing of its size is allocated, and no
+    process group may be there.
 
     Args:
         dtype: what is computed in.
-        batch_size: samples that it is given; None: the config's.
-        checkpoint: recompute each block's activations in the backward pass; None: as the config says.
+        batch_size: samples that a process is given; None: the config's.
         whole: run every block.
 
     Raises:
-        ValueError: the layout can't be cut so, the model can't be built, or its sizes are beyond any machine.
+        ValueError: the model can't be built, or its sizes are beyond any machine.
     """
-    if checkpoint is None:
-        checkpoint = config.model.checkpoint_activations
-    low = dtype != torch.float32
-    with possible(config):
-        inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
-        model = meta_model(config, checkpoint=checkpoint).train()
-    runs = [] if whole else shorten(model, BEFORE)
-    fake = FakeTensorMode()
-    with fake_group(layout, rank) as mesh, possible(config):
-        with fake:
-            fake_parameters(model, CPU)
-            kwargs = fake_inputs(inputs.kwargs, CPU)
-        parallelize(model, mesh, param_dtype=dtype if low else None)  # a mesh is of real numbers
-        blocks = BlockFollower(model)
-        tracker, counter = _ShardTracker(blocks.here), CollectiveCounter(blocks.here)
-        tracker.ignore([*map(local, (*model.parameters(), *model.buffers())), kwargs])
-        with fake, blocks, counter, tracker:
-            outputs = outputs_by_name(config, model(**kwargs))
-            loss = outputs_sum(outputs)
-            del outputs
-            after_forward, activations = tracker.held, tracker.held - tracker.gathered
-            blocks.start(BACKWARD)
-            loss.backward()
-        added = lengthened(tracker.curves, runs)
-        if added is not None:
-            memory = _memory(model, tracker, added, runs, activations, max(after_forward, tracker.held))
-    if added is None:
-        return estimate_rank(config, layout, dtype, rank=rank, batch_size=batch_size, checkpoint=checkpoint, whole=True)
-    return RankStep(memory, _sent(counter, runs))
+
+    def __init__(
+        self, config: ToolConfig, dtype: torch.dtype, batch_size: int | None = None, *, whole: bool = False
+    ) -> None:
+        self.config, self.dtype, self.batch_size = config, dtype, batch_size
+        with possible(config):
+            self.inputs = example_inputs(config, device="meta", dtype=dtype, batch_size=batch_size)
+            self.model = meta_model(config).train()
+        self.runs = [] if whole else shorten(self.model, BEFORE)
+
+    def estimate(self, layout: MeshLayout, *, rank: int = 0, checkpoint: bool | None = None) -> RankStep:
+        """One process.
+
+        Args:
+            checkpoint: recompute each block's activations in the backward pass; None: as the config says.
+
+        Raises:
+            ValueError: the layout can't be cut so.
+        """
+        if checkpoint is None:
+            checkpoint = self.config.model.checkpoint_activations
+        fake = FakeTensorMode()
+        model, runs = deepcopy((self.model, self.runs))
+        with fake_group(layout, rank) as mesh, possible(self.config):
+            with fake:
+                fake_parameters(model, CPU)
+                kwargs = fake_inputs(self.inputs.kwargs, CPU)
+            low = None if self.dtype == torch.float32 else self.dtype
+            parallelize(model, mesh, param_dtype=low, checkpoint_activations=checkpoint)  # a mesh is of real numbers
+            blocks = BlockFollower(model)
+            tracker, counter = _ShardTracker(blocks.here), CollectiveCounter(blocks.here)
+            tracker.ignore([*map(local, (*model.parameters(), *model.buffers())), kwargs])
+            with fake, blocks, counter, tracker:
+                outputs = outputs_by_name(self.config, model(**kwargs))
+                loss = outputs_sum(outputs)
+                del outputs
+                activations = tracker.held - tracker.gathered
+                blocks.start(BACKWARD)
+                loss.backward()
+            added = lengthened(tracker.curves, runs)
+            if added is not None:
+                return RankStep(_memory(model, tracker, added, runs, activations), _sent(counter, runs))
+        every = RankEstimator(self.config, self.dtype, self.batch_size, whole=True)
+        return every.estimate(layout, rank=rank, checkpoint=checkpoint)
 
 
 def with_copies(step: RankStep, layout: MeshLayout) -> RankStep:
@@ -196,6 +217,11 @@ class _ShardTracker(StorageTracker):
         torch.UntypedStorage.resize_ = self._original  # type: ignore[method-assign]
         super().__exit__(*error)
 
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops._c10d_functional.wait_tensor.default:
+            return args[0]  # as it really does; a fake one would make another tensor
+        return super().__torch_dispatch__(func, types, args, kwargs)
+
     def most_gathered(self, gradients: Iterable[Tensor]) -> int:
         """The most that FSDP held at once, beside what it made of gradients for good."""
         course = list(self._course)
@@ -240,7 +266,6 @@ def _memory(
     added: Sequence[Lengthened],
     runs: Sequence[ShortRun],
     activations: int,
-    left: int,
 ) -> RankMemory:
     times = {id(p): 1 + run.missing for run in runs for p in run.block.parameters()}
     weights = _storages([(p, times.get(id(p), 1)) for p in (*model.parameters(), *model.buffers())])

@@ -28,7 +28,7 @@ OPERATORS: dict[str, tuple[Kind, int | Literal["out"]]] = {
     "_c10d_functional::all_reduce": ("all_reduce", 0),
     "_c10d_functional::all_to_all_single": ("all_to_all", 0),
 }
-SILENT = {"_c10d_functional::wait_tensor"}
+SILENT = {"_c10d_functional::wait_tensor", "_c10d_functional::_wrap_tensor_autograd"}
 
 
 class Collective(NamedTuple):

@@ -164,7 +164,9 @@ def count_flops(
     backward_attention = sum(row.backward_flops for row in rows if row.kind in ATTENTION_KINDS)
     moved = weight_bytes + total_bytes(inputs.by_modality.values()) + counted.output_bytes
     step = forward + backward
-    executed_backward = backward + (attention // 2 if is_fused else 0) + _recomputed(config, dtype, backward)
+    executed_backward = backward + (attention // 2 if is_fused else 0)
+    if config.model.checkpoint_activations:
+        executed_backward += recomputed_flops(config, dtype, backward)
     tokens = max(1, inputs.batch_size * sum(inputs.tokens.values()))
     executed_step = forward + executed_backward
     plan = None
@@ -264,10 +266,8 @@ def elementwise_flops(counted: Counts) -> ElementwiseFlops:
     return ElementwiseFlops(WORK_CONVENTION, forward, backward_, kinds)
 
 
-def _recomputed(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
+def recomputed_flops(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
     """FLOPs that checkpointed activations cost again in the backward pass, counted with checkpointing on."""
-    if not config.model.checkpoint_activations:
-        return 0
     inputs, model = example_inputs(config, device="meta", dtype=dtype), meta_model(config, dtype, checkpoint=True)
     return count_model(model, config, inputs, by_component=False).backward - backward
 

@@ -31,14 +31,12 @@ class PlainConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for results: the terminal's width, or in a pipe or a file that of COLUMNS, or else each table's and
-    each line's natural width."""
+    """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    asked = _columns()
-    return PlainConsole(width=asked or WIDE, soft_wrap=asked is None)
+    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
 
 
 def stderr() -> Console:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from mmdit.parallel import MeshLayout
-from mmdit_cli.memory.rank_estimate import RankMemory, RankStep, estimate_rank, with_copies
-from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.memory.rank_estimate import RankEstimator, RankMemory, RankStep, with_copies
+from mmdit_cli.model_parts.flop_count import count_flops, recomputed_flops
 from mmdit_cli.output.units import bytes_
 from mmdit_cli.plan.links import SentBytes, seconds, sent_bytes
 from mmdit_cli.plan.machine import Machine
@@ -132,16 +132,14 @@ class _Planner:
     def __init__(self, config: ToolConfig, wanted: Wanted, on_progress: Callable[[str], None]) -> None:
         self.config, self.wanted, self.on_progress = config, wanted, on_progress
         on_progress(f"{config.name}: counting FLOPs")
-        plain, again = (
-            count_flops(
-                replace(config, model=replace(config.model, checkpoint_activations=checkpoint)), dtype=wanted.dtype
-            )
-            for checkpoint in (False, True)
+        plain = count_flops(
+            replace(config, model=replace(config.model, checkpoint_activations=False)), dtype=wanted.dtype
         )
+        recomputed = recomputed_flops(config, wanted.dtype, plain.backward_flops)
         self.parameters, self.batch = plain.parameters, wanted.batch_per_gpu or config.run.batch_size
         self.model_flops = plain.step_flops / plain.batch_size
-        recomputed = again.executed_step_flops - plain.executed_step_flops
         self.flops = {False: self.model_flops, True: self.model_flops + recomputed / plain.batch_size}
+        self.estimator = RankEstimator(config, wanted.dtype, self.batch)
         self._cut: dict[tuple[MeshLayout, bool], RankStep | str] = {}
 
     def plan(self, gpus: int, text: str, layout: MeshLayout | str) -> Plan:
@@ -163,9 +161,7 @@ class _Planner:
         if (few, checkpoint) not in self._cut:
             self.on_progress(f"{self.config.name}: cutting {few}")
             try:
-                found: RankStep | str = estimate_rank(
-                    self.config, few, self.wanted.dtype, batch_size=self.batch, checkpoint=checkpoint
-                )
+                found: RankStep | str = self.estimator.estimate(few, checkpoint=checkpoint)
             except ValueError as problem:
                 found = str(problem)
             self._cut[few, checkpoint] = found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -91,7 +91,8 @@ def compare_designs(
             else:
                 failures.append(outcome)
     summaries = [design.summary(design.differences(first, plan)) for design in designs]
-    notes = [note for config in configs[1:] for note in unlike(configs[0], config)]
+    like_steps = configs if by == "steps" else [_with_steps(config, configs[0].train.steps) for config in configs]
+    notes = [note for config in like_steps[1:] for note in unlike(like_steps[0], config)]
     notes += [text for each in summaries[1:] if (text := other_cost(summaries[0], each))]
     return [run.result for design in designs for run in design.runs.values()], Comparison(
         reference=first.config.name,
@@ -108,6 +109,10 @@ def compare_designs(
         by=by,
         tuning=tuning,
     )
+
+
+def _with_steps(config: ToolConfig, steps: int) -> ToolConfig:
+    return replace(config, train=replace(config.train, steps=steps))
 
 
 def draw_comparison(results: Sequence[TrainResult], comparison: Comparison) -> Figure:

@@ -22,6 +22,7 @@ from mmdit.options import TokenInput
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import UserError
+from mmdit_cli.request.targets import PICTURES, check_target
 from mmdit_cli.request.tool_config import as_tool_config
 from mmdit_cli.request.train_config import SamplerConfig
 from mmdit_cli.toy.data_fit import world_of
@@ -79,9 +80,11 @@ class TrainedRun:
             steps, guidance: of the sampler; None: those that the run was scored with.
 
         Raises:
-            UserError: a caption has no words, too many, or some that the run does not know; the steps are not 1 or
-                more, or the guidance is not 0 or more.
+            UserError: there is no caption, or one has no words, too many, or some that the run does not know; the steps
+                are not 1 or more, or the guidance is not 0 or more.
         """
+        if isinstance(captions, str) or not captions:
+            raise UserError(f"captions: expected a list of one or more, got {captions!r}")
         batch = self.data.asked([self._in_known_words(caption) for caption in captions])
         settings = replace(self.config.train, sampler=self.sampler(steps, guidance))
         return draw(self.model, batch, settings, seed=seed, device=self.device)
@@ -90,16 +93,21 @@ class TrainedRun:
         """How samples are drawn; see `draw`."""
         own = self.config.train.sampler
         steps, guidance = own.steps if steps is None else steps, own.guidance if guidance is None else guidance
-        if steps < 1 or not 0 <= guidance < math.inf:
-            raise UserError(f"expected 1 step or more and a guidance of 0 or more, got {steps} and {guidance}")
+        if steps < 1 or steps % 1 or not 0 <= guidance < math.inf:
+            raise UserError(f"expected 1 whole step or more and a guidance of 0 or more, got {steps} and {guidance}")
         return replace(own, steps=steps, guidance=guidance)
 
     def save(self, samples: Samples, path: str | Path) -> dict[str, str]:
         """Write the picture of all samples (.png, .svg, .pdf), and beside it their sounds (.wav), one after the other;
-        returns the files."""
+        returns the files.
+
+        Raises:
+            UserError: the name is no picture's, or can't be written.
+        """
         from mmdit_cli.output.figures import save_figure
         from mmdit_cli.toy.plots import sample_plot
 
+        check_target(Path(path), "path", suffixes=PICTURES, force=True)
         files = {"picture": Path(path)}
         save_figure(sample_plot(samples, title=f"{self.config.name}, step {self.step}", reads=True), files["picture"])
         for name, x in samples.data.items():
@@ -120,7 +128,7 @@ class TrainedRun:
         unknown = [word for word in words if word not in known]
         if unknown:
             near = difflib.get_close_matches(unknown[0], known, n=1)
-            meant = f"; did you mean {near[0]}?" if near else ""
+            meant = f"; did you mean {near[0]}?" if near else "."
             raise UserError(
                 f"caption {caption!r}: {self.config.name} does not know {', '.join(unknown)}{meant} "
                 f"Its words: {' '.join(sorted(known))}"

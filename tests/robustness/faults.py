@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.robustness import disk, signals, surroundings
+from tests.robustness import disk, repositories, signals, surroundings
 from tests.robustness.lab import Case, Lab
 from tests.robustness.outcome import Outcome
 
@@ -25,7 +25,7 @@ WORKERS = 2
 def cases(seed: int = 0) -> list[Case]:
     """All of them; the seed draws the moments at which signals come."""
     rng = random.Random(seed)
-    return [case for part in (disk, signals, surroundings) for case in part.cases(rng)]
+    return [case for part in (disk, signals, surroundings, repositories) for case in part.cases(rng)]
 
 
 def outcomes(seed: int = 0, share: float = 1.0, groups: tuple[str, ...] = ()) -> Iterator[Outcome]:

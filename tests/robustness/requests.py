@@ -23,6 +23,7 @@ from tests.robustness.files import file_cases
 from tests.robustness.flags import flag_cases
 from tests.robustness.outcome import Outcome
 from tests.robustness.process import SECONDS, STARTING, Ended, Server
+from tests.robustness.published_files import published_file_cases
 
 MEMORY = 1 << 30  # bytes resident at most
 LONGEST = 5000  # characters of a message
@@ -32,6 +33,7 @@ def cases(seed: int = 0, share: float = 1.0) -> list[Case]:
     """The wrong requests of a seed, or a share of them that is spread evenly over all kinds."""
     draw, turns = random.Random(seed), Turns()
     every = [*config_cases(draw, turns), *file_cases(draw, turns), *flag_cases(draw, turns)]
+    every += published_file_cases(turns)
     return [case for i, case in enumerate(every) if int((i + 1) * share) > int(i * share)]
 
 

@@ -102,7 +102,7 @@ def low_rank(weights: Mapping[str, Tensor], rank: int = 4) -> Tensors:
     """A LoRA of kohya's for every matrix of the blocks."""
     made = {}
     for name, x in weights.items():
-        if is_matrix(name, x) and "blocks" in name:
+        if is_matrix(name, x) and ("blocks" in name or "layers." in name):
             target = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
             made[f"{target}.lora_down.weight"] = torch.randn(rank, x.shape[1])
             made[f"{target}.lora_up.weight"] = torch.randn(x.shape[0], rank)

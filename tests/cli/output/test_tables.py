@@ -5,11 +5,9 @@ from __future__ import annotations
 import io
 from types import SimpleNamespace
 
-import pytest
 from rich.console import Console
 
-from mmdit_cli.output.console import stdout
-from mmdit_cli.output.tables import NEVER, Column, Row, listing, note, pairs, side_by_side
+from mmdit_cli.output.tables import NEVER, Column, Row, listing, pairs, side_by_side
 
 
 def text_of(table) -> str:
@@ -25,19 +23,6 @@ COLUMNS = (
     Column("twice", lambda r: str(2 * r.size), 80),
     Column("half", lambda r: 1 / 0, NEVER),
 )
-
-
-@pytest.mark.parametrize("columns", ["60", None])
-def test_in_a_pipe_notes_wrap_at_the_columns_that_are_asked_for(columns, monkeypatch, capsys):
-    if columns is None:
-        monkeypatch.delenv("COLUMNS", raising=False)
-    else:
-        monkeypatch.setenv("COLUMNS", columns)
-    stdout().print(note("a word " * 30))
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == (1 if columns is None else 4)
-    assert " ".join(lines).split() == ["a", "word"] * 30
-    assert columns is None or max(map(len, lines)) <= 60
 
 
 def test_what_has_no_room_is_named_below_the_table():

@@ -31,22 +31,20 @@ def cut(monkeypatch):
     """In the place of a model that is cut: memory in shards, less of it recomputed, and a gradient that is reduced."""
     asked = []
 
-    def estimated(config, layout, dtype, *, batch_size, checkpoint):
+    def estimated(estimator, layout, *, checkpoint):
         asked.append((layout, checkpoint))
         if layout.tensor == 3:
             raise ValueError("3 processes do not divide the 4 heads")
         share = 64_000 // (layout.shard * layout.tensor * layout.context)
-        activations = batch_size * (100 if checkpoint else 4000)
+        activations = 100 if checkpoint else 4000
         memory = RankMemory(share // 4, share // 4, share // 2, activations, 10, share + activations)
         scattered = Collective("reduce_scatter", "fsdp", tuple(range(layout.size)))
         return RankStep(memory, {scattered: Traffic(1, 600 * layout.size)})
 
-    def counted(config, dtype):
-        again = 10**9 if config.model.checkpoint_activations else 0
-        return SimpleNamespace(parameters=4000, batch_size=1, step_flops=10**9, executed_step_flops=10**9 + again)
-
-    monkeypatch.setattr(plans, "estimate_rank", estimated)
-    monkeypatch.setattr(plans, "count_flops", counted)
+    counted = SimpleNamespace(parameters=4000, batch_size=1, step_flops=10**9, backward_flops=0)
+    monkeypatch.setattr(plans.RankEstimator, "estimate", estimated)
+    monkeypatch.setattr(plans, "count_flops", lambda config, dtype: counted)
+    monkeypatch.setattr(plans, "recomputed_flops", lambda config, dtype, backward: 10**9)
     return asked
 
 

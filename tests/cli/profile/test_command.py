@@ -52,7 +52,7 @@ def test_a_point_that_does_not_fit_is_left_out_and_the_rest_is_measured(run, mon
             raise UserError("8 MB are free")
 
     monkeypatch.setattr("mmdit_cli.memory.precheck.check_fits", check_fits)
-    sweep = ["--sweep", "run.tokens.image=16,32,64,0"]
+    sweep = ["--sweep", "run.tokens.image=16,32,64,128"]
     done = run(*sweep, *QUICK, "--json")
     assert done.code == 0, done.err
     document = json.loads(done.out)

@@ -17,7 +17,8 @@ from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, LayoutError
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import KNOWN_PREFIXES
-from mmdit.layouts.recognition import published_configs, recognize, recognize_layout
+from mmdit.layouts.published_names import computed_names, published_configs, published_names
+from mmdit.layouts.recognition import recognize, recognize_layout
 from mmdit.layouts.registry import family_name
 from mmdit_cli.shape_check.identity import identify
 from tests.support.families import each_kind
@@ -43,6 +44,11 @@ def test_a_published_file_is_recognized_in_every_layout_that_holds_it(name, tmp_
         assert (found.layout, found.prefix, found.family) == (layout, PREFIX, family_name(layout, config))
         with torch.device("meta"):
             assert found.parameters == sum(p.numel() for p in mmdit.build(config).parameters())
+
+
+def test_the_index_of_names_is_that_of_the_configs_and_layouts():
+    """If not: python -c "from mmdit.layouts.published_names import write_index; write_index()"."""
+    assert published_names() == computed_names()
 
 
 @each_kind

@@ -240,6 +240,7 @@ def test_designs_are_tuned_and_then_compared_at_equal_flops_and_resumed_as_a_who
     a, b = comparison["designs"]
     assert (comparison["by"], a["steps"]) == ("flops", 4)
     assert b["steps"] == round(4 * a["step_flops"] / b["step_flops"]) < 4
+    assert not any("train.steps" in note for note in comparison["notes"])
     for tuned, config, result in zip(
         comparison["tuning"]["designs"], document["configs"], document["results"], strict=True
     ):

@@ -90,7 +90,7 @@ def test_the_command_writes_picture_and_sound_and_says_what_the_oracle_reads(run
 @pytest.mark.parametrize(
     ("caption", "said"),
     [
-        ("a violet square", "does not know violet"),
+        ("a qqq square", r"does not know qqq\. Its words: "),
         ("a smal square", "did you mean small?"),
         (" . ", "expected 1 to 24 words, got 0"),
         ("a square " * 13, "expected 1 to 24 words, got 26"),
@@ -99,6 +99,19 @@ def test_the_command_writes_picture_and_sound_and_says_what_the_oracle_reads(run
 def test_a_caption_that_the_run_cant_read_is_refused(run: Path, caption: str, said: str) -> None:
     with pytest.raises(UserError, match=said.replace("?", r"\?")):
         TrainedRun(run).draw([caption])
+
+
+def test_a_request_that_can_not_be_is_refused(run: Path, tmp_path: Path) -> None:
+    trained = TrainedRun(run)
+    for captions in ([], "a red square"):
+        with pytest.raises(UserError, match="expected a list of one or more"):
+            trained.draw(captions)
+    with pytest.raises(UserError, match="expected 1 whole step or more"):
+        trained.draw(["a red square"], steps=1.5)  # type: ignore[arg-type]
+    samples = trained.draw(["a red square"], steps=1)
+    for name in ("x", "x.gif", "x.wav"):
+        with pytest.raises(UserError, match=r"\.png"):
+            trained.save(samples, tmp_path / name)
 
 
 def test_what_is_no_run_or_has_no_whole_checkpoint_is_refused(run: Path, tmp_path: Path) -> None:

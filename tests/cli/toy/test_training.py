@@ -22,6 +22,7 @@ from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data import Batch
 from mmdit_cli.toy.data_fit import as_fed, predict, world_of
 from mmdit_cli.toy.evaluation import SEEN, draw, evaluate
+from mmdit_cli.toy.resume import with_defaults
 from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
 from mmdit_cli.toy.world import MAX_WORDS, World
@@ -300,8 +301,6 @@ def test_an_echo_needs_its_sound() -> None:
 
 
 def test_a_run_from_before_a_new_key_goes_on() -> None:
-    from mmdit_cli.toy.resume import with_defaults
-
     saved = {"seed": 0, "config": as_data(tiny())}
     older = {"seed": 0, "config": {**saved["config"], "train": dict(saved["config"]["train"])}}
     del older["config"]["train"]["data"]

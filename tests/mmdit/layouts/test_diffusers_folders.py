@@ -17,7 +17,7 @@ from mmdit.config.diffusers_classes import CLASSES
 from mmdit.config.shipped import shipped_configs
 from mmdit.layouts import LayoutError
 from mmdit.layouts.diffusers_files import written_config
-from mmdit.layouts.recognition import published_configs
+from mmdit.layouts.published_names import published_configs
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
 from mmdit_cli.errors import UserError
