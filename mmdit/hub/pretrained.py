@@ -10,11 +10,16 @@ import torch
 from torch import nn
 
 from mmdit.hub.repositories import as_repository, fetch
+from mmdit.hub.tokens import checked_token
 from mmdit.layouts.loading import load
 from mmdit.networks.hub_methods import HubMethods
+from mmdit.weights.places import INDEX, SINGLE
 from mmdit.weights.saved_model import save
 
 Network = TypeVar("Network", bound=HubMethods)
+
+NUMBER = "[0-9]" * 5
+OWN_WEIGHTS = (SINGLE, INDEX, f"model-{NUMBER}-of-{NUMBER}.safetensors")  # as globs: what `save_pretrained` writes
 
 
 def read(
@@ -50,7 +55,12 @@ def write(network: nn.Module, folder: str | Path, *, dtype: torch.dtype | None, 
 def push(
     network: nn.Module, repo_id: str, *, dtype: torch.dtype | None, max_shard_size: str | int, **options: Any
 ) -> str:
-    """See `MMDiTModel.push_to_hub`."""
+    """See `MMDiTModel.push_to_hub`. Where all is uploaded, older weights in the repository go, if they are not written
+    over: of an index and a file beside it, the index would be read."""
+    if "token" in options:
+        options["token"] = checked_token(options["token"])
+    if options.get("allow_patterns") is None and options.get("ignore_patterns") is None:
+        options.setdefault("delete_patterns", [*OWN_WEIGHTS])
     try:
         from mmdit.hub.mixin import HubFolder
     except ImportError:

@@ -6,20 +6,20 @@
 
 from __future__ import annotations
 
-import errno
 import glob
-import logging
 import os
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdit.config.model_folder import PIPELINE, TRANSFORMER
+from mmdit.hub.failures import explained, is_unreached
+from mmdit.hub.tokens import checked_token
+from mmdit.weights.atomic import replacing
 from mmdit.weights.header import CheckpointError, named
-from mmdit.weights.places import chosen_file, is_index
+from mmdit.weights.places import STEMS, chosen_file, is_index
 from mmdit.weights.reader import read_index
 
 __all__ = ["Fetched", "Repository", "as_repository", "fetch"]
@@ -51,10 +51,10 @@ class Fetched:
 
 def as_repository(name: str | Path) -> Repository | None:
     """What a name means on the Hub; None where it is that of a file or folder: one that is there, or one that would be
-    in a folder that is there, or that ends as a file's name does."""
-    text = str(name)
-    match = _NAME.fullmatch(text) if len(text) <= LONGEST else None
-    if match is None or os.path.lexists(text) or os.path.isdir(text.partition("/")[0]):
+    in a folder that is there, or that ends as a file's name does. A `Path` is none: `./org/repo` has become `org/repo`
+    in it."""
+    match = _NAME.fullmatch(name) if isinstance(name, str) and len(name) <= LONGEST else None
+    if match is None or os.path.lexists(name) or os.path.isdir(match[1].partition("/")[0]):
         return None
     repo, revision, inside = match.groups("")
     if any(part in ("", ".", "..") for part in inside.split("/") if inside):
@@ -84,6 +84,7 @@ def fetch(
     Raises:
         CheckpointError: the package is missing, there is no such repository, revision or file, it is gated, or a
             download broke off; what came of it stays in the cache, and goes on from there the next time.
+        ValueError: the token can't be one.
     """
     try:
         import huggingface_hub as hub
@@ -91,44 +92,97 @@ def fetch(
         raise CheckpointError(
             f"{repository.name}: is no file or folder here; to look for it on the Hub: pip install 'mmdit-cli[hub]'"
         ) from None
-    revision = repository.revision
+    token = checked_token(token)
 
-    def download(patterns: Sequence[str], offline: bool = False) -> Path:
-        snapshot = hub.snapshot_download(
-            repository.name,
-            revision=revision,
-            token=token,
-            cache_dir=cache_dir,
-            force_download=force_download and not offline,
-            local_files_only=offline,
-            allow_patterns=[glob.escape(each) for each in patterns],
-        )
-        return Path(snapshot)
+    where: dict[str, Any] = {"token": token, "cache_dir": cache_dir}
 
-    with _explained(hub, repository):
-        try:
-            asked = not local_files_only
-            names = hub.HfApi(token=token).list_repo_files(repository.name, revision=revision) if asked else None
-        except Exception as unreached:
-            if isinstance(unreached, (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError)):
-                raise
-            names, reason = None, unreached
-        if names is None:
+    def snapshot(revision: str | None, patterns: Sequence[str], **options: Any) -> Path:
+        patterns = [glob.escape(each) for each in patterns]
+        found = hub.snapshot_download(repository.name, revision=revision, allow_patterns=patterns, **where, **options)
+        return Path(str(found))
+
+    with explained(hub, repository.name, repository.revision):
+        unreached: Exception | None = None
+        if not local_files_only:
             try:
-                folder = download([], offline=True)
+                about = hub.HfApi(token=token).model_info(repository.name, revision=repository.revision)
+            except Exception as error:
+                if not is_unreached(error):
+                    raise
+                unreached = error
+        if local_files_only or unreached is not None:
+            try:
+                folder = snapshot(repository.revision, [], local_files_only=True)
             except hub.errors.LocalEntryNotFoundError:
-                raise (hub.errors.LocalEntryNotFoundError("") if local_files_only else reason) from None
+                if unreached is not None:
+                    raise unreached from None
+                raise CheckpointError(
+                    f"{repository.name}: is no file or folder here, and not in the Hub's cache, which alone was to be "
+                    "asked"
+                ) from None
+            _check_cached(folder, repository)
         else:
+            # all of one commit, whatever is uploaded meanwhile
+            commit, names = about.sha, [each.rfilename for each in about.siblings or ()]
             wanted = _wanted(names, repository)
-            folder = download(wanted)
+            folder = snapshot(commit, wanted, force_download=force_download)
             if is_index(Path(wanted[0])):
-                shards = set(read_index(folder / wanted[0])[0].values())
-                folder = download([*wanted, *(str(PurePosixPath(wanted[0]).with_name(shard)) for shard in shards)])
-    path = folder / repository.inside
-    if not path.exists():
-        raise CheckpointError(f"{repository.name}: {named(repository.inside)} is not in the Hub's cache, at {folder}")
+                wanted += _shards(folder, wanted[0])
+                folder = snapshot(commit, wanted, force_download=force_download)
+            if lost := [name for name in wanted if not (folder / name).is_file()]:
+                raise ConnectionError(f"{lost[0]} did not come")
+            _keep_commit(folder, repository.revision or hub.constants.DEFAULT_REVISION)
     inside = f"/{repository.inside}" if repository.inside else ""
-    return Fetched(path, f"{repository.name}@{folder.name[:12]}{inside}", names is not None)
+    source = f"{repository.name}@{folder.name[:12]}{inside}"
+    return Fetched(folder / repository.inside, source, not local_files_only and unreached is None)
+
+
+def _shards(folder: Path, index: str) -> list[str]:
+    """The files that an index names, beside it."""
+    return [str(PurePosixPath(index).with_name(shard)) for shard in sorted(set(read_index(folder / index)[0].values()))]
+
+
+def _keep_commit(folder: Path, revision: str) -> None:
+    """Note in the cache which commit a branch or a tag is, for who reads it offline; `snapshot_download` does where it
+    is asked for the branch."""
+    ref = folder.parent.parent / "refs" / revision
+    if revision != folder.name and not (ref.is_file() and ref.read_text(encoding="utf-8") == folder.name):
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(ref) as temporary:
+            temporary.write_text(folder.name, encoding="utf-8")
+
+
+def _check_cached(folder: Path, repository: Repository) -> None:
+    """Refuse what the cache holds in part, or holds of the repository beside the weights that it would give.
+
+    Raises:
+        CheckpointError: it says what is there.
+    """
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    online = "reading it online downloads the rest"
+    inside = PurePosixPath(repository.inside)
+    held = [name for name in names if PurePosixPath(name).is_relative_to(inside)]
+    weighty = (".safetensors", ".gguf", ".index.json")
+    if repository.inside not in names and not any(name.endswith(weighty) for name in held):
+        of = f"{named(repository.inside)} is not in" if repository.inside else "no weights of it are in"
+        raise CheckpointError(f"{repository.name}: {of} the Hub's cache, at {folder}; {online}")
+    try:
+        weights = _wanted(names, repository)[0]
+    except CheckpointError:  # they are in a folder further down
+        weights = next(name for name in held if name.endswith(weighty))
+        own = False
+    else:
+        own = weights == repository.inside or PurePosixPath(weights).name.partition(".")[0] in STEMS
+    if not own:
+        raise CheckpointError(
+            f"{repository.name}: of it the cache holds {_some(held)}, which need not be its weights; name the file, as "
+            f"in {repository.name}/{named(weights)}, or read it online"
+        )
+    missing = [name for name in _shards(folder, weights) if name not in names] if is_index(Path(weights)) else []
+    if missing:
+        raise CheckpointError(
+            f"{repository.name}: its download is incomplete: {named(missing[0])} is not in the Hub's cache; {online}"
+        )
 
 
 def _wanted(names: Sequence[str], repository: Repository) -> list[str]:
@@ -139,7 +193,8 @@ def _wanted(names: Sequence[str], repository: Repository) -> list[str]:
     else:
         folder, wanted = PurePosixPath(inside), []
         if not any(PurePosixPath(name).is_relative_to(folder) for name in names):
-            raise CheckpointError(f"{repository.name}: has no {named(inside)}; it has {_some(names)}")
+            of = f"has no {named(inside)}; it has" if inside else "has"
+            raise CheckpointError(f"{repository.name}: {of} {_some(names)}")
         if str(folder / PIPELINE) in names:
             wanted, folder = [str(folder / PIPELINE)], folder / TRANSFORMER
         held = sorted(path.name for path in map(PurePosixPath, names) if path.parent == folder)
@@ -150,43 +205,3 @@ def _wanted(names: Sequence[str], repository: Repository) -> list[str]:
 def _some(names: Sequence[str]) -> str:
     weights = [name for name in sorted(names) if name.endswith((".safetensors", ".gguf"))] or sorted(names)
     return ", ".join(map(named, weights[:5])) + (", ..." if len(weights) > 5 else "") if weights else "no files"
-
-
-@contextmanager
-def _explained(hub: Any, repository: Repository) -> Iterator[None]:
-    """What the package raises as one error, and nothing that it logs."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    except CheckpointError:
-        raise
-    except Exception as error:  # those of its HTTP client have other names in each version
-        raise CheckpointError(f"{repository.name}: {_reason(hub, repository, error)}") from None
-    finally:
-        logger.setLevel(level)
-
-
-def _reason(hub: Any, repository: Repository, error: Exception) -> str:
-    errors, endpoint = hub.errors, hub.constants.ENDPOINT
-    if isinstance(error, errors.GatedRepoError):
-        return f"is gated; agree to its terms at {endpoint}/{repository.name}, then sign in by hf auth login"
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return f"is no file or folder here, and {endpoint} has no such repository, or a private one (hf auth login)"
-    if isinstance(error, errors.RevisionNotFoundError):
-        return f"has no revision {named(str(repository.revision))}"
-    if isinstance(error, errors.HFValidationError):
-        return "is no file or folder here, and no name of a repository"
-    if isinstance(error, errors.LocalEntryNotFoundError):
-        return "is no file or folder here, and not in the Hub's cache, which alone was to be asked"
-    if isinstance(error, errors.OfflineModeIsEnabled):
-        return "is no file or folder here, and not in the Hub's cache; HF_HUB_OFFLINE is set, so nobody was asked"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT):
-        return f"can't be kept in the cache {hub.constants.HF_HUB_CACHE}: {error.strerror}"
-    return f"{endpoint} gave no whole answer ({_told(error)}); what came is kept, try again"
-
-
-def _told(error: Exception) -> str:
-    said = next(iter(str(error).splitlines()), "")
-    return named(f"{type(error).__name__}: {said}" if said else type(error).__name__)

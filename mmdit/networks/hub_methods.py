@@ -50,8 +50,8 @@ class HubMethods:
         network, the newest. What `mmdit.load` reads is read, with the same checks: nothing is unpickled.
 
         Args:
-            name: a path or, where nothing is there, `org/repo`, `org/repo/file` or `org/repo@revision`. The Hub needs
-                the extra `hub`.
+            name: a path or, as a `str` and where nothing is there, `org/repo`, `org/repo/file` or `org/repo@revision`.
+                The Hub needs the extra `hub`.
             device, dtype, config, layout, verify: as in `mmdit.load`.
             revision: a branch, tag or commit; None: the one in the name, or main.
             token: for repositories that are private or gated; None: the one that `hf auth login` keeps, or `HF_TOKEN`.
@@ -93,7 +93,8 @@ class HubMethods:
         **options: Any,
     ) -> str:
         """Upload what `save_pretrained` writes, by `huggingface_hub.ModelHubMixin.push_to_hub`, whose errors and whose
-        options these are: `commit_message`, `private`, `token`, `branch`, `create_pr` and so on.
+        options these are: `commit_message`, `private`, `token`, `branch`, `create_pr` and so on. Where neither
+        `allow_patterns` nor `ignore_patterns` leaves files out, weights of the same names of an older upload go.
 
         Args:
             repo_id: `org/repo`; it is made where there is none.

@@ -27,13 +27,15 @@ def read_back(path: Path, written: Written, on_tensor: Callable[[int, int], None
     """
     with WeightFiles(path) as files, ThreadPoolExecutor(READERS) as pool:
         digests = {}
-        found_digests = pool.map(files.digest, files.stored)
-        for name, found in zip(files.stored, found_digests, strict=True):
-            if found != written.digests.get(name):
-                raise CheckpointError(
-                    f"{path}: {named(name)} came back changed, so nothing was written; please report it"
-                )
-            digests[name] = found
-            on_tensor(len(digests), len(files.stored))
+        try:
+            for name, found in zip(files.stored, pool.map(files.digest, files.stored), strict=True):
+                if found != written.digests.get(name):
+                    raise CheckpointError(
+                        f"{path}: {named(name)} came back changed, so nothing was written; please report it"
+                    )
+                digests[name] = found
+                on_tensor(len(digests), len(files.stored))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after a Ctrl-C nobody waits for what was queued
         if content_hash(files.stored, digests) != written.sha256:  # a dtype, a shape, or a tensor that is missing
             raise CheckpointError(f"{path}: its header came back changed, so nothing was written; please report it")

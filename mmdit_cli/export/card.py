@@ -29,4 +29,7 @@ def export_card(config: ToolConfig, source: str, layout: str = "mmdit") -> Model
         name = written_config(config.model)[CLASS]
         opened = f'from diffusers import {name}\n\nmodel = {name}.from_pretrained("FOLDER_OR_REPOSITORY")'
         return ModelCard(card.title, "diffusers", opened, card.config, card.facts)
+    if layout != "mmdit":  # whose folders have no config beside the weights
+        opened = 'import mmdit\n\nmodel = mmdit.load("FOLDER", config="config.yaml")  # the config below, in a file'
+        return ModelCard(card.title, "mmdit", opened, card.config, card.facts)
     return card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,7 @@ def command(
     request: Request,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="PATH", help="The file (or folder of shards) to write.")],
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--weights",
             metavar="PATH",
@@ -95,7 +96,7 @@ def command(
         max_shard_size = DIFFUSERS_SHARD  # a folder
     kind: str = PROGRAMS.get(out.suffix, "safetensors") if format is None else format
     if weights is None and (os.path.isdir(request.configs[0]) or request.configs[0].endswith(".safetensors")):
-        weights = Path(request.configs[0])
+        weights = request.configs[0]
     fp8 = FP8.get(dtype)
     if kind != "safetensors":
         given = {"--from": from_, "--to": to, "--max-shard-size": max_shard_size, "--dtype": fp8}
@@ -122,13 +123,14 @@ def command(
     (loaded,), torch_device = request.load_configs(), request.torch_device
     torch_dtype = None if dtype is None or fp8 else request.dtype_beside(*map(str, FP8))
     folder = max_shard_size is not None or (kind == "onnx" and out.suffix != ".onnx")
-    downloaded = weights and from_hub(
-        "--weights", weights, before=lambda: check_target(out, "--out", force=force, folder=folder)
-    )
+    downloaded = None
+    if weights is not None:
+        before = partial(check_target, out, "--out", force=force, folder=folder)
+        downloaded = from_hub("--weights", weights, before=before)
     with stage_progress() as on_progress, without_compiler() if kind == "safetensors" else nullcontext():
         asked = Export(
             out=out,
-            weights=downloaded.path if downloaded else weights,
+            weights=downloaded.path if downloaded else None if weights is None else Path(weights),
             origin=downloaded.source if downloaded else None,
             raw=raw,
             seed=request.seed,

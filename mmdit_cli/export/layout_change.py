@@ -67,7 +67,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         asked.on_message(f"left aside: {len(aside)} tensors that are none of the model's ({first})")
     adapters = _adapters(asked, model)
     beside = {} if shards is None else _beside(target, model)
-    card = None if shards is None else export_card(config, about["source"], target)
+    card = None if shards is None else export_card(config, asked.told_source(file), target)
     try:
         done = convert(
             given,

@@ -117,6 +117,11 @@ class Export:
         source = f"seed {self.seed}" if file is None else self.origin or str(file)
         return {"config_name": config.name, "source": source}
 
+    def told_source(self, file: Path | None) -> str:
+        """What a card says of where the weights came from: of a file of the user's own its name, for the folders above
+        it are nobody else's matter."""
+        return self.origin or file.name if file is not None else f"seed {self.seed}"
+
     def names(self, parts: Sequence[Path]) -> list[str]:
         """The paths of what was written: the file's, or those of the shards."""
         return [str(self.out if self.max_shard_size is None else self.out / part.name) for part in parts]

@@ -102,7 +102,7 @@ def export_model(config: ToolConfig, asked: Export) -> ExportResult:
             temporary,
             metadata=about,
             max_shard_size=shards,
-            card=None if shards is None else export_card(config, about["source"]),
+            card=None if shards is None else export_card(config, asked.told_source(file)),
             on_tensor=lambda *done: asked.on_progress("writing", *done),
         )
         asked.on_progress("comparing", 0, None)

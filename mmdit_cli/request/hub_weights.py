@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmdit_cli.output.console import message
@@ -12,10 +11,11 @@ if TYPE_CHECKING:
     from mmdit.hub.repositories import Fetched
 
 
-def from_hub(option: str, path: Path, *, before: Callable[[], None] = lambda: None) -> Fetched | None:
-    """The weights of `org/repo[@revision][/file]`, here; None where the path is one of the user's own.
+def from_hub(option: str, name: str, *, before: Callable[[], None] = lambda: None) -> Fetched | None:
+    """The weights of `org/repo[@revision][/file]`, here; None where the name is a path of the user's own.
 
     Args:
+        name: as it was given: a `Path` is without the `./` that tells a folder from a repository.
         before: what is to be checked before anything is downloaded.
 
     Raises:
@@ -23,11 +23,11 @@ def from_hub(option: str, path: Path, *, before: Callable[[], None] = lambda: No
     """
     from mmdit.hub.repositories import as_repository, fetch
 
-    repository = as_repository(path)
+    repository = as_repository(name)
     if repository is None:
         return None
     before()
     found = fetch(repository)
     asked = "" if found.online else ", from the cache, as the Hub was not reached"
-    message(f"{option} {path}: {found.source}{asked}")
+    message(f"{option} {name}: {found.source}{asked}")
     return found

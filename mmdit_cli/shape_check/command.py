@@ -28,7 +28,7 @@ def command(
         ),
     ] = None,
     weights: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--weights",
             metavar="PATH",
@@ -66,13 +66,15 @@ def command(
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
         downloaded = from_hub("--weights", weights)
-        result = with_weights(result, check_weights(loaded.model, downloaded.path if downloaded else weights, from_))
+        result = with_weights(
+            result, check_weights(loaded.model, downloaded.path if downloaded else Path(weights), from_)
+        )
     request.show([result], lambda _: shape_tables(result, every_layer=all_layers), configs=[loaded])
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])
 
 
-def _identify(request: Request, weights: Path | None, layout: str | None) -> None:
+def _identify(request: Request, weights: str | None, layout: str | None) -> None:
     if weights is None:
         raise UserError("shape-check: of what? Name a model by --config, or a file by --weights, or both to compare")
     if request.overrides:
@@ -88,7 +90,7 @@ def _identify(request: Request, weights: Path | None, layout: str | None) -> Non
     check_apart({"weights": weights}, report=request.report)
     downloaded = from_hub("--weights", weights)
     with without_compiler():
-        result = identify(downloaded.path if downloaded else weights)
+        result = identify(downloaded.path if downloaded else Path(weights))
     request.show([result], lambda _: identity_tables(result), headed=False)
     if not result.ok:
         raise CheckFailed(f"{result.file}: {result.problems[0]}")

@@ -23,6 +23,7 @@ class HubServer(ThreadingHTTPServer):
         repositories: the files of each, by `org/repo` and by path.
         gated: those that nobody may read.
         cut: paths of which no more than half is sent before the connection ends.
+        status: what everything is answered with, such as 503; None: what is there.
         asked: what was asked for, as `GET /path`.
     """
 
@@ -33,11 +34,20 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.cut: set[str] = set()
+        self.status: int | None = None
         self.asked: list[str] = []
 
     @property
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"
+
+    def stop(self) -> None:
+        """Answer nobody any more: not even this process, which would ask on by a connection that it keeps."""
+        from huggingface_hub import close_session
+
+        self.shutdown()
+        self.server_close()
+        close_session()
 
     def put(self, name: str, folder: Path) -> None:
         """A repository with the files of a folder."""
@@ -91,7 +101,9 @@ class _Handler(BaseHTTPRequestHandler):
         api = path.startswith("/api/models/")
         parts = path.removeprefix("/api/models" if api else "").strip("/").split("/")
         name, rest = "/".join(parts[:2]), parts[2:]
-        if name in self.server.gated:
+        if self.server.status is not None:
+            self._answer(self.server.status, {"error": "as the test wants it"})
+        elif name in self.server.gated:
             self._answer(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
         elif name not in self.server.repositories:
             self._answer(404, {"error": "none"}, {"X-Error-Code": "RepoNotFound"})
@@ -144,6 +156,8 @@ class _Handler(BaseHTTPRequestHandler):
                 if line["key"] == "file":
                     value = line["value"]
                     self.server.repositories[name][value["path"]] = base64.b64decode(value["content"])
+                elif line["key"] == "deletedFile":
+                    del self.server.repositories[name][line["value"]["path"]]
             commit = self.server.commit(name)
             url = f"{self.server.endpoint}/{name}/commit/{commit}"
             self._answer(200, {"success": True, "commitOid": commit, "commitUrl": url, "hookOutput": ""})

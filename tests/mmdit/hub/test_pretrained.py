@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import mmdit
-from mmdit.hub.repositories import Repository, as_repository
-from mmdit.networks.hub_methods import HubMethods
+from mmdit.hub.repositories import Repository, as_repository, fetch
+from mmdit.hub.tokens import masked
 from mmdit.weights.saved_model import CheckpointError
 from tests.support.hub_server import HubServer, serving
 from tests.support.shipped_networks import outputs, small_network
@@ -53,11 +53,23 @@ def test_what_was_pushed_comes_back_from_the_hub_and_then_from_the_cache(hub, ne
     assert url.startswith(f"{hub.endpoint}/{NAME}/commit/")
     assert {"README.md", "config.json", "model.safetensors.index.json"} <= hub.repositories[NAME].keys()
     assert same(mmdit.MMDiTModel.from_pretrained(NAME), network)
-    hub.shutdown()
-    hub.server_close()
+    hub.stop()
+    assert not fetch(Repository(NAME)).online
     assert same(mmdit.MMDiTModel.from_pretrained(NAME, verify=True), network)
     half = mmdit.MMDiTModel.from_pretrained(NAME, dtype=torch.bfloat16, local_files_only=True)
     assert not half.training and {p.dtype for p in half.parameters()} == {torch.bfloat16}
+
+
+def test_a_whole_push_replaces_the_shards_of_an_older_one_and_leaves_other_files(hub, network):
+    old = mmdit.build(network[0].config)
+    old.push_to_hub(NAME, max_shard_size="100KB")
+    hub.repositories[NAME] |= {"models/model.safetensors": b"another's", "model-a.safetensors": b""}
+    network[0].push_to_hub(NAME)
+    own = {"README.md", "config.json", "model.safetensors"}
+    assert hub.repositories[NAME].keys() == own | {"models/model.safetensors", "model-a.safetensors"}
+    assert same(mmdit.MMDiTModel.from_pretrained(NAME), network)
+    old.push_to_hub(NAME, allow_patterns=["README.md"])  # the card alone: the weights stay
+    assert "model.safetensors" in hub.repositories[NAME]
 
 
 def test_of_a_repository_the_weights_and_what_describes_them_are_downloaded_and_nothing_else(published):
@@ -82,6 +94,7 @@ def test_a_path_that_is_there_comes_before_a_repository(published, network, tmp_
         ("org/repo.safetensors", None),  # a file that is missing
         ("runs/toy", None),  # in a folder that is there
         ("./org/repo", None),
+        (Path("./org/repo"), None),  # which has lost its ./
         ("/org/repo", None),
         ("org/repo/../x", None),
         ("org/repo//x", None),
@@ -117,6 +130,94 @@ def test_what_can_not_be_had_is_one_message_that_says_why(published, monkeypatch
         mmdit.MMDiTModel.from_pretrained(NAME)
     published.cut.clear()
     assert mmdit.MMDiTModel.from_pretrained(NAME).config
+
+
+def test_a_branch_that_moves_while_it_is_read_gives_one_commit(published, network, monkeypatch):
+    import huggingface_hub
+
+    listed = huggingface_hub.HfApi.model_info
+    commits = []
+
+    def moved(api, *arguments, **options):
+        found = listed(api, *arguments, **options)
+        commits.append(found.sha)
+        published.repositories[NAME] = {"README.md": b"all is gone"}
+        return found
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", moved)
+    with pytest.raises(CheckpointError, match=f"{NAME}: "):
+        mmdit.MMDiTModel.from_pretrained(NAME)
+    assert {each.split("/")[5] for each in published.asked if "/resolve/" in each} <= set(commits)
+
+
+def test_offline_a_file_that_was_read_once_is_not_taken_for_the_repository(published):
+    single = published.repositories[NAME]["model-00001-of-00005.safetensors"]
+    published.repositories[NAME]["d/old.safetensors"] = single
+    assert fetch(Repository(NAME, None, "d/old.safetensors")).online
+    with pytest.raises(CheckpointError, match=f"name the file, as in {NAME}/d/old.safetensors"):
+        fetch(Repository(NAME), local_files_only=True)
+    with pytest.raises(
+        CheckpointError, match=f"the cache holds d/old.safetensors, .* name the file, as in {NAME}/d/old"
+    ):
+        fetch(Repository(NAME, None, "d"), local_files_only=True)
+    assert fetch(Repository(NAME, None, "d/old.safetensors"), local_files_only=True).path.is_file()
+
+
+def test_offline_an_incomplete_download_says_so_and_goes_on_online(published):
+    found = fetch(Repository(NAME))
+    (found.path / "model-00002-of-00005.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="is incomplete: model-00002-of-00005.safetensors is not .* online downl"):
+        fetch(Repository(NAME), local_files_only=True)
+    assert fetch(Repository(NAME)).online and fetch(Repository(NAME), local_files_only=True).path == found.path
+
+
+def test_who_is_refused_gets_nothing_old_and_who_finds_nobody_does(published, monkeypatch):
+    import huggingface_hub
+
+    published.repositories["org/empty"] = {}
+    with pytest.raises(CheckpointError, match="^org/empty: has no files$"):
+        fetch(Repository("org/empty"))
+    fetch(Repository(NAME))
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    for status, message in {401: r"refused it \(401\)", 403: r"refused it \(403\)", 429: "too many requests"}.items():
+        published.status = status
+        with pytest.raises(CheckpointError, match=message):
+            fetch(Repository(NAME))
+    published.status = 503
+    assert not fetch(Repository(NAME)).online
+    published.status = None
+
+    def broken(*arguments, **options):
+        raise KeyError("inside")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", broken)
+    with pytest.raises(CheckpointError, match="could not be had from the Hub .KeyError: 'inside'") as caught:
+        fetch(Repository(NAME))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_connection_that_is_lost_after_the_listing_is_called_that(published, monkeypatch):
+    import huggingface_hub
+
+    def lost(*arguments, **options):
+        raise huggingface_hub.errors.LocalEntryNotFoundError("not here") from ConnectionResetError("gone")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lost)
+    with pytest.raises(CheckpointError, match="gave no whole answer .ConnectionResetError: gone.; what came is kept"):
+        fetch(Repository(NAME))
+
+
+@pytest.mark.parametrize("token", ["hf_SECRET x", "hf_SECRET\nx", "hf_SECRÉT", " "])
+def test_a_token_that_can_not_be_one_is_refused_and_not_quoted(token):
+    with pytest.raises(ValueError, match="token: expected printable ASCII") as caught:
+        fetch(Repository(NAME), token=token)
+    assert "SECR" not in str(caught.value)
+
+
+def test_the_end_of_a_line_goes_from_a_token_and_secrets_from_messages(published):
+    assert fetch(Repository(NAME), token="hf_SECRET\n").online
+    said = "b'Bearer hf_SECRET\\n' at https://me:pass@host/a?X-Signature=SECRET, hf_SECRETSECRET"
+    assert masked(said) == "b'Bearer *** at https://***@host/a?*** hf_***"
 
 
 def test_a_config_that_is_damaged_or_hostile_is_the_houses_own_error(published):
@@ -176,4 +277,3 @@ def test_the_command_line_reads_a_repository_in_a_process_of_its_own(published, 
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["results"][0]["layout"] == "mmdit"
-    assert HubMethods.hub
