@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -20,6 +21,17 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """None for single tests, whose imports would take longer than they do; more than eight wait for the slowest."""
     few = config.args and all("::" in argument for argument in config.args)
     return 0 if few else min(os.cpu_count() or 1, 8)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays, and is too much to be looked through by every garbage collection."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """So that what libraries hold is freed, of which some complain otherwise."""
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

@@ -55,8 +55,8 @@ def layouts(ways: Sequence[Spreading], gpus: int, gpus_per_node: int) -> dict[st
         if way.tensor * way.context * copies > gpus or (way.data == "hsdp" and way.replicas is None and nodes == 1):
             continue
         try:
-            layout: MeshLayout | str = MeshLayout(**way.over(gpus, nodes))
-            layout = _across(layout, gpus, gpus_per_node) or layout
+            cut = MeshLayout(**way.over(gpus, nodes))
+            layout: MeshLayout | str = _across(cut, gpus, gpus_per_node) or cut
         except UserError:
             layout = f"{gpus} GPUs in {nodes} nodes can't be divided so"
         if layout not in found.values() or isinstance(layout, str):

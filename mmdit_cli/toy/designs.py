@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mmdit_cli.model_parts.flop_count import FlopsResult, count_flops
 from mmdit_cli.output.units import count
@@ -152,7 +153,9 @@ class DesignRuns:
 def other_cost(first: Design, other: Design, by: By = "steps") -> str:
     """In what two designs differ beside what they are, so that a better one may only be a larger one; empty where they
     are alike. What they are compared `by` is not among it, but parameters are."""
-    figures = [("parameters", first.parameters, other.parameters, count, ALIKE)]
+    figures: list[tuple[str, Any, Any, Callable[[Any], str], float]] = [
+        ("parameters", first.parameters, other.parameters, count, ALIKE)
+    ]
     if by != "flops":
         figures.append(("FLOPs a step", first.step_flops, other.step_flops, flop_text, ALIKE))
     if by == "steps":

@@ -60,12 +60,10 @@ class Trainer:
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
         for model in (self.model, self.average.module):
             group.shard(model)
+        # to be compiled, captions have one size, and so one graph; else they are as long as the longest of a batch
+        self.caption_length = longest_caption(config) if self.settings.compile else None
         self.network = self.model
-        self.network = group.network(self.model, self._some_unused)
-        self.caption_length: int | None = None  # as long as the longest of a batch
-        if self.settings.compile:  # for one size, and so one graph
-            self.caption_length = longest_caption(config)
-            self.network = compiled(self.model)
+        self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(),
             lr=self.settings.learning_rate,

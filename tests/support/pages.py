@@ -65,13 +65,3 @@ def figures(output: str) -> dict[str, list[str]]:
 
 def _cells(line: str) -> list[str]:
     return re.split(r" {2,}", line.strip()) if line.strip() else []
-
-
-def beside_commands(page: Path) -> dict[str, list[str]]:
-    """The values of tables whose last column is the command that prints them, by command."""
-    found = defaultdict(list)
-    for value, command in re.findall(
-        r"^\|[^|]+\| ([^|]+) \| `(mmdit [^`]+)` \|$", page.read_text("utf-8"), re.MULTILINE
-    ):
-        found[command].append(value)
-    return found

@@ -98,7 +98,8 @@ def alone(folder):
     return folder / "one"
 
 
-@pytest.fixture(params=KINDS)
+# starting processes takes half a minute; in the default run `tests/mmdit/parallel` does so
+@pytest.fixture(params=[pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
 def together(request, folder, in_two):
     return request.param, folder / request.param, in_two[request.param]
 
@@ -150,6 +151,7 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
         assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
