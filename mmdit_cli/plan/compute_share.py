@@ -24,6 +24,8 @@ def read_compute_share(text: str, machine: Machine) -> tuple[float, str | None]:
     if not text.endswith(".json"):
         return read_share(text, OPTION), None
     document = read_document(Path(text), OPTION, "profile")
+    if (measured := document.get("dtype")) != machine.precision:
+        raise UserError(f"{OPTION} {text}: measured in {measured}, where the peak is of {machine.precision}")
     trained = [result for result in document["results"] if isinstance(result, dict) and result.get("mode") == "train"]
     if not trained:
         raise UserError(f"{OPTION} {text}: has no training step; write it by mmdit profile --mode train --report")
@@ -32,7 +34,7 @@ def read_compute_share(text: str, machine: Machine) -> tuple[float, str | None]:
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
         raise UserError(f"{OPTION} {text}: lacks flops, phases_ms or ceiling; write it anew") from None
     name = str(document.get("device_name"))
-    same = _plain(machine.card) in _plain(name)
+    same = _plain(machine.card) in _plain(name) and "pcie" not in _plain(name)  # which is another card
     share = rate / (machine.flops_per_s if same else ceiling)
     if not 0 < share <= 1:
         raise UserError(f"{OPTION} {text}: {share:.3g} of the peak is no share")

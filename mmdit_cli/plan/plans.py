@@ -40,7 +40,8 @@ class Plan:
 
     `batch`: samples of a step, all cards together. `memory_bytes` and `communication_bytes` are of the first process;
     others differ by a token of each modality, and by what the processes do not divide. `utilization`: model FLOPs over
-    the cards' peak; `efficiency`: samples/s over those of as many cards that send nothing and recompute nothing.
+    the cards' peak; `efficiency`: samples/s over those of as many cards that compute the passes of a step and
+    nothing else: they send and recompute nothing, and have no optimizer.
     `hours`, `card_hours` and `cost` are of all images.
     """
 

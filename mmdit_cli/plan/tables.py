@@ -107,8 +107,8 @@ def _notes(results: Sequence[PlanResult]) -> list[str]:
         "Memory: of the first process, by cutting the model under fake tensors; float32 weights, gradients and AdamW, "
         "gathered and computed in the dtype. What CUDA, NCCL and the allocator take besides is some GB.",
         "Recomputed: where a way does not fit without. Step: FSDP sends while it computes, tp and ulysses wait; one by "
-        "one: nothing overlaps. Time of a collective: NCCL's own model. Efficiency: to cards that send and recompute "
-        "nothing.",
+        "one: nothing overlaps. Time of a collective: NCCL's own model. Efficiency: to cards that compute "
+        "the passes of a step and nothing else.",
     ]
     if not any(plan.fits for r in results for plan in r.plans):
         notes.append("Nothing fits: try more GPUs, tp and ulysses of more, or a card of more memory.")

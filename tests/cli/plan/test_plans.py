@@ -97,11 +97,12 @@ def test_ways_are_data_parallel_alone_and_with_each_of_the_others():
         layouts([way for way in read_ways("hsdp,tp=2")], 1, 8)
 
 
-def report(tmp_path, **changes):
+def report(tmp_path, dtype="bf16", name="NVIDIA H100 80GB HBM3", **changes):
     result = {"config": "a", "mode": "train", "flops": 300, "phases_ms": {"forward": 1.0, "backward": 2.0}}
     result |= {"ceiling": {"gemm_flops_per_s": 2e5}} | changes
     path = tmp_path / "r.json"
-    path.write_text(json.dumps({"command": "profile", "device_name": "NVIDIA H100 80GB HBM3", "results": [result]}))
+    about = {"command": "profile", "dtype": dtype, "device_name": name}
+    path.write_text(json.dumps({**about, "results": [result]}))
     return str(path)
 
 
@@ -110,7 +111,10 @@ def test_a_measured_share_is_of_the_cards_peak_or_of_another_machines_ceiling(tm
     share, by = read_compute_share(report(tmp_path), replace(BOX, card="h100", flops_per_s=4e5))
     assert share == pytest.approx(0.25) and by.endswith("r.json, of NVIDIA H100 80GB HBM3's peak")
     assert read_compute_share(report(tmp_path), BOX)[0] == pytest.approx(0.5)
+    pcie = report(tmp_path, name="NVIDIA H100 PCIe")
+    assert read_compute_share(pcie, replace(BOX, card="h100", flops_per_s=4e5))[0] == pytest.approx(0.5)
     for changes, message in (
+        ({"dtype": "fp32"}, "measured in fp32, where the peak is of bf16"),
         ({"mode": "forward"}, "has no training step"),
         ({"phases_ms": {}}, "lacks flops, phases_ms or ceiling"),
         ({"flops": 1e9}, "of the peak is no share"),
