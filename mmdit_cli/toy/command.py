@@ -146,8 +146,6 @@ def command(
 
     plan = read_seeds(seeds, max_seeds, first=request.seed)
     several = len(request.configs) > 1 or plan.most > 1 or bool(tune or sweep)
-    if plan.auto and len(request.configs) < 2 and not sweep:
-        raise UserError("--seeds auto decides between designs: give several --config")
     if resume and run_dir is None:
         raise UserError("--resume needs the run's folder; pass --run-dir DIR")
     if resume and not several:
@@ -187,7 +185,7 @@ def command(
     check_apart({"config": request.configs}, plot=plot, report=request.report, run_dir=run_dir)
     designs = swept(request, grids) if sweep else distinct_grids(request.configs, grids)
     if plan.auto and len(designs) < 2:
-        raise UserError("--seeds auto decides between designs, and one is left: give another, or --seeds N")
+        raise UserError("--seeds auto decides between designs, and there is one: give several --config, or --seeds N")
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)

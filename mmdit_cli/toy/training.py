@@ -7,7 +7,6 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
+from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
 from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
@@ -95,7 +95,7 @@ def train(
     if dtype not in DTYPES:
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
     if steps is not None:
-        config = replace(config, train=replace(config.train, steps=steps))
+        config = in_steps(config, steps)
     if tensorboard:
         check_tensorboard()
     if config.train.batch_size < group.place[1]:
