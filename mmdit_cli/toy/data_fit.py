@@ -39,7 +39,7 @@ NEEDS = {
     "echo": DataNeeds(
         world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True
     ),
-    "scenes": DataNeeds(captions.VOCABULARY_SIZE, captions.MAX_WORDS, channels=3, size=SCENE_SIZE, sound=False),
+    "scenes": DataNeeds(captions.VOCABULARY_SIZE, captions.MAX_WORDS, channels=3, size=SCENE_SIZE, sound=True),
     "digits": DataNeeds(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
 }
 
@@ -61,7 +61,7 @@ def world_of(config: ToolConfig) -> ToyData:
     if data == "digits":
         return digits.Digits()
     if data == "scenes":
-        return Scenes(needs.size)
+        return Scenes(needs.size, sound="audio" in drawn)
     return world.World(sound="audio" in drawn, echo=data == "echo")
 
 
