@@ -85,6 +85,7 @@ BESIDE = {  # what only some documents have: a type, and whether it is a list of
     "flops": {"left_out": ("request.sweep:LeftOut", True), **MATCHED},
     "train-toy": {
         "comparison": ("toy.comparison:Comparison", False),
+        "law": ("toy.laws.report:LawReport", False),
         "precision": ("toy.trainer:Precision", False),
         **MATCHED,
     },
