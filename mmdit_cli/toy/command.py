@@ -98,6 +98,10 @@ def command(
             "--law-budget", metavar="FLOPS", help="Of --law: the best size for so many, from three lengths of training."
         ),
     ] = None,
+    coordinate_check: Annotated[
+        bool,
+        typer.Option("--coordinate-check", help="How far do first steps move wider networks? Standard, and muP."),
+    ] = False,
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
@@ -155,6 +159,18 @@ def command(
     from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import train
 
+    if coordinate_check:
+        from mmdit_cli.toy.coordinate_command import check_coordinates
+
+        of_trainings = {
+            **{"--steps": steps, "--run-dir": run_dir, "--resume": resume, "--allow-changes": allow_changes},
+            **{"--seeds": seeds != "1", "--max-seeds": max_seeds, "--sweep": sweep, "--tune": tune},
+            **{"--tune-seeds": tune_seeds, "--by": by != "steps", "--law": law, "--law-budget": law_budget},
+            **{"--target": target, "--match": match or vary, "--parallel": parallel != "ddp", "--jobs": jobs},
+            **{"--tensorboard": tensorboard, "--dtype": dtype not in (None, "fp32")},
+        }
+        check_coordinates(request, plot, of_trainings)
+        return
     plan = read_seeds(seeds, max_seeds, first=request.seed)
     several = len(request.configs) > 1 or plan.most > 1 or bool(tune or sweep)
     if resume and run_dir is None:
