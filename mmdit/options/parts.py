@@ -73,6 +73,13 @@ class AttentionOptions(Options):
         later=True,
         gt=0,
     )
+    scale: Number | None = option(
+        None,
+        "What the logits are multiplied by; null: 1 / sqrt(dim_head). muP wants it to fall as 1 / dim_head.",
+        keywords={},
+        later=True,
+        gt=0,
+    )
     out_gate: Flag = option(
         False,
         "Multiply what it gives, each feature of each head, by the sigmoid of a linear of what it reads, before the "

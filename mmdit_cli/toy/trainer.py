@@ -25,6 +25,7 @@ from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoin
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
 from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
@@ -56,6 +57,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # the same weights on every device; the caller's generator stays
             torch.manual_seed(seed)
             self.model: nn.Module = build(config.model).to(device).train()
+        scaled = scalings(config)
+        initialize(self.model, scaled)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
         for model in (self.model, self.average.module):
@@ -65,7 +68,7 @@ class Trainer:
         self.network = self.model
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            parameter_groups(self.model, self.settings, scaled),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             betas=(0.9, 0.99),
@@ -114,7 +117,7 @@ class Trainer:
             self.optimizer.zero_grad()
             raise Diverged(f"the gradient is {size} at step {self.completed + 1}, beginning in {layer}")
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
-        rate = self.schedule.get_last_lr()[0]
+        rate = self.settings.learning_rate * self.learning_rate_factor(self.completed)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
