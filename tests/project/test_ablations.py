@@ -17,6 +17,9 @@ from tests.support.paths import CONFIGS
 FOLDER = CONFIGS / "ablations"
 SETS = {  # the first of each is what the others are compared with, and the keys in which they may differ
     "attention": ("standard", ["model.attention"]),
+    "modulation": ("per-block", ["model.modulation"]),
+    "norms": ("before", ["model.norm"]),
+    "output-gate": ("no-gate", ["model.attention.out_gate"]),
     "prediction": ("velocity", ["train.prediction"]),
     "qk-norm": ("no-qk-norm", ["model.qk_rmsnorm"]),
     "residual": ("plain", ["model.residual"]),
