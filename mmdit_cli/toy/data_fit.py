@@ -80,7 +80,7 @@ def longest_caption(config: ToolConfig) -> int:
 
 
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
-    """The model's velocity.
+    """What the model gives: of each modality the velocity, or what else `train.prediction` says.
 
     Args:
         x: noisy data by modality.
@@ -93,8 +93,8 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     scaled = {name: t * scale for name, t in times.items()}
     shared = next(iter(scaled.values()))
     t = {"text": shared.new_zeros(shared.shape), **scaled} if per_modality else shared
-    velocity: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
-    return velocity
+    out: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
+    return out
 
 
 def _needs(config: ToolConfig) -> DataNeeds:

@@ -89,6 +89,13 @@ def output_gates() -> Sum:
     return total
 
 
+def output_gates_per_head() -> Sum:
+    total = standard()
+    for name in LENGTH:
+        total.product(DEPTH * B * LENGTH[name] * WIDTH[name] * HEADS)
+    return total
+
+
 def one_modality_streams() -> Sum:
     total = Sum()
     for _ in range(DEPTH):
@@ -235,6 +242,7 @@ VARIANTS = {
         standard,
     ),
     "output gates": ({"attention": {"out_gate": True}}, output_gates),
+    "output gates per head": ({"attention": {"out_gate": "per_head"}}, output_gates_per_head),
     "nested residual": ({"residual": {"kind": "nested"}}, standard),
     "unconditioned": ({"dim_cond": None}, unconditioned),
     "swiglu": ({"feedforward": {"kind": "swiglu"}}, gated_feedforward),
