@@ -20,13 +20,13 @@ from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
+from mmdit_cli.model_parts.processes import ALONE, Group, whole
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
 from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
-from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
 TIMED = 5  # passes, by which the gain of compiling is known
