@@ -36,7 +36,7 @@ def test_a_group_of_one_process_is_measured_whole(dtype, monkeypatch):
     monkeypatch.setattr(spread_profile, "PROFILED", 1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        found = profile_spread(config(), Settings(mode="train", dtype=dtype, repeats=2), Processes("fsdp", CPU))
+        found = profile_spread(config(depth=1), Settings(mode="train", dtype=dtype, repeats=2), Processes("fsdp", CPU))
     finally:
         dist.destroy_process_group()
     (rank,) = found.ranks
