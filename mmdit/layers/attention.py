@@ -55,6 +55,21 @@ class GroupedAttention(nn.Module):
         return out
 
 
+class ScaledAttention(nn.Module):
+    """Logits times `scale` in place of `1 / sqrt(d)`."""
+
+    def __init__(self, attend: nn.Module, *, scale: float) -> None:
+        super().__init__()
+        self.attend, self.scale = attend, scale
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, segments: Segments | None = None
+    ) -> Tensor:
+        """See `FusedAttention`."""
+        out: Tensor = self.attend(q * (self.scale * q.shape[-1] ** 0.5), k, v, mask, segments)
+        return out
+
+
 class ExplicitAttention(nn.Module):
     """The same written out, which a soft clamp of the logits needs: `c * tanh(logits / c)`.
 
@@ -117,6 +132,8 @@ def make_attention(options: AttentionOptions, heads: int) -> nn.Module:
     attend: nn.Module = FusedAttention()
     if options.softclamp is not None or options.flash_attn is False:
         attend = ExplicitAttention(softclamp_value=options.softclamp)
+    if options.scale is not None:
+        attend = ScaledAttention(attend, scale=options.scale)
     group = heads // (options.kv_heads or heads)
     return attend if group == 1 else GroupedAttention(attend, group=group)
 

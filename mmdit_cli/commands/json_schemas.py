@@ -68,7 +68,7 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),
     "plan": ("plan.plans:PlanResult",),
     "shape-check": ("shape_check.shapes:ShapesResult", "shape_check.identity:Identity"),  # the latter without --config
-    "train-toy": ("toy.train_result:TrainResult",),
+    "train-toy": ("toy.train_result:TrainResult", "toy.coordinates:CoordinateCheck"),  # with --coordinate-check
     "sample": ("toy.drawings:Drawing",),
     "export": ("export.weights_export:ExportResult",),
     "configs": ("commands.shipped_sizes:ShippedConfig", "commands.config_contents:DifferingConfig"),  # with --diff
@@ -86,6 +86,7 @@ BESIDE = {  # what only some documents have: a type, and whether it is a list of
     "flops": {"left_out": ("request.sweep:LeftOut", True), **MATCHED},
     "train-toy": {
         "comparison": ("toy.comparison:Comparison", False),
+        "law": ("toy.laws.report:LawReport", False),
         "precision": ("toy.trainer:Precision", False),
         **MATCHED,
     },

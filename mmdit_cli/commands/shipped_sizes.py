@@ -74,7 +74,7 @@ def task_of(name: str, config: ToolConfig) -> Task:
     """What a shipped config is for, by what its network is given and what it draws."""
     if name.startswith("ablations/"):
         return "ablation"
-    if name.startswith("toy-"):
+    if name.startswith(("toy-", "ladder/")):
         return "toy"
     ends = [modality for name, modality in config.model.modalities.items() if name not in config.model.discard]
     drawn = next((end for end in reversed(ends) if end.output is not None), None)

@@ -36,6 +36,28 @@ class SamplerConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MupConfig(Options):
+    """Of which width both parametrizations are one."""
+
+    base_width: Whole = option(64, "Of the widest stream.", gt=0)
+    base_dim_head: Whole | None = option(
+        None, "Features of a head there; null: as many, so that a wider network has more heads.", gt=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionConfig(Options):
+    """What the network predicts, and where its error is measured (Li & He 2025, arXiv 2511.13720, JiT: all nine)."""
+
+    output: Literal["velocity", "noise", "data"] = option(
+        "velocity", "What the network gives; samples follow the velocity that it means."
+    )
+    loss: Literal["velocity", "noise", "data"] = option(
+        "velocity", "Of what the loss is the squared error, after the output is turned into it."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
     """How train-toy trains."""
 
@@ -62,7 +84,15 @@ class TrainConfig(Options):
         False, "Runs the network through torch.compile, and says after how many steps that pays.", later=True
     )
     loss_weights: dict[Text, Annotated[Number, Gt(0)]] = option({}, "By modality; 1 where it says nothing.")
+    parametrization: Literal["standard", "mup"] = option(
+        "standard",
+        "How initialization and learning rates depend on the widths; mup: so that the best learning rate does not "
+        "(Yang et al. 2022, arXiv 2203.03466; of MMDiT: arXiv 2505.15270).",
+        later=True,
+    )
+    mup: MupConfig = option(MupConfig(), "Of parametrization mup.", later=True)
     timesteps: TimestepDensity = option(TimestepDensity(), "How timesteps are drawn.")
+    prediction: PredictionConfig = option(PredictionConfig(), "What is predicted.", later=True)
     sampler: SamplerConfig = option(SamplerConfig(), "How samples are drawn.")
     evaluation_samples: Whole = option(256, "Drawn at the end, of captions as trained on and of held-out ones.", gt=0)
     evaluate_every: Whole = option(200, "Steps between evaluations on the way; 0: only at the end.", ge=0)

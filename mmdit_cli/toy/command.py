@@ -88,6 +88,20 @@ def command(
             "--by", metavar="COST", help="Compare at equal steps, flops or seconds of training: those of the first."
         ),
     ] = "steps",
+    law: Annotated[
+        bool,
+        typer.Option("--law", help="Fit how loss and errors fall with the sizes of each design; give at least four."),
+    ] = False,
+    law_budget: Annotated[
+        str | None,
+        typer.Option(
+            "--law-budget", metavar="FLOPS", help="Of --law: the best size for so many, from three lengths of training."
+        ),
+    ] = None,
+    coordinate_check: Annotated[
+        bool,
+        typer.Option("--coordinate-check", help="How far do first steps move wider networks? Standard, and muP."),
+    ] = False,
     target: Annotated[
         str | None,
         typer.Option("--target", metavar="SHARE", help="Accuracy up to which a comparison counts steps. Default: 90%."),
@@ -96,7 +110,7 @@ def command(
     vary: VaryOption = None,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE", help="Draw all runs' curves (.png, .svg, .pdf), of a comparison."),
+        typer.Option("--plot", metavar="FILE", help="Draw all runs' curves, or the laws of --law (.png, .svg, .pdf)."),
     ] = None,
     parallel: Annotated[
         str,
@@ -139,11 +153,24 @@ def command(
     from mmdit_cli.toy.compared_grids import distinct_grids, swept
     from mmdit_cli.toy.comparison_command import Asked, compare
     from mmdit_cli.toy.equal_cost import with_steps
+    from mmdit_cli.toy.laws.asked import read_law
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard
     from mmdit_cli.toy.run_settings import RunSettings
     from mmdit_cli.toy.tables import train_tables
     from mmdit_cli.toy.training import train
 
+    if coordinate_check:
+        from mmdit_cli.toy.coordinate_command import check_coordinates
+
+        of_trainings = {
+            **{"--steps": steps, "--run-dir": run_dir, "--resume": resume, "--allow-changes": allow_changes},
+            **{"--seeds": seeds != "1", "--max-seeds": max_seeds, "--sweep": sweep, "--tune": tune},
+            **{"--tune-seeds": tune_seeds, "--by": by != "steps", "--law": law, "--law-budget": law_budget},
+            **{"--target": target, "--match": match or vary, "--parallel": parallel != "ddp", "--jobs": jobs},
+            **{"--tensorboard": tensorboard, "--dtype": dtype not in (None, "fp32")},
+        }
+        check_coordinates(request, plot, of_trainings)
+        return
     plan = read_seeds(seeds, max_seeds, first=request.seed)
     several = len(request.configs) > 1 or plan.most > 1 or bool(tune or sweep)
     if resume and run_dir is None:
@@ -186,6 +213,7 @@ def command(
     designs = swept(request, grids) if sweep else distinct_grids(request.configs, grids)
     if plan.auto and len(designs) < 2:
         raise UserError("--seeds auto decides between designs, and there is one: give several --config, or --seeds N")
+    of_law = read_law(law, law_budget, designs, tuned=bool(tune), by=cast(By, by), auto=plan.auto)
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
@@ -194,7 +222,8 @@ def command(
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")
         if several:
-            asked = Asked(designs, plan, (tune_seeds or TUNING_SEEDS) if tune else None, cast(By, by), jobs or 1, share)
+            on = (tune_seeds or TUNING_SEEDS) if tune else None
+            asked = Asked(designs, plan, on, cast(By, by), jobs or 1, share, of_law)
             compare(request, asked, how, run_dir=run_dir, plot=plot)
             return
         loaded = grids[0][0].config

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmdit.options import as_data
 from mmdit.weights.atomic import write_atomic
@@ -20,6 +21,9 @@ from mmdit_cli.toy.comparison_tables import compare_tables
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.equal_cost import StepFlops, at_equal_cost, step_seconds
 from mmdit_cli.toy.kept_plan import KeptPlan
+from mmdit_cli.toy.laws.asked import LawAsked
+from mmdit_cli.toy.laws.law_tables import law_tables
+from mmdit_cli.toy.laws.report import LawReport, fit_laws
 from mmdit_cli.toy.run_folder import in_runs, open_comparison
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns, Runner
@@ -29,11 +33,14 @@ from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.training import Interrupted
 from mmdit_cli.toy.tuning import tune
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 
 @dataclass(frozen=True)
 class Asked:
     """What is compared, and how: a design for each grid, at the best of its points, of which each is tried on
-    `tuning_seeds`; None: nothing is tuned, and a grid has one point."""
+    `tuning_seeds`; None: nothing is tuned, and a grid has one point. `law`: what is to be fitted to their sizes."""
 
     grids: Sequence[Sequence[PointConfig]]
     plan: SeedPlan
@@ -41,6 +48,7 @@ class Asked:
     by: By
     jobs: int
     target: float
+    law: LawAsked | None = None
 
 
 def compare(request: Request, asked: Asked, settings: RunSettings, *, run_dir: Path | None, plot: Path | None) -> None:
@@ -57,8 +65,10 @@ def compare(request: Request, asked: Asked, settings: RunSettings, *, run_dir: P
             world_of(each.config)  # before a folder is made
     try:
         with open_comparison(folder, resume=settings.resume):
-            results, comparison = _compared(request, asked, settings, folder)
-            document = request.document(results, comparison=comparison, precision=settings.precision)
+            results, comparison, law = _compared(request, asked, settings, folder)
+            beside: dict[str, Any] = {"comparison": comparison, "precision": settings.precision}
+            beside |= {"law": law} if law else {}
+            document = request.document(results, **beside)
             write_atomic(folder / COMPARISON, render(document, ".json").encode())
     except KeyboardInterrupt as stop:
         where = stop.where if isinstance(stop, Interrupted) else f"interrupted between runs in {folder}"
@@ -66,10 +76,12 @@ def compare(request: Request, asked: Asked, settings: RunSettings, *, run_dir: P
         raise Interrupted(where, shlex.join([*settings.command_line, *more])) from None
     request.show(
         results,
-        lambda width: compare_tables(comparison, width),
-        picture=(plot or folder / "comparison.png", lambda: draw_comparison(results, comparison)),
-        comparison=comparison,
-        precision=settings.precision,
+        lambda width: [
+            *compare_tables(comparison, width, listed=law is not None),
+            *(law_tables(law, width) if law else ()),
+        ],
+        picture=_picture(results, comparison, law, plot, folder),
+        **beside,
     )
     if failed := failed_runs(comparison):
         raise CheckFailed(failed)
@@ -77,7 +89,7 @@ def compare(request: Request, asked: Asked, settings: RunSettings, *, run_dir: P
 
 def _compared(
     request: Request, asked: Asked, settings: RunSettings, folder: Path
-) -> tuple[list[TrainResult], Comparison]:
+) -> tuple[list[TrainResult], Comparison, LawReport | None]:
     plan = KeptPlan(folder)
     plan.keep_seeds(asked.plan)
     runner: Runner = SideBySide(asked.jobs, settings.for_job) if asked.jobs > 1 else InTurns(settings.train)
@@ -93,7 +105,7 @@ def _compared(
         configs, tuning = tune(grids, first=first, seeds=seeds, folder=folder, runner=runner)
         points = [tuned.best for tuned in tuning.designs]
     request.read[:] = [as_data(config) for config in configs]
-    return compare_designs(
+    results, comparison = compare_designs(
         configs,
         asked.plan,
         folder=folder,
@@ -103,3 +115,20 @@ def _compared(
         by=asked.by,
         points=points,
     )
+    law = None if asked.law is None else fit_laws(configs, comparison, results, asked.law.budget)
+    return results, comparison, law
+
+
+def _picture(
+    results: Sequence[TrainResult], comparison: Comparison, law: LawReport | None, plot: Path | None, folder: Path
+) -> tuple[Path, Callable[[], Figure]]:
+    """Where `--plot` goes, and what draws it: the laws, or else all runs' curves."""
+    if law is None:
+        return plot or folder / "comparison.png", lambda: draw_comparison(results, comparison)
+
+    def draw() -> Figure:
+        from mmdit_cli.toy.laws.law_plot import law_plot
+
+        return law_plot(law)
+
+    return plot or folder / "law.png", draw

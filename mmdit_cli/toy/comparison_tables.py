@@ -27,11 +27,12 @@ LABELS, DESIGN = 22, 19  # the widths that the names of rows and one design's co
 STYLES = {"better": "green", "worse": "bold red"}
 
 
-def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
-    """The designs side by side, as many as the screen holds; then each against the first."""
+def compare_tables(comparison: Comparison, width: int, *, listed: bool = False) -> list[RenderableType]:
+    """The designs side by side, as many as the screen holds; then each against the first. `listed`: a row for each and
+    no more, as of the points of a sweep, for they are sizes of a design."""
     designs = comparison.designs
     parts: list[RenderableType] = tuning_tables(comparison.tuning, width) if comparison.tuning else []
-    if is_sweep(comparison):
+    if listed or is_sweep(comparison):
         parts.append(sweep_table(comparison, width))
     else:
         together = max(1, (width - LABELS) // DESIGN)
@@ -41,8 +42,8 @@ def compare_tables(comparison: Comparison, width: int) -> list[RenderableType]:
     for failed in comparison.failures:
         where = f"{failed.config}, seed {failed.seed}: failed after step {failed.step}: {failed.message}"
         parts.append(styled(where, "red"))
-    parts += [styled(text, "yellow") for text in comparison.notes]
-    return [*parts, *map(note, _notes(comparison))]
+    parts += [] if listed else [styled(text, "yellow") for text in comparison.notes]
+    return [*parts, *map(note, _notes(comparison, listed))]
 
 
 def _designs(comparison: Comparison, designs: Sequence[Design]) -> Table:
@@ -134,8 +135,8 @@ def _modalities(comparison: Comparison) -> str:
     return " + ".join(dict.fromkeys(name for design in comparison.designs for name in design.tokens))
 
 
-def _notes(comparison: Comparison) -> list[str]:
-    several = len(comparison.designs) > 1
+def _notes(comparison: Comparison, listed: bool) -> list[str]:
+    several = len(comparison.designs) > 1 and not listed
     notes = [
         f"Loss: the mean of the {_averaged(comparison)}. ±: the standard deviation over seeds; pp: percentage points.",
         f"FLOPs a step: forward and backward of a training batch with so many tokens of {_modalities(comparison)}.",

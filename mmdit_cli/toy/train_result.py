@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class TrainResult:
     compile_gain: CompileGain | None = None
     coverage: dict[str, Coverage] = field(default_factory=dict)
     loss_steps: int = AVERAGED
+
+    @property
+    def mean_accuracy(self) -> float:
+        """Over modalities, or over the categories of scenes."""
+        return self.accuracy.get("mean", statistics.fmean(self.accuracy.values()))
 
 
 def keep_result(folder: Path, result: TrainResult) -> None:

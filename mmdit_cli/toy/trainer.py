@@ -26,7 +26,8 @@ from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
-from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
+from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
 from mmdit_cli.toy.sharded_saving import ShardedSaving, held_tensors
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
@@ -58,6 +59,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):  # the same weights on every device; the caller's generator stays
             torch.manual_seed(seed)
             self.model: nn.Module = build(config.model).to(device).train()
+        scaled = scalings(config)
+        initialize(self.model, scaled)
         self.parameters = sum(p.numel() for p in self.model.parameters())
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay))
         for model in (self.model, self.average.module):
@@ -67,7 +70,7 @@ class Trainer:
         self.network = self.model
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            parameter_groups(self.model, self.settings, scaled),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             betas=(0.9, 0.99),
@@ -117,7 +120,7 @@ class Trainer:
             self.optimizer.zero_grad()
             raise Diverged(f"the gradient is {size} at step {self.completed + 1}, beginning in {layer}")
         nn.utils.clip_grads_with_norm_(self.model.parameters(), self.settings.clip_grad_norm, norm)
-        rate = self.schedule.get_last_lr()[0]
+        rate = self.settings.learning_rate * self.learning_rate_factor(self.completed)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -191,7 +194,7 @@ class Trainer:
         return any(gradient is None for gradient in gradients)
 
     def _losses(self, ids: Tensor, mask: Tensor, data: Tensors, noise: Tensors, times: Tensors) -> Tensors:
-        """Mean squared error of the velocity, by modality."""
+        """Mean squared error of what is predicted, by modality."""
         noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
         autocast: AbstractContextManager[object] = nullcontext()
         if self.dtype != torch.float32:
@@ -199,10 +202,12 @@ class Trainer:
         devices = [] if self.device.type == "cpu" else [self.device]
         with autocast, torch.random.fork_rng(devices=devices):
             torch.manual_seed(hash_seed(self.seed, LAYERS, self.completed, self.group.place[0]))
-            velocity = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
-        return {
-            name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()
+            out = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
+        errors = {
+            name: prediction_error(out[name].float(), x, noise[name], times[name], self.settings.prediction)
+            for name, x in data.items()
         }
+        return {name: error.square().mean() for name, error in errors.items()}
 
     def compile_gain(self) -> CompileGain:
         """Compile the network, and time forward and backward passes of the next step's batch with it and without.

@@ -3,7 +3,6 @@ learning rate that suits another is not compared fairly."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,14 +112,8 @@ def _planned(each: PointConfig, place: int, seed: int, folder: Path) -> PlannedR
 
 
 def _candidate(each: PointConfig, runs: Sequence[Run], figure: str) -> Candidate:
-    values = [run.result.loss["last"] if figure == "loss" else _accuracy(run) for run in runs]
+    values = [run.result.loss["last"] if figure == "loss" else run.result.mean_accuracy for run in runs]
     return Candidate(each.point, [run.result.seed for run in runs], spread(values) if values else None)
-
-
-def _accuracy(run: Run) -> float:
-    """The mean over modalities, or over the categories of scenes."""
-    accuracy = run.result.accuracy
-    return accuracy.get("mean", statistics.fmean(accuracy.values()))
 
 
 def _best(candidates: Sequence[Candidate], *, lower: bool) -> int | None:

@@ -48,8 +48,8 @@ def server():
 
 
 def test_a_share_of_all_kinds_is_answered_well_and_nothing_is_lost(server):
-    found = [outcome(case, server) for case in cases(share=0.02)]
-    assert len(found) >= 20 and len({each.group for each in found}) > 10
+    found = [outcome(case, server) for case in cases(share=0.008)]
+    assert len(found) >= 10 and len({each.group for each in found}) >= 8
     assert [each for each in found if not each.well or each.lost] == []
 
 

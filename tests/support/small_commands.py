@@ -64,10 +64,13 @@ def small(line: str) -> str:
             [*words, "--collect-only", "-q", "tests/project/test_readme.py", "tests/project/test_wheel.py"]
         )
     if "train-toy" in words:
-        if "--steps" not in words:
+        if "train.steps=300,600,1200" in words:
+            words[words.index("train.steps=300,600,1200")] = "train.steps=1,2,4"
+        elif "--steps" not in words:
             words += ["--steps", "600"]
-        place = words.index("--steps") + 1
-        words[place] = str(int(words[place]) // 300)
+        if "--steps" in words:
+            place = words.index("--steps") + 1
+            words[place] = str(int(words[place]) // 300)
         return shlex.join([*("2" if word == "3" else word for word in words), *_sets(TOY)])
     measures = words[1] == "profile" and "--estimate" not in words
     if words[0] == "mmdit" and (measures or "--weights" in words):

@@ -10,6 +10,7 @@ from typing import Any
 from mmdit.config.yaml_text import to_yaml
 from mmdit_cli.output.how_made import how_made
 from mmdit_cli.output.page.galleries import Gallery, drawn_gallery, galleries
+from mmdit_cli.output.page.law_plots import law_plots
 from mmdit_cli.output.page.measured_plots import flops_plots, profile_plots, size_plots
 from mmdit_cli.output.page.plots import Plot
 from mmdit_cli.output.page.sheets import SENTENCES, Sheet, differing, listing, nested, side_by_side
@@ -124,6 +125,7 @@ def _runs(section: Section, runs: Sequence[RunFiles], documents: Sequence[Docume
     for run in runs:  # a curve is the mean over seeds of one config
         alike = all(other.config == run.config for other in runs if other.name == run.name)
         designs.setdefault(run.name if alike else f"{run.name} ({run.folder.name})", []).append(run)
+    section.plots += [plot for d in documents for plot in law_plots(d.get("law") or {})]
     compared = [design for d in documents for design in (d.get("comparison") or {}).get("designs", ())]
     section.plots += training_plots(designs, {d["config"]: d["step_flops"] for d in compared})
     section.gallery, left_out = galleries(runs)

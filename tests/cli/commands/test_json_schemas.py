@@ -92,7 +92,7 @@ def test_a_commands_document_is_valid(command, tmp_path, monkeypatch, capfd, qui
 def test_a_training_runs_document_has_a_schema():
     schema = document_schema("train-toy")
     Draft202012Validator.check_schema(schema)
-    assert {"steps", "accuracy", "chance", "files"} <= set(schema["$defs"]["Result"]["properties"])
+    assert {"steps", "accuracy", "chance", "files"} <= set(schema["$defs"]["TrainResult"]["properties"])
 
 
 def test_the_names_that_options_offer_are_those_that_there_are():

@@ -1,0 +1,1 @@
+"""How loss and score fall with the size of a network and with the FLOPs of its training."""
