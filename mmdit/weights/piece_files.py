@@ -1,5 +1,8 @@
 """Tensors in pieces: safetensors files that hold boxes of whole tensors each, as the processes of a run write them.
 
+torch's own writer of such files (`torch.distributed.checkpoint.HuggingFaceStorageWriter`) takes one box of a tensor
+from a process, where queries, keys and values that are cut by heads are three.
+
 A file says in its metadata of which tensor each of its own is a piece, how large that is, and where the piece begins.
 A file that says nothing of it holds whole tensors.
 """
