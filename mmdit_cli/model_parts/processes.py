@@ -291,13 +291,14 @@ def processes(device: torch.device, asked: str) -> Iterator[tuple[Group, torch.d
         yield ALONE, device
         return
     if device.type == "cuda":
-        local = _number("LOCAL_RANK", 0)
-        if local >= torch.cuda.device_count():
+        local_rank = _number("LOCAL_RANK", 0)
+        # all of the machine's processes find it, for the first one is to say so
+        if max(local_rank + 1, _number("LOCAL_WORLD_SIZE", 1)) > torch.cuda.device_count():
             raise UserError(
                 f"--device cuda: {torch.cuda.device_count()} devices are fewer than the processes of this machine; "
                 "start fewer by torchrun --nproc-per-node"
             )
-        device = torch.device("cuda", local)
+        device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
     _meet(device)
     try:

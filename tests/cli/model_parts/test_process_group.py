@@ -63,6 +63,14 @@ def test_on_gpus_the_group_knows_its_device_and_the_host_speaks_over_gloo(second
     ]
 
 
+def test_each_process_of_a_machine_with_too_few_gpus_says_so(second_of_two, monkeypatch):
+    for name, value in dict(WORLD_SIZE="4", LOCAL_WORLD_SIZE="4", RANK="0", LOCAL_RANK="0").items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="2 devices are fewer than"), processes(torch.device("cuda"), "ddp"):
+        pass
+    assert not second_of_two.init.called
+
+
 def test_on_cpus_the_group_is_of_gloo_alone(second_of_two):
     with processes(CPU, "ddp") as (_, device):
         assert device == CPU
