@@ -92,7 +92,7 @@ def restore(
     """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded.
 
     Args:
-        cuts: how each parameter is cut, by name in the optimizer's order; see `Group.cuts`.
+        cuts: how each parameter is cut, by name in the model's order; see `Group.cuts`.
 
     Raises:
         ValueError: they are not those of the model, which is as it was.
@@ -102,7 +102,7 @@ def restore(
         state, files = module.state_dict(), PieceFiles(checkpoint.files(name))
         _check(files, {key: tuple(x.shape) for key, x in state.items()}, name)
         held.append((state, files))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = list(model.parameters())
     moments = PieceFiles(checkpoint.files(OPTIMIZER))
     known = {key.partition(".")[0] for key in moments.specs}  # some parameters may have none
     shapes = {str(i): tuple(p.shape) for i, p in enumerate(parameters) if str(i) in known}
@@ -122,10 +122,14 @@ def restore(
         optimizer.state[p][name] = new
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state: `3.exp_avg` is of its fourth parameter, and sharded as that is."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": tensor for i, values in state.items() for name, tensor in values.items()}
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state, by the place of each weight in the model and sharded as that is: `3.exp_avg`."""
+    return {
+        f"{i}.{name}": tensor
+        for i, p in enumerate(model.parameters())
+        if p in optimizer.state
+        for name, tensor in optimizer.state[p].items()
+    }
 
 
 def _check(files: PieceFiles, wanted: Mapping[str, tuple[int, ...]], name: str) -> None:

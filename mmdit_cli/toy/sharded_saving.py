@@ -43,7 +43,7 @@ def held_tensors(
     """What a checkpoint's files hold.
 
     Args:
-        cuts: of each parameter by name, in the optimizer's order.
+        cuts: of each parameter by name, in the model's order.
     """
     ways, about = list(cuts.values()), own_metadata(cast(ModelOptions, model.config))
     of_optimizer = {name: ways[int(name.partition(".")[0])] for name in optimizer}

@@ -141,8 +141,8 @@ class Trainer:
         if (name := self.group.first_text(next(wrong, None))) is not None:
             raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
         state = {"averaged": int(self.average.n_averaged), "identity": self.identity()}
-        average, optimizer = self.average.module, optimizer_tensors(self.optimizer)
-        if self.group.sharded:
+        average, optimizer = self.average.module, optimizer_tensors(self.optimizer, self.model)
+        if self.group.shards:
             files = held_tensors(self.model, average, optimizer, self._cuts())
             self.saving.start(run_dir, self.completed, files, **state)
         elif self.group.main:
@@ -156,7 +156,7 @@ class Trainer:
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
 
     def _cuts(self) -> dict[str, Any]:
-        """How each parameter is cut, in the optimizer's order; see `Group.cuts`."""
+        """How each parameter is cut, in the model's order; see `Group.cuts`."""
         cuts = self.group.cuts(self.model)
         return {name: cuts.get(name) for name, _ in self.model.named_parameters()}
 

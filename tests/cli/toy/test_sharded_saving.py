@@ -78,7 +78,7 @@ def saving(group, tmp_path):
     saver = ShardedSaving(group)
 
     def start(step: int) -> None:
-        files = held_tensors(model, model, optimizer_tensors(optimizer), cuts)
+        files = held_tensors(model, model, optimizer_tensors(optimizer, model), cuts)
         saver.start(tmp_path, step, files, averaged=step, identity={})
 
     return model, saver, start
