@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,11 +23,13 @@ from mmdit.networks.embeddings import own_dtype
 from mmdit.networks.model import MMDiTModel
 from mmdit.packing import Packing
 
-__all__ = ["guide", "network_velocity", "sample", "shift_timesteps", "timestep_grid"]
+__all__ = ["as_velocity", "guide", "network_velocity", "sample", "shift_timesteps", "timestep_grid"]
 
 Tensors = dict[str, Tensor]
+Predicted = Literal["velocity", "noise", "data"]
 Velocity = Callable[[Tensors, Tensors], Tensors]  # (x, t) by modality -> dx / dt by modality
 TRAINING_TIMESTEPS = 1000  # what published networks without a scale of their own count noise in
+LEAST_SHARE = 0.05  # of noise or data, by which what a network says of it is divided
 
 
 class Timesteps(dict[str, Tensor]):
@@ -55,6 +57,34 @@ def guide(conditional: Tensors, unconditional: Tensors, scale: float) -> Tensors
     return {name: torch.lerp(unconditional[name], conditional[name], scale) for name in conditional}
 
 
+def share_of(predicted: Predicted, t: Tensor) -> Tensor:
+    """How much a change of the velocity `v` changes what is predicted of noisy data `z`, whatever the sign: data are
+    `z - t v`, noise is `z + (1 - t) v`.
+
+    Raises:
+        ValueError: there is no such prediction.
+    """
+    shares = {"velocity": torch.ones_like(t), "noise": 1 - t, "data": t}
+    if predicted not in shares:
+        raise ValueError(f"predicted must be {', '.join(shares)}, got {predicted!r}")
+    return shares[predicted]
+
+
+def as_velocity(output: Tensor, x: Tensor, t: Tensor, predicted: Predicted) -> Tensor:
+    """The velocity that a network's prediction of the noise or of the data means (Li & He 2025, arXiv 2511.13720, JiT,
+    Table 1).
+
+    As there, what it is divided by, `1 - t` or `t`, is 0.05 at least.
+
+    Args:
+        output: what the network gives for `x`, `b ...`; x: noisy data, shaped alike; t: `b`, in [0, 1].
+    """
+    if predicted == "velocity":
+        return output
+    share = share_of(predicted, t).clamp(min=LEAST_SHARE).reshape(-1, *(1,) * (x.ndim - 1))
+    return (output - x if predicted == "noise" else x - output) / share
+
+
 def network_velocity(
     net: MMDiTModel,
     condition: Mapping[str, Tensor] | None = None,
@@ -67,6 +97,7 @@ def network_velocity(
     frames: Mapping[str, Tensor] | None = None,
     sigmas: Iterable[float] | Tensor | None = None,
     class_labels: Tensor | int | None = None,
+    predicted: Predicted = "velocity",
 ) -> Velocity:
     """The velocity that a network gives for the modalities that are drawn, under conditions that stay the same.
 
@@ -85,6 +116,7 @@ def network_velocity(
         sigmas: values of t (`timestep_grid`) whose modulations are computed now, and not again at each step (see
             `MMDiTModel.precompute_modulation`); of use where one modality is drawn, none is `given`, and gradients
             are not wanted, in `sample` or with t on the CPU: a GPU is not asked for the value of t.
+        predicted: what the network gives: see `as_velocity`.
     """
     scale = 1.0 if net.config.timestep is None else net.config.timestep.scale
 
@@ -95,9 +127,10 @@ def network_velocity(
     check_names(frames or {}, "frames", net.modality_names, complete=False)
     before = {name: given.shape[2] for name, given in (frames or {}).items()}
 
-    def drawn(out: Tensors, x: Tensors) -> Tensors:
+    def drawn(out: Tensors, x: Tensors, t: Tensors) -> Tensors:
         alone = {name: out[name] for name in x if name in out}
-        return alone | {name: alone[name][:, :, count:] for name, count in before.items()}
+        alone |= {name: alone[name][:, :, count:] for name, count in before.items()}
+        return {name: as_velocity(each, x[name], t[name], predicted) for name, each in alone.items()}
 
     second = net.config.timestep is not None and net.config.timestep.second is not None
     unit = TRAINING_TIMESTEPS / scale
@@ -124,14 +157,14 @@ def network_velocity(
         if known and len(t) == 1:
             modulation = known.get((_value(t), until))
             if modulation is not None:
-                return drawn(net(inputs, masks=masks, modulation=modulation, references=references), x)
+                return drawn(net(inputs, masks=masks, modulation=modulation, references=references), x, t)
         times = {name: value * unit for name, value in t.items()}
         noisiest = torch.stack(list(times.values())).amax(dim=0)
         each = {name: times.get(name, noisiest) for name in net.modality_names}
         t_given = noisiest if len(times) == 1 else each
         end = None if until is None else until * unit
         further: Any = dict(references=references, class_labels=class_labels, second_timestep=end)
-        return drawn(net(inputs, t_given, pooled, masks, guidance, **further), x)
+        return drawn(net(inputs, t_given, pooled, masks, guidance, **further), x, t)
 
     return velocity
 

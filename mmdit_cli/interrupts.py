@@ -103,11 +103,14 @@ def _handled_by(handler: Callable[[int, Any], None]) -> Iterator[None]:
 def held_at_start() -> Iterator[None]:
     """A process that is started in here holds both signals until it is ready for them and takes them up
     (`take_up`), so that they can't tear its start. Those that come to this process meanwhile wait, too."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        take_up()
+    with held_interrupt() as waiting:  # a signal that is blocked here is taken up by another thread, if there is one
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        try:
+            yield
+        finally:
+            take_up()
+    if waiting():
+        raise Terminated if _caught == signal.SIGTERM else KeyboardInterrupt
 
 
 def take_up() -> None:

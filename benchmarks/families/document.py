@@ -109,7 +109,7 @@ def options(model: ModelOptions) -> list[str]:
     if model.single_stream and model.single_stream.modulation == "by_modality":
         used.append("modulation by modality")
     if model.attention.out_gate:
-        used.append("output gates")
+        used.append(f"output gates{' per head' if model.attention.out_gate == 'per_head' else ''}")
     if model.residual.kind != "plain":
         used.append(f"{model.residual.kind} residual")
     for name, modality in model.modalities.items():

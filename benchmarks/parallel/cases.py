@@ -22,14 +22,15 @@ OWN = {
     + [f"model.modalities.{name}.{KV_HEADS}=4" for name in ("text", "image")],
     "ideogram-4": ["model.rotary.axes=[8, 4, 4]"],
 }
-CASES = (*SHIPPED, *(f"option: {name}" for name in VARIANTS))
+OPTIONS = VARIANTS | {"output gates per head": {"attention": {"out_gate": "per_head"}}}
+CASES = (*SHIPPED, *(f"option: {name}" for name in OPTIONS))
 
 
 def case(name: str) -> ToolConfig:
     """A small network of four heads, whose modalities' lengths the processes do not divide."""
     if name.startswith("option: "):
         sizes = dict(heads=4, dim_head=4, qk_rmsnorm=True)
-        return config({"batch_size": BATCH, "mask": {"text": 0.5}}, **sizes | VARIANTS[name.removeprefix("option: ")])
+        return config({"batch_size": BATCH, "mask": {"text": 0.5}}, **sizes | OPTIONS[name.removeprefix("option: ")])
     return small(name, "model.heads=4", f"run.batch_size={BATCH}", *OWN.get(name, ()))
 
 

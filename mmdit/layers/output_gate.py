@@ -9,15 +9,15 @@ from mmdit.options import JointAttentionOptions
 
 
 class OutputGate(nn.Module):
-    """`attended * sigmoid(linear(x))`, for every feature of every head, before the out projection."""
+    """`attended * sigmoid(linear(x))` before the out projection, the same for `shared` features of a head."""
 
-    def __init__(self, dim: int, dim_inner: int, *, bias: bool) -> None:
+    def __init__(self, dim: int, dim_inner: int, *, bias: bool, shared: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(dim, dim_inner, bias=bias)
+        self.linear = nn.Linear(dim, dim_inner // shared, bias=bias)
 
     def forward(self, attended: Tensor, x: Tensor) -> Tensor:
         """`attended`: b n h d; `x`: b n dim, what the attention read of these tokens -> b n h d."""
-        return attended * torch.sigmoid(self.linear(x)).view_as(attended)
+        return attended * torch.sigmoid(self.linear(x)).unflatten(-1, (attended.shape[-2], -1))
 
 
 class NoOutputGate(nn.Module):
@@ -32,4 +32,5 @@ def make_output_gate(dim: int, options: JointAttentionOptions) -> nn.Module:
     if not options.attention.out_gate:
         return NoOutputGate()
     heads, dim_head = options.head_sizes
-    return OutputGate(dim, heads * dim_head, bias=options.attention.bias)
+    shared = dim_head if options.attention.out_gate == "per_head" else 1
+    return OutputGate(dim, heads * dim_head, bias=options.attention.bias, shared=shared)

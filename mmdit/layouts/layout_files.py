@@ -67,8 +67,11 @@ class LayoutFiles:
         self.left_aside = sorted(held.keys() - {self.prefix + name for name in own})
         self.problems = [ADAPTER] if changed_by_lora(held) else unreadable(layout.theirs, own)
 
-    def weights(self) -> Weights:
+    def weights(self, dtype: torch.dtype | None = None) -> Weights:
         """The tensors under the layout's own names.
+
+        Args:
+            dtype: what they are rounded to.
 
         Raises:
             CheckpointError: they are not those of the config's model.
@@ -76,7 +79,9 @@ class LayoutFiles:
         if self.problems:
             raise CheckpointError(f"{self.files.path}: {self._misfit()}")
         specs = {name: self.files.spec(self.prefix + name) for name in self.layout.theirs}
-        return Weights(specs, lambda name: self.files.copy(self.prefix + name), self._origin())
+        if dtype is not None:
+            specs = {name: TensorSpec(dtype, spec.shape) for name, spec in specs.items()}
+        return Weights(specs, lambda name: self.files.copy(self.prefix + name, dtype), self._origin())
 
     def _origin(self) -> Origin | None:
         if self.layout.name != "mmdit":

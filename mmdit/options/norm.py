@@ -20,7 +20,10 @@ class NormOptions(Options):
         keywords={},
     )
     place: Literal["before", "around"] = option(
-        "before", "around: what a branch gives is normed too, before its gate (Lumina-Image, Z-Image).", keywords={}
+        "before",
+        "around: what a branch gives is normed too, before its gate (sandwich norms: CogView, Ding et al. 2021; "
+        "Lumina-Image, Z-Image).",
+        keywords={},
     )
 
     def check(self) -> Iterator[OptionError]:

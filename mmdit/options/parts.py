@@ -80,10 +80,10 @@ class AttentionOptions(Options):
         later=True,
         gt=0,
     )
-    out_gate: Flag = option(
+    out_gate: Flag | Literal["per_head"] = option(
         False,
-        "Multiply what it gives, each feature of each head, by the sigmoid of a linear of what it reads, before the "
-        "out projection (Qiu et al. 2025; Krea 2).",
+        "Multiply what it gives by the sigmoid of a linear of what it reads, before the out projection: each feature "
+        "of each head (Qiu et al. 2025; Krea 2), or per_head each head.",
         keywords={},
         later=True,
     )
@@ -221,7 +221,7 @@ class ModulationOptions(Options):
     table: Flag = option(
         False,
         "One modulation for the whole network, to which each block adds a learned table for each of its modalities "
-        "(JoyImage-Edit).",
+        "(adaLN-single: PixArt-alpha, Chen et al. 2023; JoyImage-Edit).",
         keywords={},
         later=True,
     )

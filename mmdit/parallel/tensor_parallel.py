@@ -65,7 +65,7 @@ class AttentionStyle(ParallelStyle):
                 gate.heads //= processes
         for out_gate in module.out_gates:
             if isinstance(out_gate, OutputGate):
-                cut_linear(out_gate.linear, 0, [rows], mesh)
+                cut_linear(out_gate.linear, 0, [out_gate.linear.out_features], mesh)
         for norm in (*module.q_norms, *module.k_norms):
             if isinstance(norm, MultiHeadRMSNorm):
                 heads = norm.weight.shape[0]

@@ -33,6 +33,7 @@ from mmdit.weights.header import (
 __all__ = ["block_types", "gguf_header", "gguf_values", "is_gguf"]
 
 MAGIC, VERSIONS = b"GGUF", (2, 3)
+BLOCKS = 4096  # whose values are computed at a time: what the package makes of them stays in a cache
 MAX_ENTRIES = 65_536
 ALIGNMENT, SHAPE = "general.alignment", "comfy.gguf.orig_shape."  # city96/ComfyUI-GGUF: of what had more dimensions
 SCALARS = dict(enumerate("BbHhIif?")) | {10: "Q", 11: "q", 12: "d"}  # by the number of a value's type
@@ -81,20 +82,25 @@ def gguf_header(path: Path) -> TensorFile:
     return TensorFile(found, {"format": "pt"}, start)
 
 
-def gguf_values(data: Tensor, info: TensorInfo) -> Tensor:
-    """A quantized tensor's values in float32, of its bytes.
+def gguf_values(data: Tensor, info: TensorInfo, dtype: torch.dtype | None = None) -> Tensor:
+    """A quantized tensor's values, of its bytes: in float32, or rounded to `dtype`.
 
     Raises:
         ValueError: the package can't read its type.
     """
     from gguf import GGMLQuantizationType, quants
 
-    _, size = block_types()[info.dtype]
+    count, size = block_types()[info.dtype]
+    blocks = data.numpy().reshape(-1, size)
+    values = torch.empty(len(blocks), count, dtype=dtype or torch.float32)
     try:
-        values = quants.dequantize(data.numpy().reshape(-1, size), GGMLQuantizationType[info.dtype])  # block by block
+        for begin in range(0, len(blocks), BLOCKS):
+            part = slice(begin, begin + BLOCKS)
+            found = quants.dequantize(blocks[part].reshape(1, -1), GGMLQuantizationType[info.dtype])
+            values[part] = torch.from_numpy(found).reshape(-1, count)
     except NotImplementedError:
         raise ValueError(f"is of the type {info.dtype}, which is not read") from None
-    return torch.from_numpy(values).reshape(info.shape)
+    return values.reshape(info.shape)
 
 
 @lru_cache(maxsize=1)

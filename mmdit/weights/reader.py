@@ -98,13 +98,16 @@ class WeightFiles:
         """
         return self._floating(name, self.mapped)
 
-    def copy(self, name: str) -> Tensor:
+    def copy(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
         """A tensor in memory of its own, which is given back with it: what is mapped counts as used while it is open.
+
+        Args:
+            dtype: what it is rounded to.
 
         Raises:
             CheckpointError: as `read`.
         """
-        return self._floating(name, self._copied)
+        return self._floating(name, self._copied, dtype)
 
     def mapped(self, name: str) -> Tensor:
         """A tensor as it is stored, mapped from its file; of GGUF it is a copy."""
@@ -161,23 +164,23 @@ class WeightFiles:
         except OSError as error:
             raise CheckpointError(f"{shard}: {named(name)} can't be read: {error.strerror or error}") from None
 
-    def _floating(self, name: str, get: Callable[[str], Tensor]) -> Tensor:
+    def _floating(self, name: str, get: Callable[[str], Tensor], dtype: torch.dtype | None = None) -> Tensor:
         """A tensor in floating point if it is a weight, from those that are stored."""
         self.spec(name)  # it can be read
         how = self.quantized.get(name)
         if how is None:
-            return get(name)
+            return get(name) if dtype is None else get(name).to(dtype)
         try:
             if how.blocks:
                 info = self.stored[name]
                 data = torch.empty(info.stop - info.start, dtype=torch.uint8)
                 self._fill(name, data)
-                return gguf_values(data, info)
+                return gguf_values(data, info, dtype)
             if how.format is not None:
                 if self.stored[how.format].dtype != "U8":
                     raise ValueError(f"{named(how.format)} holds no bytes")
                 check_format(bytes(get(how.format).flatten()[:LONGEST_FORMAT].tolist()), self.stored[name])
-            return dequantize(get(name), None if how.scale is None else get(how.scale))
+            return dequantize(get(name), None if how.scale is None else get(how.scale), dtype)
         except CheckpointError:
             raise
         except ValueError as error:

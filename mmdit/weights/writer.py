@@ -81,7 +81,8 @@ def write_tensors(
     """Write a safetensors file: byte for byte what `safetensors.torch.save_file` writes for the same tensors and
     metadata. (For several keys of metadata that library's order changes from run to run; here they are sorted.)
 
-    Each tensor is made when its turn comes and let go when it is written, so no more than one is held at a time.
+    Each tensor is made when its turn comes and let go when it is written and hashed, so no more than two are held at a
+    time.
 
     Args:
         specs: the tensors by name.
@@ -98,18 +99,21 @@ def write_tensors(
     layout = layout_of(specs)
     kept = None if metadata is None and not hashed else dict(metadata or {}) | ({HASH_KEY: "0" * 64} if hashed else {})
     header = _header(layout, kept)
-    digests: dict[str, str] = {}
+    hashes: dict[str, Future[str]] = {}
+    hashing: Future[str] | None = None
     with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1) as beside, _syncing(file) as written:
         _write_whole(file, memoryview(header))
         for done, name in enumerate(layout if order is None else order, 1):
             data = _made(name, specs[name], read)
-            hashing = beside.submit(hashlib.sha256, data)
+            if hashing is not None:
+                hashing.result()  # so that it lets its tensor go
+            hashes[name] = hashing = beside.submit(_digest, data)
             file.seek(len(header) + layout[name].start)
             _write_whole(file, data)
-            digests[name] = hashing.result().hexdigest()
             written(len(data))
-            del data, hashing  # before the next one is made
+            del data  # before the next one is made
             on_tensor(done, len(layout))
+        digests = {name: each.result() for name, each in hashes.items()}
         sha256 = content_hash(layout, digests)
         if kept is not None and hashed:
             file.seek(0)
@@ -129,7 +133,11 @@ def content_hash(tensors: Mapping[str, TensorInfo], digests: Mapping[str, str]) 
 
 def digest(tensor: Tensor) -> str:
     """SHA-256 of a tensor's bytes."""
-    return hashlib.sha256(_bytes(tensor.detach().cpu())).hexdigest()
+    return _digest(_bytes(tensor.detach().cpu()))
+
+
+def _digest(data: memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def layout_of(specs: Mapping[str, TensorSpec]) -> dict[str, TensorInfo]:

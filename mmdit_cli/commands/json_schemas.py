@@ -62,6 +62,7 @@ RESULTS = {  # by command: the classes of what its `results` may hold
     "profile": (
         "profile.profile_result:ProfileResult",
         "profile.sampling_profile:SamplingProfile",  # with --mode sample
+        "profile.spread_profile:SpreadProfile",  # under torchrun
         "memory.verdict:MemoryVerdict",  # with --estimate
     ),
     "flops": ("model_parts.flop_count:FlopsResult", "model_parts.sampling_flops:SamplingFlops"),

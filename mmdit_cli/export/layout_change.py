@@ -59,7 +59,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
         other = recognize_layout(held.files.tensors, model)[0] if held.problems else None
         if other not in (None, source):
             raise UserError(f"--weights {file}: has the names of another layout; say --from {other}, or leave it out")
-        given, aside = held.weights(), held.left_aside
+        given, aside = held.weights(None if asked.lora else dtype), held.left_aside
         # as many bytes as the file has, or as its weights have in the dtype: no model is built, so memory is no matter
         check_disk(sum(dtype.itemsize * prod(s.shape) if dtype else s.nbytes for s in given.specs.values()), out)
     if aside:

@@ -26,9 +26,12 @@ def read_compute_share(text: str, machine: Machine) -> tuple[float, str | None]:
     document = read_document(Path(text), OPTION, "profile")
     if (measured := document.get("dtype")) != machine.precision:
         raise UserError(f"{OPTION} {text}: measured in {measured}, where the peak is of {machine.precision}")
-    trained = [result for result in document["results"] if isinstance(result, dict) and result.get("mode") == "train"]
+    results = [result for result in document["results"] if isinstance(result, dict)]
+    trained = [result for result in results if result.get("mode") == "train" and "ranks" not in result]
     if not trained:
-        raise UserError(f"{OPTION} {text}: has no training step; write it by mmdit profile --mode train --report")
+        raise UserError(
+            f"{OPTION} {text}: has no training step of one process; write it by mmdit profile --mode train --report"
+        )
     try:
         rate, ceiling = _rate(trained[0]), float(trained[0]["ceiling"]["gemm_flops_per_s"])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):

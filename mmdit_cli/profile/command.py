@@ -21,6 +21,7 @@ from mmdit_cli.request.flags import (
     with_sampling,
 )
 from mmdit_cli.request.request import Request
+from mmdit_cli.request.spreading import check_several
 
 NAME = "profile"
 MAX_SECONDS, TOLERANCE = 10.0, "5%"
@@ -101,8 +102,18 @@ def command(
         str | None,
         typer.Option("--tolerance", metavar="SHARE", help="How much worse than --baseline is the same. Default: 5%."),
     ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option(
+            "--parallel",
+            metavar="KINDS",
+            help="Under torchrun, with --mode train: ddp, fsdp, hsdp, tp=N, ulysses=N, some by commas. Default: ddp.",
+        ),
+    ] = None,
 ) -> None:
     """Measure latency, memory and utilization, and which component takes the time.
+
+    Under torchrun a training step spread over the processes: time, communication and memory of each.
 
     Example: mmdit profile -c configs/two-modality.yaml --mode train
     """
@@ -120,6 +131,10 @@ def command(
     given = [option for option, value in asked.items() if value is not None]
     if (estimate or memory is not None) and given:
         raise UserError(f"--estimate measures nothing; leave out {', '.join(given)}")
+
+    of_one = {name: asked[name] for name in ("--compile", "--cold", "--fresh", "--plot", "--trace", "--baseline")}
+    of_one |= {"--estimate": estimate, "--memory": memory, "--sweep": sweep, "--match": match, "--vary": vary}
+    spread = check_several(mode, parallel, of_one | {"--tolerance": tolerance})
 
     kept: dict[str, Any] = {"precision": precision, "optimizer": optimizer, "ema": ema, "trainable": trainable}
     kept |= {"lora_rank": lora_rank}
@@ -186,6 +201,10 @@ def command(
         trace=trace,
     )
 
+    if spread:
+        from mmdit_cli.profile.spread_command import spread_command
+
+        return spread_command(request, settings, parallel)
     if compile:
         check_compiler(settings.device, "--compile")
     grid = matched_grid(request, sweep, match, vary)

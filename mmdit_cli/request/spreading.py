@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mmdit_cli.errors import UserError
+from mmdit_cli.output.console import is_one_of_several
 
 KINDS = "ddp, fsdp, hsdp, tp=N, ulysses=N, several by commas"
 DATA = ("ddp", "fsdp", "hsdp")
@@ -66,6 +69,27 @@ def read_spreading(text: str) -> Spreading:
         if name == "hsdp" and counted:
             found["replicas"] = int(number)
     return Spreading(text, **found)  # type: ignore[arg-type]
+
+
+def check_several(mode: str, parallel: str | None, others: Mapping[str, Any]) -> bool:
+    """Whether `profile` is to measure a step over several processes.
+
+    Args:
+        others: options that are of one process alone; None: not given.
+
+    Raises:
+        UserError: `--parallel` is given to one process alone, or what several are asked for is of one alone.
+    """
+    if not is_one_of_several():
+        if parallel is not None:
+            start = "start several by torchrun --nproc-per-node N -m mmdit_cli"
+            raise UserError(f"--parallel {parallel}: there is one process; {start}")
+        return False
+    if wrong := [option for option, value in others.items() if value]:
+        raise UserError(f"{wrong[0]} measures one process; leave it out, or leave out torchrun")
+    if mode != "train":
+        raise UserError(f"--mode {mode} measures one process; under torchrun add --mode train")
+    return True
 
 
 def _is_count(text: str) -> bool:

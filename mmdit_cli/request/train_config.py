@@ -46,6 +46,18 @@ class MupConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PredictionConfig(Options):
+    """What the network predicts, and where its error is measured (Li & He 2025, arXiv 2511.13720, JiT: all nine)."""
+
+    output: Literal["velocity", "noise", "data"] = option(
+        "velocity", "What the network gives; samples follow the velocity that it means."
+    )
+    loss: Literal["velocity", "noise", "data"] = option(
+        "velocity", "Of what the loss is the squared error, after the output is turned into it."
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
     """How train-toy trains."""
 
@@ -80,6 +92,7 @@ class TrainConfig(Options):
     )
     mup: MupConfig = option(MupConfig(), "Of parametrization mup.", later=True)
     timesteps: TimestepDensity = option(TimestepDensity(), "How timesteps are drawn.")
+    prediction: PredictionConfig = option(PredictionConfig(), "What is predicted.", later=True)
     sampler: SamplerConfig = option(SamplerConfig(), "How samples are drawn.")
     evaluation_samples: Whole = option(256, "Drawn at the end, of captions as trained on and of held-out ones.", gt=0)
     evaluate_every: Whole = option(200, "Steps between evaluations on the way; 0: only at the end.", ge=0)

@@ -35,7 +35,7 @@ from mmdit.weights.checkpoints import (
 from mmdit.weights.matching import listed, misfits
 from mmdit.weights.writer import specs_of, write_tensors
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.processes import put, whole
+from mmdit_cli.model_parts.processes import put, whole
 
 SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2

@@ -143,6 +143,7 @@ def command(
     Example: mmdit train-toy -c configs/toy-two-modality.yaml
     """
     from mmdit_cli.model_parts.matching import match_configs
+    from mmdit_cli.model_parts.processes import processes
     from mmdit_cli.output.console import is_main, message, training_progress
     from mmdit_cli.request.numbers import read_share
     from mmdit_cli.request.sweep import PointConfig, load_grids
@@ -153,7 +154,6 @@ def command(
     from mmdit_cli.toy.comparison_command import Asked, compare
     from mmdit_cli.toy.equal_cost import with_steps
     from mmdit_cli.toy.laws.asked import read_law
-    from mmdit_cli.toy.processes import processes
     from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard
     from mmdit_cli.toy.run_settings import RunSettings
     from mmdit_cli.toy.tables import train_tables

@@ -16,7 +16,7 @@ from mmdit_cli.toy.trainer import TRAINING
 # What of `train` two designs must share for one seed to mean the same data, noise and timesteps; for their losses to be
 # the same quantity; and for their samples to be judged alike.
 DATA = ("data", "picture_size", "batch_size", "caption_dropout", "timesteps.per_modality")
-LOSS = ("data", "picture_size", "loss_weights", "caption_dropout", "timesteps", "shift")
+LOSS = ("data", "picture_size", "loss_weights", "caption_dropout", "timesteps", "shift", "prediction")
 RULER = ("data", "picture_size", "steps", "sampler", "evaluation_samples", "evaluate_every")
 
 

@@ -39,7 +39,7 @@ NEEDS = {
     "echo": DataNeeds(
         world.VOCABULARY_SIZE, world.MAX_WORDS, channels=3, size=world.SIZE, sound=True, sound_needed=True
     ),
-    "scenes": DataNeeds(captions.VOCABULARY_SIZE, captions.MAX_WORDS, channels=3, size=SCENE_SIZE, sound=False),
+    "scenes": DataNeeds(captions.VOCABULARY_SIZE, captions.MAX_WORDS, channels=3, size=SCENE_SIZE, sound=True),
     "digits": DataNeeds(digits.VOCABULARY_SIZE, digits.MAX_WORDS, channels=1, size=digits.SIZE, sound=False),
 }
 
@@ -61,7 +61,7 @@ def world_of(config: ToolConfig) -> ToyData:
     if data == "digits":
         return digits.Digits()
     if data == "scenes":
-        return Scenes(needs.size)
+        return Scenes(needs.size, sound="audio" in drawn)
     return world.World(sound="audio" in drawn, echo=data == "echo")
 
 
@@ -80,7 +80,7 @@ def longest_caption(config: ToolConfig) -> int:
 
 
 def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Tensor, *, per_modality: bool) -> Tensors:
-    """The model's velocity.
+    """What the model gives: of each modality the velocity, or what else `train.prediction` says.
 
     Args:
         x: noisy data by modality.
@@ -93,8 +93,8 @@ def predict(model: nn.Module, x: Tensors, times: Tensors, ids: Tensor, mask: Ten
     scaled = {name: t * scale for name, t in times.items()}
     shared = next(iter(scaled.values()))
     t = {"text": shared.new_zeros(shared.shape), **scaled} if per_modality else shared
-    velocity: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
-    return velocity
+    out: Tensors = model({"text": ids, **x}, t, masks={"text": mask})
+    return out
 
 
 def _needs(config: ToolConfig) -> DataNeeds:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmdit.sampling import Tensors, guide, sample
+from mmdit.sampling import Tensors, as_velocity, guide, sample
 from mmdit_cli.request.train_config import TrainConfig
 from mmdit_cli.toy.data import NULL, Batch, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import predict
@@ -136,6 +136,7 @@ def _draw_chunk(
             x = {name: torch.cat([v, unknown.get(name, v)]) for name, v in x.items()}
             times = {name: torch.cat([t, torch.ones_like(t) if name in unknown else t]) for name, t in times.items()}
         out = predict(model, x, times, ids, mask, per_modality=settings.timesteps.per_modality)
+        out = {n: as_velocity(each, x[n], times[n], settings.prediction.output) for n, each in out.items()}
         if not guided:
             return out
         with_caption = {name: v[:count] for name, v in out.items()}

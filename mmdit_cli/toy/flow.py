@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from mmdit.sampling import shift_timesteps
-from mmdit_cli.request.train_config import TimestepDensity
+from mmdit.sampling import LEAST_SHARE, Predicted, share_of, shift_timesteps
+from mmdit_cli.request.train_config import PredictionConfig, TimestepDensity
 
 
 def sample_timesteps(density: TimestepDensity, uniform: Tensor, normal: Tensor, *, shift: float = 1.0) -> Tensor:
@@ -33,6 +33,17 @@ def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     return torch.lerp(data, noise, t.to(data.dtype).reshape(-1, *(1,) * (data.ndim - 1)))
 
 
-def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
-    """What the network learns, `noise - data`: the path's derivative by t."""
-    return noise - data
+def target(data: Tensor, noise: Tensor, predicted: Predicted) -> Tensor:
+    """What is right; the velocity is `noise - data`, the path's derivative by t."""
+    return {"velocity": noise - data, "noise": noise, "data": data}[predicted]
+
+
+def prediction_error(output: Tensor, data: Tensor, noise: Tensor, t: Tensor, prediction: PredictionConfig) -> Tensor:
+    """What the network gives less what is right, both turned into what the loss is of, but for the sign (Li & He 2025,
+    arXiv 2511.13720, Table 1); the turn divides by 0.05 at least, as there. `output`, `data`, `noise`: b ...; `t`: b.
+    """
+    error = output - target(data, noise, prediction.output)
+    if prediction.loss == prediction.output:
+        return error
+    share = share_of(prediction.loss, t) / share_of(prediction.output, t).clamp(min=LEAST_SHARE)
+    return error * share.reshape(-1, *(1,) * (error.ndim - 1))

@@ -95,7 +95,7 @@ def curve_plot(records: Sequence[Mapping[str, Any]], *, title: str = "") -> Figu
         steps, values = _points(records, "losses", name)
         panels[0].plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
         panels[0].plot(steps, _smooth(values), color=colour, linewidth=1.6, label=plain(name))
-    panels[0].set(yscale="log", ylabel="velocity loss (mean squared error)")
+    panels[0].set(yscale="log", ylabel="loss (mean squared error)")
     for index, name in enumerate(accuracies):
         line = ("-", "--")[index // len(SERIES) % 2]
         style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "linestyle": line}
@@ -182,7 +182,7 @@ def comparison_plot(
             _draw_curves(axes[0], [_smoothed(run) for run in each], cost, name, style)
             for panel, modality in zip(axes[1:], modalities, strict=True):
                 _draw_curves(panel, [_points(run, "accuracy", modality) for run in each], cost, name, style, marker="o")
-    panels[0, 0].set(yscale="log", ylabel="loss (velocity error)")
+    panels[0, 0].set(yscale="log", ylabel="loss")
     for panel, modality in zip(panels[1:, 0], modalities, strict=True):
         panel.set(ylim=(-0.03, 1.03), ylabel=f"accuracy, {modality}")
     for panel in panels[1:].flat:

@@ -20,13 +20,13 @@ from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import CheckFailed
 from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
+from mmdit_cli.model_parts.processes import ALONE, Group, whole
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
-from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
+from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
 from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
-from mmdit_cli.toy.processes import ALONE, Group, whole
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
 TIMED = 5  # passes, by which the gain of compiling is known
@@ -190,7 +190,7 @@ class Trainer:
         return any(gradient is None for gradient in gradients)
 
     def _losses(self, ids: Tensor, mask: Tensor, data: Tensors, noise: Tensors, times: Tensors) -> Tensors:
-        """Mean squared error of the velocity, by modality."""
+        """Mean squared error of what is predicted, by modality."""
         noisy = {name: interpolate(x, noise[name], times[name]) for name, x in data.items()}
         autocast: AbstractContextManager[object] = nullcontext()
         if self.dtype != torch.float32:
@@ -198,10 +198,12 @@ class Trainer:
         devices = [] if self.device.type == "cpu" else [self.device]
         with autocast, torch.random.fork_rng(devices=devices):
             torch.manual_seed(hash_seed(self.seed, LAYERS, self.completed, self.group.place[0]))
-            velocity = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
-        return {
-            name: (velocity[name].float() - velocity_target(x, noise[name])).square().mean() for name, x in data.items()
+            out = predict(self.network, noisy, times, ids, mask, per_modality=self.settings.timesteps.per_modality)
+        errors = {
+            name: prediction_error(out[name].float(), x, noise[name], times[name], self.settings.prediction)
+            for name, x in data.items()
         }
+        return {name: error.square().mean() for name, error in errors.items()}
 
     def compile_gain(self) -> CompileGain:
         """Compile the network, and time forward and backward passes of the next step's batch with it and without.

@@ -19,6 +19,7 @@ from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.interrupts import held_interrupt
 from mmdit_cli.memory.precheck import check_fits
 from mmdit_cli.model_parts.compiling import CompileGain, check_compiler, in_words
+from mmdit_cli.model_parts.processes import ALONE, Group
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
@@ -26,7 +27,6 @@ from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
-from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
     Metrics,

@@ -26,7 +26,7 @@ LONG = 65_536
 
 
 @pytest.mark.parametrize("dtype", slow_but(DTYPES.values(), torch.bfloat16), ids=DTYPES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::2]))
 def test_two_layers_are_within_their_bound_of_float64(variant, dtype):
     assert relative_error(variant, 2, dtype, seed=0) < bound(variant, 2, dtype)
 
@@ -154,7 +154,7 @@ def test_the_oracle_in_chunks_is_attention():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("masked", slow_but([False, True], True), ids=["whole", "masked"])
 @pytest.mark.parametrize("dtype", slow_but(DTYPES.values(), torch.bfloat16), ids=DTYPES)
 @attentions
 def test_one_block_of_queries_over_65536_keys_is_within_the_bound_of_a_layer(attend, dtype, masked):

@@ -287,7 +287,6 @@ def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns):
     slow_but(
         sorted(p.stem for p in (ROOT / "configs").glob("*.yaml")),
         "adaptive",
-        "sd3-medium",
     ),
 )
 def test_every_shipped_config_passes_its_shape_check_and_is_counted(name, mmdit):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import mmdit
-from mmdit.sampling import Tensors, guide, network_velocity, sample, shift_timesteps
+from mmdit.sampling import Tensors, as_velocity, guide, network_velocity, sample, shift_timesteps
 from tests.support.draws import drawn
 
 
@@ -142,6 +142,18 @@ def small_network(**more: Any) -> Any:
     text, image = ({"dim": 8, "input": {"kind": "linear", "dim": 4}} for _ in range(2))
     modalities = {"text": text, "image": image | {"output": {"kind": "linear", "dim": 4}}}
     return mmdit.build({"depth": 1, "modalities": modalities, "timestep": {}, "dim_cond": 8, "dim_head": 4} | more)
+
+
+def test_a_network_that_predicts_the_data_or_the_noise_is_followed_along_the_velocity_that_they_mean() -> None:
+    net = drawn(small_network())
+    x, text, t = torch.randn(2, 5, 4).double(), {"text": torch.randn(2, 3, 4).double()}, torch.tensor([0.3, 0.8])
+    out = net(text | {"image": x}, 1000 * t)["image"]
+    for predicted, wanted in (("data", (x - out) / t[:, None, None]), ("noise", (out - x) / (1 - t)[:, None, None])):
+        velocity = network_velocity(net, text, predicted=predicted)
+        torch.testing.assert_close(velocity({"image": x}, {"image": t})["image"], wanted)
+        torch.testing.assert_close(as_velocity(out, x, t, predicted), wanted)
+    with pytest.raises(ValueError, match="predicted must be velocity, noise, data, got 'x0'"):
+        network_velocity(net, text, predicted="x0")({"image": x}, {"image": t})
 
 
 def test_known_steps_take_what_the_network_takes() -> None:

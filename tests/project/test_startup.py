@@ -35,9 +35,10 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
             ["flops", "-c", str(CONFIGS / "sd3-medium.yaml")],
             ["torch._dynamo", "torch._inductor", "matplotlib", "huggingface_hub"],
         ),
-        (
+        pytest.param(
             ["profile", "-c", "toy-two-modality", "--repeats", "1", "--max-seconds", "0", "--set", "run.batch_size=1"],
             ["torch._dynamo", "torch._inductor"],
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             ["shape-check", "-c", str(CONFIGS / "sd3-medium.yaml")],

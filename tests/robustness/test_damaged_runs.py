@@ -19,6 +19,7 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.toy import checkpoints
 from mmdit_cli.toy.run_folder import LOCK, described, safe_name
 from mmdit_cli.toy.training import Interrupted, train
+from tests.support.marks import slow_but
 from tests.support.toy import CPU, same_bits, tiny, weights
 
 
@@ -126,7 +127,9 @@ def forged(folder: Path, files: dict[str, bytes], **changes: object) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], ids=str
+    "changes",
+    slow_but([{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], {"step": 5}),
+    ids=str,
 )
 @pytest.mark.usefixtures("bare_training")
 def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
@@ -96,3 +98,20 @@ __main__.main()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (143, "error: terminated\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_comes_while_a_process_starts_waits_although_another_thread_takes_it_up(number):
+    done, seen = threading.Event(), []
+    beside = threading.Thread(target=done.wait)  # it blocks no signal
+    beside.start()
+    try:
+        with interrupts.interruptible(), pytest.raises(KeyboardInterrupt) as stop:
+            with interrupts.held_at_start():
+                os.kill(os.getpid(), number)
+                time.sleep(0.05)
+                seen.append("started")
+            seen.append("went on")
+    finally:
+        done.set()
+    assert seen == ["started"] and isinstance(stop.value, interrupts.Terminated) == (number == signal.SIGTERM)

@@ -16,6 +16,7 @@ from mmdit.config.regular_file import read_regular
 from mmdit_cli import app
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.flop_count import meta_model
+from mmdit_cli.model_parts.processes import processes
 from mmdit_cli.output.console import is_main, printable
 from mmdit_cli.profile.baseline import find_earlier
 from mmdit_cli.request.earlier_document import read_document
@@ -23,7 +24,6 @@ from mmdit_cli.request.size_limits import possible
 from mmdit_cli.request.sweep import MAX_POINTS, parse_sweeps
 from mmdit_cli.request.targets import check_target
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
-from mmdit_cli.toy.processes import processes
 from tests.robustness.cases import COMMANDS, FILE, Text, base
 from tests.robustness.outcome import Outcome
 from tests.robustness.process import Ended, Server
@@ -48,8 +48,8 @@ def server():
 
 
 def test_a_share_of_all_kinds_is_answered_well_and_nothing_is_lost(server):
-    found = [outcome(case, server) for case in cases(share=0.02)]
-    assert len(found) >= 20 and len({each.group for each in found}) > 10
+    found = [outcome(case, server) for case in cases(share=0.008)]
+    assert len(found) >= 10 and len({each.group for each in found}) >= 8
     assert [each for each in found if not each.well or each.lost] == []
 
 

@@ -18,8 +18,8 @@ from tests.support.marks import slow_but
 KINDS = [
     BY_NAME[name]
     for name in (
-        *("sd3.5-medium", "qwen-image-edit-2511", "flux.1-dev", "flux.2-dev", "auraflow", "hunyuan-video-1.5"),
-        *("lumina-image-2.0", "z-image", "ideogram-4", "prx"),
+        *("sd3.5-medium", "qwen-image-edit-2511", "flux.1-dev"),
+        *("flux.2-dev", "hunyuan-video-1.5", "z-image"),
     )
 ]
 each_kind = pytest.mark.parametrize("family", slow_but(FAMILIES, *KINDS), ids=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -87,6 +87,13 @@ def choose_named(category: Tensor, scene: Scene, quarter: Tensor, generator: Gen
     holds = related(quarter[:, 0], quarter[:, 1])
     relation = (torch.rand(b, len(RELATIONS), generator=generator) * holds).argmax(dim=1)
     return Wanted(category, relation.masked_fill(category != POSITION, FREE), objects)
+
+
+def colourless(wanted: Wanted) -> Wanted:
+    """The same, with every colour free."""
+    objects = wanted.objects.clone()
+    objects[..., 1] = objects[..., 1].masked_fill(objects[..., 0] != EMPTY, FREE)
+    return replace(wanted, objects=objects)
 
 
 def write(wanted: Wanted, generator: Generator) -> list[str]:

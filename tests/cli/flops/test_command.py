@@ -91,7 +91,10 @@ def test_a_budget_stands_in_the_document_and_the_table(flops):
 
 @pytest.mark.parametrize(
     ("varlen", "share", "text"),
-    [("true", 0.43, "of valid tokens alone"), ("false", 0.43, "of all tokens, the padding")],
+    [
+        ("true", 0.43, "of valid tokens alone"),
+        pytest.param("false", 0.43, "of all tokens, the padding", marks=pytest.mark.slow),
+    ],
 )
 def test_figures_a_token_say_which_tokens(varlen, share, text, flops):
     padded = ["--set", f"model.varlen={varlen}", "--set", f"run.mask.text={share}"]

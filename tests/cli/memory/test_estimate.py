@@ -3,7 +3,6 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-import peft
 import pytest
 import torch
 
@@ -114,7 +113,8 @@ def test_a_shortened_model_gives_the_whole_models_figures(variant, kind):
     assert short == whole
 
 
-@pytest.mark.parametrize("checkpoint", slow_but([False, True], False))
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpoint", [False, True])
 def test_a_shortened_model_gives_the_whole_models_figures_in_mixed_precision(checkpoint):
     kinds = {"training": Training("mixed", ema=True)}
     short, whole = (
@@ -167,6 +167,8 @@ ADAPTED = r".*blocks\.\d+\.[a-z_]*(attn|feedforward)[a-z_]*\..*"
 
 def with_peft(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> torch.nn.Module:
     """The same as peft makes it, in place."""
+    import peft  # takes seconds, which every process would spend that looks for tests
+
     linears = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]
     chosen = [name for name in linears if re.fullmatch(ADAPTED, name)]
     peft.inject_adapter_in_model(peft.LoraConfig(r=rank, target_modules=chosen), model)

@@ -21,6 +21,7 @@ from mmdit_cli.model_parts.matching import TOLERANCE, match_configs
 from mmdit_cli.request.request import make_request
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained
+from tests.support.marks import slow_but
 from tests.support.small_configs import config
 from tests.support.toy import tiny
 
@@ -44,7 +45,7 @@ def matched(match, vary, *designs: ToolConfig, names=("a", "b")):
     return match_configs(request, designs, match, vary), request
 
 
-@pytest.mark.parametrize("depth", [1, 2, 7, 16])
+@pytest.mark.parametrize("depth", slow_but([1, 2, 7, 16], 1, 7))
 def test_the_depth_of_as_many_parameters_is_found(depth):
     wanted = parameters(config(depth=depth))
     (found,), request = matched(f"params={wanted}", ["model.depth"], config(depth=5))
@@ -53,7 +54,10 @@ def test_the_depth_of_as_many_parameters_is_found(depth):
     assert (note.value, note.wanted, note.changes) == (wanted, wanted, {"model.depth": depth})
 
 
-@pytest.mark.parametrize(("start", "wanted"), [(1, 400_000), (3, 5_000), (9, 60_000)])
+SIZES = [(1, 400_000), pytest.param(3, 5_000, marks=pytest.mark.slow), pytest.param(9, 60_000, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("start", "wanted"), SIZES)
 def test_keys_that_are_given_together_scale_together(start, wanted):
     best = min(map(scaled, range(1, 20)), key=lambda each: abs(parameters(each) - wanted))
     off = abs(parameters(best) / wanted - 1)

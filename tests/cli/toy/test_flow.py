@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -9,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from mmdit_cli.request.train_config import TimestepDensity
-from mmdit_cli.toy.flow import interpolate, sample_timesteps, velocity_target
+from mmdit.sampling import as_velocity
+from mmdit_cli.request.train_config import PredictionConfig, TimestepDensity
+from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps, target
 
 DRAWS = 200_000
 TOLERANCE = 5 / DRAWS**0.5  # of an empirical distribution function
@@ -42,7 +44,45 @@ def test_the_velocity_is_the_derivative_of_the_path() -> None:
     data, noise = torch.randn(2, 4, 3, 5, dtype=torch.float64)
     t, step = torch.rand(4, dtype=torch.float64), 1e-6
     slope = (interpolate(data, noise, t + step) - interpolate(data, noise, t - step)) / (2 * step)
-    torch.testing.assert_close(slope, velocity_target(data, noise))
+    torch.testing.assert_close(slope, target(data, noise, "velocity"))
+
+
+KINDS = ("velocity", "noise", "data")
+
+
+def meant(output: Tensor, z: Tensor, t: Tensor, kind: str) -> dict[str, Tensor]:
+    """Data, noise and velocity of an output for `z = (1 - t) data + t noise`, by solving for them."""
+    if kind == "velocity":
+        data, noise = z - t * output, z + (1 - t) * output
+    elif kind == "noise":
+        data, noise = (z - t * output) / (1 - t), output
+    else:
+        data, noise = output, (z - (1 - t) * output) / t
+    return {"data": data, "noise": noise, "velocity": noise - data}
+
+
+def test_all_nine_losses_compare_what_an_output_means_with_what_is_so() -> None:
+    data, noise, output = torch.randn(3, 6, 2, 5, dtype=torch.float64)
+    t = torch.empty(6, dtype=torch.float64).uniform_(0.06, 0.94)
+    z, column = interpolate(data, noise, t), t[:, None, None]
+    true = {"data": data, "noise": noise, "velocity": noise - data}
+    for kind, loss in itertools.product(KINDS, KINDS):
+        error = prediction_error(output, data, noise, t, PredictionConfig(output=kind, loss=loss))
+        torch.testing.assert_close(error.abs(), (meant(output, z, column, kind)[loss] - true[loss]).abs())
+    for kind in KINDS:
+        torch.testing.assert_close(as_velocity(output, z, t, kind), meant(output, z, column, kind)["velocity"])
+
+
+def test_what_is_divided_by_is_a_twentieth_at_least() -> None:
+    data, noise, output = torch.randn(3, 2, 5, dtype=torch.float64)
+    ends = torch.tensor([0.01, 0.99], dtype=torch.float64)
+    for kind, t in (("data", ends[:1]), ("noise", ends[1:])):
+        z = interpolate(data[:1], noise[:1], t)
+        error = prediction_error(output[:1], data[:1], noise[:1], t, PredictionConfig(output=kind))
+        right = {"data": data, "noise": noise}[kind][:1]
+        torch.testing.assert_close(error.abs(), (output[:1] - right).abs() / 0.05)
+        wanted = (z - output[:1]) / 0.05 if kind == "data" else (output[:1] - z) / 0.05
+        torch.testing.assert_close(as_velocity(output[:1], z, t, kind), wanted)
 
 
 def test_each_sample_of_a_batch_has_its_own_timestep() -> None:

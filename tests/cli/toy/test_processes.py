@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,11 +15,12 @@ import yaml
 from safetensors.torch import load_file
 
 from mmdit.options import as_written
+from mmdit_cli.model_parts.processes import ALONE, Group
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy import training
-from mmdit_cli.toy.processes import ALONE, Group
 from mmdit_cli.toy.trainer import Trainer
 from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 from tests.support.toy import CPU, tiny
 
 STEPS = 4
@@ -36,12 +35,6 @@ def folder(tmp_path_factory):
     content["train"] = content.get("train", {}) | train
     (folder / "c.yaml").write_text(yaml.safe_dump(content))
     return folder
-
-
-def free_ports(count: int) -> list[str]:
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("localhost", 0))) for _ in range(count)]
-        return [str(each.getsockname()[1]) for each in sockets]
 
 
 @pytest.fixture(scope="module")

@@ -43,7 +43,7 @@ def stop_after(step: int) -> Any:
     return on_progress
 
 
-@pytest.mark.parametrize("sound", [False, True])
+@pytest.mark.parametrize("sound", slow_but([False, True], True))
 def test_a_run_leaves_what_the_contract_names(sound: bool, tmp_path: Path) -> None:
     result = train(tiny(sound), device=CPU, run_dir=tmp_path / "run")
     modalities = {"image", "audio"} if sound else {"image"}

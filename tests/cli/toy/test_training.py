@@ -124,6 +124,8 @@ def test_float16_is_refused(tmp_path: Path) -> None:
         {"loss_weights": {"image": 2.0}, "clip_grad_norm": 1000.0},
         {"timesteps": {"kind": "uniform"}},
         {"timesteps": {"per_modality": True}},
+        {"prediction": {"output": "data"}},
+        {"prediction": {"loss": "noise"}},
         {"warmup_steps": 0},
         {"batch_size": 5},
     ],
@@ -147,6 +149,21 @@ def test_with_timesteps_per_modality_a_tone_is_drawn_for_a_given_picture() -> No
     batch = world.batch(3, seed=0, stream=0, index=0)
     samples = draw(trainer.averaged_model, batch, config.train, seed=0, device=CPU, given=["image"])
     assert set(samples.data) == {"audio"}
+
+
+def test_a_network_that_predicts_the_data_and_knows_them_draws_them() -> None:
+    config = tiny(sound=True, prediction={"output": "data"}, sampler={"guidance": 2, "steps": 4})
+    batch = world_of(config).batch(3, seed=0, stream=0, index=0)
+
+    class Knowing(torch.nn.Module):
+        config = tiny(sound=True).model
+
+        def forward(self, *given: Any, **named: Any) -> dict[str, torch.Tensor]:
+            return {name: x.repeat(2, *(1,) * (x.ndim - 1)) for name, x in batch.data.items()}
+
+    samples = draw(Knowing(), batch, config.train, seed=0, device=CPU)
+    for name, x in batch.data.items():
+        torch.testing.assert_close(samples.data[name], x)
 
 
 def test_with_one_timestep_for_all_nothing_can_be_given() -> None:

@@ -143,9 +143,10 @@ LAUGHS = "".join(f"k{i}: &k{i} [" + (f"*k{i - 1}, " * 10 if i else "1") + "]\n" 
         ("a: " + "[" * 500_000, "c.yaml:1:67: nested deeper than 64 levels"),
         ("- " * 500_000, "c.yaml:1:129: nested deeper than 64 levels"),
         (DEEP, "c.yaml:1:33: nested deeper than 64 levels"),
-        (
+        pytest.param(
             "a: [" + "b," * (MAX_NODES + 9) + "]",
             f"c.yaml:1:199999: more than {MAX_NODES} values, counting what aliases repeat",
+            marks=pytest.mark.slow,
         ),
         (LAUGHS, f"c.yaml:1:5: more than {MAX_NODES} values, counting what aliases repeat"),
         ("#" * (MAX_BYTES + 1), f"c.yaml: larger than {MAX_BYTES} bytes, which no config is"),

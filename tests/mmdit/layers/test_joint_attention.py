@@ -122,16 +122,23 @@ def test_a_scale_of_the_logits_is_one_of_the_queries(options, packed):
 @pytest.mark.parametrize("how", ["joined", "masked", "packed", "discarded"])
 @pytest.mark.parametrize(
     "options",
-    [{}, dict(bias=True), dict(kv_heads=1), dict(kind="adaptive", num_adaptive_weights=2), dict(softclamp=0.7)],
+    [
+        {},
+        dict(bias=True),
+        dict(kv_heads=1),
+        dict(kind="adaptive", num_adaptive_weights=2),
+        dict(softclamp=0.7),
+        dict(out_gate="per_head", bias=True),
+    ],
     ids=lambda x: [*x, "plain"][0],
 )
-def test_a_gate_multiplies_each_feature_of_each_head_before_the_out_projection(options, how):
+def test_a_gate_multiplies_each_feature_of_each_head_or_each_head_before_the_out_projection(options, how):
     sizes = dict(dim_inputs=DIMS, discard=[0] if how == "discarded" else [])
     gated, plain = (
         JointAttention(
-            JointAttentionOptions(heads=2, dim_head=4, attention=AttentionOptions(out_gate=gate, **options)), **sizes
+            JointAttentionOptions(heads=2, dim_head=4, attention=AttentionOptions(**options | gate)), **sizes
         ).double()
-        for gate in (True, False)
+        for gate in ({"out_gate": options.get("out_gate", True)}, {"out_gate": False})
     )
     state = drawn(gated).state_dict()
     gates = {name: state.pop(name) for name in [*state] if name.startswith("out_gates")}
@@ -147,7 +154,7 @@ def test_a_gate_multiplies_each_feature_of_each_head_before_the_out_projection(o
             logits = torch.einsum("bne,fe->bnf", as_read(xs, masks)[i], gates[f"out_gates.{i}.linear.weight"])
             logits = logits + gates.get(f"out_gates.{i}.linear.bias", 0)
             attended, *rest = args
-            return attended / (1 + (-logits).exp().unflatten(-1, (2, 4))), *rest
+            return attended / (1 + (-logits).exp().unflatten(-1, (2, -1))), *rest
 
         return gate
 

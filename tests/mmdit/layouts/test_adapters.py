@@ -6,11 +6,8 @@ import copy
 import json
 from pathlib import Path
 
-import peft
 import pytest
 import torch
-from diffusers import FluxPipeline
-from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
 import mmdit
@@ -25,6 +22,7 @@ from mmdit_cli.export.layout_change import convert_weights
 from mmdit_cli.export.lora_option import lora_file
 from mmdit_cli.export.preconditions import Export
 from tests.mmdit.layouts.test_conversion import tool_config
+from tests.support.marks import slow_but
 
 FLUX, SD3, FLUX2 = BY_NAME["flux.1-dev"], BY_NAME["sd3.5-medium"], BY_NAME["flux.2-dev"]
 LEFT_OUT = ("to_v", "net.0.proj", "to_qkv.0.linear")  # so that of a fused layer some part has no change
@@ -41,6 +39,8 @@ def adapted(net, **config):
     linears = [name for name, module in net.named_modules() if type(module) is torch.nn.Linear and "blocks." in name]
     config = {"r": 3, "lora_alpha": 7, "init_lora_weights": False} | config
     config["target_modules"] = [name for name in linears if not name.endswith(LEFT_OUT)]
+    import peft  # takes seconds, which every process would spend that looks for tests
+
     return peft.get_peft_model(copy.deepcopy(net), peft.LoraConfig(**config))
 
 
@@ -57,7 +57,11 @@ def saved(tensors, path, metadata=None):
 
 @pytest.mark.parametrize(
     ("family", "config"),
-    [(FLUX, {}), (SD3, {"use_rslora": True}), (FLUX2, {"alpha_pattern": {"to_q": 2}, "rank_pattern": {"to_out": 5}})],
+    [
+        (FLUX, {}),
+        pytest.param(SD3, {"use_rslora": True}, marks=pytest.mark.slow),
+        (FLUX2, {"alpha_pattern": {"to_q": 2}, "rank_pattern": {"to_out": 5}}),
+    ],
     ids=["plain", "rslora", "patterns"],
 )
 def test_a_merge_is_pefts_own(family, config, tmp_path):
@@ -79,9 +83,12 @@ def test_a_merge_is_pefts_own(family, config, tmp_path):
     assert lora.ranks == ((3, 5) if "rank_pattern" in config else (3,))
 
 
-@pytest.mark.parametrize("metadata", [None, {"r": 3, "lora_alpha": 7}])
+@pytest.mark.parametrize("metadata", slow_but([None, {"r": 3, "lora_alpha": 7}], {"r": 3, "lora_alpha": 7}))
 def test_a_file_of_diffusers_is_merged_into_ours(metadata, tmp_path):
     """Without metadata its alpha is its rank, as it is to diffusers."""
+    from diffusers import FluxPipeline
+    from peft.utils import get_peft_model_state_dict
+
     theirs = random_theirs(FLUX)
     network = adapted(theirs, lora_alpha=7 if metadata else 3)
     FluxPipeline.save_lora_weights(
@@ -125,7 +132,7 @@ def kohya(layout="flux", ranks=4, alpha=2.0):
     return theirs, made, changes
 
 
-@pytest.mark.parametrize("alpha", [2.0, None])
+@pytest.mark.parametrize("alpha", slow_but([2.0, None], 2.0))
 def test_a_file_of_kohyas_is_merged_into_fused_layers_and_out_of_them(alpha, tmp_path):
     theirs, made, changes = kohya(alpha=alpha)
     made["lora_te1_text_model_encoder.lora_down.weight"] = torch.ones(2, 2)

@@ -182,6 +182,7 @@ def test_what_no_class_of_diffusers_is_is_refused_before_it_is_written(tmp_path)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_that_we_wrote_for_diffusers_is_replaced_by_force_and_theirs_is_not(schnell, tmp_path):
     family = BY_NAME["flux.1-schnell"]
     exported(family, tmp_path / "out")

@@ -15,7 +15,7 @@ from tests.support.draws import drawn, padded_mask, randn
 from tests.support.marks import slow_but
 
 LENGTHS = (3, 4, 2)
-variants = pytest.mark.parametrize("variant", VARIANTS)
+variants = pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::2]))
 
 
 def tokens(variant, batch=2, lengths=LENGTHS):

@@ -11,6 +11,7 @@ from torchao.quantization import Float8Tensor, Int8Tensor, PerRow, PerTensor
 
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.matching import unreadable
+from mmdit.weights.quantized import dequantize
 from mmdit.weights.reader import WeightFiles
 from tests.support.quantized_files import FP8, SPELLINGS, scaled, scaled_with_inputs, text_tensor, values
 
@@ -37,6 +38,19 @@ def test_a_weight_is_read_as_the_values_it_stands_for(spelling, tmp_path):
                 assert x.dtype == files.spec(name).dtype and x.shape == wanted.shape
                 assert torch.equal(x.double(), wanted.float().double())  # rounded once; without a scale it is exact
                 assert torch.equal(x.to(torch.float16).double(), wanted.float().half().double())
+
+
+@pytest.mark.parametrize("target", [None, torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("scale", [None, torch.tensor(0.0317), torch.linspace(0.01, 3, 7)], ids=["none", "one", "rows"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.int8], ids=str)
+def test_every_byte_has_its_value_wherever_it_lies(dtype, scale, target):
+    stored = torch.cat([torch.arange(256), torch.randperm(256), torch.arange(2)]).to(torch.uint8)
+    for begin in (0, 1):  # 7 rows of 73: an odd number, at an odd place
+        x = stored[begin : begin + 7 * 73].view(dtype).reshape(7, 73)
+        wanted = x.to(torch.float32) * (1.0 if scale is None else scale.reshape(-1, 1))
+        got = dequantize(x, scale, target)
+        assert got.dtype == (target or (torch.bfloat16 if scale is None else torch.float32))
+        torch.testing.assert_close(got, wanted.to(got.dtype), rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerRow()], ids=["tensor", "row"])

@@ -82,7 +82,6 @@ def test_a_run_scores_every_category_beside_chance_real_scenes_and_noise(tmp_pat
         ({"data": "world", "picture_size": 16}, "train.picture_size is for train.data=scenes"),
         ({"picture_size": 32}, "max_size must be 4 or more"),  # the tiny network takes 2 x 2 patches of 8 pixels
         ({"evaluation_samples": 5}, "train.evaluation_samples must be 6 or more"),
-        ({"sound": True}, "got text, image, audio"),
     ],
 )
 def test_what_scenes_can_not_be_is_refused_by_key(settings: dict[str, Any], named: str) -> None:

@@ -1,4 +1,4 @@
-"""Training in several processes (torchrun): what each one computes, and how they speak with one another.
+"""A network on several processes (torchrun): what each one computes, and how they speak with one another.
 
 The global batch is cut into rows, and every process weighs its loss by its share of them, so that gradients and losses
 are those of one process whatever their number. Data parallel by `DistributedDataParallel`, or spread by
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -66,8 +67,8 @@ class Group:
     def check(self, config: ModelOptions) -> None:
         """Raises UserError where a network can't be spread as was asked for."""
 
-    def shard(self, model: nn.Module) -> None:
-        """Keep a part of each weight, where weights are sharded."""
+    def shard(self, model: nn.Module, *, param_dtype: torch.dtype | None = None) -> None:
+        """Keep a part of each weight, where weights are sharded. `param_dtype`: see `mmdit.parallel.parallelize`."""
 
     def cuts(self, model: nn.Module) -> Mapping[str, Cut]:
         """How each weight is cut by heads, where weights are; what `whole` and `put` have to know."""
@@ -85,6 +86,10 @@ class Group:
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
         return flag
+
+    def gathered(self, own: T) -> list[T]:
+        """What every process has of it, by rank."""
+        return [own]
 
     def first_text(self, text: str | None) -> str | None:
         """The text of the first process that has one."""
@@ -110,7 +115,7 @@ ALONE = Group()
 
 
 class Processes(Group):
-    """One of several processes, spread as `asked` (`fsdp`, `tp=2`, ...).
+    """One of several processes, spread as `asked` (`fsdp`, `tp=2`, ...). `layout`: the sizes of a `MeshLayout`.
 
     Raises:
         UserError: the processes do not divide so.
@@ -120,10 +125,11 @@ class Processes(Group):
         self.device, self.spreading = device, read_spreading(asked)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.mesh, self._place = None, (self.rank, self.size)
+        self.layout = self.spreading.over(self.size, _machines(self.size))
         if not self.spreading.is_plain:
             from mmdit.parallel import MeshLayout, data_place
 
-            self.mesh = MeshLayout(**self.spreading.over(self.size, _machines(self.size))).mesh(device.type)
+            self.mesh = MeshLayout(**self.layout).mesh(device.type)
             self._place = data_place(self.mesh)
 
     @property
@@ -139,12 +145,12 @@ class Processes(Group):
             with self._naming_the_flag():
                 check_layout(model, self.mesh)
 
-    def shard(self, model: nn.Module) -> None:
+    def shard(self, model: nn.Module, *, param_dtype: torch.dtype | None = None) -> None:
         if self.mesh is not None:
             from mmdit.parallel import parallelize
 
             with self._naming_the_flag():
-                parallelize(model, self.mesh)
+                parallelize(model, self.mesh, param_dtype=param_dtype)
 
     def cuts(self, model: nn.Module) -> Mapping[str, Cut]:
         if self.mesh is None:
@@ -169,10 +175,13 @@ class Processes(Group):
     def any(self, flag: bool) -> bool:
         return bool(self.total(torch.tensor(float(flag))).item())
 
+    def gathered(self, own: T) -> list[T]:
+        each: list[Any] = [None] * self.size
+        dist.all_gather_object(each, own)
+        return each
+
     def first_text(self, text: str | None) -> str | None:
-        texts: list[str | None] = [None] * self.size
-        dist.all_gather_object(texts, text)
-        return next((each for each in texts if each is not None), None)
+        return next((each for each in self.gathered(text) if each is not None), None)
 
     def on_main(self, make: Callable[[], T]) -> T:
         told: list[Any] = [None, None]
@@ -297,6 +306,7 @@ def _meet(device: torch.device) -> None:
     on_gpu = device.type == "cuda"
     # that gathering a weight along two dimensions takes two steps is no news to a user
     logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view")  # which nobody changes
     if on_gpu:  # of a collective that breaks or takes too long, NCCL would end the process without a word of ours
         os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "2")  # end the collective; gloo then says why
     try:

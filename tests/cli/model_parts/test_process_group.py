@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from unittest import mock
@@ -16,11 +15,12 @@ import yaml
 from mmdit.config.file import validate_mapping
 from mmdit.options import as_written
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.model_parts.processes import PATIENCE, Processes, processes
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.processes import PATIENCE, Processes, processes
 from mmdit_cli.toy.trainer import Trainer
 from tests.support.paths import ROOT
+from tests.support.ports import free_ports
 from tests.support.toy import CPU, tiny
 
 CLOSED = "[/gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:5316"
@@ -158,7 +158,7 @@ def test_a_process_that_dies_is_one_message_and_an_exit_code_of_the_other(kind, 
         "--parallel",
         kind,
     ]
-    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(_free_port()), WORLD_SIZE="2", PYTHONPATH=str(ROOT))
+    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=free_ports(1)[0], WORLD_SIZE="2", PYTHONPATH=str(ROOT))
     both = [
         subprocess.Popen(
             [*command, "--parallel", kind],
@@ -177,9 +177,3 @@ def test_a_process_that_dies_is_one_message_and_an_exit_code_of_the_other(kind, 
     assert [each.returncode for each in both] == [1, 9]
     assert said.count("error: ") == 1 and "Traceback" not in said
     assert "another process of this run has ended, at step 2; go on with\nmmdit train-toy --config run" in said
-
-
-def _free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
