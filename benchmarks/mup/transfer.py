@@ -18,7 +18,7 @@ from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 from mmdit_cli.toy.coordinates import Parametrization
 from mmdit_cli.toy.data_fit import predict, world_of
 from mmdit_cli.toy.evaluation import SEEN
-from mmdit_cli.toy.flow import interpolate, velocity_target
+from mmdit_cli.toy.flow import interpolate, target
 from mmdit_cli.toy.parametrization import at_width
 from mmdit_cli.toy.trainer import Diverged, Trainer
 
@@ -93,4 +93,4 @@ def _loss(config: ToolConfig, point: Point, seed: int, device: torch.device) -> 
     with torch.no_grad():
         times = {"image": t.to(device)}
         velocity = predict(trainer.model, noisy, times, ids.to(device), mask.to(device), per_modality=False)
-    return (velocity["image"].cpu() - velocity_target(x, noise)).square().mean().item()
+    return (velocity["image"].cpu() - target(x, noise, "velocity")).square().mean().item()
