@@ -17,6 +17,7 @@ import torch
 from benchmarks.validity.document import document, line
 from benchmarks.validity.findings import FINDINGS
 from benchmarks.validity.trials import try_finding
+from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
 from mmdit_cli.toy.run_folder import safe_name
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns, Runner
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     asked = parser.parse_args()
+    if asked.max_seeds < FEWEST_PAIRS:
+        parser.error(f"--max-seeds: {FEWEST_PAIRS} or more, for an interval")
     run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
     runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
     settings = [f"train.steps={asked.steps}", f"train.checkpoint_every={asked.steps}", "train.evaluate_every=0"]

@@ -12,11 +12,12 @@ ABOUT = """# How far to believe the toy
 
 Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
 
-Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps} steps
-at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or {most} seeds
-are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss, of which less is
-better, or where the designs minimize different quantities the mean accuracy. Where the source finds two designs the same,
-the toy agrees if the whole interval is within {loss:.0%} of the loss, or {points:.0f} points of accuracy.
+Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
+steps at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or
+{most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss,
+of which less is better, or where the designs minimize different quantities the mean accuracy. Where the source finds
+two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or {points:.0f} points of
+accuracy.
 
 | finding | source | there | {sizes} |
 | --- | --- | --- | {rules} |
@@ -37,7 +38,7 @@ def document(trials: Sequence[Trial], *, steps: int, most: int, command: str = "
         rules=" | ".join(["---"] * len(sizes)),
     )
     rows = []
-    for finding in dict.fromkeys(trial.finding for trial in trials):
+    for finding in {trial.finding.name: trial.finding for trial in trials}.values():
         own = {trial.size: trial for trial in trials if trial.finding == finding}
         cells = [finding.name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
         rows.append(f"| {' | '.join(cells)} |\n")

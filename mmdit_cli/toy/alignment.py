@@ -60,7 +60,7 @@ def check_alignment(config: ToolConfig, group: Group) -> None:
         return
     if config.train.compile:
         raise UserError("train.alignment follows single blocks; leave train.compile out")
-    if group.shards:
+    if group.sharded:
         raise UserError(
             "train.alignment is for processes that hold whole weights and samples; train with --parallel ddp"
         )

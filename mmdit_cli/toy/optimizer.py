@@ -64,7 +64,7 @@ def check_optimizer(settings: TrainConfig, group: Group) -> None:
     """Raises UserError where this torch, or these processes, can't have the optimizer."""
     if settings.optimizer.kind == "muon":
         check_muon("train.optimizer.kind=muon")
-        if group.shards:
+        if group.sharded:
             raise UserError(
                 "train.optimizer.kind=muon: Muon takes whole matrices, and these processes hold parts of them; "
                 "train with --parallel ddp, or with kind=adamw"

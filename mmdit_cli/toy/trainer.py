@@ -21,6 +21,7 @@ from mmdit_cli.errors import CheckFailed
 from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.model_parts.processes import ALONE, Group, whole
+from mmdit_cli.model_parts.tensor_bytes import local
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.alignment import make_alignment
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
@@ -29,6 +30,7 @@ from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
 from mmdit_cli.toy.optimizer import make_optimizer
 from mmdit_cli.toy.parametrization import initialize, scalings
+from mmdit_cli.toy.sharded_saving import ShardedSaving, held_tensors
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
 TIMED = 5  # passes, by which the gain of compiling is known
@@ -73,6 +75,7 @@ class Trainer:
         # after the average is copied, so that the model alone is followed
         self.alignment = make_alignment(self.model, self.settings.alignment)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
+        self.saving = ShardedSaving(group)
 
     @property
     def averaged_model(self) -> nn.Module:
@@ -131,22 +134,23 @@ class Trainer:
         return record | further
 
     def save(self, run_dir: Path) -> None:
-        """Write a checkpoint, from the main process; every process of the group has to ask.
+        """Write a checkpoint, from the main process; or, where weights are sharded, begin to (see `saving`). Every
+        process of the group has to ask.
 
         Raises:
             Diverged: a weight is not finite; the checkpoints before stay the last ones.
-            OSError: it can't be written.
+            OSError: it can't be written, or the one before can't.
         """
-        for name, p in self.model.named_parameters():
-            if not is_finite(p):
-                raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
-        model, average = self.group.full(self.model), self.group.full(self.average.module)
-        optimizer = optimizer_tensors(self.optimizer, self.model, list(self._cuts().values()))
-        if self.group.main:
-            averaged = int(self.average.n_averaged)
-            save_checkpoint(
-                run_dir, self.completed, model, average, optimizer, averaged=averaged, identity=self.identity()
-            )
+        wrong = (name for name, p in self.model.named_parameters() if not local(p).isfinite().all())
+        if (name := self.group.first_text(next(wrong, None))) is not None:
+            raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
+        state = {"averaged": int(self.average.n_averaged), "identity": self.identity()}
+        average, optimizer = self.average.module, optimizer_tensors(self.optimizer, self.model)
+        if self.group.sharded:
+            files = held_tensors(self.model, average, optimizer, self._cuts())
+            self.saving.start(run_dir, self.completed, files, **state)
+        elif self.group.main:
+            save_checkpoint(run_dir, self.completed, self.model, average, optimizer, **state)
         self.group.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:

@@ -134,6 +134,7 @@ def train(
             rate = _train(trainer, folder, metrics, on_progress)
             return _finish(trainer, folder, metrics, rate, gain)
         except Diverged as problem:
+            trainer.saving.finish()
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
@@ -169,14 +170,17 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
                 on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
             if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
                 _evaluate_on_the_way(trainer, folder, metrics)
+            trainer.saving.look()
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 metrics.sync()
                 trainer.save(folder)
                 saved = step
-        if group.any(interrupted()):
-            if saved != trainer.completed and trainer.completed > first:
-                metrics.sync()
-                trainer.save(folder)
+        stopped = group.any(interrupted())
+        if stopped and saved != trainer.completed and trainer.completed > first:
+            metrics.sync()
+            trainer.save(folder)
+        trainer.saving.finish()
+        if stopped:
             raise KeyboardInterrupt
     return (trainer.completed - first) / spent if spent else 0.0
 
@@ -218,7 +222,7 @@ def _result(
     records = metrics.read()
     losses = [record["loss"] for record in records if "loss" in record]
     files = {
-        "checkpoint": checkpoint.path / EMA,
+        "checkpoint": checkpoint.whole(EMA),
         "samples": folder / "samples.png",
         "loss_plot": folder / "loss.png",
         "metrics": metrics.path,

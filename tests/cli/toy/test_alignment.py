@@ -74,11 +74,12 @@ def test_it_is_learned_beside_the_loss_and_logged_apart() -> None:
         ({"alignment": {"early": 1, "late": 2}}, "train with --parallel ddp"),
     ],
 )
-def test_what_cant_be_followed_is_refused(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
-    group = Group()
-    group.shards = "ddp" in message
+def test_what_cant_be_followed_is_refused(
+    settings: dict[str, Any], message: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(Group, "sharded", "ddp" in message)
     with pytest.raises(UserError, match=message):
-        train(deep(**settings), device=CPU, run_dir=tmp_path / "run", group=group)
+        train(deep(**settings), device=CPU, run_dir=tmp_path / "run", group=Group())
     with pytest.raises(ConfigError, match="train.alignment.late: the joint blocks are 0 to 2, got 3"):
         deep(alignment={"early": 1, "late": 3})
     with pytest.raises(OptionError, match="behind the early block 2, got 2"):

@@ -135,10 +135,9 @@ def test_its_state_is_estimated_as_it_is(whole: bool) -> None:
 def test_it_is_refused_where_weights_are_sharded_or_torch_has_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sharded = Group()
-    sharded.shards = True
-    with pytest.raises(UserError, match="Muon takes whole matrices, .* --parallel ddp"):
-        train(tiny(optimizer=MUON), device=CPU, run_dir=tmp_path / "run", group=sharded)
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="Muon takes whole matrices, .* --parallel ddp"):
+        patch.setattr(Group, "sharded", True)
+        train(tiny(optimizer=MUON), device=CPU, run_dir=tmp_path / "run", group=Group())
     monkeypatch.delattr(torch.optim, "Muon")
     with pytest.raises(UserError, match=r"kind=muon: torch has Muon from version 2\.9 on, and this is "):
         train(tiny(optimizer=MUON), device=CPU, run_dir=tmp_path / "run")
