@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from matplotlib.figure import Figure
 
-from benchmarks.mup.transfer import KINDS, RATES, WIDTHS, Transfer
+from benchmarks.mup.transfer import JUDGED, KINDS, RATES, WIDTHS, Transfer
 from mmdit_cli.output.figures import INK, MARKERS, SERIES, style_axes
-from mmdit_cli.output.units import number
 from mmdit_cli.toy.coordinate_plot import NAMES
-from mmdit_cli.toy.coordinates import CoordinateCheck
-from mmdit_cli.toy.spread_texts import spread_text
+from mmdit_cli.toy.coordinates import CoordinateCheck, Parametrization
 
 ABOUT = """# Does the best learning rate stay as a network widens?
 
@@ -22,8 +22,8 @@ wide one, within a step of the grid; under the standard parametrization it is to
 ## Learning rates
 
 `{config}`, {steps} steps of {batch}, at widths of {widths} (heads of 16 features, so that their number grows),
-{seeds} seeds. Loss: the mean of the last 20 steps, ± the standard deviation over seeds; the least of each
-column is bold.
+{seeds} seeds. Loss: of the network at the end, on {judged} samples that all share, the mean over seeds and in
+brackets their range; the least of each column is bold.
 
 """
 COORDINATES = """
@@ -43,10 +43,11 @@ def document(found: Transfer, moved: CoordinateCheck) -> str:
         version=torch.__version__,
         device="the CPU" if found.device == "cpu" else f"a GPU ({found.device})",
         config="ablations/attention/standard",
-        steps=found.steps,
+        steps=found.config.train.steps,
         batch=found.config.train.batch_size,
         widths=" and ".join(map(str, WIDTHS)),
-        seeds=found.seeds,
+        seeds=len(next(iter(found.losses.values()))),
+        judged=JUDGED,
     )
     columns = [(kind, width) for kind in KINDS for width in WIDTHS]
     lines = ["| learning rate | " + " | ".join(f"{NAMES[kind]}, {width}" for kind, width in columns) + " |"]
@@ -54,8 +55,8 @@ def document(found: Transfer, moved: CoordinateCheck) -> str:
     for rate in RATES:
         cells = []
         for kind, width in columns:
-            loss = found.losses[kind, width, rate]
-            text = "diverged" if loss is None else spread_text(loss)
+            mean, losses = found.mean(kind, width, rate), found.losses[kind, width, rate]
+            text = f"{mean:.4f} ({min(losses):.4f} to {max(losses):.4f})" if math.isfinite(mean) else "diverged"
             cells.append(f"**{text}**" if rate == found.best(kind, width) else text)
         lines.append(f"| {rate} | " + " | ".join(cells) + " |")
     lines += ["", *(_said(found, kind) for kind in KINDS)]
@@ -72,12 +73,12 @@ def document(found: Transfer, moved: CoordinateCheck) -> str:
     return about + "\n".join(lines) + "\n" + check + "\n".join(table) + "\n" + picture
 
 
-def _said(found: Transfer, kind: str) -> str:
-    narrow, wide = (found.best(kind, width) for width in (WIDTHS[0], WIDTHS[-1]))  # type: ignore[arg-type]
-    apart = found.moved(kind)  # type: ignore[arg-type]
+def _said(found: Transfer, kind: Parametrization) -> str:
+    narrow, wide = (found.best(kind, width) for width in (WIDTHS[0], WIDTHS[-1]))
+    apart = found.moved(kind)
     verdict = "it stays within a step of the grid" if abs(apart) <= 1 else f"it moves by {abs(apart)} steps of the grid"
     if rate_at_end := [rate for rate in (narrow, wide) if rate in (RATES[0], RATES[-1])]:
-        verdict += f", of which {number(rate_at_end[0])} is an end"
+        verdict += f", of which {rate_at_end[0]} is an end"
     return f"- {NAMES[kind]}: best at {narrow} at a width of {WIDTHS[0]}, at {wide} at {WIDTHS[-1]}: {verdict}."
 
 
@@ -87,9 +88,9 @@ def transfer_plot(found: Transfer) -> Figure:
     panels = figure.subplots(1, len(KINDS), squeeze=False, sharey=True)[0]
     for axes, kind in zip(panels, KINDS, strict=True):
         for index, width in enumerate(WIDTHS):
-            known = [(rate, loss) for rate in RATES if (loss := found.losses[kind, width, rate]) is not None]
-            x, y = [rate for rate, _ in known], [loss.mean for _, loss in known]
-            low, high = [loss.min for _, loss in known], [loss.max for _, loss in known]
+            x = [rate for rate in RATES if math.isfinite(found.mean(kind, width, rate))]
+            y = [found.mean(kind, width, rate) for rate in x]
+            low, high = ([end(found.losses[kind, width, rate]) for rate in x] for end in (min, max))
             colour, marker = SERIES[index], MARKERS[index]
             axes.plot(x, y, marker=marker, color=colour, markersize=4, linewidth=1.6, label=f"width {width}")
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -97,6 +98,6 @@ def transfer_plot(found: Transfer) -> Figure:
         axes.set(xscale="log", yscale="log", xlabel="learning rate")
         axes.set_title(NAMES[kind], fontsize=9, color=INK)
         style_axes(axes)
-    panels[0].set_ylabel(f"loss after {found.steps} steps")
+    panels[0].set_ylabel(f"loss after {found.config.train.steps} steps")
     panels[0].legend(fontsize=7, frameon=False)
     return figure

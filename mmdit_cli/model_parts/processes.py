@@ -44,11 +44,9 @@ class Group:
         rank, size: this process's number, and how many there are.
         main: whether this is the one that writes and prints.
         place: which part of a batch this process computes, of how many.
-        shards: whether each holds a part of the weights alone.
     """
 
     rank, size = 0, 1
-    shards = False
 
     @property
     def main(self) -> bool:
@@ -67,6 +65,11 @@ class Group:
         """This process's share of a batch."""
         rows = self.rows(batch)
         return (rows.stop - rows.start) / batch
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a process has a part of the weights alone."""
+        return False
 
     def check(self, config: ModelOptions) -> None:
         """Raises UserError where a network can't be spread as was asked for."""
@@ -135,11 +138,14 @@ class Processes(Group):
 
             self.mesh = MeshLayout(**self.layout).mesh(device.type)
             self._place = data_place(self.mesh)
-        self.shards = self.mesh is not None
 
     @property
     def place(self) -> tuple[int, int]:
         return self._place
+
+    @property
+    def sharded(self) -> bool:
+        return self.mesh is not None
 
     def check(self, config: ModelOptions) -> None:
         if self.mesh is not None:

@@ -36,8 +36,8 @@ from mmdit.weights.piece_files import PieceFiles
 from mmdit.weights.writer import specs_of, write_tensors
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.processes import fill
+from mmdit_cli.toy.optimizer import MOMENTS, SCALAR, kept_of
 
-SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
 
 
@@ -105,9 +105,13 @@ def restore(
     parameters = list(model.parameters())
     moments = PieceFiles(checkpoint.files(OPTIMIZER))
     known = {key.partition(".")[0] for key in moments.specs}  # some parameters may have none
-    shapes = {str(i): tuple(p.shape) for i, p in enumerate(parameters) if str(i) in known}
-    wanted = {f"{i}.{name}": shape for i, shape in shapes.items() for name in MOMENTS}
-    _check(moments, wanted | {f"{i}.{SCALAR}": () for i in shapes}, OPTIMIZER)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, p in enumerate(parameters):
+        if str(i) in known:
+            names = kept_of(optimizer, p)
+            wanted |= {f"{i}.{name}": tuple(p.shape) for name in names}
+            wanted |= {f"{i}.{SCALAR}": ()} if names == MOMENTS else {}
+    _check(moments, wanted, OPTIMIZER)
     for state, files in held:
         for key, tensor in state.items():
             fill(tensor, partial(files.box, key), cuts.get(key))
@@ -123,7 +127,7 @@ def restore(
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
-    """The optimizer's state, by the place of each weight in the model and sharded as that is: `3.exp_avg`."""
+    """The optimizer's state: `3.exp_avg` is of the model's fourth weight, and sharded as that is."""
     return {
         f"{i}.{name}": tensor
         for i, p in enumerate(model.parameters())

@@ -1,27 +1,33 @@
-"""Whether what a design gains over another grows, stays or vanishes with size, by their laws."""
+"""Whether what a design gains over another grows, stays or vanishes with size."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-from mmdit_cli.toy.laws.noise import shared_shifts
-from mmdit_cli.toy.laws.power_law import Figure, FittedLaw, Known, Variable, interval, without_common
-from mmdit_cli.toy.laws.powers import Array, Powers
+from mmdit_cli.toy.laws.noise import noise_of
+from mmdit_cli.toy.laws.power_law import REPLICATES, Figure, FittedLaw, Known, Variable, interval
+from mmdit_cli.toy.laws.powers import Array
 
 Trend = Literal["grows", "stays", "shrinks", "vanishes", "turns round", "can't be told"]
-APART = 1.5  # how far the smallest and the largest size that both designs reach must be apart
+NEAR = 2.0  # how many times as large a size may be as the one that it is held against
+FEWEST = 3  # sizes for a line and what lies off it
 ALIKE = 0.5  # of the gain: a change that is surely less is none
 
 
 @dataclass(frozen=True)
 class Advantage:
-    """What a design's law gains over that of another, `to`, at the `smallest` and the `largest` size that both reach: a
+    """What a design gains over another, `to`, at the `smallest` and the `largest` size that have a like in the other: a
     share of the other's loss, or of samples; below 0 it is worse. `change`: the gain at the largest less that at the
     smallest. `trend`: what follows; it grows, shrinks, vanishes or turns round where the interval of the change leaves
-    out 0, and stays where the change is surely less than half of the gain."""
+    out 0, and stays where the change is surely less than half of the gain.
+
+    Each run is held against that of the nearest size of the other on the same seed, moved along the other's law where
+    the sizes differ, and a straight line is laid through the gains over the logarithm of the size. So what a seed does
+    to both, and at a size to both, cancels.
+    """
 
     design: str
     to: str
@@ -37,39 +43,44 @@ class Advantage:
 
 
 def advantage(law: FittedLaw, other: FittedLaw) -> Advantage | None:
-    """None where the sizes of the designs do not overlap."""
-    smallest = max(each.measured.x.min() for each in (law, other))
-    largest = min(each.measured.x.max() for each in (law, other))
-    if largest < APART * smallest:
+    """None where fewer than three sizes have a like in the other design, or no seed is shared."""
+    of, to = law.measured, other.measured
+    seeds = [seed for seed in of.seeds if seed in to.seeds]
+    nearest = np.abs(np.log(of.x)[:, None] - np.log(to.x)).argmin(axis=1)
+    kept = np.abs(np.log(of.x / to.x[nearest])) <= np.log(NEAR)
+    if len({*of.x[kept]}) < FEWEST or not seeds:
         return None
-    ends = np.array([smallest, largest])
-
-    def gains(mine: Powers, theirs: Powers) -> Array:
-        own, reference = mine.at(ends), theirs.at(ends)
-        return 1 - own / reference if law.relative else reference - own
-
-    noise, (shift, dof) = without_common(law.noise), _shift_between(law, other)
-    apart = replace(noise, common=shift, common_dof=dof)
-    again = gains(law.replicates(seed=1, noise=apart), other.replicates(seed=2, noise=without_common(other.noise)))
-    value = gains(law.fit, other.fit)[:, 0]
+    own, theirs = (each.table[:, [each.seeds.index(seed) for seed in seeds]] for each in (of, to))
+    at, before = (other.fit.at(x) for x in (of.x, to.x[nearest]))
+    moved = theirs[nearest] * at / before if law.relative else theirs[nearest] + at - before
+    gains = (moved - own) / (moved if law.relative else 1.0)
+    x, gains = np.log(of.x[kept]), gains[kept]
+    line = np.polyfit(x, gains.mean(axis=1), 1)
+    fitted = np.polyval(line, x)
+    drawn = noise_of(gains, fitted, of.groups[kept], free=2).draw(of.groups[kept], REPLICATES, np.random.default_rng(0))
+    again = np.polyfit(x, fitted[:, None] + drawn, 1)
     small, large, change = (
-        Known(float(best), *map(float, interval(drawn)))
-        for best, drawn in zip([*value, value[1] - value[0]], [*again, again[1] - again[0]], strict=True)
+        _known(line, again, weights) for weights in ((x.min(), 1), (x.max(), 1), (x.max() - x.min(), 0))
     )
-    of = law.measured
     return Advantage(
         design=of.design,
-        to=other.measured.design,
+        to=to.design,
         figure=of.figure,
         variable=of.variable,
         steps=of.steps,
-        smallest=float(smallest),
-        largest=float(largest),
+        smallest=float(of.x[kept].min()),
+        largest=float(of.x[kept].max()),
         at_smallest=small,
         at_largest=large,
         change=change,
         trend=_trend(small, large, change),
     )
+
+
+def _known(line: Array, again: Array, weights: tuple[float, float]) -> Known:
+    """A sum of slope and height, with these weights."""
+    low, high = interval(np.asarray(weights) @ again)
+    return Known(float(np.asarray(weights) @ line), float(low), float(high))
 
 
 def _trend(small: Known, large: Known, change: Known) -> Trend:
@@ -82,17 +93,3 @@ def _trend(small: Known, large: Known, change: Known) -> Trend:
     if large.low <= 0 <= large.high:
         return "vanishes"
     return "turns round" if small.value * large.value < 0 else "shrinks"
-
-
-def _shift_between(law: FittedLaw, other: FittedLaw) -> tuple[float, int]:
-    """How far the mean over seeds of what a seed shifts in one design differs from that in the other, and its degrees
-    of freedom: seeds are paired, so that what they shift in both cancels."""
-    tables = [(each.scaled, each.measured) for each in (law, other)]
-    seeds = [seed for seed in law.measured.seeds if seed in other.measured.seeds]
-    if len(seeds) < 2:
-        return 0.0, 1
-    mine, theirs = (
-        shared_shifts(table[:, [of.seeds.index(seed) for seed in seeds]], of.groups).mean(axis=0)
-        for table, of in tables
-    )
-    return float((mine - theirs).std(ddof=1) / np.sqrt(len(seeds))), len(seeds) - 1

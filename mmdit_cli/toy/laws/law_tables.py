@@ -107,8 +107,8 @@ def _notes(report: LawReport) -> Iterator[str]:
         )
     if report.advantages:
         yield (
-            "Advantage: by both laws, at the ends of the sizes that both reach, as a share of the other's loss or in "
-            "percentage points of accuracy. Stays: any change is surely less than half of it."
+            "Advantage: runs held against those of the nearest size of the other on the same seed, and a line through "
+            "that; as a share of the other's loss or in percentage points. Stays: any change is surely less than half."
         )
     if report.optima:
         yield (

@@ -56,7 +56,7 @@ def noise_of(table: Array, law: Array, groups: Array, free: int) -> Noise:
     off, dof = float(((means - law) ** 2).sum()), n - free
     if seeds == 1:
         return Noise(float(np.sqrt(off / dof)), dof, 0.0, 1, None)
-    common = shared_shifts(table, groups)
+    common = _shared_shifts(table, groups)
     labels, places = np.unique(groups, return_inverse=True)
     own = table - means[:, None] - common[places]
     own_dof, common_dof = (n - len(labels)) * (seeds - 1), len(labels) * (seeds - 1)
@@ -70,7 +70,7 @@ def noise_of(table: Array, law: Array, groups: Array, free: int) -> Noise:
     return Noise(float(np.sqrt(off / dof)), dof, shift, common_dof, p if own_dof else None)
 
 
-def shared_shifts(table: Array, groups: Array) -> Array:
+def _shared_shifts(table: Array, groups: Array) -> Array:
     """g s: what each seed shifts in all points of each group, in the order of their labels."""
     within = table - table.mean(axis=1, keepdims=True)
     return np.stack([within[groups == label].mean(axis=0) for label in np.unique(groups)])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -15,6 +15,7 @@ from mmdit_cli.toy.laws.powers import GREATEST, LEAST, Array, Powers, fit_powers
 Figure = Literal["loss", "1 - accuracy"]
 Variable = Literal["parameters", "training FLOPs"]
 FEWEST_SIZES = 4  # three numbers are fitted
+VAGUE = 10.0  # how many times as large as the lower end of its interval the upper one of an exponent is, at most
 REPLICATES, CURVE, BEYOND = 1000, 33, 2.0  # of the bootstrap; points of a curve, and how far beyond the sizes it goes
 
 
@@ -104,18 +105,14 @@ class FittedLaw:
         return self.measured.figure == "loss"
 
     @cached_property
-    def scaled(self) -> Array:
-        """n s: figures in the unit of the noise."""
-        scaled: Array = self.measured.table * self.weights[:, None]
-        return scaled
-
-    @cached_property
     def noise(self) -> Noise:
-        return noise_of(self.scaled, self.fitted * self.weights, self.measured.groups, free=3)
+        """In the unit of the weighted figures."""
+        table = self.measured.table * self.weights[:, None]
+        return noise_of(table, self.fitted * self.weights, self.measured.groups, free=3)
 
-    def replicates(self, *, seed: int = 0, noise: Noise | None = None) -> Powers:
+    def replicates(self) -> Powers:
         """The fits of what other seeds and points would have given."""
-        drawn = (noise or self.noise).draw(self.measured.groups, REPLICATES, np.random.default_rng(seed))
+        drawn = self.noise.draw(self.measured.groups, REPLICATES, np.random.default_rng(0))
         y = self.fitted[:, None] + drawn / self.weights[:, None]
         return fit_powers(self.measured.x[None], y, self.weights)
 
@@ -151,7 +148,8 @@ class FittedLaw:
         """Why the exponent is not known; empty where it is."""
         if not self.fit.coefficients[0, 0]:
             return f"the {self.measured.figure} does not fall with {self.measured.variable}"
-        if exponent.low <= 1.05 * LEAST or exponent.high >= GREATEST / 1.05:
+        ends = exponent.low <= 1.05 * LEAST or exponent.high >= GREATEST / 1.05
+        if ends or exponent.high > VAGUE * exponent.low:
             wide = f"{exponent.low:.2g} to {exponent.high:.2g}"
             return f"the exponent could be anything from {wide}: more seeds, or sizes that lie further apart, tell"
         return ""
@@ -170,8 +168,3 @@ def interval(replicates: Array) -> tuple[Array, Array]:
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(replicates, [tail, 1 - tail], axis=-1)
     return low, high
-
-
-def without_common(noise: Noise) -> Noise:
-    """The noise without what seeds shift in all points."""
-    return replace(noise, common=0.0, common_dof=1)
