@@ -31,6 +31,7 @@ MADE = {  # by the first or the last key of a path
     "outputs once). Of the limit: the least time over the measured one.",
     "memory_bytes": "The most that torch's allocator held at once during a call, the inputs apart, and its parts.",
     "components": "Of calls of their own with hooks in the same rounds, or on a GPU of its kernels' own times.",
+    "ranks": "Of each process: what steps under torch's profiler take; bytes that it sends, as a ring does.",
     "growth": "Least squares on logarithms; tokens are those of all modalities.",
     "baseline": "Against an earlier document. Noise: the intervals say neither worse nor better.",
     "conditions": "What else the machine did meanwhile.",

@@ -20,6 +20,9 @@ def profile_plots(results: Sequence[Result]) -> list[Plot]:
     if runs := [result for result in results if result.get("mode") == "sample"]:
         others = [result for result in results if result.get("mode") != "sample"]
         return [*_sampling(runs), *(profile_plots(others) if others else [])]
+    if spread := [result for result in results if "ranks" in result]:
+        others = [result for result in results if "ranks" not in result]
+        return [*_spread(spread), *(profile_plots(others) if others else [])]
     measured = [result for result in results if "latency_ms" in result]
     if any(result.get("point") for result in results):
         return [
@@ -60,6 +63,18 @@ def _sampling(results: Sequence[Result]) -> list[Plot]:
             parts = [Part(name, share * spent, f.seconds(share * spent)) for name, share in shares.items()]
             rows.append((f"{result['config']}: {way['guidance']}, modulation {way['modulation']}", parts))
     return [Bars("what a sample takes", "A bar for each way to draw it.", "s", rows)]
+
+
+def _spread(results: Sequence[Result]) -> list[Plot]:
+    """What a step takes in each of several processes."""
+    rows = []
+    for result in results:
+        for rank in result["ranks"]:
+            split = rank["profiled_ms"]
+            named = {"computing": "computing", "exposed": "exposed communication", "neither": "neither"}
+            parts = [Part(name, split[key] / 1e3, f.seconds(split[key] / 1e3)) for key, name in named.items()]
+            rows.append((f"{result['config']}: {result['parallel']}, process {rank['rank']}", parts))
+    return [Bars("what a step takes", "A bar for each process, of steps under torch's profiler.", "s", rows)]
 
 
 def size_plots(results: Sequence[Result]) -> list[Plot]:

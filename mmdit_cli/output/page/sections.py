@@ -28,7 +28,8 @@ LONG = 40  # rows of a table that is folded
 
 SUMMARY: dict[str, tuple[str, ...]] = {  # by command, the figures that come first
     "profile": (
-        *("mode", "batch_size", "tokens.*", "parameters", "flops", "latency_ms.median", "latency_ms.ci_low"),
+        *("mode", "parallel", "processes"),
+        *("batch_size", "tokens.*", "parameters", "flops", "latency_ms.median", "latency_ms.ci_low"),
         *("latency_ms.ci_high", "ratio.ratio", "ratio.low", "ratio.high", "samples_per_s", "achieved_flops_per_s"),
         *("utilization", "bound.of_measured", "memory_bytes.weights", "memory_bytes.activations", "memory_bytes.peak"),
         *("memory", "fits", "largest_batch"),

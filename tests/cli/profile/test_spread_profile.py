@@ -6,22 +6,30 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from jsonschema import validate
 
 from mmdit.options import as_written
 from mmdit.parallel import MeshLayout
+from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.errors import UserError
+from mmdit_cli.memory.measured import MemoryUse
 from mmdit_cli.memory.rank_estimate import estimate_rank
-from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.model_parts.flop_count import CONVENTION, count_flops
 from mmdit_cli.model_parts.processes import Processes
+from mmdit_cli.output.document import make_document
+from mmdit_cli.output.renderings import SUFFIXES, render
 from mmdit_cli.profile import spread_profile
 from mmdit_cli.profile.profile_settings import Settings
-from mmdit_cli.profile.spread_profile import profile_spread
+from mmdit_cli.profile.spread_profile import RankProfile, SpreadProfile, profile_spread
 from mmdit_cli.profile.spread_tables import spread_tables
+from mmdit_cli.profile.statistics import Latency
+from mmdit_cli.profile.step_spans import StepSplit
 from mmdit_cli.request.spreading import check_several
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
@@ -173,3 +181,17 @@ def test_a_process_that_dies_is_one_message_of_the_other(kind, tmp_path):
             each.kill()
     assert [each.returncode for each in both] == [1, 9]
     assert said.count("error: ") == 1 and "another process of this run has ended" in said and "Traceback" not in said
+
+
+def test_a_document_of_processes_has_every_format_and_the_schema():
+    parts, memory = dict(wall=9.0, computing=5.0, communication=3.0, hidden=1.0, exposed=2.0, neither=2.0), 4
+    latency = Latency(8.0, 7.0, 9.0, 3, None, None)
+    rank = RankProfile(0, 0, latency, StepSplit(**parts), {"all_gather": 7}, 2, MemoryUse(memory, memory, memory))
+    layout = dict(replicate=1, shard=2, context=1, tensor=1)
+    about = ("small", "train", "fsdp", 2, layout, 4, {"text": 3}, 5, 6)
+    found = SpreadProfile(*about, latency, 1.0, 2.0, 3.0, [rank, replace(rank, rank=1)], CONVENTION)
+    document = make_document("profile", [found], device="cpu", dtype="fp32", seed=0)
+    validate(document, document_schema("profile"))
+    for suffix in SUFFIXES:
+        assert "fsdp" in render(document, suffix)
+    assert "exposed communication" in render(document, ".html")
