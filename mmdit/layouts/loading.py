@@ -103,4 +103,4 @@ def _averaged(run: Path) -> Path | None:
         raise CheckpointError(f"{run}: holds no whole checkpoint; {'; '.join(problems)}")
     for problem in problems:
         warnings.warn(problem, stacklevel=3)
-    return None if checkpoint is None else checkpoint.path / EMA
+    return None if checkpoint is None else checkpoint.whole(EMA)

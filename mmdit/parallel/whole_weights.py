@@ -26,13 +26,13 @@ def whole(x: Tensor, cut: Cut | None = None) -> Tensor:
     """A weight, or what an optimizer keeps of it, with all its parts; every process has to ask."""
     if not isinstance(x, DTensor):
         return x
-    return (cut or WHOLE).joined(x.full_tensor(), _tensor_processes(x))
+    return (cut or WHOLE).joined(x.full_tensor(), tensor_processes(x))
 
 
 def put(target: Tensor, source: Tensor, cut: Cut | None = None) -> None:
     """Copy a whole tensor, which every process has, into one that may be spread over them."""
     if isinstance(target, DTensor):
-        source = (cut or WHOLE).parted(source.to(target.device), _tensor_processes(target))
+        source = (cut or WHOLE).parted(source.to(target.device), tensor_processes(target))
         source = distribute_tensor(source, target.device_mesh, target.placements, src_data_rank=None)
     with torch.no_grad():
         target.detach().copy_(source)
@@ -69,6 +69,7 @@ def load_whole_state(model: nn.Module, state: Mapping[str, Any]) -> None:
         put(x, state[name], cuts.get(name))
 
 
-def _tensor_processes(x: DTensor) -> int:
+def tensor_processes(x: DTensor) -> int:
+    """How many processes share a weight's heads."""
     names = x.device_mesh.mesh_dim_names or ()
     return x.device_mesh[TENSOR].size() if TENSOR in names else 1

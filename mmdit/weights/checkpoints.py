@@ -1,7 +1,8 @@
 """Finding a training run's newest whole checkpoint: for whoever resumes the run, or takes its weights.
 
 A checkpoint is a folder with safetensors files and a JSON that binds them: each file's SHA-256 is in it, and a
-checkpoint that does not match is passed over.
+checkpoint that does not match is passed over. Where several processes had a part of the weights each, each has written
+files of its own (`weights-00001-of-00004.safetensors`), with pieces of tensors.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from mmdit.config.regular_file import open_regular, read_regular
+from mmdit.weights.atomic import replacing
+from mmdit.weights.piece_files import PieceFiles
+from mmdit.weights.writer import write_tensors
 
 PREFIX, STATE = "checkpoint-", "state.json"
 NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
 LONGEST = 1 << 24  # bytes that are read of what a run says of itself; it takes some kB
+MOST_WRITERS = 99_999
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,39 @@ class Checkpoint:
     step: int
     state: dict[str, Any]
 
+    def files(self, name: str) -> list[Path]:
+        """Those of `WEIGHTS`, `EMA` or `OPTIMIZER`: one, or one of each process that wrote."""
+        return [self.path / each for each in files_of(name, self.state.get("writers"))]
+
+    def whole(self, name: str) -> Path:
+        """The same as one file. It is joined of those of several processes when it is first asked for, a tensor at a
+        time, and stays beside them.
+
+        Raises:
+            CheckpointError: they are not pieces of whole tensors.
+            OSError: it can't be written.
+        """
+        target = self.path / name
+        if not target.exists():
+            pieces = PieceFiles(self.files(name))
+            with replacing(target) as file:
+                write_tensors(file, pieces.specs, pieces.read, pieces.metadata, hashed=True)
+        return target
+
+
+def files_of(name: str, writers: int | None) -> list[str]:
+    """What a checkpoint's file is called, or those of several processes; None: there is one.
+
+    Raises:
+        ValueError: there can't be so many.
+    """
+    if writers is None:
+        return [name]
+    if type(writers) is not int or not 0 < writers <= MOST_WRITERS:
+        raise ValueError(f"{writers!r} is no number of processes")
+    stem, _, kind = name.rpartition(".")
+    return [f"{stem}-{number:05d}-of-{writers:05d}.{kind}" for number in range(1, writers + 1)]
+
 
 def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that is whole, and what was wrong with those passed over."""
@@ -38,7 +76,8 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
             state = json.loads(read_regular(folder / STATE, LONGEST))
             if state["sha256"].get(STATE, state_digest(state)) != state_digest(state):  # older ones have none
                 raise ValueError(f"{STATE} does not match its checksum")
-            for name in (WEIGHTS, EMA, OPTIMIZER):
+            names = [each for name in (WEIGHTS, EMA, OPTIMIZER) for each in files_of(name, state.get("writers"))]
+            for name in names:
                 if file_digest(folder / name) != state["sha256"][name]:
                     raise ValueError(f"{name} does not match its checksum")
             if state["step"] != _step(folder) or not 0 <= int(state["averaged"]) < 1 << 63:

@@ -99,7 +99,7 @@ class Export:
                 raise UserError(f"--weights {weights}: holds no whole checkpoint" + "".join(f"; {p}" for p in problems))
             for problem in problems:
                 self.on_message(problem)
-            return checkpoint.path / (WEIGHTS if self.raw else EMA)
+            return checkpoint.whole(WEIGHTS if self.raw else EMA)
         if self.raw:
             raise UserError(
                 "--raw takes a train-toy run's weights before averaging; --weights must name the run's folder"

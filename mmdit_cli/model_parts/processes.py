@@ -25,12 +25,14 @@ from torch import Tensor, nn
 from mmdit.config import build
 from mmdit.options import ModelOptions
 from mmdit_cli.errors import CheckFailed, UserError
+from mmdit_cli.model_parts.tensor_bytes import local
 from mmdit_cli.request.spreading import read_spreading
 
 if TYPE_CHECKING:
     from mmdit.parallel.cuts import Cut
 
 T = TypeVar("T")
+Sizes = tuple[int, ...]
 PATIENCE = timedelta(minutes=10)  # for a process that does not answer
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
@@ -64,6 +66,11 @@ class Group:
         rows = self.rows(batch)
         return (rows.stop - rows.start) / batch
 
+    @property
+    def sharded(self) -> bool:
+        """Whether a process has a part of the weights alone."""
+        return False
+
     def check(self, config: ModelOptions) -> None:
         """Raises UserError where a network can't be spread as was asked for."""
 
@@ -71,7 +78,7 @@ class Group:
         """Keep a part of each weight, where weights are sharded. `param_dtype`: see `mmdit.parallel.parallelize`."""
 
     def cuts(self, model: nn.Module) -> Mapping[str, Cut]:
-        """How each weight is cut by heads, where weights are; what `whole` and `put` have to know."""
+        """How each weight is cut by heads, where weights are; what `whole` and `fill` have to know."""
         return {}
 
     def network(self, model: nn.Module, some_unused: Callable[[], bool]) -> nn.Module:
@@ -135,6 +142,10 @@ class Processes(Group):
     @property
     def place(self) -> tuple[int, int]:
         return self._place
+
+    @property
+    def sharded(self) -> bool:
+        return self.mesh is not None
 
     def check(self, config: ModelOptions) -> None:
         if self.mesh is not None:
@@ -237,15 +248,17 @@ def whole(x: Tensor, cut: Cut | None = None) -> Tensor:
     return whole_weights.whole(x, cut)
 
 
-def put(target: Tensor, source: Tensor, cut: Cut | None = None) -> None:
-    """Copy a whole tensor into one that may be sharded."""
-    if hasattr(target, "full_tensor"):
-        from mmdit.parallel import whole_weights
-
-        whole_weights.put(target, source, cut)
-        return
+def fill(target: Tensor, box: Callable[[Sizes, Sizes], Tensor], cut: Cut | None = None) -> None:
+    """Copy into a tensor that may be sharded what this process holds of it. `box`: makes a part of the whole one, from
+    where it begins and its shape."""
     with torch.no_grad():
-        target.detach().copy_(source)
+        if not hasattr(target, "full_tensor"):
+            target.detach().copy_(box((0,) * target.ndim, tuple(target.shape)))
+            return
+        from mmdit.parallel.own_pieces import own_pieces
+
+        for piece in own_pieces(target, cut):
+            local(target.detach())[piece.place].copy_(box(piece.start, piece.shape))
 
 
 def _number(name: str, default: int) -> int:

@@ -117,7 +117,7 @@ def profile_spread(
 
 def spread_step(config: ToolConfig, settings: Settings, group: Processes) -> tuple[nn.Module, Call]:
     """The model, spread, and its training step on random inputs, those of each part of the batch its own."""
-    device, sharded = settings.device, group.mesh is not None
+    device, sharded = settings.device, group.sharded
     low = None if settings.dtype == torch.float32 else settings.dtype
     torch.manual_seed(settings.seed)
     with torch.device("meta" if sharded else device):  # no process holds the whole

@@ -1,20 +1,19 @@
 """Writing and restoring a run's checkpoints: weights, their average and the optimizer's state as safetensors.
 
 Nothing is unpickled. A checkpoint is a folder that is written under another name, synced and renamed, so it is there
-whole or not at all.
+whole or not at all. `toy.sharded_saving` writes those of weights that several processes share.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -33,11 +32,12 @@ from mmdit.weights.checkpoints import (
     state_digest,
 )
 from mmdit.weights.matching import listed, misfits
+from mmdit.weights.piece_files import PieceFiles
 from mmdit.weights.writer import specs_of, write_tensors
 from mmdit_cli.errors import UserError
-from mmdit_cli.model_parts.processes import put, whole
+from mmdit_cli.model_parts.processes import fill
+from mmdit_cli.toy.optimizer import MOMENTS, SCALAR, kept_of
 
-SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
 
 
@@ -57,9 +57,14 @@ def save_checkpoint(
         state |= {"step": step, "sha256": {name: file_digest(folder / name) for name in (WEIGHTS, EMA, OPTIMIZER)}}
         state["sha256"][STATE] = state_digest(state)
         (folder / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+    drop_old(run_dir)
+    return target
+
+
+def drop_old(run_dir: Path) -> None:
+    """Leave the last two checkpoints."""
     for old in checkpoint_folders(run_dir)[:-KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-    return target
 
 
 def checkpoint_to_resume(run_dir: Path, on_problem: Callable[[str], None] = lambda text: None) -> Checkpoint | None:
@@ -87,55 +92,51 @@ def restore(
     """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded.
 
     Args:
-        cuts: how each parameter is cut, by name in the optimizer's order; see `Group.cuts`.
+        cuts: how each parameter is cut, by name in the model's order; see `Group.cuts`.
 
     Raises:
         ValueError: they are not those of the model, which is as it was.
     """
     held = []
     for module, name in ((model, WEIGHTS), (average.module, EMA)):
-        state, tensors = module.state_dict(), _tensors(checkpoint, name)
-        _check(tensors, {key: tuple(x.shape) for key, x in state.items()}, name)
-        held.append((state, tensors))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments = _tensors(checkpoint, OPTIMIZER)
-    known = {key.partition(".")[0] for key in moments}  # some parameters may have none
-    shapes = {str(i): tuple(p.shape) for i, p in enumerate(parameters) if str(i) in known}
-    wanted = {f"{i}.{name}": shape for i, shape in shapes.items() for name in MOMENTS}
-    _check(moments, wanted | {f"{i}.{SCALAR}": () for i in shapes}, OPTIMIZER)
-    for state, tensors in held:
+        state, files = module.state_dict(), PieceFiles(checkpoint.files(name))
+        _check(files, {key: tuple(x.shape) for key, x in state.items()}, name)
+        held.append((state, files))
+    parameters = list(model.parameters())
+    moments = PieceFiles(checkpoint.files(OPTIMIZER))
+    known = {key.partition(".")[0] for key in moments.specs}  # some parameters may have none
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, p in enumerate(parameters):
+        if str(i) in known:
+            names = kept_of(optimizer, p)
+            wanted |= {f"{i}.{name}": tuple(p.shape) for name in names}
+            wanted |= {f"{i}.{SCALAR}": ()} if names == MOMENTS else {}
+    _check(moments, wanted, OPTIMIZER)
+    for state, files in held:
         for key, tensor in state.items():
-            put(tensor, tensors[key], cuts.get(key))
+            fill(tensor, partial(files.box, key), cuts.get(key))
     of_parameter = list(cuts.values())
     average.n_averaged.fill_(checkpoint.state["averaged"])
-    for key, tensor in moments.items():
+    for key, spec in moments.specs.items():
         index, name = key.split(".")
         p = parameters[int(index)]
-        new = torch.zeros_like(p) if tensor.shape == p.shape else torch.zeros_like(tensor, device=p.device)
-        put(new, tensor, of_parameter[int(index)])
+        like_weight = spec.shape == tuple(p.shape)
+        new = torch.zeros_like(p) if like_weight else torch.zeros(spec.shape, dtype=spec.dtype, device=p.device)
+        fill(new, partial(moments.box, key), of_parameter[int(index)])
         optimizer.state[p][name] = new
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, cuts: Sequence[Any]) -> dict[str, Tensor]:
-    """The optimizer's state as whole tensors; where it is sharded, every process has to ask. `cuts`: how each of its
-    parameters is."""
-    state = optimizer.state_dict()["state"]
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimizer's state: `3.exp_avg` is of the model's fourth weight, and sharded as that is."""
     return {
-        f"{i}.{name}": whole(tensor, cuts[i]).contiguous()
-        for i, values in state.items()
-        for name, tensor in values.items()
+        f"{i}.{name}": tensor
+        for i, p in enumerate(model.parameters())
+        if p in optimizer.state
+        for name, tensor in optimizer.state[p].items()
     }
 
 
-def _check(tensors: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], name: str) -> None:
+def _check(files: PieceFiles, wanted: Mapping[str, tuple[int, ...]], name: str) -> None:
     """Raises ValueError where the tensors of a file are not those that are wanted."""
-    if problems := misfits(wanted, {key: tuple(x.shape) for key, x in tensors.items()}):
+    if problems := misfits(wanted, {key: spec.shape for key, spec in files.specs.items()}):
         raise ValueError(f"{name}: {listed(problems)}")
-
-
-def _tensors(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
-    """Raises ValueError where the file is none of safetensors'."""
-    try:
-        return load_file(checkpoint.path / name)
-    except SafetensorError as error:
-        raise ValueError(f"{name}: {error}") from None

@@ -34,7 +34,7 @@ def go_on(
         for place in (folder, folder / "progress"):
             remove_leftovers(place)
     trainer.group.wait()
-    checkpoint = checkpoint_to_resume(folder, on_message)
+    checkpoint = trainer.group.on_main(lambda: checkpoint_to_resume(folder, on_message))  # which reads all of it
     started, before = described(folder)
     saved = started if checkpoint is None else checkpoint.state.get("identity")
     other = [] if saved is None else differences(with_defaults(saved), trainer.identity())

@@ -26,7 +26,7 @@ from mmdit.weights.checkpoints import LONGEST, PREFIX
 from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
-from mmdit_cli.output.console import is_one_of_several
+from mmdit_cli.output.console import is_main, is_one_of_several
 from mmdit_cli.output.run_files import ABOUT, CONFIG, METRICS, read_metrics
 from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
@@ -59,7 +59,8 @@ def check_run(run_dir: Path | None) -> Path:
         raise UserError(f"--run-dir {run_dir}: there is no such run to resume")
     if not holds_run(run_dir):
         raise UserError(f"--resume: {run_dir} is no run: it holds neither {CONFIG} nor a checkpoint")
-    checkpoint_to_resume(run_dir)
+    if is_main():  # which reads all of it
+        checkpoint_to_resume(run_dir)
     return run_dir
 
 

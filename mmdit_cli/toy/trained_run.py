@@ -64,7 +64,7 @@ class TrainedRun:
         except (ConfigError, KeyError, TypeError) as error:
             raise UserError(f"{checkpoint.path}: does not say of which config it is ({error})") from None
         self.data, self.step = world_of(self.config), checkpoint.step
-        self.model = mmdit.load(checkpoint.path / EMA, device=self.device)
+        self.model = mmdit.load(checkpoint.whole(EMA), device=self.device)
 
     def draw(
         self,

@@ -21,12 +21,16 @@ from mmdit_cli.errors import CheckFailed
 from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.model_parts.processes import ALONE, Group, whole
+from mmdit_cli.model_parts.tensor_bytes import local
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.alignment import make_alignment
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
-from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
+from mmdit_cli.toy.optimizer import make_optimizer
+from mmdit_cli.toy.parametrization import initialize, scalings
+from mmdit_cli.toy.sharded_saving import ShardedSaving, held_tensors
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
 TIMED = 5  # passes, by which the gain of compiling is known
@@ -67,14 +71,11 @@ class Trainer:
         self.caption_length = longest_caption(config) if self.settings.compile else None
         self.network = self.model
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, self.settings, scaled),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        self.optimizer = make_optimizer(self.model, self.settings, scaled)
+        # after the average is copied, so that the model alone is followed
+        self.alignment = make_alignment(self.model, self.settings.alignment)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
+        self.saving = ShardedSaving(group)
 
     @property
     def averaged_model(self) -> nn.Module:
@@ -107,6 +108,11 @@ class Trainer:
         if not math.isfinite(value):
             layer = self._first_not_finite(lambda: self._losses(*batch))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
+        further: dict[str, float] = {}  # what is learned beside the loss
+        if self.alignment is not None:
+            apart = self.alignment()
+            further["alignment"] = self.group.total(apart.detach() * share).item()
+            loss = loss + self.alignment.weight * apart
         (loss * (share * self.group.place[1])).backward()  # of which the group takes the mean
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         norm = nn.utils.get_total_norm(gradients.values())
@@ -124,25 +130,27 @@ class Trainer:
         self.average.update_parameters(self.model)
         self.completed += 1
         step = self.completed
-        return {"step": step, "loss": value, "losses": losses, "learning_rate": rate, "gradient_norm": size}
+        record = {"step": step, "loss": value, "losses": losses, "learning_rate": rate, "gradient_norm": size}
+        return record | further
 
     def save(self, run_dir: Path) -> None:
-        """Write a checkpoint, from the main process; every process of the group has to ask.
+        """Write a checkpoint, from the main process; or, where weights are sharded, begin to (see `saving`). Every
+        process of the group has to ask.
 
         Raises:
             Diverged: a weight is not finite; the checkpoints before stay the last ones.
-            OSError: it can't be written.
+            OSError: it can't be written, or the one before can't.
         """
-        for name, p in self.model.named_parameters():
-            if not is_finite(p):
-                raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
-        model, average = self.group.full(self.model), self.group.full(self.average.module)
-        optimizer = optimizer_tensors(self.optimizer, list(self._cuts().values()))
-        if self.group.main:
-            averaged = int(self.average.n_averaged)
-            save_checkpoint(
-                run_dir, self.completed, model, average, optimizer, averaged=averaged, identity=self.identity()
-            )
+        wrong = (name for name, p in self.model.named_parameters() if not local(p).isfinite().all())
+        if (name := self.group.first_text(next(wrong, None))) is not None:
+            raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
+        state = {"averaged": int(self.average.n_averaged), "identity": self.identity()}
+        average, optimizer = self.average.module, optimizer_tensors(self.optimizer, self.model)
+        if self.group.sharded:
+            files = held_tensors(self.model, average, optimizer, self._cuts())
+            self.saving.start(run_dir, self.completed, files, **state)
+        elif self.group.main:
+            save_checkpoint(run_dir, self.completed, self.model, average, optimizer, **state)
         self.group.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -152,7 +160,7 @@ class Trainer:
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
 
     def _cuts(self) -> dict[str, Any]:
-        """How each parameter is cut, in the optimizer's order; see `Group.cuts`."""
+        """How each parameter is cut, in the model's order; see `Group.cuts`."""
         cuts = self.group.cuts(self.model)
         return {name: cuts.get(name) for name, _ in self.model.named_parameters()}
 

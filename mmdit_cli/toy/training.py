@@ -23,10 +23,12 @@ from mmdit_cli.model_parts.processes import ALONE, Group
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
+from mmdit_cli.toy.alignment import check_alignment
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.optimizer import check_optimizer
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
     Metrics,
@@ -103,6 +105,8 @@ def train(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
         )
     group.check(config.model)
+    check_optimizer(config.train, group)
+    check_alignment(config, group)
     if config.train.compile:
         if group.size > 1:
             raise UserError("train.compile is for one process; leave it out under torchrun")
@@ -130,6 +134,7 @@ def train(
             rate = _train(trainer, folder, metrics, on_progress)
             return _finish(trainer, folder, metrics, rate, gain)
         except Diverged as problem:
+            trainer.saving.finish()
             group.wait()
             raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
@@ -165,14 +170,17 @@ def _train(trainer: Trainer, folder: Path, metrics: Metrics, on_progress: Progre
                 on_progress(step, settings.steps, record["loss"], rate, (settings.steps - step) / rate)
             if settings.evaluate_every and step % settings.evaluate_every == 0 and step < settings.steps:
                 _evaluate_on_the_way(trainer, folder, metrics)
+            trainer.saving.look()
             if step % settings.checkpoint_every == 0 or step == settings.steps:
                 metrics.sync()
                 trainer.save(folder)
                 saved = step
-        if group.any(interrupted()):
-            if saved != trainer.completed and trainer.completed > first:
-                metrics.sync()
-                trainer.save(folder)
+        stopped = group.any(interrupted())
+        if stopped and saved != trainer.completed and trainer.completed > first:
+            metrics.sync()
+            trainer.save(folder)
+        trainer.saving.finish()
+        if stopped:
             raise KeyboardInterrupt
     return (trainer.completed - first) / spent if spent else 0.0
 
@@ -214,7 +222,7 @@ def _result(
     records = metrics.read()
     losses = [record["loss"] for record in records if "loss" in record]
     files = {
-        "checkpoint": checkpoint.path / EMA,
+        "checkpoint": checkpoint.whole(EMA),
         "samples": folder / "samples.png",
         "loss_plot": folder / "loss.png",
         "metrics": metrics.path,

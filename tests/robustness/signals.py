@@ -38,9 +38,11 @@ def cases(rng: random.Random) -> Iterator[Case]:
             for name in ("SIGKILL", "SIGTERM"):
                 check = partial(_stopped_before, command=command, call=call, name=name)
                 yield "signals at a write", f"{name} before {call} of {command}", check
-    for kind, rank in (("ddp", 0), ("ddp", 1), ("fsdp", 1)):
-        yield "torchrun", f"process {rank} of 2 killed, {kind}", partial(_worker_killed, kind=kind, rank=rank)
-    yield "torchrun", "SIGTERM to torchrun", partial(_worker_killed, kind="ddp", rank=-1)
+    for number, (kind, rank) in enumerate((("ddp", 0), ("ddp", 1), ("fsdp", 0), ("fsdp", 1), ("fsdp", 1)), 1):
+        steps = 5 * number + rng.randrange(5)
+        check = partial(_worker_killed, kind=kind, rank=rank, steps=steps)
+        yield "torchrun", f"process {rank} of 2 killed after {steps} steps, {kind}", check
+    yield "torchrun", "SIGTERM to torchrun", partial(_worker_killed, kind="ddp", rank=-1, steps=5)
     for second in ("anew", "resumed", "compared"):
         yield "two runs", f"the second {second}", partial(_two_runs, second=second)
     yield "two runs", "in a comparison's folder", _into_a_comparison
@@ -130,12 +132,12 @@ def _together(kind: str) -> dict[str, str]:
 TOGETHER = {kind: once(partial(_together, kind)) for kind in ("ddp", "fsdp")}
 
 
-def _worker_killed(lab: Lab, *, kind: str, rank: int) -> None:
+def _worker_killed(lab: Lab, *, kind: str, rank: int, steps: int) -> None:
     _long(lab, 40)
     arguments = [*train_arguments(), "--parallel", kind]
     with (lab.folder / "err").open("wb") as err:
         process = lab.start(*arguments, many=2, stderr=err, faults="")
-        _wait_for_lines(lab.folder / "run" / "metrics.jsonl", 5, process)
+        _wait_for_lines(lab.folder / "run" / "metrics.jsonl", steps, process)
         if rank < 0:
             process.terminate()
         else:

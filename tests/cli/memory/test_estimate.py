@@ -178,8 +178,9 @@ def with_peft(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> torch.nn
     return model
 
 
-@pytest.mark.parametrize("precision", slow_but(["pure", "mixed"], "mixed"))
-@pytest.mark.parametrize("checkpoint", slow_but([False, True], True))
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["pure", "mixed"])
+@pytest.mark.parametrize("checkpoint", [False, True])
 def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
     chosen, training = config(qk_rmsnorm=True), Training(precision, lora_rank=8)
     guess = estimate(chosen, "train", torch.bfloat16, CPU, checkpoint=checkpoint, training=training)

@@ -53,7 +53,7 @@ def test_a_profile_of_runs_adds_up(seconds, taken):
 
 
 def test_what_is_known_after_a_round_can_be_shown_and_end_the_measurement():
-    config, settings, shown = toy(GUIDED), Settings(repeats=50), []
+    config, settings, shown = toy(), Settings(repeats=50), []
     early = EarlyEnd(lambda: len(shown) == 2)
     work = [sampling_work(config, settings)] * 2
     results = profile_sampling(

@@ -34,13 +34,14 @@ CPU = torch.device("cpu")
 def test_a_group_of_one_process_is_measured_whole(dtype, monkeypatch):
     """It sends nothing; its weights are float32, whatever it computes in."""
     monkeypatch.setattr(spread_profile, "PROFILED", 1)
+    small = config(depth=1)
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
-        found = profile_spread(config(depth=1), Settings(mode="train", dtype=dtype, repeats=2), Processes("fsdp", CPU))
+        found = profile_spread(small, Settings(mode="train", dtype=dtype, repeats=2), Processes("fsdp", CPU))
     finally:
         dist.destroy_process_group()
     (rank,) = found.ranks
-    counted = count_flops(config(depth=1))
+    counted = count_flops(small)
     assert (found.processes, found.flops, found.parameters) == (1, counted.step_flops, counted.parameters)
     assert rank.memory_bytes.weights == rank.memory_bytes.gradients == 4 * found.parameters
     assert rank.latency_ms == found.latency_ms and found.latency_ms.runs == 2
@@ -132,3 +133,43 @@ def test_two_processes_are_measured_as_they_were_planned_and_the_first_one_speak
             parts = rank["profiled_ms"]
             assert parts["exposed"] > 0 and parts["communication"] == pytest.approx(parts["hidden"] + parts["exposed"])
             assert parts["wall"] == pytest.approx(parts["computing"] + parts["exposed"] + parts["neither"])
+
+
+ENDS_IN_A_STEP = """
+import os, sys
+from mmdit_cli.model_parts.timed_call import Call
+step, done = Call.__call__, []
+def last_step(self, *phase):
+    done.append(step(self, *phase))
+    if len(done) == 4 and os.environ["RANK"] == "1":
+        os._exit(9)
+Call.__call__ = last_step
+sys.argv[0] = "mmdit"
+from mmdit_cli.app import main
+main()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ddp", "fsdp"])
+def test_a_process_that_dies_is_one_message_of_the_other(kind, tmp_path):
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(as_written(config())))
+    asked = ["profile", "-c", "c.yaml", "--mode", "train", "--parallel", kind, "--repeats", "9"]
+    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": free_ports(1)[0], "WORLD_SIZE": "2"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", ENDS_IN_A_STEP, *asked],
+            cwd=tmp_path,
+            env={**env, "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        (_, said), _ = (each.communicate(timeout=300) for each in both)
+    finally:
+        for each in both:
+            each.kill()
+    assert [each.returncode for each in both] == [1, 9]
+    assert said.count("error: ") == 1 and "another process of this run has ended" in said and "Traceback" not in said

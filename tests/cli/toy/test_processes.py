@@ -14,10 +14,15 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import mmdit
 from mmdit.options import as_written
+from mmdit.weights.checkpoints import EMA, OPTIMIZER, WEIGHTS, newest_checkpoint
+from mmdit.weights.piece_files import PieceFiles
+from mmdit_cli.export.preconditions import Export
 from mmdit_cli.model_parts.processes import ALONE, Group
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy import training
+from mmdit_cli.toy.trained_run import TrainedRun
 from mmdit_cli.toy.trainer import Trainer
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
@@ -44,6 +49,9 @@ def in_two(folder):
     asked = {kind: ["--run-dir", kind, "--parallel", kind, "--json"] for kind in KINDS}
     asked["rows"] = ["--run-dir", "wrong", "--set", "train.batch_size=1"]
     asked["heads"] = ["--run-dir", "wrong", "--parallel", "tp=2", "--set", "model.heads=1"]
+    muon = ["--set", "train.optimizer.kind=muon"]
+    asked["ddp, muon"] = ["--run-dir", "ddp-muon", "--json", *muon]
+    asked["fsdp, muon"] = ["--run-dir", "wrong", "--parallel", "fsdp", *muon]
     asked["size"] = ["--run-dir", "wrong", "--parallel", "tp=2,ulysses=2"]
     lines = json.dumps([["train-toy", "-c", "c.yaml", *more] for more in asked.values()])
     ports, env = free_ports(len(asked)), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -57,7 +65,7 @@ def in_two(folder):
         for rank in "01"
     ]
     try:
-        assert [process.wait(timeout=240) for process in started] == [0, 0]
+        assert [process.wait(timeout=600) for process in started] == [0, 0]
     finally:
         for process in started:
             process.kill()
@@ -70,7 +78,7 @@ def start(folder: Path, *arguments: str, size: int = 2) -> subprocess.CompletedP
     many = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(size)] if size > 1 else []
     command = [sys.executable, *many, "-m", "mmdit_cli", "train-toy", "-c", "c.yaml", *arguments]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 def losses(run: Path) -> list[float]:
@@ -79,7 +87,9 @@ def losses(run: Path) -> list[float]:
 
 
 def last_weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / f"checkpoint-{STEPS:08d}" / "weights.safetensors")
+    checkpoint, problems = newest_checkpoint(run)
+    assert checkpoint is not None and checkpoint.step == STEPS and not problems
+    return load_file(checkpoint.whole(WEIGHTS))
 
 
 @pytest.fixture(scope="module")
@@ -136,12 +146,32 @@ def test_a_run_of_two_goes_on_in_one_and_a_run_of_one_in_two(together, alone, fo
             torch.testing.assert_close(last_weights(target)[name], x, rtol=1e-3, atol=1e-4)
 
 
-def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
-    _, run, _ = together
-    for name in ("weights", "ema", "optimizer"):
-        file = Path(f"checkpoint-{STEPS:08d}") / f"{name}.safetensors"
-        one, two = load_file(alone / file), load_file(run / file)
-        assert {k: (v.shape, v.dtype) for k, v in one.items()} == {k: (v.shape, v.dtype) for k, v in two.items()}
+def test_checkpoints_hold_the_same_tensors_whoever_wrote_them(together, alone):
+    kind, run, _ = together
+    for name in (WEIGHTS, EMA, OPTIMIZER):
+        one, two = (newest_checkpoint(folder)[0].files(name) for folder in (alone, run))
+        assert PieceFiles(one).specs == PieceFiles(two).specs
+        assert len(one) == 1 and len(two) == (1 if kind == "ddp" else 2)
+
+
+def test_what_takes_a_run_takes_one_whose_weights_were_shared(together, folder):
+    """The averaged weights are joined into one file, in which the config is."""
+    kind, run, _ = together
+    if kind == "ddp":
+        pytest.skip("its weights are whole")
+    (averaged,) = run.glob("checkpoint-*/ema.safetensors")  # of the last one, which was judged
+    wanted = load_file(averaged)
+    for opened in (averaged, run):
+        state = mmdit.load(opened).state_dict()
+        assert state.keys() == wanted.keys() and all(torch.equal(state[name], x) for name, x in wanted.items())
+    shutil.copytree(run, folder / "copy")
+    for joined in (folder / "copy").glob("checkpoint-*/ema.safetensors"):
+        joined.unlink()
+    drawn = TrainedRun(folder / "copy")
+    assert drawn.step == STEPS and all(torch.equal(drawn.model.state_dict()[name], x) for name, x in wanted.items())
+    raw = Export(Path("x"), weights=folder / "copy", raw=True).weights_file()
+    assert raw is not None and load_file(raw).keys() == wanted.keys()
+    shutil.rmtree(folder / "copy")
 
 
 @pytest.mark.slow
@@ -154,6 +184,7 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
             "--parallel tp=2: tensor=2: 2 processes do not divide the 1 heads of transformer.blocks.0.joint_attn",
         ),
         ("size", "--parallel tp=2,ulysses=2: 4 processes each time, but there are 2"),
+        ("fsdp, muon", "train.optimizer.kind=muon: Muon takes whole matrices"),
     ],
 )
 def test_a_wrong_request_is_said_once(asked, message, in_two, folder):
@@ -161,6 +192,16 @@ def test_a_wrong_request_is_said_once(asked, message, in_two, folder):
     assert code == other[0] == 2 and out == other[1] == other[2] == ""
     assert err.count("error: ") == 1 and message in err
     assert not (folder / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_muon_as_one_does(in_two, folder, monkeypatch):
+    assert [code for code, _, _ in in_two["ddp, muon"]] == [0, 0], in_two["ddp, muon"]
+    for name in ("_picture", "_curves"):
+        monkeypatch.setattr(training, name, lambda *_: None)
+    config = load_tool_config(folder / "c.yaml", ["train.optimizer.kind=muon"])
+    training.train(config, device=CPU, run_dir=folder / "one-muon")
+    same_curve(losses(folder / "ddp-muon"), losses(folder / "one-muon"))
 
 
 @pytest.mark.slow

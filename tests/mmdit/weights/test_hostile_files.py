@@ -15,6 +15,7 @@ import mmdit
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.saved_model import CheckpointError
 from tests.support.damaged_weights import damaged_bytes, refused
+from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 
 CONFIG = {"variant": "two_modality", "depth": 1, "modalities": {"text": {"dim": 4}, "image": {"dim": 4}}}
@@ -29,10 +30,11 @@ def whole(tmp_path_factory) -> Path:
     return path
 
 
-def test_every_damaged_file_is_refused_in_one_line(whole, tmp_path):
+@pytest.mark.parametrize("step", slow_but([1, 4], 4))
+def test_every_damaged_file_is_refused_in_one_line(whole, step, tmp_path):
     damaged = dict(damaged_bytes(whole.read_bytes()))
     assert len(damaged) > 150
-    for name, content in damaged.items():
+    for name, content in list(damaged.items())[::step]:
         path = tmp_path / "m.safetensors"
         path.write_bytes(content)
         assert content != whole.read_bytes(), name

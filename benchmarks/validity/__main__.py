@@ -1,0 +1,59 @@
+"""Whether the toy finds what was published of networks at scale.
+
+    python -m benchmarks.validity                                          hours of two CPU cores
+    python -m benchmarks.validity --match gate --size ladder/1             one of them
+    python -m benchmarks.validity --write docs/reports/validity.md
+
+Runs are kept in `--run-dir`: a command that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from benchmarks.validity.document import document, line
+from benchmarks.validity.findings import FINDINGS
+from benchmarks.validity.trials import try_finding
+from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
+from mmdit_cli.toy.run_folder import safe_name
+from mmdit_cli.toy.run_settings import RunSettings
+from mmdit_cli.toy.runs import InTurns, Runner
+from mmdit_cli.toy.side_by_side import SideBySide
+
+SIZES = ("ladder/1", "ladder/2")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write a document as well")
+    parser.add_argument(
+        "--run-dir", type=Path, metavar="DIR", default=Path("runs/validity"), help="where runs are kept"
+    )
+    parser.add_argument("--size", action="append", metavar="CONFIG", help=f"repeatable; default: {', '.join(SIZES)}")
+    parser.add_argument("--match", default="", help="findings whose name holds this")
+    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of each run (%(default)s)")
+    parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda")
+    asked = parser.parse_args()
+    if asked.max_seeds < FEWEST_PAIRS:
+        parser.error(f"--max-seeds: {FEWEST_PAIRS} or more, for an interval")
+    run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
+    runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
+    settings = [f"train.steps={asked.steps}", f"train.checkpoint_every={asked.steps}", "train.evaluate_every=0"]
+    trials = []
+    for size in asked.size or SIZES:
+        for finding in FINDINGS:
+            if asked.match in finding.name:
+                folder = asked.run_dir / safe_name(size) / safe_name(finding.name)
+                trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
+                print(line(trials[-1]), flush=True)
+    if asked.write:
+        asked.write.write_text(document(trials, steps=asked.steps, most=asked.max_seeds), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The document of what the toy finds of what was published."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from benchmarks.validity.trials import SAME, Trial
+from mmdit_cli.toy.decisions import Decision
+
+ABOUT = """# How far to believe the toy
+
+Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
+
+Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
+steps at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or
+{most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss,
+of which less is better, or where the designs minimize different quantities the mean accuracy. Where the source finds
+two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or {points:.0f} points of
+accuracy.
+
+| finding | source | there | {sizes} |
+| --- | --- | --- | {rules} |
+"""
+SPREAD = "\n{counts}.\n"
+
+
+def document(trials: Sequence[Trial], *, steps: int, most: int, command: str = "") -> str:
+    """All trials as Markdown: a row a finding, a column a size."""
+    sizes = list(dict.fromkeys(trial.size for trial in trials))
+    about = ABOUT.format(
+        command=command,
+        steps=steps,
+        most=most,
+        loss=SAME["loss"],
+        points=100 * SAME["accuracy"],
+        sizes=" | ".join(sizes),
+        rules=" | ".join(["---"] * len(sizes)),
+    )
+    rows = []
+    for finding in {trial.finding.name: trial.finding for trial in trials}.values():
+        own = {trial.size: trial for trial in trials if trial.finding == finding}
+        cells = [finding.name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
+        rows.append(f"| {' | '.join(cells)} |\n")
+    counts = [f"At {size}: " + _counted([trial for trial in trials if trial.size == size]) for size in sizes]
+    return about + "".join(rows) + SPREAD.format(counts="; ".join(counts))
+
+
+def line(trial: Trial) -> str:
+    """A trial as it is printed."""
+    return f"{trial.finding.name}, {trial.size}: {difference(trial.found)}: {trial.answer}"
+
+
+def difference(found: Decision) -> str:
+    """`loss -0.012 (-0.020 to -0.004), 3 seeds`."""
+    if found.mean is None or found.low is None or found.high is None:
+        return f"{found.figure} unknown, {found.n} seeds"
+    if found.figure == "loss":
+        return f"loss {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}), {found.n} seeds"
+    mean, low, high = (100 * x for x in (found.mean, found.low, found.high))
+    return f"{found.figure} {mean:+.1f} pp ({low:+.1f} to {high:+.1f}), {found.n} seeds"
+
+
+def _cell(trial: Trial | None) -> str:
+    return "not tried" if trial is None else f"**{trial.answer}**: {difference(trial.found)}"
+
+
+def _counted(trials: Sequence[Trial]) -> str:
+    return ", ".join(f"{count} {answer}" for answer, count in Counter(trial.answer for trial in trials).most_common())

@@ -1,0 +1,144 @@
+"""What was published of networks at scale, and the two toys that should tell the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
+
+
+@dataclass(frozen=True)
+class Finding:
+    """That one design is better than another, or no worse for what it saves.
+
+    Attributes:
+        says: what the source found, with its size.
+        expected: of `claimed` against `plain`.
+        both, plain, claimed: what is set, as by `--set`; `{rest}` is the depth less one.
+    """
+
+    name: str
+    source: str
+    says: str
+    expected: Literal["better", "same"]
+    plain: Sequence[str] = ()
+    claimed: Sequence[str] = ()
+    both: Sequence[str] = ()
+
+    def designs(self, size: str, more: Sequence[str] = ()) -> tuple[ToolConfig, ToolConfig]:
+        """The plain one and the claimed one, at a size that a config has."""
+        rest = load_tool_config(size).model.depth - 1
+        plain, claimed = (
+            load_tool_config(size, [*more, *(each.format(rest=rest) for each in (*self.both, *own)), f"name={name}"])
+            for name, own in (("plain", self.plain), ("claimed", self.claimed))
+        )
+        return plain, claimed
+
+
+ESSER = "Esser et al. 2024, arXiv 2403.03206"
+FINDINGS = (
+    Finding(
+        "timesteps drawn from a logit-normal density, not uniformly",
+        f"{ESSER}, table 1",
+        "better: mean rank 1.54 of 61 formulations, uniform 5.67",
+        "better",
+        plain=["train.timesteps.kind=uniform"],
+        claimed=["train.timesteps.kind=logit_normal"],
+    ),
+    Finding(
+        "the network predicts the velocity, not the noise",
+        f"{ESSER}, table 1",
+        "better: mean rank 1.54 with logit-normal timesteps, noise on a linear schedule 2.88",
+        "better",
+        plain=["train.prediction.output=noise", "train.prediction.loss=noise"],
+    ),
+    Finding(
+        "each modality has its own weights",
+        f"{ESSER}, section 5.2.3, figure 4",
+        "better: validation loss and FID of MM-DiT below those of DiT, which shares them",
+        "better",
+        both=["model.variant=generalized"],
+        plain=["model.depth=1", "model.single_stream.depth={rest}", "model.single_stream.kind=sequential"],
+    ),
+    Finding(
+        "more blocks",
+        f"{ESSER}, section 5.3, figure 8",
+        "better: validation loss falls smoothly from depth 15 to 38",
+        "better",
+        plain=["model.depth=1"],
+    ),
+    Finding(
+        "queries and keys normalized, at ten times the learning rate",
+        f"{ESSER}, section 5.3.2; Dehghani et al. 2023, arXiv 2302.05442",
+        "better: without it attention's logits grow until training diverges",
+        "better",
+        both=["train.learning_rate=0.03"],
+        plain=["model.qk_rmsnorm=false"],
+        claimed=["model.qk_rmsnorm=true"],
+    ),
+    Finding(
+        "four residual streams with hyper-connections",
+        "Zhu et al. 2024, arXiv 2409.19606, figure 1",
+        "better: a mixture of experts of 7B gets there 1.8 times as fast",
+        "better",
+        claimed=["model.residual.kind=hyper_connections", "model.residual.streams=4"],
+    ),
+    Finding(
+        "four register tokens beside the picture's",
+        "Darcet et al. 2023, arXiv 2309.16588, table 2",
+        "the same where a whole picture is judged: ImageNet 84.3 % to 84.8 %",
+        "same",
+        claimed=["model.register_tokens.image=4"],
+    ),
+    Finding(
+        "a sigmoid gate on what attention gives",
+        "Qiu et al. 2025, arXiv 2505.06708, table 1",
+        "better: perplexity of a 15B mixture of experts 6.03 to 5.76",
+        "better",
+        claimed=["model.attention.out_gate=true"],
+    ),
+    Finding(
+        "one modulation with a table for each block, not a projection for each",
+        "Chen et al. 2023, arXiv 2310.00426 (PixArt-alpha), figure 5",
+        "nearly the same, of 833 M parameters 611 M",
+        "same",
+        claimed=["model.modulation.table=true"],
+    ),
+    Finding(
+        "the network predicts the data, the loss is the velocity's",
+        "Li & He 2025, arXiv 2511.13720 (JiT), table 2",
+        "the same where a patch has few numbers, as here; far better where it has many",
+        "same",
+        claimed=["train.prediction.output=data"],
+    ),
+    Finding(
+        "keys and values of their own for each head",
+        "Ainslie et al. 2023, arXiv 2305.13245, table 1",
+        "better: 47.2 in the mean of tasks, with one head of keys and values 46.6",
+        "better",
+        plain=["model.attention.kv_heads=1"],
+    ),
+    Finding(
+        "Muon for the matrices within the blocks, not AdamW",
+        "Liu et al. 2025, arXiv 2502.16982, section 3.2",
+        "better: as good with about 52 % of the FLOPs",
+        "better",
+        claimed=["train.optimizer.kind=muon"],
+    ),
+    Finding(
+        "early tokens aligned with later ones",
+        "Haghighi et al. 2025, arXiv 2510.12581 (LayerSync), abstract",
+        "better: training of flow transformers on ImageNet 8.75 times as fast",
+        "better",
+        claimed=["train.alignment.early=0", "train.alignment.late=2"],
+    ),
+    Finding(
+        "SwiGLU in the feedforwards, at as many weights",
+        "Shazeer 2020, arXiv 2002.05202, table 1",
+        "better: log perplexity 1.679 (GELU) to 1.636",
+        "better",
+        claimed=["model.feedforward.kind=swiglu", "model.feedforward.mult=2.6667"],
+    ),
+)

@@ -1,0 +1,57 @@
+"""Findings tried on the toy: both designs trained with seeds until they are told apart, or no more are allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from benchmarks.validity.findings import Finding
+from mmdit_cli.toy.comparison import compare_designs
+from mmdit_cli.toy.decisions import Decision
+from mmdit_cli.toy.runs import Runner
+from mmdit_cli.toy.seed_plan import SeedPlan
+
+Answer = Literal["agrees", "opposes", "can't tell", "failed"]
+SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a share of the plain one's loss, and points
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`."""
+
+    finding: Finding
+    size: str
+    found: Decision
+    value: float
+
+    @property
+    def answer(self) -> Answer:
+        """What the toy says of the finding. That two are the same is known where the whole interval counts as none."""
+        found = self.found
+        if found.low is None or found.high is None:
+            return "failed" if found.n == 0 else "can't tell"
+        if self.finding.expected == "better":
+            return {"better": "agrees", "worse": "opposes"}.get(str(found.verdict), "can't tell")  # type: ignore[return-value]
+        least = SAME["loss"] * abs(self.value) if found.figure == "loss" else SAME["accuracy"]
+        if max(abs(found.low), abs(found.high)) <= least:
+            return "agrees"
+        return "opposes" if max(found.low, -found.high) > least else "can't tell"
+
+
+def try_finding(
+    finding: Finding, size: str, runner: Runner, folder: Path, *, most_seeds: int, settings: Sequence[str]
+) -> Trial:
+    """Train what it takes; runs that the folder has are not trained again.
+
+    Args:
+        settings: of all runs alike, as by `--set`.
+    """
+    plain, claimed = finding.designs(size, settings)
+    plan = SeedPlan(0, most_seeds, auto=True)
+    results, comparison = compare_designs([plain, claimed], plan, folder=folder, runner=runner)
+    (found,) = comparison.decisions
+    own = [each for each in results if each.config == plain.name]
+    values = [each.loss["last"] if found.figure == "loss" else each.accuracy.get("mean", 0.0) for each in own]
+    return Trial(finding, size, found, sum(values) / max(1, len(values)))

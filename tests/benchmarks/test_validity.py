@@ -1,0 +1,96 @@
+"""Findings tried on the toy: that designs differ in what is said alone, and what their comparison means."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from benchmarks.validity.__main__ import SIZES
+from benchmarks.validity.document import document
+from benchmarks.validity.findings import FINDINGS
+from benchmarks.validity.trials import Trial, try_finding
+from mmdit_cli.toy.decisions import Decision
+from mmdit_cli.toy.run_settings import RunSettings
+from mmdit_cli.toy.runs import InTurns
+from tests.support.fake_runs import fake_train
+
+BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
+FOUND = Decision("claimed", "plain", "loss", True, 3, -0.03, -0.05, -0.01, "better")
+
+
+def trial(finding, value=1.0, size="ladder/1", **found) -> Trial:
+    return Trial(finding, size, replace(FOUND, **found), value)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name[:30])
+def test_its_designs_differ_in_the_network_or_its_training_and_in_no_data(finding, size):
+    plain, claimed = finding.designs(size)
+    assert (plain.model, plain.train) != (claimed.model, claimed.train)
+    assert (plain.name, claimed.name) == ("plain", "claimed") and plain.train.data == claimed.train.data == "scenes"
+    assert (plain.train.steps, plain.train.batch_size) == (claimed.train.steps, claimed.train.batch_size)
+
+
+def test_ten_findings_have_each_a_source():
+    assert len(FINDINGS) >= 10 and len({each.name for each in FINDINGS}) == len(FINDINGS)
+    assert all("arXiv" in each.source and each.says for each in FINDINGS)
+
+
+def test_what_is_told_apart_agrees_or_opposes():
+    assert trial(BETTER).answer == "agrees"
+    assert trial(BETTER, mean=0.03, low=0.01, high=0.05, verdict="worse").answer == "opposes"
+    assert trial(BETTER, mean=0.0, low=-0.1, high=0.1, verdict="can't be told apart").answer == "can't tell"
+    assert trial(BETTER, n=0, mean=None, low=None, high=None, verdict=None).answer == "failed"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "figure", "answer"),
+    [
+        (-0.015, 0.015, "loss", "agrees"),  # within 2 % of a loss of 1
+        (0.005, 0.015, "loss", "agrees"),  # though it is known to be worse
+        (-0.05, 0.01, "loss", "can't tell"),
+        (0.03, 0.05, "loss", "opposes"),
+        (-0.05, -0.03, "loss", "opposes"),
+        (-0.025, 0.025, "accuracy, mean", "agrees"),
+        (-0.2, 0.1, "accuracy, mean", "can't tell"),
+    ],
+)
+def test_two_are_the_same_where_the_whole_interval_counts_as_none(low, high, figure, answer):
+    assert trial(SAME, low=low, high=high, mean=(low + high) / 2, figure=figure).answer == answer
+
+
+def test_the_document_has_a_row_a_finding_and_a_column_a_size():
+    trials = [trial(BETTER), trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2), trial(SAME)]
+    text = document(trials, steps=600, most=6)
+    first, second = [line for line in text.splitlines() if line.startswith("| ")][2:]
+    assert first.startswith(f"| {BETTER.name} | {BETTER.source} | {BETTER.says} | **agrees**: loss")
+    assert "-0.0300 (-0.0500 to -0.0100), 3 seeds" in first and "**can't tell**: loss unknown, 2 seeds" in first
+    assert second.endswith("| not tried |") and "At ladder/1: " in text
+
+
+def test_seeds_are_added_until_it_is_decided(tmp_path):
+    losses = {("plain", seed): 1.0 + 0.001 * seed for seed in range(6)}
+    losses |= {("claimed", seed): 0.5 + 0.001 * seed**2 for seed in range(6)}
+    ran: list[tuple[str, int]] = []
+    gate = next(each for each in FINDINGS if "gate" in each.name)
+    found = try_finding(gate, "ladder/1", InTurns(fake_train(losses, ran)), tmp_path, most_seeds=6, settings=[])
+    assert found.answer == "agrees" and found.found.mean == pytest.approx(-0.5, abs=0.01)
+    assert len(ran) == 2 * found.found.n < 12 and found.value == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("bare_training")
+@pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name[:30])
+def test_every_finding_trains(finding, tmp_path):
+    tiny = [
+        "train.steps=2",
+        "train.batch_size=6",
+        "train.evaluation_samples=6",
+        "train.sampler.steps=1",
+        "train.evaluate_every=0",
+    ]
+    runner = InTurns(RunSettings(torch.device("cpu"), torch.float32, resume=True).train)
+    found = try_finding(finding, "ladder/1", runner, tmp_path, most_seeds=3, settings=tiny)
+    assert found.found.n == 3 and found.answer != "failed"
