@@ -22,8 +22,8 @@ wide one, within a step of the grid; under the standard parametrization it is to
 ## Learning rates
 
 `{config}`, {steps} steps of {batch}, at widths of {widths} (heads of 16 features, so that their number grows),
-{seeds} seeds. Loss: of the network at the end, on {judged} samples that all share, the mean over seeds and in
-brackets their range; the least of each column is bold.
+{seeds}. Loss: of the network at the end, on {judged} samples that all share{spread}; the least of each
+column is bold.
 
 """
 COORDINATES = """
@@ -39,6 +39,7 @@ at the config's learning rate, over {seeds} seeds, and the power of the width wi
 
 def document(found: Transfer, moved: CoordinateCheck) -> str:
     """Both checks as Markdown."""
+    seeds = len(next(iter(found.losses.values())))
     about = ABOUT.format(
         version=torch.__version__,
         device="the CPU" if found.device == "cpu" else f"a GPU ({found.device})",
@@ -46,7 +47,8 @@ def document(found: Transfer, moved: CoordinateCheck) -> str:
         steps=found.config.train.steps,
         batch=found.config.train.batch_size,
         widths=" and ".join(map(str, WIDTHS)),
-        seeds=len(next(iter(found.losses.values()))),
+        seeds=f"{seeds} seeds" if seeds > 1 else "1 seed",
+        spread=", the mean over seeds and in brackets their range" if seeds > 1 else "",
         judged=JUDGED,
     )
     columns = [(kind, width) for kind in KINDS for width in WIDTHS]
@@ -56,7 +58,8 @@ def document(found: Transfer, moved: CoordinateCheck) -> str:
         cells = []
         for kind, width in columns:
             mean, losses = found.mean(kind, width, rate), found.losses[kind, width, rate]
-            text = f"{mean:.4f} ({min(losses):.4f} to {max(losses):.4f})" if math.isfinite(mean) else "diverged"
+            text = f"{mean:.4f} ({min(losses):.4f} to {max(losses):.4f})" if seeds > 1 else f"{mean:.4f}"
+            text = text if math.isfinite(mean) else "diverged"
             cells.append(f"**{text}**" if rate == found.best(kind, width) else text)
         lines.append(f"| {rate} | " + " | ".join(cells) + " |")
     lines += ["", *(_said(found, kind) for kind in KINDS)]

@@ -26,7 +26,7 @@ BASE = "ablations/attention/standard"  # two blocks, 64 wide, heads of 16
 WIDTHS = (64, 256)
 RATES = (0.002, 0.004, 0.008, 0.016, 0.032, 0.064)
 KINDS: tuple[Parametrization, ...] = get_args(Parametrization)
-JUDGED = 512  # samples of the last loss, the same for all
+JUDGED = 256  # samples of the last loss, the same for all
 
 Point = tuple[Parametrization, int, float]  # its parametrization, width and learning rate
 
@@ -63,7 +63,8 @@ def transfer(folder: Path, device: torch.device, *, steps: int, batch: int, seed
     found: dict[Point, list[float]] = {}
     for seed in range(seeds):
         for point in ((kind, width, rate) for width in WIDTHS for rate in RATES for kind in KINDS):
-            name = " ".join(map(str, (*point, seed)))
+            kind = KINDS[0] if point[1] == config.train.mup.base_width else point[0]  # where both are one, to the bit
+            name = " ".join(map(str, (kind, *point[1:], seed)))
             if name not in known:
                 known[name] = _loss(config, point, seed, device)
                 write_atomic(path, json.dumps(known, indent=2).encode())

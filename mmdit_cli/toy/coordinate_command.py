@@ -37,6 +37,8 @@ def check_coordinates(request: Request, plot: Path | None, others: Mapping[str, 
         check_target(plot, "--plot", suffixes=PICTURES)
         check_apart({"config": request.configs}, plot=plot, report=request.report)
     (config,) = request.load_configs()
+    if config.train.optimizer.kind != "adamw":
+        raise UserError(f"--coordinate-check: muP says how AdamW is scaled, got {config.train.optimizer.kind}")
     with stage_progress() as on_progress:
         result = coordinate_check(config, request.torch_device, first_seed=request.seed, on_progress=on_progress)
     picture = None if plot is None else (plot, lambda: _picture(result))

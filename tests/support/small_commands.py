@@ -44,6 +44,7 @@ TOY = [
 ]
 SECONDS = re.compile(  # what even the small version takes, so that only the slow test runs it
     r"--compile|train.compile|--cold|^mmdit plan|--format (pt2|onnx)|profile .*--sweep|-c flux.1-dev -c|--seeds|digits|"
+    r"--coordinate-check|"
     r"^torchrun|^make|^python -m (venv|tests)|^\. |^pip|^pytest"
 )
 
@@ -66,7 +67,7 @@ def small(line: str) -> str:
     if "train-toy" in words:
         if "train.steps=300,600,1200" in words:
             words[words.index("train.steps=300,600,1200")] = "train.steps=1,2,4"
-        elif "--steps" not in words:
+        elif "--steps" not in words and "--coordinate-check" not in words:
             words += ["--steps", "600"]
         if "--steps" in words:
             place = words.index("--steps") + 1

@@ -6,7 +6,7 @@ Importing this imports matplotlib: do so where a picture is drawn.
 from __future__ import annotations
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, NullFormatter, ScalarFormatter
+from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter, ScalarFormatter
 
 from mmdit_cli.output.figures import FAINT, INK, MARKERS, SERIES, plain, style_axes
 from mmdit_cli.toy.laws.report import LawReport
@@ -43,6 +43,7 @@ def law_plot(report: LawReport) -> Figure:
             axes = panels[row, column]
             axes.set(xscale="log", yscale="log")
             style_axes(axes)
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(EngFormatter(sep=" "))
             axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.yaxis.set_minor_formatter(ScalarFormatter())

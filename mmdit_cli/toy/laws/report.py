@@ -76,7 +76,7 @@ def fit_laws(
                 advantages.append(advantage(law, to))
     optima = [] if budget is None else [*_optima(designs, budget, notes)]
     found = [law.result() for laws in fitted.values() for law in laws]
-    notes += [f"{law.design}, {law.figure} by {law.variable}: {law.why}" for law in found if law.why]
+    notes += [f"{_named(law.design, law.figure, law.variable, law.steps)}: {law.why}" for law in found if law.why]
     if found and len(found[0].seeds) == 1:
         notes.append(
             "One seed: what a seed shifts in all sizes is in no interval, and how well the law fits can't be held "
@@ -87,6 +87,10 @@ def fit_laws(
 
 def _kind(law: FittedLaw) -> tuple[Figure, Variable, int | None]:
     return law.measured.figure, law.measured.variable, law.measured.steps
+
+
+def _named(design: str, figure: Figure, variable: Variable, steps: int | None) -> str:
+    return f"{design}, {figure} by {variable}" + ("" if steps is None else f" after {steps:,} steps")
 
 
 def _laws(name: str, sizes: Sequence[_Size], notes: list[str]) -> Iterator[FittedLaw]:
@@ -106,7 +110,7 @@ def _law(
 ) -> Iterator[FittedLaw]:
     x = np.array([s.design.parameters if variable == "parameters" else s.flops for s in sizes], float)
     seeds, table = _table(sizes, figure)
-    where = f"{name}, {figure} by {variable}" + ("" if steps is None else f" after {steps:,} steps")
+    where = _named(name, figure, variable, steps)
     if len(set(x)) < FEWEST_SIZES or not seeds:
         have = f"{len(set(x))} of {FEWEST_SIZES} sizes" if seeds else "no seed that all sizes finished"
         notes.append(f"{where}: no law, for there is {have}")
