@@ -13,7 +13,7 @@ import torch
 
 from mmdit_cli.memory.fake_tensors import FakeTensorMode, StorageTracker, fake_inputs, fake_parameters
 from mmdit_cli.memory.measured import Phase, highest
-from mmdit_cli.memory.optimizer_step import step_bytes, with_gradients
+from mmdit_cli.memory.optimizer_step import optimizer_bytes, with_gradients
 from mmdit_cli.memory.shortened import BlockFollower, followed_call, lengthened, peak_of, shorten
 from mmdit_cli.memory.training import PROFILED, Training
 from mmdit_cli.model_parts.flop_count import meta_model
@@ -115,7 +115,7 @@ def estimate(
         phases.append(Phase(BACKWARD, phases[0].end, peak_of(tracker.curves, BACKWARD, added), left))
         shapes = with_gradients(model, runs)
         gradients = sum(torch.Size(shape).numel() * kind.itemsize * count for shape, kind, count in shapes)
-        optimizer, temporaries = step_bytes(training.optimizer, shapes, str(fake), device.type == "cuda")
+        optimizer, temporaries = optimizer_bytes(training.optimizer, model, runs, str(fake), device.type == "cuda")
         ema = averaged if training.ema else 0
         phases.append(Phase(OPTIMIZER, left, left + temporaries, 0))
     top = highest(phases)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -37,7 +38,8 @@ def check_fits(
     if mode == "forward" and forward_allocations(config, dtype) <= free:
         return
     toy = what == "train-toy"
-    demand = Demand(config, mode, dtype, device, TRAINED if toy else PROFILED)
+    trained = replace(TRAINED, optimizer=config.train.optimizer.kind)
+    demand = Demand(config, mode, dtype, device, trained if toy else PROFILED)
     section = "train" if toy else "run"
     total = demand.peak()
     if total <= free:

@@ -13,8 +13,8 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.memory.low_rank import add_adapters
 
 Precision = Literal["pure", "mixed"]
-OptimizerName = Literal["adamw", "sgd"]
-OPTIMIZERS = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+OptimizerName = Literal["adamw", "sgd", "muon"]
+OPTIMIZER_WORDS = {"adamw": "AdamW", "sgd": "SGD with momentum", "muon": "Muon with AdamW"}
 NAMED = 3
 
 
@@ -23,10 +23,11 @@ class Training:
     """What a training step keeps.
 
     `pure`: weights, gradients and optimizer in the run's dtype; `mixed`: in float32, with the dtype that of autocast.
-    `sgd` has a momentum. `ema`: an average of the weights beside them. `trainable`: a pattern of the names of the
-    weights that are trained (`*`: any characters), the others being frozen; None: all. `lora_rank`: low-rank adapters
-    beside linear layers (those that `trainable` names; None: of attention and feedforward) are trained and averaged in
-    the place of the weights, which are frozen in the run's dtype.
+    `sgd` has a momentum; `muon` has one of the matrices within the blocks, and AdamW for the rest. `ema`: an average of
+    the weights beside them. `trainable`: a pattern of the names of the weights that are trained (`*`: any characters),
+    the others being frozen; None: all. `lora_rank`: low-rank adapters beside linear layers (those that `trainable`
+    names; None: of attention and feedforward) are trained and averaged in the place of the weights, which are frozen in
+    the run's dtype.
     """
 
     precision: Precision = "pure"
@@ -64,7 +65,7 @@ class Training:
             kept = "adapters in float32, frozen weights and autocast in"
         parts = [f"{self.precision}: {kept} {dtype}" if dtype != "float32" else "float32"]
         parts += [f"LoRA of rank {self.lora_rank}"] if self.lora_rank else []
-        parts += ["AdamW" if self.optimizer == "adamw" else "SGD with momentum"]
+        parts += [OPTIMIZER_WORDS[self.optimizer]]
         parts += ["EMA"] if self.ema else []
         return ", ".join([*parts, f"only {self.trainable}"] if self.trainable else parts)
 

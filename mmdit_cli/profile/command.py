@@ -63,7 +63,8 @@ def command(
         typer.Option("--precision", help="--estimate: weights in --dtype, or float32 under autocast. Default: mixed."),
     ] = None,
     optimizer: Annotated[
-        Literal["adamw", "sgd"] | None, typer.Option("--optimizer", help="--estimate: what trains. Default: adamw.")
+        Literal["adamw", "sgd", "muon"] | None,
+        typer.Option("--optimizer", help="--estimate: what trains. Default: adamw."),
     ] = None,
     ema: Annotated[
         bool | None, typer.Option("--ema/--no-ema", help="--estimate: an average of the weights. Default: with it.")
@@ -156,8 +157,11 @@ def command(
 
     if estimate or memory is not None:
         from mmdit_cli.memory.training import TRAINED
+        from mmdit_cli.model_parts.hidden_matrices import check_muon
         from mmdit_cli.profile.estimate_command import estimate_command
 
+        if optimizer == "muon":
+            check_muon("--optimizer muon")
         training = replace(TRAINED, **kept)
         grid = matched_grid(request, sweep, match, vary)
         return estimate_command(request, grid, mode=of_call, memory=memory, training=training)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Gt
 
-from mmdit.options import Options, option
+from mmdit.options import OptionError, Options, option
 from mmdit.options.fields import Flag, Number, Text, Whole
 
 MODE_SCALE_LIMIT = 1.7519  # 2 / (pi - 2), rounded down: above it the mode map is no longer monotonic
@@ -46,6 +47,24 @@ class MupConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class OptimizerConfig(Options):
+    """What updates the weights."""
+
+    kind: Literal["adamw", "muon"] = option(
+        "adamw",
+        "AdamW; or Muon for the matrices within the blocks, and AdamW for the rest (Jordan et al. 2024; torch 2.9 on), "
+        "with steps of one size, so that both take the same learning rate (Liu et al. 2025, arXiv 2502.16982).",
+    )
+    momentum: Number = option(0.95, "Of muon.", ge=0, lt=1)
+
+    def check(self) -> Iterator[OptionError]:
+        if self.kind != "muon" and self.momentum != type(self).momentum:
+            yield OptionError(
+                ("momentum",), f"momentum is of kind 'muon'; AdamW has moments of its own, got {self.kind}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionConfig(Options):
     """What the network predicts, and where its error is measured (Li & He 2025, arXiv 2511.13720, JiT: all nine)."""
 
@@ -71,8 +90,9 @@ class TrainConfig(Options):
     )
     steps: Whole = option(600, "Training steps.", gt=0)
     batch_size: Whole = option(64, "Samples a step.", gt=0)
-    learning_rate: Number = option(2e-3, "Of AdamW, after the warm-up.", gt=0)
-    weight_decay: Number = option(0.01, "Of AdamW.", ge=0)
+    learning_rate: Number = option(2e-3, "Of the optimizer, after the warm-up.", gt=0)
+    weight_decay: Number = option(0.01, "Of the optimizer.", ge=0)
+    optimizer: OptimizerConfig = option(OptimizerConfig(), "What updates the weights.", later=True)
     warmup_steps: Whole = option(50, "Steps in which the learning rate rises.", ge=0)
     clip_grad_norm: Number = option(1.0, "Largest norm of the gradients.", gt=0)
     ema_decay: Number = option(0.99, "Of the weights' average, which is what draws.", ge=0, lt=1)
@@ -97,3 +117,8 @@ class TrainConfig(Options):
     evaluation_samples: Whole = option(256, "Drawn at the end, of captions as trained on and of held-out ones.", gt=0)
     evaluate_every: Whole = option(200, "Steps between evaluations on the way; 0: only at the end.", ge=0)
     checkpoint_every: Whole = option(200, "Steps between checkpoints.", gt=0)
+
+    def check(self) -> Iterator[OptionError]:
+        if self.optimizer.kind == "muon" and self.parametrization == "mup":
+            message = "the learning rates of mup are AdamW's; take kind: adamw, or parametrization: standard"
+            yield OptionError(("optimizer", "kind"), message)

@@ -36,8 +36,8 @@ from mmdit.weights.matching import listed, misfits
 from mmdit.weights.writer import specs_of, write_tensors
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.processes import put, whole
+from mmdit_cli.toy.optimizer import MOMENTS, SCALAR, kept_of
 
-SCALAR, MOMENTS = "step", ("exp_avg", "exp_avg_sq")  # what AdamW keeps of a parameter
 KEPT = 2
 
 
@@ -87,7 +87,7 @@ def restore(
     """Put a checkpoint's tensors back, to the bit, each process its part of those that are sharded.
 
     Args:
-        cuts: how each parameter is cut, by name in the optimizer's order; see `Group.cuts`.
+        cuts: how each parameter is cut, by name in the model's order; see `Group.cuts`.
 
     Raises:
         ValueError: they are not those of the model, which is as it was.
@@ -97,12 +97,16 @@ def restore(
         state, tensors = module.state_dict(), _tensors(checkpoint, name)
         _check(tensors, {key: tuple(x.shape) for key, x in state.items()}, name)
         held.append((state, tensors))
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    parameters = list(model.parameters())
     moments = _tensors(checkpoint, OPTIMIZER)
     known = {key.partition(".")[0] for key in moments}  # some parameters may have none
-    shapes = {str(i): tuple(p.shape) for i, p in enumerate(parameters) if str(i) in known}
-    wanted = {f"{i}.{name}": shape for i, shape in shapes.items() for name in MOMENTS}
-    _check(moments, wanted | {f"{i}.{SCALAR}": () for i in shapes}, OPTIMIZER)
+    wanted: dict[str, tuple[int, ...]] = {}
+    for i, p in enumerate(parameters):
+        if str(i) in known:
+            names = kept_of(optimizer, p)
+            wanted |= {f"{i}.{name}": tuple(p.shape) for name in names}
+            wanted |= {f"{i}.{SCALAR}": ()} if names == MOMENTS else {}
+    _check(moments, wanted, OPTIMIZER)
     for state, tensors in held:
         for key, tensor in state.items():
             put(tensor, tensors[key], cuts.get(key))
@@ -116,14 +120,14 @@ def restore(
         optimizer.state[p][name] = new
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, cuts: Sequence[Any]) -> dict[str, Tensor]:
-    """The optimizer's state as whole tensors; where it is sharded, every process has to ask. `cuts`: how each of its
-    parameters is."""
-    state = optimizer.state_dict()["state"]
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module, cuts: Sequence[Any]) -> dict[str, Tensor]:
+    """The optimizer's state as whole tensors, by the place of each weight in the model; where it is sharded, every
+    process has to ask. `cuts`: how each weight is."""
     return {
         f"{i}.{name}": whole(tensor, cuts[i]).contiguous()
-        for i, values in state.items()
-        for name, tensor in values.items()
+        for i, p in enumerate(model.parameters())
+        if p in optimizer.state
+        for name, tensor in optimizer.state[p].items()
     }
 
 

@@ -26,6 +26,7 @@ from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoin
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
+from mmdit_cli.toy.optimizer import make_optimizer
 from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
@@ -67,13 +68,8 @@ class Trainer:
         self.caption_length = longest_caption(config) if self.settings.compile else None
         self.network = self.model
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, self.settings, scaled),
-            lr=self.settings.learning_rate,
-            weight_decay=self.settings.weight_decay,
-            betas=(0.9, 0.99),
-            fused=True,
-        )
+        groups = parameter_groups(self.model, self.settings, scaled)
+        self.optimizer = make_optimizer(self.model, self.settings, groups)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
 
     @property
@@ -137,7 +133,7 @@ class Trainer:
             if not is_finite(p):
                 raise Diverged(f"the weights are not finite after step {self.completed}, in {name}")
         model, average = self.group.full(self.model), self.group.full(self.average.module)
-        optimizer = optimizer_tensors(self.optimizer, list(self._cuts().values()))
+        optimizer = optimizer_tensors(self.optimizer, self.model, list(self._cuts().values()))
         if self.group.main:
             averaged = int(self.average.n_averaged)
             save_checkpoint(
@@ -152,7 +148,7 @@ class Trainer:
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor, last_epoch=self.completed - 1)
 
     def _cuts(self) -> dict[str, Any]:
-        """How each parameter is cut, in the optimizer's order; see `Group.cuts`."""
+        """How each parameter is cut, in the model's order; see `Group.cuts`."""
         cuts = self.group.cuts(self.model)
         return {name: cuts.get(name) for name, _ in self.model.named_parameters()}
 

@@ -27,6 +27,7 @@ from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.optimizer import check_optimizer
 from mmdit_cli.toy.resume import go_on
 from mmdit_cli.toy.run_folder import (
     Metrics,
@@ -103,6 +104,7 @@ def train(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
         )
     group.check(config.model)
+    check_optimizer(config.train, group)
     if config.train.compile:
         if group.size > 1:
             raise UserError("train.compile is for one process; leave it out under torchrun")

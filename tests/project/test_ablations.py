@@ -19,6 +19,7 @@ SETS = {  # the first of each is what the others are compared with, and the keys
     "attention": ("standard", ["model.attention"]),
     "modulation": ("per-block", ["model.modulation"]),
     "norms": ("before", ["model.norm"]),
+    "optimizer": ("adamw", ["train.optimizer"]),
     "output-gate": ("no-gate", ["model.attention.out_gate"]),
     "prediction": ("velocity", ["train.prediction"]),
     "qk-norm": ("no-qk-norm", ["model.qk_rmsnorm"]),

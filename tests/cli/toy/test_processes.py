@@ -44,6 +44,9 @@ def in_two(folder):
     asked = {kind: ["--run-dir", kind, "--parallel", kind, "--json"] for kind in KINDS}
     asked["rows"] = ["--run-dir", "wrong", "--set", "train.batch_size=1"]
     asked["heads"] = ["--run-dir", "wrong", "--parallel", "tp=2", "--set", "model.heads=1"]
+    muon = ["--set", "train.optimizer.kind=muon"]
+    asked["ddp, muon"] = ["--run-dir", "ddp-muon", "--json", *muon]
+    asked["fsdp, muon"] = ["--run-dir", "wrong", "--parallel", "fsdp", *muon]
     asked["size"] = ["--run-dir", "wrong", "--parallel", "tp=2,ulysses=2"]
     lines = json.dumps([["train-toy", "-c", "c.yaml", *more] for more in asked.values()])
     ports, env = free_ports(len(asked)), {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
@@ -154,6 +157,7 @@ def test_checkpoints_are_the_same_files_whoever_wrote_them(together, alone):
             "--parallel tp=2: tensor=2: 2 processes do not divide the 1 heads of transformer.blocks.0.joint_attn",
         ),
         ("size", "--parallel tp=2,ulysses=2: 4 processes each time, but there are 2"),
+        ("fsdp, muon", "train.optimizer.kind=muon: Muon takes whole matrices"),
     ],
 )
 def test_a_wrong_request_is_said_once(asked, message, in_two, folder):
@@ -161,6 +165,16 @@ def test_a_wrong_request_is_said_once(asked, message, in_two, folder):
     assert code == other[0] == 2 and out == other[1] == other[2] == ""
     assert err.count("error: ") == 1 and message in err
     assert not (folder / "wrong").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_train_by_muon_as_one_does(in_two, folder, monkeypatch):
+    assert [code for code, _, _ in in_two["ddp, muon"]] == [0, 0], in_two["ddp, muon"]
+    for name in ("_picture", "_curves"):
+        monkeypatch.setattr(training, name, lambda *_: None)
+    config = load_tool_config(folder / "c.yaml", ["train.optimizer.kind=muon"])
+    training.train(config, device=CPU, run_dir=folder / "one-muon")
+    same_curve(losses(folder / "ddp-muon"), losses(folder / "one-muon"))
 
 
 @pytest.mark.slow
