@@ -56,6 +56,9 @@ class ToolConfig(Config):
                 if name not in names:
                     message = f"{name!r} is no modality of the model; they are {', '.join(names)}"
                     yield OptionError(("run", key, name), message)
+        if self.train.alignment is not None and self.train.alignment.late >= self.model.depth:
+            message = f"the joint blocks are 0 to {self.model.depth - 1}, got {self.train.alignment.late}"
+            yield OptionError(("train", "alignment", "late"), message)
         for name in self.run.references:
             if name in self.model.modalities and self.model.modalities[name].references is None:
                 message = f"{name!r} takes no references; set model.modalities.{name}.references"

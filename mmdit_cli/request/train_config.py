@@ -77,6 +77,24 @@ class PredictionConfig(Options):
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlignmentConfig(Options):
+    """Representations that are aligned in training, without another network."""
+
+    kind: Literal["layer_sync"] = option(
+        "layer_sync",
+        "Tokens behind an early block are drawn toward where those behind a later one point, which take no gradient "
+        "from it (LayerSync: Haghighi et al. 2025, arXiv 2510.12581).",
+    )
+    weight: Number = option(0.2, "Of `1 - cosine`, beside the loss, which is logged without it.", gt=0)
+    early: Whole = option(sentence="The early block, from 0 on.", example="1", ge=0)
+    late: Whole = option(sentence="The later one.", example="3", ge=1)
+
+    def check(self) -> Iterator[OptionError]:
+        if self.late <= self.early:
+            yield OptionError(("late",), f"it is behind the early block {self.early}, got {self.late}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig(Options):
     """How train-toy trains."""
 
@@ -113,6 +131,7 @@ class TrainConfig(Options):
     mup: MupConfig = option(MupConfig(), "Of parametrization mup.", later=True)
     timesteps: TimestepDensity = option(TimestepDensity(), "How timesteps are drawn.")
     prediction: PredictionConfig = option(PredictionConfig(), "What is predicted.", later=True)
+    alignment: AlignmentConfig | None = option(None, "Aligns early representations with later ones.", later=True)
     sampler: SamplerConfig = option(SamplerConfig(), "How samples are drawn.")
     evaluation_samples: Whole = option(256, "Drawn at the end, of captions as trained on and of held-out ones.", gt=0)
     evaluate_every: Whole = option(200, "Steps between evaluations on the way; 0: only at the end.", ge=0)

@@ -22,6 +22,7 @@ from mmdit_cli.model_parts.compiling import CompileGain, compile_gain, compiled
 from mmdit_cli.model_parts.follower import tensors_of
 from mmdit_cli.model_parts.processes import ALONE, Group, whole
 from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.toy.alignment import make_alignment
 from mmdit_cli.toy.checkpoints import optimizer_tensors, restore, save_checkpoint
 from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
@@ -70,6 +71,8 @@ class Trainer:
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
         groups = parameter_groups(self.model, self.settings, scaled)
         self.optimizer = make_optimizer(self.model, self.settings, groups)
+        # after the average is copied, so that the model alone is followed
+        self.alignment = make_alignment(self.model, self.settings.alignment)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)
 
     @property
@@ -103,6 +106,11 @@ class Trainer:
         if not math.isfinite(value):
             layer = self._first_not_finite(lambda: self._losses(*batch))
             raise Diverged(f"the loss is {value} at step {self.completed + 1}, beginning in {layer}")
+        further: dict[str, float] = {}  # what is learned beside the loss
+        if self.alignment is not None:
+            apart = self.alignment()
+            further["alignment"] = self.group.total(apart.detach() * share).item()
+            loss = loss + self.alignment.weight * apart
         (loss * (share * self.group.place[1])).backward()  # of which the group takes the mean
         gradients = {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None}
         norm = nn.utils.get_total_norm(gradients.values())
@@ -120,7 +128,8 @@ class Trainer:
         self.average.update_parameters(self.model)
         self.completed += 1
         step = self.completed
-        return {"step": step, "loss": value, "losses": losses, "learning_rate": rate, "gradient_norm": size}
+        record = {"step": step, "loss": value, "losses": losses, "learning_rate": rate, "gradient_norm": size}
+        return record | further
 
     def save(self, run_dir: Path) -> None:
         """Write a checkpoint, from the main process; every process of the group has to ask.

@@ -23,6 +23,7 @@ from mmdit_cli.model_parts.processes import ALONE, Group
 from mmdit_cli.output.run_files import SAMPLES
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy import progress
+from mmdit_cli.toy.alignment import check_alignment
 from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.equal_cost import in_steps
@@ -105,6 +106,7 @@ def train(
         )
     group.check(config.model)
     check_optimizer(config.train, group)
+    check_alignment(config, group)
     if config.train.compile:
         if group.size > 1:
             raise UserError("train.compile is for one process; leave it out under torchrun")

@@ -16,6 +16,7 @@ from tests.support.paths import CONFIGS
 
 FOLDER = CONFIGS / "ablations"
 SETS = {  # the first of each is what the others are compared with, and the keys in which they may differ
+    "alignment": ("no-alignment", ["train.alignment"]),
     "attention": ("standard", ["model.attention"]),
     "modulation": ("per-block", ["model.modulation"]),
     "norms": ("before", ["model.norm"]),
