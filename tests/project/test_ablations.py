@@ -25,6 +25,7 @@ SETS = {  # the first of each is what the others are compared with, and the keys
     "prediction": ("velocity", ["train.prediction"]),
     "qk-norm": ("no-qk-norm", ["model.qk_rmsnorm"]),
     "residual": ("plain", ["model.residual"]),
+    "routing": ("no-routing", ["model.routing"]),
     "timesteps": ("uniform", ["train.timesteps"]),
     "weights": ("per-modality", ["model.depth", "model.single_stream"]),
 }
