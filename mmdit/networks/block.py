@@ -52,6 +52,8 @@ class MMDiTBlock(nn.Module):
         ValueError: sizes contradict one another, or an option excludes another.
     """
 
+    routed = False  # whether its network takes tokens past it in training
+
     def __init__(
         self,
         options: BlockOptions | None = None,

@@ -37,6 +37,7 @@ from mmdit.layers.rotary import make_rotary
 from mmdit.networks.block import MMDiTBlock
 from mmdit.networks.parallel_block import JOINED, ParallelBlock
 from mmdit.networks.sequences import Packed, Padded
+from mmdit.networks.token_routing import Route, make_routing
 from mmdit.options import ModelOptions
 from mmdit.options.fields import takes
 from mmdit.packing import Packing
@@ -95,9 +96,11 @@ class MMDiT(nn.Module):
                             made = ModulationOfKinds([made, make_modulation(dims[i], parts, options, shared=True)])
                         self.shared_single_modulations.append(made)
 
+        self.routing = make_routing(options)
+
         def block(index: int) -> nn.Module:
             last = index == options.depth - 1
-            return MMDiTBlock(
+            made = MMDiTBlock(
                 options,
                 dim_modalities=dims,
                 # what the single-stream blocks read is not discarded before them
@@ -108,6 +111,8 @@ class MMDiT(nn.Module):
                 layer_index=index,
                 modality_names=names,
             )
+            made.routed = options.routing is not None and options.routing.start <= index < options.routing.end
+            return made
 
         def single_block(index: int) -> nn.Module:
             first, *others = self.streamed
@@ -174,20 +179,31 @@ class MMDiT(nn.Module):
         tables = self._rotary_tables(modality_positions, sequences)
         known = self._shared(conds) if modulation is None else self._checked(modulation, batch)
         mods: Sequence[BlockModulation] | None = None  # a block makes its own
+        route: Route | None = None  # while some tokens skip blocks, in training
+        routing = self.routing if self.training else None
+        if routing is not None:
+            routing.check(conds, self.modality_names)
         for index, block in enumerate(self.blocks):
             if index < len(known.blocks):  # one that is shared is there for the first
                 mods = sequences.spread(_along(known.blocks[index], conds))
+            if routing is not None and block.routed and route is None:
+                route = routing.leave(tokens, sequences, tables)
+                tokens = route.tokens
+            elif route is not None and not block.routed:
+                tokens, route = route.rejoin(tokens), None
             updated = self._run(
                 block,
                 tokens,
-                modality_masks=sequences.masks,
+                modality_masks=sequences.masks if route is None else route.masks,
                 time_cond=time_cond,
                 modulations=mods,
-                rotary=tables,
+                rotary=tables if route is None else route.tables,
                 packing=sequences.packing,
                 skip_feedforward=skip_last_feedforward if block is self.blocks[-1] else (),
             )
             tokens = [x if new is None else new for x, new in zip(tokens, updated, strict=True)]  # static ones stay
+        if route is not None:
+            tokens = route.rejoin(tokens)
         if self.single_blocks:
             tokens = self._single_stream(tokens, sequences, conds, tables, known)
 

@@ -30,6 +30,7 @@ from mmdit.options.parts import (
     SingleStreamOptions,
     TimestepOptions,
 )
+from mmdit.options.routing import RoutingOptions
 
 __all__ = [
     "AttentionOptions",
@@ -58,6 +59,7 @@ __all__ = [
     "RefinerOptions",
     "ResidualOptions",
     "RotaryOptions",
+    "RoutingOptions",
     "SingleStreamOptions",
     "TimestepOptions",
     "TokenInput",

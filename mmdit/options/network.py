@@ -26,6 +26,7 @@ from mmdit.options.parts import (
     TimestepOptions,
 )
 from mmdit.options.rotary_rules import check_rotary
+from mmdit.options.routing import RoutingOptions, check_routing
 from mmdit.options.sequence_rules import check_sequences
 from mmdit.options.values import hints_of
 
@@ -185,6 +186,9 @@ class ModelOptions(BlockOptions):
         made=_single_stream,
         types=(hints_of(SingleStreamOptions)["kind"], Whole),
     )
+    routing: RoutingOptions | None = option(
+        None, "In training a share of the tokens skips some of the joint blocks.", keywords={}, later=True
+    )
     register_tokens: Count | dict[Text, Count] = option(
         0,
         "Learned tokens in front of every modality (two_modality: of the image), or by modality; dropped at the end.",
@@ -254,6 +258,13 @@ class ModelOptions(BlockOptions):
         single = self.single_stream
         chosen = () if single is None else single.modalities or self.names
         return tuple(name for name in self.names if name in chosen)
+
+    @property
+    def routed(self) -> tuple[str, ...]:
+        """The modalities some of whose tokens skip blocks in training."""
+        if self.routing is None:
+            return ()
+        return self.routing.modalities or tuple(name for name in self.names if name not in self.discard)
 
     def refiner(self, name: str) -> ModelOptions:
         """The stack of blocks that refines a modality."""
@@ -352,6 +363,7 @@ class ModelOptions(BlockOptions):
         yield from self._check_single_stream()
         yield from check_sequences(self)
         yield from check_rotary(self)
+        yield from check_routing(self)
         for name in self.names:
             yield from self._check_streams(name)
             yield from self._check_static(name)

@@ -78,6 +78,13 @@ def check_layout(model: nn.Module, mesh: DeviceMesh) -> None:
     layout, held = layout_of(mesh), [isinstance(module, MMDiT) for module in model.modules()]
     if not any(held):
         raise ValueError(f"parallelize takes an MMDiT or MMDiTModel, or what holds one, got {type(model).__name__}")
+    routed = any(isinstance(module, MMDiT) and module.routing is not None for module in model.modules())
+    if routed and layout.tensor * layout.context > 1:
+        together = "tensor" if layout.tensor > 1 else "context"
+        raise ValueError(
+            f"{together}={getattr(layout, together)}: routing draws tokens in each process, and these would share the "
+            "tokens of a sample; leave model.routing out"
+        )
     if layout.tensor > 1:
         tensor_plan(model, layout.tensor)
     if layout.context > 1:

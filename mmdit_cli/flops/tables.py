@@ -179,6 +179,8 @@ def _notes(results: Sequence[FlopsResult]) -> list[str]:
         "Training step: forward and backward (model FLOPs). Executed: fused attention computes its scores again in "
         "backward (2.5 × its forward, not 2 ×), and checkpointed activations are computed twice.",
     ]
+    if any(r.step_flops < r.forward_flops + r.backward_flops for r in results):
+        notes.append("Where the model has routing, a training step leaves tokens out, which forward and backward have.")
     if not swept:
         notes.append("Modalities: joined works on all tokens at once, shared on none of them.")
         notes.append(

@@ -87,7 +87,8 @@ class ElementwiseFlops:
 
 @dataclass(frozen=True)
 class FlopsResult:
-    """FLOPs of one forward pass over the whole batch, of one backward, and of both, which is a training step.
+    """FLOPs of one forward pass over the whole batch, of one backward, and of both, which is a training step: where the
+    network has `routing`, one of fewer tokens in some blocks.
 
     `backward_flops` are model FLOPs: attention's backward counts 2 x its forward. A fused kernel recomputes the scores
     and executes 2.5 x, and checkpointed activations are computed again: `executed_backward_flops`,
@@ -128,9 +129,11 @@ class FlopsResult:
 
 
 def meta_model(config: ToolConfig, dtype: torch.dtype = torch.float32, *, checkpoint: bool = False) -> nn.Module:
-    """The model without memory. Nothing is recomputed in it, unless it checkpoints, so that its FLOPs are its own."""
+    """The model without memory. Nothing is recomputed in it, unless it checkpoints, so that its FLOPs are its own; and
+    no token skips a block in it (`routing`), unless it is set to train."""
     with torch.device("meta"):
-        return build(replace(config.model, checkpoint_activations=checkpoint)).to(dtype)
+        model = build(replace(config.model, checkpoint_activations=checkpoint)).to(dtype)
+    return model.train(config.model.routing is None)
 
 
 def count_flops(
@@ -141,17 +144,21 @@ def count_flops(
     budget: Budget | None = None,
     point: dict[str, Any] | None = None,
     whole: bool = False,
+    routed: bool = False,
 ) -> FlopsResult:
     """FLOPs of a config's model on the batch that its `run` section describes.
 
     Args:
         whole: run every block, and not one of those that are alike for all of them.
+        routed: count the network as it trains where it has `routing`, in all figures; else it is so in those of a
+            training step alone.
 
     Raises:
         UncountedOperator: the model runs an operator that multiplies matrices, and torch's counter has no formula.
         ValueError: the budget does not reach for one step.
     """
     model = meta_model(config, dtype)
+    model.train(model.training or routed)
     components = find_components(model)
     parameters, weight_bytes = sum(p.numel() for p in model.parameters()), total_bytes(model.parameters())
     is_fused = any(isinstance(module, FusedAttention) for module in model.modules())
@@ -166,9 +173,12 @@ def count_flops(
     step = forward + backward
     executed_backward = backward + (attention // 2 if is_fused else 0)
     if config.model.checkpoint_activations:
-        executed_backward += recomputed_flops(config, dtype, backward)
+        executed_backward += recomputed_flops(config, dtype, backward, routed=routed)
     tokens = max(1, inputs.batch_size * sum(inputs.tokens.values()))
     executed_step = forward + executed_backward
+    if config.model.routing is not None and not routed:
+        trained = count_flops(config, dtype=dtype, whole=whole, routed=True)
+        step, executed_step = trained.step_flops, trained.executed_step_flops
     plan = None
     if budget is not None:
         plan = plan_training(budget, batch_size=inputs.batch_size, step_flops=step, executed_step_flops=executed_step)
@@ -266,9 +276,10 @@ def elementwise_flops(counted: Counts) -> ElementwiseFlops:
     return ElementwiseFlops(WORK_CONVENTION, forward, backward_, kinds)
 
 
-def recomputed_flops(config: ToolConfig, dtype: torch.dtype, backward: int) -> int:
+def recomputed_flops(config: ToolConfig, dtype: torch.dtype, backward: int, *, routed: bool = False) -> int:
     """FLOPs that checkpointed activations cost again in the backward pass, counted with checkpointing on."""
     inputs, model = example_inputs(config, device="meta", dtype=dtype), meta_model(config, dtype, checkpoint=True)
+    model.train(model.training or routed)
     return count_model(model, config, inputs, by_component=False).backward - backward
 
 

@@ -28,7 +28,8 @@ def like_blocks(model: nn.Module) -> list[LikeBlocks]:
             kind: str | None = None
             for index, block in enumerate(getattr(owner, name)):
                 parts = [(key, tuple(p.shape), p.requires_grad) for key, p in block.named_parameters()]
-                before, kind = kind, f"{block} {parts}"
+                short = owner.training and getattr(block, "routed", False)  # of fewer tokens
+                before, kind = kind, f"{block} {parts} {short}"
                 if kind != before:
                     found.append(LikeBlocks(owner, name, index, []))
                 found[-1].blocks.append(block)

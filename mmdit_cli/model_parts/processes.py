@@ -44,9 +44,11 @@ class Group:
         rank, size: this process's number, and how many there are.
         main: whether this is the one that writes and prints.
         place: which part of a batch this process computes, of how many.
+        shards: whether each holds a part of the weights alone.
     """
 
     rank, size = 0, 1
+    shards = False
 
     @property
     def main(self) -> bool:
@@ -138,6 +140,7 @@ class Processes(Group):
 
             self.mesh = MeshLayout(**self.layout).mesh(device.type)
             self._place = data_place(self.mesh)
+        self.shards = self.mesh is not None
 
     @property
     def place(self) -> tuple[int, int]:

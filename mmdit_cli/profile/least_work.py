@@ -66,9 +66,10 @@ def count_work(
     """
     fake = (train or device.type != "cpu") if fake is None else fake
     model = meta_model(config, dtype).requires_grad_(train)
+    model.train(model.training or train)
     components = find_components(model)
     with without_compiler():
-        rows = count_flops(config, dtype=dtype).components
+        rows = count_flops(config, dtype=dtype, routed=train).components
     flops: Parts = {(FORWARD, row.name): row.flops for row in rows if row.flops}
     if train:
         flops |= {(BACKWARD, row.name): row.backward_flops for row in rows if row.backward_flops}

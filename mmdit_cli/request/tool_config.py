@@ -56,13 +56,23 @@ class ToolConfig(Config):
                 if name not in names:
                     message = f"{name!r} is no modality of the model; they are {', '.join(names)}"
                     yield OptionError(("run", key, name), message)
-        if self.train.alignment is not None and self.train.alignment.late >= self.model.depth:
-            message = f"the joint blocks are 0 to {self.model.depth - 1}, got {self.train.alignment.late}"
-            yield OptionError(("train", "alignment", "late"), message)
+        yield from self._check_alignment()
         for name in self.run.references:
             if name in self.model.modalities and self.model.modalities[name].references is None:
                 message = f"{name!r} takes no references; set model.modalities.{name}.references"
                 yield OptionError(("run", "references", name), message)
+
+    def _check_alignment(self) -> Iterator[OptionError]:
+        alignment, routing = self.train.alignment, self.model.routing
+        if alignment is None:
+            return
+        if alignment.late >= self.model.depth:
+            message = f"the joint blocks are 0 to {self.model.depth - 1}, got {alignment.late}"
+            yield OptionError(("train", "alignment", "late"), message)
+        inside = {routing is not None and routing.start <= i < routing.end for i in (alignment.early, alignment.late)}
+        if len(inside) > 1:
+            message = "with model.routing one of both blocks has fewer tokens; take both before, within or behind it"
+            yield OptionError(("train", "alignment"), message)
 
     def tokens_of(self, name: str) -> int:
         """Tokens of one sample in an input; by default no more than it can place."""

@@ -138,7 +138,6 @@ class TrainConfig(Options):
     checkpoint_every: Whole = option(200, "Steps between checkpoints.", gt=0)
 
     def check(self) -> Iterator[OptionError]:
-        if self.parametrization == "mup" and self.optimizer.kind != "adamw":
-            yield OptionError(
-                ("parametrization",), f"mup says how AdamW is scaled, got optimizer {self.optimizer.kind}"
-            )
+        if self.optimizer.kind == "muon" and self.parametrization == "mup":
+            message = "the learning rates of mup are AdamW's; take kind: adamw, or parametrization: standard"
+            yield OptionError(("optimizer", "kind"), message)

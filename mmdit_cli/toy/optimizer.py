@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,6 @@ from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.hidden_matrices import check_muon, hidden_matrices
 from mmdit_cli.model_parts.processes import Group
 from mmdit_cli.request.train_config import TrainConfig
-from mmdit_cli.toy.parametrization import Scalings, parameter_groups
 
 BETAS = (0.9, 0.99)
 SCALAR, MOMENTS, MOMENTUM = "step", ("exp_avg", "exp_avg_sq"), ("momentum_buffer",)
@@ -43,12 +42,13 @@ class MuonAndAdamW(Optimizer):
             part.step()
 
 
-def make_optimizer(model: nn.Module, settings: TrainConfig, scaled: Scalings) -> Optimizer:
-    """That of the settings, for all of a model's weights; `scaled`: how AdamW treats each by its name."""
+def make_optimizer(model: nn.Module, settings: TrainConfig, groups: Iterable[Any] | None = None) -> Optimizer:
+    """That of the settings, for all of a model's weights. `groups`: those of AdamW, where some have rates of their
+    own."""
     shared = dict(lr=settings.learning_rate, weight_decay=settings.weight_decay)
     if settings.optimizer.kind == "adamw":
-        groups = parameter_groups(model, settings, scaled)
-        return torch.optim.AdamW(groups, betas=BETAS, fused=True, **shared)  # type: ignore[arg-type]
+        weights = model.parameters() if groups is None else groups
+        return torch.optim.AdamW(weights, betas=BETAS, fused=True, **shared)  # type: ignore[arg-type]
     matrices = hidden_matrices(model)
     taken = frozenset(matrices)
     others = [p for p in model.parameters() if p not in taken]

@@ -29,7 +29,7 @@ from mmdit_cli.toy.data import NULL, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import longest_caption, predict
 from mmdit_cli.toy.flow import interpolate, prediction_error, sample_timesteps
 from mmdit_cli.toy.optimizer import make_optimizer
-from mmdit_cli.toy.parametrization import initialize, scalings
+from mmdit_cli.toy.parametrization import initialize, parameter_groups, scalings
 from mmdit_cli.toy.sharded_saving import ShardedSaving, held_tensors
 
 TRAINING, NOISE, LAYERS = 1, 2, 3  # streams of the captions, of the noise, and of what layers draw (dropout)
@@ -71,7 +71,8 @@ class Trainer:
         self.caption_length = longest_caption(config) if self.settings.compile else None
         self.network = self.model
         self.network = compiled(self.model) if self.settings.compile else group.network(self.model, self._some_unused)
-        self.optimizer = make_optimizer(self.model, self.settings, scaled)
+        groups = parameter_groups(self.model, self.settings, scaled)
+        self.optimizer = make_optimizer(self.model, self.settings, groups)
         # after the average is copied, so that the model alone is followed
         self.alignment = make_alignment(self.model, self.settings.alignment)
         self.schedule = LambdaLR(self.optimizer, self.learning_rate_factor)

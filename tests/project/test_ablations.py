@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences
 from mmdit_cli.toy.trainer import Trainer
-from tests.support.paths import CONFIGS
+from tests.support.paths import CONFIGS, ROOT
 
 FOLDER = CONFIGS / "ablations"
 SETS = {  # the first of each is what the others are compared with, and the keys in which they may differ
@@ -25,6 +26,7 @@ SETS = {  # the first of each is what the others are compared with, and the keys
     "prediction": ("velocity", ["train.prediction"]),
     "qk-norm": ("no-qk-norm", ["model.qk_rmsnorm"]),
     "residual": ("plain", ["model.residual"]),
+    "routing": ("no-routing", ["model.routing"]),
     "timesteps": ("uniform", ["train.timesteps"]),
     "weights": ("per-modality", ["model.depth", "model.single_stream"]),
 }
@@ -34,6 +36,13 @@ FILES = sorted(FOLDER.glob("*/*.yaml"))
 def test_every_folder_is_a_set():
     assert {path.name for path in FOLDER.iterdir()} == set(SETS)
     assert all((FOLDER / name / f"{first}.yaml").exists() for name, (first, _) in SETS.items())
+
+
+def test_the_page_of_techniques_names_every_design():
+    page = (ROOT / "docs" / "cli" / "techniques.md").read_text("utf-8")
+    rows = re.findall(r"^\| `([\w-]+)` \| (`.*?`) \|", page, re.MULTILINE)
+    named = {f"{folder}/{design}" for folder, designs in rows for design in re.findall(r"`([\w-]+)`", designs)}
+    assert named == {f"{path.parent.name}/{path.stem}" for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")

@@ -22,7 +22,7 @@ from tests.support.toy import train_tiny
 WITH_COMMANDS = [page for page in PAGES if commands(page)]
 # pages that take longest; of what they show, README.md and the tests of the command have the main part
 LONG = {"train-toy", "profile", "configs", "flops", "networks", "config", "export", "packing"}
-LONG |= {"index", "report", "shape-check", "sample", "plan"}
+LONG |= {"index", "report", "shape-check", "sample", "plan", "techniques"}
 QUICK = [page for page in WITH_COMMANDS if page.stem not in LONG]
 # the same on every machine
 COUNTED = re.compile(r"^mmdit (flops|plan|shape-check|export|configs|profile .*--estimate)\b")

@@ -100,6 +100,7 @@ VARIANTS = {
     "two runs of blocks": dict(
         modalities={"text": {"dim": 128}, "image": {"dim": 128}}, single_stream={"depth": 6, "kind": "parallel"}
     ),
+    "routed": dict(routing={"start": 2, "end": 11, "modalities": ["image"]}, depth=16),
     "dual in the first": dict(attention={"dual": [0, 1, 2, 3, 4, 5]}, depth=13),
 }
 

@@ -325,3 +325,15 @@ def test_a_variant_costs_what_is_written_down(variant):
     result = count_flops(as_tool_config({"name": variant, "model": model, "run": run}))
     expected = closed_form()
     assert (result.forward_flops, result.backward_flops) == (expected.forward, expected.backward)
+
+
+def test_a_training_step_costs_what_the_tokens_cost_that_go_through_each_block():
+    routing = {"start": 1, "end": 2, "share": 0.4, "modalities": ["image"]}
+    model = {"depth": DEPTH, "modalities": {name: {"dim": dim} for name, dim in WIDTH.items()}, "dim_cond": COND}
+    model |= {"heads": HEADS, "dim_head": DIM_HEAD, "routing": routing}
+    found = count_flops(as_tool_config({"name": "routed", "model": model, "run": {"batch_size": B, "tokens": LENGTH}}))
+    step = Sum()
+    for lengths in (LENGTH, LENGTH | {"image": LENGTH["image"] - 4}, LENGTH):
+        block(step, lengths)
+    assert found.step_flops == step.forward + step.backward
+    assert (found.forward_flops, found.backward_flops) == (standard().forward, standard().backward)

@@ -26,11 +26,10 @@ from tests.support.draws import drawn
 from tests.support.toy import CPU, tiny
 
 
-def deep(**settings: Any) -> ToolConfig:
+def deep(routing: Any = None, **settings: Any) -> ToolConfig:
     data = as_data(tiny(sound=True))
-    return validate_mapping(
-        data | {"model": data["model"] | {"depth": 3}, "train": data["train"] | settings}, ToolConfig, source="test"
-    )
+    model, settings = data["model"] | {"depth": 3, "routing": routing}, data["train"] | settings
+    return validate_mapping(data | {"model": model, "train": settings}, ToolConfig, source="test")
 
 
 @pytest.mark.parametrize("streams", [1, 2])
@@ -82,5 +81,7 @@ def test_what_cant_be_followed_is_refused(
         train(deep(**settings), device=CPU, run_dir=tmp_path / "run", group=Group())
     with pytest.raises(ConfigError, match="train.alignment.late: the joint blocks are 0 to 2, got 3"):
         deep(alignment={"early": 1, "late": 3})
+    with pytest.raises(ConfigError, match="with model.routing one of both blocks has fewer tokens"):
+        deep(routing={"start": 1, "end": 2}, alignment={"early": 0, "late": 1})
     with pytest.raises(OptionError, match="behind the early block 2, got 2"):
         AlignmentConfig(early=2, late=2)

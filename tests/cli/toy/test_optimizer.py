@@ -83,7 +83,7 @@ def test_a_matrix_moves_along_its_momentums_singular_vectors_by_about_one_each(s
 def test_other_weights_move_as_by_adamw_alone() -> None:
     net = nn.Sequential(MMDiT(depth=1, dim_modalities=(8, 8), dim_head=4, heads=2), nn.Linear(3, 3)).double()
     settings = TrainConfig(optimizer=OptimizerConfig(kind="muon"), weight_decay=0.2)
-    optimizer = make_optimizer(net, settings, {})
+    optimizer = make_optimizer(net, settings)
     matrices = {id(p) for p in hidden_matrices(net)}
     others = [p for p in net.parameters() if id(p) not in matrices]
     alone = [nn.Parameter(p.detach().clone()) for p in others]
@@ -144,3 +144,5 @@ def test_it_is_refused_where_weights_are_sharded_or_torch_has_none(
     assert not (tmp_path / "run").exists()
     with pytest.raises(OptionError, match="momentum is of kind 'muon'"):
         OptimizerConfig(momentum=0.5)
+    with pytest.raises(OptionError, match="the learning rates of mup are AdamW's"):
+        TrainConfig(optimizer=OptimizerConfig(kind="muon"), parametrization="mup")
