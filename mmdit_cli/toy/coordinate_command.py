@@ -43,10 +43,10 @@ def check_coordinates(request: Request, plot: Path | None, others: Mapping[str, 
         result = coordinate_check(config, request.torch_device, first_seed=request.seed, on_progress=on_progress)
     picture = None if plot is None else (plot, lambda: _picture(result))
     request.say_unused()
-    request.show([result], lambda width: _tables(result, width), picture=picture)
+    request.show([result], lambda width: coordinate_tables(result, width), picture=picture)
 
 
-def _tables(result: CoordinateCheck, width: int) -> Sequence[RenderableType]:
+def coordinate_tables(result: CoordinateCheck, width: int) -> Sequence[RenderableType]:
     first, last = result.widths[0], result.widths[-1]
     moved = {(m.parametrization, m.component, m.width): m.change for m in result.moved if m.step == result.steps}
     columns = [

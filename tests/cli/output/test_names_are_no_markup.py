@@ -24,10 +24,13 @@ from mmdit_cli.output.figures import save_figure
 from mmdit_cli.output.renderings import render
 from mmdit_cli.profile.conditions import Conditions
 from mmdit_cli.profile.sampling_times import sampling_tables
+from mmdit_cli.profile.spread_tables import spread_tables
 from mmdit_cli.profile.tables import change_tables, profile_tables
 from mmdit_cli.shape_check.identity_tables import identity_tables
 from mmdit_cli.shape_check.tables import shape_tables
 from mmdit_cli.toy.comparison_tables import compare_tables
+from mmdit_cli.toy.coordinate_command import coordinate_tables
+from mmdit_cli.toy.laws.law_tables import law_tables
 from mmdit_cli.toy.plots import curve_plot
 from mmdit_cli.toy.tables import train_tables
 
@@ -47,13 +50,15 @@ TABLES = {  # of each class of results
     "profile": lambda results, width: [
         *profile_tables(results[:1], width),
         *sampling_tables([replace(results[1], fastest=0)], width, Conditions(2, None, None)),
-        *estimate_tables(results[2:], width),
+        *spread_tables(results[2:3], width),
+        *estimate_tables(results[3:], width),
     ],
     "shape-check": lambda results, width: [
         *shape_tables(results[0], every_layer=True),
         *identity_tables(results[1]),
     ],
-    "train-toy": lambda results, width: train_tables(results),
+    "train-toy": lambda results, width: [*train_tables(results[:1]), *coordinate_tables(results[1], width)],
+    "law": lambda results, width: law_tables(results[0], width),
     "export": lambda results, width: export_tables(results[0]),
     "configs": lambda results, width: [*config_tables(results[:1], width), *difference_tables(results[1:])],
     "baseline": lambda results, width: change_tables([replace(each, figure="latency") for each in results]),
