@@ -50,7 +50,7 @@ FINDINGS = (
     Finding(
         "the network predicts the velocity, not the noise",
         f"{ESSER}, table 1",
-        "better: mean rank 1.54 with logit-normal timesteps, noise on a linear schedule 2.88",
+        "better: mean rank 1.54 with logit-normal timesteps; noise, on a schedule of its own, 2.88",
         "better",
         plain=["train.prediction.output=noise", "train.prediction.loss=noise"],
     ),
@@ -132,7 +132,7 @@ FINDINGS = (
         "Haghighi et al. 2025, arXiv 2510.12581 (LayerSync), abstract",
         "better: training of flow transformers on ImageNet 8.75 times as fast",
         "better",
-        claimed=["train.alignment.early=0", "train.alignment.late=2"],
+        claimed=["train.alignment.early=0", "train.alignment.late=1"],
     ),
     Finding(
         "SwiGLU in the feedforwards, at as many weights",

@@ -19,17 +19,23 @@ SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a s
 
 @dataclass(frozen=True)
 class Trial:
-    """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`."""
+    """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`.
+    `failed`: the designs of which a run diverged."""
 
     finding: Finding
     size: str
     found: Decision
     value: float
+    failed: frozenset[str] = frozenset()
 
     @property
     def answer(self) -> Answer:
         """What the toy says of the finding. That two are the same is known where the whole interval counts as none."""
         found = self.found
+        if self.failed:  # the seeds that are left are no fair sample; that one design alone diverges tells by itself
+            if self.finding.expected == "same" or len(self.failed) > 1:
+                return "failed"
+            return "agrees" if "plain" in self.failed else "opposes"
         if found.low is None or found.high is None:
             return "failed" if found.n == 0 else "can't tell"
         if self.finding.expected == "better":
@@ -54,4 +60,5 @@ def try_finding(
     (found,) = comparison.decisions
     own = [each for each in results if each.config == plain.name]
     values = [each.loss["last"] if found.figure == "loss" else each.accuracy.get("mean", 0.0) for each in own]
-    return Trial(finding, size, found, sum(values) / max(1, len(values)))
+    failed = frozenset(each.config for each in comparison.failures)
+    return Trial(finding, size, found, sum(values) / max(1, len(values)), failed)

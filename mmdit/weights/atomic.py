@@ -18,7 +18,15 @@ from pathlib import Path
 
 from mmdit.weights.locks import locked
 
-__all__ = ["check_folder", "check_writable", "remove_leftovers", "replacing", "replacing_folder", "write_atomic"]
+__all__ = [
+    "check_folder",
+    "check_writable",
+    "remove_leftovers",
+    "replacing",
+    "replacing_folder",
+    "sync",
+    "write_atomic",
+]
 
 TEMPORARY, OLD = ".tmp", ".old"
 
@@ -41,13 +49,13 @@ def replacing(path: str | Path, *, force: bool = True) -> Iterator[Path]:
     with _temporary(target, path, lambda new: new.touch(exist_ok=False)) as temporary:
         yield temporary
         os.chmod(temporary, _mode(target))
-        _sync(temporary)
+        sync(temporary)
         if force:
             os.replace(temporary, target)
         else:
             _rename_to_new(temporary, target)
     with suppress(OSError):  # not every system lets a folder be opened
-        _sync(target.parent)
+        sync(target.parent)
 
 
 @contextmanager
@@ -75,7 +83,7 @@ def replacing_folder(
     with _temporary(target, path, Path.mkdir) as temporary:
         yield temporary
         for file in temporary.iterdir():
-            _sync(file)
+            sync(file)
         check_folder(path, force=force, other=other)  # it may have come into being meanwhile
         if target.exists():
             os.chmod(temporary, _mode(target))
@@ -83,8 +91,8 @@ def replacing_folder(
         else:
             os.rename(temporary, target)
     with suppress(OSError):
-        _sync(target)
-        _sync(target.parent)
+        sync(target)
+        sync(target.parent)
 
 
 def write_atomic(path: str | Path, content: bytes, *, force: bool = True) -> None:
@@ -246,7 +254,7 @@ def _mode(target: Path) -> int:
     return 0o666 & ~mask
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Make a file's content, or a folder's renames, durable."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

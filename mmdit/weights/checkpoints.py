@@ -16,8 +16,10 @@ from typing import Any
 
 from mmdit.config.regular_file import open_regular, read_regular
 from mmdit.weights.atomic import replacing
+from mmdit.weights.header import CheckpointError
 from mmdit.weights.piece_files import PieceFiles
-from mmdit.weights.writer import write_tensors
+from mmdit.weights.reader import WeightFiles
+from mmdit.weights.writer import content_hash, write_tensors
 
 PREFIX, STATE = "checkpoint-", "state.json"
 NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
@@ -40,18 +42,33 @@ class Checkpoint:
 
     def whole(self, name: str) -> Path:
         """The same as one file. It is joined of those of several processes when it is first asked for, a tensor at a
-        time, and stays beside them.
+        time, and stays beside them; one that is not as it was written is joined again.
 
         Raises:
-            CheckpointError: they are not pieces of whole tensors.
-            OSError: it can't be written.
+            CheckpointError: they are not pieces of whole tensors, or the file can't be written.
         """
         target = self.path / name
-        if not target.exists():
+        if "writers" in self.state and not _holds_its_hash(target):
             pieces = PieceFiles(self.files(name))
-            with replacing(target) as file:
-                write_tensors(file, pieces.specs, pieces.read, pieces.metadata, hashed=True)
+            try:
+                with replacing(target, force=True) as file:
+                    write_tensors(file, pieces.specs, pieces.read, pieces.metadata, hashed=True)
+            except OSError as error:
+                raise CheckpointError(
+                    f"{target}: can't be joined there of what several processes wrote ({error.strerror or error}); "
+                    "copy the run to a folder that can be written"
+                ) from None
         return target
+
+
+def _holds_its_hash(path: Path) -> bool:
+    """Whether a file is there and as it was written, by the hash in it."""
+    try:
+        with WeightFiles(path) as files:
+            digests = {name: files.digest(name) for name in files.stored}
+            return files.sha256 == content_hash(files.stored, digests)
+    except CheckpointError:
+        return False
 
 
 def files_of(name: str, writers: int | None) -> list[str]:

@@ -92,7 +92,7 @@ def gguf_values(data: Tensor, info: TensorInfo, dtype: torch.dtype | None = None
 
     count, size = block_types()[info.dtype]
     blocks = data.numpy().reshape(-1, size)
-    values = torch.empty(len(blocks), count, dtype=dtype or torch.float32)
+    values = torch.empty(len(blocks), count, dtype=dtype or torch.float32, device="cpu")
     try:
         for begin in range(0, len(blocks), BLOCKS):
             part = slice(begin, begin + BLOCKS)

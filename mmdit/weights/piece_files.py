@@ -81,7 +81,8 @@ class PieceFiles:
             self._add(path, header)
         self.metadata.pop(PIECES_KEY, None)
         for name, stored in self._pieces.items():
-            if sum(math.prod(each.shape) for each in stored) != math.prod(self.specs[name].shape):
+            size = sum(math.prod(each.shape) for each in stored)
+            if size != math.prod(self.specs[name].shape) or _overlap(stored):
                 raise CheckpointError(f"{stored[0].path}: the files do not hold all pieces of {named(name)}")
 
     def read(self, name: str) -> Tensor:
@@ -94,7 +95,7 @@ class PieceFiles:
         Raises:
             CheckpointError: the file has changed, or can't be read.
         """
-        found = torch.empty(shape, dtype=self.specs[name].dtype)
+        found = torch.empty(shape, dtype=self.specs[name].dtype, device="cpu")
         for piece in self._pieces[name]:
             low = [max(a, b) for a, b in zip(start, piece.start, strict=True)]
             ends = zip(start, shape, piece.start, piece.shape, strict=True)
@@ -129,6 +130,19 @@ class PieceFiles:
             self._pieces.setdefault(name, []).append(_Stored(path, key, start, info.shape))
 
 
+def _overlap(stored: Iterable[_Stored]) -> bool:
+    """Whether two boxes of a tensor share a value. Only those are held against each other that share a row."""
+    beside: list[_Stored] = []
+    for each in sorted((box for box in stored if math.prod(box.shape)), key=lambda box: box.start):
+        beside = [box for box in beside if not box.start or box.start[0] + box.shape[0] > each.start[0]]
+        for box in beside:
+            edges = zip(box.start, box.shape, each.start, each.shape, strict=True)
+            if all(a < b + m and b < a + n for a, n, b, m in edges):
+                return True
+        beside.append(each)
+    return False
+
+
 def _fits(ends: Sequence[int], whole: Sizes) -> bool:
     return len(ends) == len(whole) and all(0 <= end <= size for end, size in zip(ends, whole, strict=True))
 
@@ -150,4 +164,6 @@ def _places(path: Path, header: TensorFile) -> dict[str, tuple[str, Sizes, Sizes
 def _sizes(value: Any) -> Sizes:
     if not all(type(each) is int and 0 <= each < 1 << 63 for each in value):
         raise ValueError(f"{value!r} are no sizes")
+    if math.prod(max(each, 1) for each in value) >= 1 << 63:
+        raise ValueError(f"{value!r} are sizes of no tensor")
     return tuple(value)

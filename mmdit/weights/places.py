@@ -76,6 +76,8 @@ def left_over(index: Path, used: Sequence[Path]) -> list[str]:
 
 
 def _problem(names: Sequence[str], held: Sequence[str], several: Sequence[str]) -> str:
+    if "state.json" in names and any("-of-" in name for name in held):
+        return "holds pieces of a training run's weights; give the run's folder"
     if several:
         return f"holds {len(several)} of them; name one, such as {several[0]}"
     if held:

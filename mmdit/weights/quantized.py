@@ -183,7 +183,7 @@ def dequantize(x: Tensor, scale: Tensor | None, dtype: torch.dtype | None = None
     Raises:
         ValueError: a scale is not finite.
     """
-    bytes_ = torch.arange(256, dtype=torch.uint8).view(x.dtype)
+    bytes_ = torch.arange(256, dtype=torch.uint8, device=x.device).view(x.dtype)
     if scale is None:
         return _looked_up(x, bytes_.to(torch.bfloat16).to(dtype or torch.bfloat16))
     if not torch.isfinite(scale).all():
@@ -200,7 +200,7 @@ def _looked_up(x: Tensor, values: Tensor) -> Tensor:
     data = x.contiguous().reshape(-1).view(torch.uint8)
     if data.storage_offset() % 2:
         data = data.clone()
-    out, whole = torch.empty(data.numel(), dtype=values.dtype), data.numel() // 2 * 2
+    out, whole = torch.empty(data.numel(), dtype=values.dtype, device=x.device), data.numel() // 2 * 2
     as_pair = {2: torch.int32, 4: torch.int64}[values.itemsize]
     pairs = torch.stack([values.repeat(256), values.repeat_interleave(256)], dim=1).view(as_pair).reshape(-1)
     places, found = data[:whole].view(torch.uint16), out[:whole].view(as_pair)

@@ -82,7 +82,7 @@ def write_tensors(
     metadata. (For several keys of metadata that library's order changes from run to run; here they are sorted.)
 
     Each tensor is made when its turn comes and let go when it is written and hashed, so no more than two are held at a
-    time.
+    time, and what they are made of.
 
     Args:
         specs: the tensors by name.

@@ -105,7 +105,7 @@ class Group:
         return text
 
     def on_main(self, make: Callable[[], T]) -> T:
-        """What the main process makes of it; a UserError of its is one in every process."""
+        """What the main process makes of it; a UserError or OSError of its is one in every process."""
         return make()
 
     def full(self, model: nn.Module) -> nn.Module:
@@ -202,11 +202,11 @@ class Processes(Group):
         if self.main:
             try:
                 told[0] = make()
-            except UserError as error:
-                told[1] = str(error)
+            except (UserError, OSError) as error:
+                told[1] = error
         dist.broadcast_object_list(told, src=0)
         if told[1] is not None:
-            raise UserError(told[1])
+            raise told[1]
         return cast(T, told[0])
 
     def full(self, model: nn.Module) -> nn.Module:

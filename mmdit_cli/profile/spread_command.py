@@ -25,6 +25,8 @@ def spread_command(request: Request, settings: Settings, parallel: str | None) -
     configs = request.load_configs()
     with processes(settings.device, parallel or DEFAULT) as (group, device):
         assert isinstance(group, Processes)
+        for config in configs:  # before the first is measured
+            group.check(config.model)
         own = replace(settings, device=device)
         with stage_progress() if is_main() else nullcontext(lambda stage, done, total: None) as on_progress:
             found = [profile_spread(config, own, group, on_progress=on_progress) for config in configs]

@@ -118,8 +118,10 @@ def _changes(config: ToolConfig, seed: int, device: torch.device) -> Iterator[di
     times = dict.fromkeys(noisy, t.to(device))
 
     def outputs() -> dict[str, list[Tensor]]:
+        trainer.model.eval()  # what dropout changes is no step's work
         with torch.no_grad(), _recorded(trainer) as kept:
             predict(trainer.model, noisy, times, ids, mask, per_modality=settings.timesteps.per_modality)
+        trainer.model.train()
         return kept
 
     before = outputs()

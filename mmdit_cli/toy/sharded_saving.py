@@ -8,7 +8,6 @@ checkpoint is under way at a time.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,7 +18,7 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from mmdit.options import ModelOptions
-from mmdit.weights.atomic import replacing_folder
+from mmdit.weights.atomic import replacing_folder, sync
 from mmdit.weights.checkpoints import EMA, OPTIMIZER, PREFIX, STATE, WEIGHTS, file_digest, files_of, state_digest
 from mmdit.weights.piece_files import Piece, write_pieces
 from mmdit.weights.saved_model import own_metadata
@@ -95,7 +94,7 @@ class ShardedSaving:
                 file = folder / files_of(name, writers)[number]
                 write_pieces(file, own, metadata[name])
                 own.clear()
-                _sync(file)
+                sync(file)
                 digests[file.name] = file_digest(file)
             return digests
 
@@ -158,11 +157,3 @@ def _outcome(written: Future[dict[str, str]]) -> dict[str, str] | Exception:
 def _of(error: Exception, target: Path) -> Exception:
     """An error about a file with a name that the user knows."""
     return OSError(error.errno, error.strerror, str(target)) if isinstance(error, OSError) else error
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

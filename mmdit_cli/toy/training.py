@@ -134,9 +134,13 @@ def train(
             rate = _train(trainer, folder, metrics, on_progress)
             return _finish(trainer, folder, metrics, rate, gain)
         except Diverged as problem:
-            trainer.saving.finish()
+            lost = ""
+            try:
+                trainer.saving.finish()
+            except OSError as error:
+                lost = f", for the one under way can't be written ({error.strerror or error})"
             group.wait()
-            raise Diverged(f"{problem}; {_last_good(folder)}. A lower train.learning_rate may help") from None
+            raise Diverged(f"{problem}; {_last_good(folder)}{lost}. A lower train.learning_rate may help") from None
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted at step {trainer.completed}", command) from None
         except OSError as problem:

@@ -43,6 +43,9 @@ def test_what_is_told_apart_agrees_or_opposes():
     assert trial(BETTER, mean=0.03, low=0.01, high=0.05, verdict="worse").answer == "opposes"
     assert trial(BETTER, mean=0.0, low=-0.1, high=0.1, verdict="can't be told apart").answer == "can't tell"
     assert trial(BETTER, n=0, mean=None, low=None, high=None, verdict=None).answer == "failed"
+    diverged = {"agrees": ["plain"], "opposes": ["claimed"], "failed": ["plain", "claimed"]}
+    for answer, names in diverged.items():
+        assert replace(trial(BETTER), failed=frozenset(names)).answer == answer
 
 
 @pytest.mark.parametrize(

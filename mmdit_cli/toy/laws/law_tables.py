@@ -67,7 +67,7 @@ def _advantages(report: LawReport, width: int) -> Table:
         Column("at the smallest", lambda x: _known(x.at_smallest, _gain(x)), 60, kind="figure"),
         Column("at the largest", lambda x: _known(x.at_largest, _gain(x)), 60, kind="figure"),
         Column("change", lambda x: _known(x.change, _gain(x)), 100, kind="figure"),
-        Column("its advantage", lambda x: x.trend, kind="text"),
+        Column("its difference", lambda x: x.trend, kind="text"),
     ]
     return listing(f"with size, against {report.advantages[0].to}", report.advantages, columns, width)
 

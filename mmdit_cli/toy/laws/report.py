@@ -11,7 +11,7 @@ from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import same_loss
 from mmdit_cli.toy.comparison import Comparison
 from mmdit_cli.toy.designs import Design
-from mmdit_cli.toy.laws.advantage import Advantage, advantage
+from mmdit_cli.toy.laws.advantage import FEWEST, Advantage, advantage
 from mmdit_cli.toy.laws.optimum import FEWEST_LENGTHS, FREE, Optimum, Trained, optimum
 from mmdit_cli.toy.laws.power_law import FEWEST_SIZES, Figure, FittedLaw, Measured, PowerLaw, Variable
 from mmdit_cli.toy.laws.powers import Array
@@ -68,21 +68,27 @@ def fit_laws(
     fitted = {name: [*_laws(name, sizes, notes)] for name, sizes in designs.items()}
     (first, first_laws), *others = fitted.items()
     known = {_kind(law): law for law in first_laws}
-    advantages = []
+    advantages = list[Advantage]()
     for name, laws in others:
         for law in laws:
-            alike = law.measured.figure != "loss" or same_loss(designs[first][0].config, designs[name][0].config)
-            if alike and (to := known.get(_kind(law))) is not None:
-                advantages.append(advantage(law, to))
+            if (to := known.get(_kind(law))) is None:
+                continue
+            of = _named(f"{name} against {first}", law.measured.figure, law.measured.variable, law.measured.steps)
+            if law.measured.figure == "loss" and not same_loss(designs[first][0].config, designs[name][0].config):
+                notes.append(f"{of}: not compared, for the losses are not the same quantity")
+            elif (found := advantage(law, to)) is None:
+                notes.append(f"{of}: not compared, for fewer than {FEWEST} sizes have one like them, of the same seeds")
+            else:
+                advantages.append(found)
     optima = [] if budget is None else [*_optima(designs, budget, notes)]
-    found = [law.result() for laws in fitted.values() for law in laws]
-    notes += [f"{_named(law.design, law.figure, law.variable, law.steps)}: {law.why}" for law in found if law.why]
-    if found and len(found[0].seeds) == 1:
+    every = [law.result() for laws in fitted.values() for law in laws]
+    notes += [f"{_named(law.design, law.figure, law.variable, law.steps)}: {law.why}" for law in every if law.why]
+    if every and len(every[0].seeds) == 1:
         notes.append(
             "One seed: what a seed shifts in all sizes is in no interval, and how well the law fits can't be held "
             "against the noise of runs; --seeds 3 tells both."
         )
-    return LawReport(found, [each for each in advantages if each is not None], optima, notes)
+    return LawReport(every, advantages, optima, notes)
 
 
 def _kind(law: FittedLaw) -> tuple[Figure, Variable, int | None]:

@@ -21,7 +21,9 @@ SIZE = re.compile(
     r"|modalities\.[^.]+\.dim)"
 )
 # what may go with a size and is not what a design is, where no sweep asks about it
-SETTING = re.compile(r"train\.(steps|learning_rate|warmup_steps|evaluate_every|checkpoint_every)")
+SETTING = re.compile(
+    r"train\.(steps|learning_rate|warmup_steps|evaluate_every|checkpoint_every)|model\.attention\.(scale|kv_heads)"
+)
 SIZES = "depth, heads and widths"
 
 

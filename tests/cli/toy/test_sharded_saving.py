@@ -18,6 +18,7 @@ from mmdit.config.file import validate_mapping
 from mmdit.options import as_written
 from mmdit.weights import piece_files
 from mmdit.weights.checkpoints import EMA, OPTIMIZER, WEIGHTS, newest_checkpoint
+from mmdit.weights.header import CheckpointError
 from mmdit.weights.piece_files import PieceFiles
 from mmdit_cli.errors import UserError
 from mmdit_cli.model_parts.processes import Processes
@@ -27,7 +28,7 @@ from mmdit_cli.toy import sharded_saving
 from mmdit_cli.toy.checkpoints import optimizer_tensors
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.sharded_saving import ShardedSaving, held_tensors
-from mmdit_cli.toy.trainer import Trainer
+from mmdit_cli.toy.trainer import Diverged, Trainer
 from mmdit_cli.toy.training import train
 from tests.support.toy import CPU, same_bits, tiny
 
@@ -140,6 +141,41 @@ def test_a_checkpoint_that_lacks_pieces_is_passed_over(what, saving, tmp_path):
         (file.parent / "state.json").write_text(json.dumps(state))
     checkpoint, (problem,) = newest_checkpoint(tmp_path)
     assert checkpoint.step == 2 and "checkpoint-00000004 is damaged" in problem
+
+
+def test_a_joined_file_that_was_damaged_is_joined_again(saving, tmp_path):
+    _, saver, start = saving
+    start(2)
+    saver.finish()
+    checkpoint, _ = newest_checkpoint(tmp_path)
+    joined = checkpoint.whole(EMA)
+    whole = joined.read_bytes()
+    joined.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert checkpoint.whole(EMA).read_bytes() == whole
+    joined.write_bytes(b"junk")
+    assert checkpoint.whole(EMA).read_bytes() == whole
+    joined.unlink()
+    with pytest.raises(CheckpointError, match="holds pieces of a training run's weights; give the run's folder"):
+        mmdit.load(checkpoint.path)
+
+
+def test_a_run_that_diverges_while_its_checkpoint_can_not_be_written_says_both(group, monkeypatch, tmp_path):
+    def full(path, *rest):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(sharded_saving, "write_pieces", full)
+    monkeypatch.setattr("mmdit_cli.toy.training.check_fits", lambda *given: None)
+    losses = Trainer._losses
+    monkeypatch.setattr(
+        Trainer,
+        "_losses",
+        lambda self, *batch: {n: x * (1 if self.completed < 3 else torch.nan) for n, x in losses(self, *batch).items()},
+    )
+    monkeypatch.setattr(ShardedSaving, "look", lambda self: None)
+    with pytest.raises(
+        Diverged, match="at step 4.*no checkpoint yet, for the one under way can't be written .No space"
+    ):
+        train(tiny(steps=6, checkpoint_every=3), device=CPU, run_dir=tmp_path / "run", group=group)
 
 
 def wide() -> ToolConfig:

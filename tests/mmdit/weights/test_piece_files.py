@@ -65,6 +65,7 @@ def test_a_file_of_whole_tensors_is_its_own_pieces(tmp_path):
         ({"b@0": ["a", [2], [0]]}, "is not of its tensors"),
         ([], "is not of its tensors"),
         ({"a@0": 3}, "is not of its tensors"),
+        ({"a@0": ["a", [0, 1 << 62, 1 << 62], [0, 0, 0]]}, "is not of its tensors"),
     ],
     ids=str,
 )
@@ -72,6 +73,15 @@ def test_what_a_file_says_of_its_pieces_is_not_believed(places, why, tmp_path):
     save_file({"a@0": torch.zeros(2)}, tmp_path / "x.safetensors", {PIECES_KEY: json.dumps(places)})
     with pytest.raises(CheckpointError, match=why):
         PieceFiles([tmp_path / "x.safetensors"])
+
+
+def test_pieces_that_overlap_and_leave_a_gap_are_refused(tmp_path):
+    """Together they are as large as the whole."""
+    for number, begin in enumerate((0, 1)):
+        piece = Piece("a", (4, 3), (begin, 0), torch.ones(2, 3))
+        write_pieces(tmp_path / f"{number}.safetensors", [piece], {})
+    with pytest.raises(CheckpointError, match="do not hold all pieces of a"):
+        PieceFiles([tmp_path / "0.safetensors", tmp_path / "1.safetensors"])
 
 
 def test_pieces_are_tensors_that_any_reader_of_safetensors_reads(tmp_path):

@@ -51,6 +51,8 @@ def test_every_byte_has_its_value_wherever_it_lies(dtype, scale, target):
         got = dequantize(x, scale, target)
         assert got.dtype == (target or (torch.bfloat16 if scale is None else torch.float32))
         torch.testing.assert_close(got, wanted.to(got.dtype), rtol=0, atol=0, equal_nan=True)
+        with torch.device("meta"):  # what a caller builds on is no matter
+            assert dequantize(x, scale, target).device.type == "cpu"
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerRow()], ids=["tensor", "row"])

@@ -101,6 +101,11 @@ def test_lengths_have_laws_of_their_own_and_the_cheapest_one_by_flops(tmp_path: 
     save_figure(law_plot(found), tmp_path / "law.png")
 
 
+def test_a_first_design_of_which_no_run_finished_is_no_end(tmp_path: Path) -> None:
+    found = report(tmp_path, failed=tuple(f"a-{depth}" for depth in DEPTHS))
+    assert {law.design for law in found.laws if not law.why} == {"b"} and found.advantages == []
+
+
 def test_a_size_that_failed_is_in_no_law_and_named(tmp_path: Path) -> None:
     found = report(tmp_path, failed=("b-8", "b-5"))
     assert {law.design for law in found.laws} == {"a"} and found.advantages == []
