@@ -44,11 +44,10 @@ class Group:
         rank, size: this process's number, and how many there are.
         main: whether this is the one that writes and prints.
         place: which part of a batch this process computes, of how many.
-        shards: whether each holds a part of the weights alone.
+        parallel: how they are spread, as a user says it, where it is not data parallel alone.
     """
 
-    rank, size = 0, 1
-    shards = False
+    rank, size, parallel = 0, 1, ""
 
     @property
     def main(self) -> bool:
@@ -138,9 +137,9 @@ class Processes(Group):
         if not self.spreading.is_plain:
             from mmdit.parallel import MeshLayout, data_place
 
+            self.parallel = asked
             self.mesh = MeshLayout(**self.layout).mesh(device.type)
             self._place = data_place(self.mesh)
-        self.shards = self.mesh is not None
 
     @property
     def place(self) -> tuple[int, int]:

@@ -219,10 +219,11 @@ def asked_of_run(folder: Path, **given: Any) -> dict[str, Any]:
     return asked
 
 
-def resume_command(folder: Path, device: torch.device) -> str:
-    """What to type to go on with a run."""
+def resume_command(folder: Path, device: torch.device, parallel: str = "") -> str:
+    """What to type to go on with a run. `parallel`: how it is spread, if that is to be said."""
     where = device.type if is_one_of_several() else str(device)  # each process takes one of its own
-    return shlex.join(launched(["train-toy", "--resume", "--run-dir", str(folder), "--device", where]))
+    spread = ["--parallel", parallel] if parallel else []
+    return shlex.join(launched(["train-toy", "--resume", "--run-dir", str(folder), "--device", where, *spread]))
 
 
 def differences(saved: Any, wanted: Any) -> list[str]:

@@ -118,7 +118,7 @@ def train(
         trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
         metrics = Metrics(folder) if group.main else NoMetrics(folder)
         until_the_end.callback(metrics.close)
-        command = resume_command(folder, device)
+        command = resume_command(folder, device, group.parallel)
         try:
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from unittest import mock
 
@@ -19,9 +18,8 @@ from mmdit_cli.model_parts.processes import PATIENCE, Processes, processes
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.trainer import Trainer
-from tests.support.paths import ROOT
-from tests.support.ports import free_ports
 from tests.support.toy import CPU, tiny
+from tests.support.two_processes import run_two
 
 CLOSED = "[/gloo/transport/tcp/pair.cc:525] Connection closed by peer [127.0.0.1]:5316"
 
@@ -154,34 +152,10 @@ main()
 @pytest.mark.parametrize("kind", ["ddp", "fsdp", "tp=2", "ulysses=2"])
 def test_a_process_that_dies_is_one_message_and_an_exit_code_of_the_other(kind, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(as_written(tiny())))
-    command = [
-        sys.executable,
-        "-c",
-        ENDS_AT_STEP_3,
-        "train-toy",
-        "-c",
-        "c.yaml",
-        "--run-dir",
-        "run",
-        "--parallel",
-        kind,
-    ]
-    meeting = dict(MASTER_ADDR="127.0.0.1", MASTER_PORT=free_ports(1)[0], WORLD_SIZE="2", PYTHONPATH=str(ROOT))
-    both = [
-        subprocess.Popen(
-            [*command, "--parallel", kind],
-            cwd=tmp_path,
-            env={**os.environ, **meeting, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        (_, said), _ = (each.communicate(timeout=120) for each in both)
-    finally:
-        for each in both:
-            each.kill()
-    assert [each.returncode for each in both] == [1, 9]
+    asked = ["train-toy", "-c", "c.yaml", "--run-dir", "run", "--parallel", kind]
+    codes, said = run_two([sys.executable, "-c", ENDS_AT_STEP_3, *asked], tmp_path, patience=120)
+    assert codes == [1, 9]
     assert said.count("error: ") == 1 and "Traceback" not in said
-    assert "another process of this run has ended, at step 2; go on with\nmmdit train-toy --config run" in said
+    again = "torchrun --nproc-per-node 2 -m mmdit_cli train-toy --resume --run-dir run --device cpu"
+    spread = "" if kind == "ddp" else f" --parallel {kind}"
+    assert f"another process of this run has ended, at step 2; go on with\n{again}{spread}\n" in said

@@ -34,6 +34,7 @@ from mmdit_cli.request.spreading import check_several
 from tests.support.paths import ROOT
 from tests.support.ports import free_ports
 from tests.support.small_configs import config
+from tests.support.two_processes import run_two
 
 CPU = torch.device("cpu")
 
@@ -163,23 +164,8 @@ main()
 def test_a_process_that_dies_is_one_message_of_the_other(kind, tmp_path):
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(as_written(config())))
     asked = ["profile", "-c", "c.yaml", "--mode", "train", "--parallel", kind, "--repeats", "9"]
-    env = {**os.environ, "MASTER_ADDR": "localhost", "MASTER_PORT": free_ports(1)[0], "WORLD_SIZE": "2"}
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-c", ENDS_IN_A_STEP, *asked],
-            cwd=tmp_path,
-            env={**env, "PYTHONPATH": str(ROOT), "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        (_, said), _ = (each.communicate(timeout=300) for each in both)
-    finally:
-        for each in both:
-            each.kill()
-    assert [each.returncode for each in both] == [1, 9]
+    codes, said = run_two([sys.executable, "-c", ENDS_IN_A_STEP, *asked], tmp_path, patience=300)
+    assert codes == [1, 9]
     assert said.count("error: ") == 1 and "another process of this run has ended" in said and "Traceback" not in said
 
 
