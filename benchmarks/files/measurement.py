@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import statistics
@@ -12,7 +11,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 import yaml
 
 from benchmarks.files.cases import Case, model_of, write_source
@@ -20,7 +18,7 @@ from benchmarks.paths import ROOT
 from mmdit.config import as_config
 from mmdit.layouts.layout import Layout
 from mmdit.options import as_written
-from mmdit.weights.writer import TensorSpec, layout_of
+from tests.support.sparse_files import sparse_shapes
 
 MEMORY = 1e9  # bytes, the goal
 MOST_SECONDS = 1.0  # to say what a file is, beyond importing torch
@@ -114,13 +112,8 @@ def copied(path: Path, to: Path) -> float:
 
 def recognize(folder: Path, rounds: int) -> Asked:
     """`mmdit shape-check --weights` of FLUX.1-dev's header before a hole of 24 GB."""
-    path, layout = folder / "sparse.safetensors", Layout("flux", as_config("flux.1-dev").model)
-    places = layout_of({name: TensorSpec(torch.bfloat16, shape) for name, shape in layout.theirs.items()})
-    entries = {n: {"dtype": x.dtype, "shape": x.shape, "data_offsets": [x.start, x.stop]} for n, x in places.items()}
-    header = json.dumps(entries).encode()
-    with open(path, "wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + max(x.stop for x in places.values()))
+    layout = Layout("flux", as_config("flux.1-dev").model)
+    path = sparse_shapes(folder / "sparse.safetensors", layout.theirs)
     ours, theirs = ["-m", "mmdit_cli", "shape-check", "--weights", str(path)], ["-c", "import torch"]
     _process(ours), _process(theirs)
     took = [_process(ours) - _process(theirs) for _ in range(max(rounds, 3))]

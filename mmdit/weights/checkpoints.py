@@ -19,7 +19,7 @@ from mmdit.weights.atomic import replacing
 from mmdit.weights.header import CheckpointError
 from mmdit.weights.piece_files import PieceFiles
 from mmdit.weights.reader import WeightFiles
-from mmdit.weights.writer import content_hash, write_tensors
+from mmdit.weights.writer import write_tensors
 
 PREFIX, STATE = "checkpoint-", "state.json"
 NAME = re.compile(PREFIX + r"(\d{8,18})")  # a user may keep others beside them, such as checkpoint-best
@@ -65,10 +65,10 @@ def _holds_its_hash(path: Path) -> bool:
     """Whether a file is there and as it was written, by the hash in it."""
     try:
         with WeightFiles(path) as files:
-            digests = {name: files.digest(name) for name in files.stored}
-            return files.sha256 == content_hash(files.stored, digests)
+            files.check_hash({name: files.digest(name) for name in files.stored})
     except CheckpointError:
         return False
+    return True
 
 
 def files_of(name: str, writers: int | None) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -18,7 +18,7 @@ from mmdit.weights.gguf_file import gguf_header, gguf_values, is_gguf
 from mmdit.weights.header import DTYPES, CheckpointError, TensorFile, TensorInfo, named, read_header, read_json
 from mmdit.weights.places import is_index, weights_file
 from mmdit.weights.quantized import LONGEST_FORMAT, as_read, check_format, dequantize
-from mmdit.weights.writer import HASH_KEY, TensorSpec
+from mmdit.weights.writer import HASH_KEY, TensorSpec, content_hash
 
 __all__ = ["WeightFiles", "read_index"]
 
@@ -138,6 +138,17 @@ class WeightFiles:
         if left:
             raise CheckpointError(f"{self._shards[name]}: {named(name)} changed while it was read")
         return digest.hexdigest()
+
+    def check_hash(self, digests: Mapping[str, str]) -> None:
+        """Hold the SHA-256 of every stored tensor's bytes against the hash of the whole content.
+
+        Raises:
+            CheckpointError: there is none, or it is that of other tensors.
+        """
+        if self.sha256 is None:
+            raise CheckpointError(f"{self.path}: holds no hash to verify (metadata {HASH_KEY!r})")
+        if content_hash(self.stored, digests) != self.sha256:
+            raise CheckpointError(f"{self.path}: its tensors are not those that were written: their hash differs")
 
     def _copied(self, name: str) -> Tensor:
         """A tensor as it is stored, in memory."""

@@ -20,7 +20,7 @@ from mmdit.weights.matching import check_savable, empty_model
 from mmdit.weights.model_card import ModelCard
 from mmdit.weights.reader import WeightFiles
 from mmdit.weights.shards import CONFIG, parse_size, writing
-from mmdit.weights.writer import HASH_KEY, Written, common_dtype, content_hash, digest, specs_of
+from mmdit.weights.writer import Written, common_dtype, digest, specs_of
 
 __all__ = [
     "CONFIG_KEY",
@@ -137,7 +137,7 @@ def load_weights(
             tensors[name] = tensor.to(device=device, dtype=dtype)
         if verify:  # what is hashed is what is stored: the quantized weights, and their scales
             digests |= {name: digest(files.mapped(name)) for name in files.stored.keys() - digests.keys()}
-            _check_hash(files, digests)
+            files.check_hash(digests)
     return filled(model, tensors, wanted, device)
 
 
@@ -169,13 +169,6 @@ def read_config(files: WeightFiles) -> Config:
         ) from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{files.path}: its config can't be read: {error}") from None
-
-
-def _check_hash(files: WeightFiles, digests: Mapping[str, str]) -> None:
-    if files.sha256 is None:
-        raise CheckpointError(f"{files.path}: holds no hash to verify (metadata {HASH_KEY!r})")
-    if content_hash(files.stored, digests) != files.sha256:
-        raise CheckpointError(f"{files.path}: its tensors are not those that were written: their hash differs")
 
 
 def filled(

@@ -44,10 +44,9 @@ class Group:
         rank, size: this process's number, and how many there are.
         main: whether this is the one that writes and prints.
         place: which part of a batch this process computes, of how many.
-        parallel: how they are spread, as a user says it, where it is not data parallel alone.
     """
 
-    rank, size, parallel = 0, 1, ""
+    rank, size = 0, 1
 
     @property
     def main(self) -> bool:
@@ -71,6 +70,11 @@ class Group:
     def sharded(self) -> bool:
         """Whether a process has a part of the weights alone."""
         return False
+
+    @property
+    def parallel(self) -> str:
+        """How the processes are spread, as a user says it; empty where it is data parallel alone."""
+        return ""
 
     def check(self, config: ModelOptions) -> None:
         """Raises UserError where a network can't be spread as was asked for."""
@@ -137,7 +141,6 @@ class Processes(Group):
         if not self.spreading.is_plain:
             from mmdit.parallel import MeshLayout, data_place
 
-            self.parallel = asked
             self.mesh = MeshLayout(**self.layout).mesh(device.type)
             self._place = data_place(self.mesh)
 
@@ -148,6 +151,10 @@ class Processes(Group):
     @property
     def sharded(self) -> bool:
         return self.mesh is not None
+
+    @property
+    def parallel(self) -> str:
+        return "" if self.spreading.is_plain else self.spreading.text
 
     def check(self, config: ModelOptions) -> None:
         if self.mesh is not None:
