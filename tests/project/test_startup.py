@@ -37,7 +37,7 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
         ),
         pytest.param(
             ["profile", "-c", "toy-two-modality", "--repeats", "1", "--max-seconds", "0", "--set", "run.batch_size=1"],
-            ["torch._dynamo", "torch._inductor"],
+            ["torch._dynamo", "torch._inductor", "matplotlib"],
             marks=pytest.mark.slow,
         ),
         pytest.param(
