@@ -15,6 +15,7 @@ from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns
 from tests.support.fake_runs import fake_train
+from tests.support.marks import slow_but
 
 BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
 FOUND = Decision("claimed", "plain", "loss", True, 3, -0.03, -0.05, -0.01, "better")
@@ -24,7 +25,7 @@ def trial(finding, value=1.0, size="ladder/1", **found) -> Trial:
     return Trial(finding, size, replace(FOUND, **found), value)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", slow_but(SIZES, SIZES[0]))
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name[:30])
 def test_its_designs_differ_in_the_network_or_its_training_and_in_no_data(finding, size):
     plain, claimed = finding.designs(size)
