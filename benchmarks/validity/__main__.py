@@ -48,7 +48,7 @@ def main() -> None:
     for size in asked.size or SIZES:
         for finding in FINDINGS:
             if asked.match in finding.name:
-                folder = asked.run_dir / safe_name(size) / safe_name(finding.name)
+                folder = asked.run_dir / safe_name(size)
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
     if asked.write:
