@@ -31,7 +31,7 @@ class PlainConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for results: the terminal's width or that of COLUMNS, or each table's natural width in a pipe or a file."""
+    """The console for results: the width of the terminal or of COLUMNS; a table's natural one in a pipe or a file."""
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
