@@ -20,13 +20,13 @@ SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a s
 @dataclass(frozen=True)
 class Trial:
     """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`.
-    `failed`: which of the two had a run that diverged."""
+    `failed`: which of the two, `plain` and `claimed`, had a run that diverged."""
 
     finding: Finding
     size: str
     found: Decision
     value: float
-    failed: frozenset[Literal["plain", "claimed"]] = frozenset()
+    failed: frozenset[str] = frozenset()
 
     @property
     def answer(self) -> Answer:
