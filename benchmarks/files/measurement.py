@@ -127,4 +127,5 @@ def _process(arguments: list[str]) -> float:
 
 
 def _environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    """Without what makes a process slower than that of a user: one thread, and modules that are compiled each time."""
+    return {key: x for key, x in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE")}

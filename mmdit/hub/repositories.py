@@ -9,13 +9,14 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdit.config.model_folder import PIPELINE, TRANSFORMER
 from mmdit.hub.failures import explained, is_unreached
+from mmdit.hub.heads import NotThisWayError, write_heads
 from mmdit.hub.tokens import checked_token
 from mmdit.weights.atomic import replacing
 from mmdit.weights.header import CheckpointError, named
@@ -71,6 +72,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     force_download: bool = False,
     local_files_only: bool = False,
+    heads: Path | None = None,
 ) -> Fetched:
     """A repository's weights in the Hub's cache. What is not there is downloaded; where the Hub can't be reached, what
     is there is taken. Of a folder that is the file that `weights_file` would take, with the config beside it.
@@ -80,6 +82,8 @@ def fetch(
         cache_dir: None: `HF_HUB_CACHE`.
         force_download: download once more what is there.
         local_files_only: ask nobody, and take what is there.
+        heads: an empty folder, for who asks what the weights are: if the cache has them not, files come to lie in it
+            that have headers, and a hole in the place of the tensors. A server that sends no ranges sends all.
 
     Raises:
         CheckpointError: the package is missing, there is no such repository, revision or file, it is gated, or a
@@ -123,18 +127,50 @@ def fetch(
             _check_cached(folder, repository)
         else:
             # all of one commit, whatever is uploaded meanwhile
-            commit, names = about.sha, [each.rfilename for each in about.siblings or ()]
-            wanted = _wanted(names, repository)
-            folder = snapshot(commit, wanted, force_download=force_download)
-            if is_index(Path(wanted[0])):
-                wanted += _shards(folder, wanted[0])
-                folder = snapshot(commit, wanted, force_download=force_download)
-            if lost := [name for name in wanted if not (folder / name).is_file()]:
-                raise ConnectionError(f"{lost[0]} did not come")
-            _keep_commit(folder, repository.revision or hub.constants.DEFAULT_REVISION)
+            commit, names = str(about.sha), [each.rfilename for each in about.siblings or ()]
+
+            def download(wanted: Sequence[str]) -> Path:
+                return snapshot(commit, wanted, force_download=force_download)
+
+            def cached(wanted: Sequence[str]) -> Path:
+                try:
+                    return snapshot(commit, wanted, local_files_only=True)
+                except hub.errors.LocalEntryNotFoundError:
+                    raise NotThisWayError from None
+
+            def ask_heads(wanted: Sequence[str]) -> Path:
+                assert heads is not None
+                write_heads(hub, repository.name, wanted, heads, commit=commit, token=token)
+                return heads
+
+            ways = [download] if heads is None else [cached, ask_heads, download]
+            folder = _brought(ways, _wanted(names, repository))
+            if folder != heads:
+                _keep_commit(folder, repository.revision or hub.constants.DEFAULT_REVISION)
     inside = f"/{repository.inside}" if repository.inside else ""
-    source = f"{repository.name}@{folder.name[:12]}{inside}"
+    source = f"{repository.name}@{(folder.name if folder != heads else commit)[:12]}{inside}"
     return Fetched(folder / repository.inside, source, not local_files_only and unreached is None)
+
+
+def _brought(ways: Sequence[Callable[[Sequence[str]], Path]], wanted: Sequence[str]) -> Path:
+    """The folder into which the first of some ways brings the files, and the shards where the first is their index.
+
+    Raises:
+        ConnectionError: the last way does not bring one of them.
+    """
+    lost: list[str] = []
+    for way in ways:
+        try:
+            folder, names = way(wanted), list(wanted)
+            if is_index(Path(wanted[0])) and (folder / wanted[0]).is_file():
+                names += _shards(folder, wanted[0])
+                folder = way(names)
+        except NotThisWayError:
+            continue
+        lost = [name for name in names if not (folder / name).is_file()]
+        if not lost:
+            return folder
+    raise ConnectionError(f"{lost[0]} did not come")
 
 
 def _shards(folder: Path, index: str) -> list[str]:

@@ -12,6 +12,7 @@ from mmdit.config import Config, ConfigError
 from mmdit.config.file import load_config
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import first_blocks, shortened, stem
+from mmdit.layouts.published_names import published_with
 from mmdit.options import ModelOptions, PatchInput
 from mmdit.weights.header import TensorInfo
 from mmdit.weights.matching import unreadable
@@ -31,24 +32,33 @@ class Fit:
     Attributes:
         configs: the shipped configs that do, all with the same weights; or the nearest one.
         overrides: what has to be set, as `KEY=VALUE`.
-        layout: of the model that they make; None where they make none, or it has no place in the layout.
+        tables: which of the tensors of the model that they make are tables, and no weights.
         doubts: what the file can't tell of it.
         problems: how its tensors differ all the same; empty where it fits.
     """
 
     configs: tuple[str, ...]
     overrides: tuple[str, ...]
-    layout: Layout | None
+    tables: tuple[str, ...]
     doubts: tuple[str, ...]
     problems: tuple[str, ...]
 
 
 def fit(layout: str, configs: Iterable[str], held: Held) -> Fit:
-    """The nearest of some shipped configs.
+    """The nearest of some shipped configs. Where the tensors are those of one as it is, nothing is built or read.
 
     Args:
         held: tensors by their names in the layout, without a prefix.
     """
+    configs = list(configs)
+    shapes = {name: info.shape for name, info in held.items()}
+    known = published_with(layout, shapes)
+    if known is not None and (names := tuple(name for name in configs if name in known.configs)):
+        return Fit(names, (), known.tables, (), tuple(unreadable(shapes, held)))
+    return _nearest(layout, configs, held)
+
+
+def _nearest(layout: str, configs: Iterable[str], held: Held) -> Fit:
     found = sorted((_Candidate(layout, name, held) for name in configs), key=lambda each: len(each.changes))
     fitting: list[_Candidate] = []
     misfits = {}
@@ -61,7 +71,8 @@ def fit(layout: str, configs: Iterable[str], held: Held) -> Fit:
     best = fitting[0] if fitting else min(found, key=misfits.__getitem__)
     names, whole = tuple(each.name for each in fitting) or (best.name,), best.whole()
     problems = [f"its sizes are those of no {best.name}"] if whole is None else unreadable(whole.theirs, held)
-    return Fit(names, tuple(best.overrides()), whole, tuple(best.doubts), tuple(problems))
+    tables = () if whole is None else tuple(sorted(whole.tables))
+    return Fit(names, tuple(best.overrides()), tables, tuple(best.doubts), tuple(problems))
 
 
 class _Candidate:

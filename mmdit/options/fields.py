@@ -12,10 +12,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache, wraps
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeAlias, TypeVar, cast, get_type_hints
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Strict
 
 from mmdit.options.values import At, OptionError, Reading, fields_of, held, hints_of, types_of
 
@@ -25,12 +24,25 @@ if TYPE_CHECKING:
 Made = TypeVar("Made", bound=type)
 
 LARGEST = 1 << 32  # of sizes and counts; what they multiply to is checked where it is known
-Whole = Annotated[int, Strict(), Le(LARGEST)]  # nothing is converted: `true` is no 1, and "4" no 4
-Number = Annotated[float, Strict()]
-Flag = Annotated[bool, Strict()]
-Text = Annotated[str, Strict()]
+Whole = Annotated[int, Le(LARGEST)]
+Number: TypeAlias = float
+Flag: TypeAlias = bool
+Text: TypeAlias = str
 Count = Annotated[Whole, Ge(0)]
 Size = Annotated[Whole, Gt(0)]
+
+
+class _ByKind:
+    """Says in the JSON Schema that the key `kind` tells which of several parts a mapping is. Pydantic asks for it, and
+    is imported by nobody else: it takes as long as all of this package."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic import Discriminator
+
+        return Discriminator("kind").__get_pydantic_core_schema__(source, handler)
+
+
+BY_KIND = _ByKind()
 
 
 def option(

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from annotated_types import Gt, MinLen
-from pydantic import Discriminator
 
-from mmdit.options.fields import Count, Flag, Number, OptionError, Options, Text, Whole, option
+from mmdit.options.fields import BY_KIND, Count, Flag, Number, OptionError, Options, Text, Whole, option
 from mmdit.options.parts import AttentionOptions, FeedForwardOptions, Kernel, ModulationOptions, check_kernel
 
 
@@ -256,7 +255,7 @@ class ModalityOptions(Options):
     """One modality: the width of its tokens, and how they come in and go out."""
 
     dim: Whole = option(sentence="Width of its tokens.", example="512", gt=0)
-    input: Annotated[AnyInput, Discriminator("kind")] | None = option(
+    input: Annotated[AnyInput, BY_KIND] | None = option(
         None, "How it is embedded; null: tokens come at the stream's width."
     )
     pad: PadOptions | None = option(
@@ -267,13 +266,13 @@ class ModalityOptions(Options):
     refiner: RefinerOptions | None = option(
         None, "Blocks over what is embedded, before the joint ones (HunyuanVideo).", later=True
     )
-    inputs: dict[Text, Annotated[LinearInput | MlpInput, Discriminator("kind")]] | None = option(
+    inputs: dict[Text, Annotated[LinearInput | MlpInput, BY_KIND]] | None = option(
         None,
         "Further sequences, given under names of their own: their tokens stand behind these and are not returned "
         "(HunyuanImage-2.1's second text encoder).",
         later=True,
     )
-    conditions: dict[Text, Annotated[LinearInput | MlpInput | FeedForwardInput, Discriminator("kind")]] | None = option(
+    conditions: dict[Text, Annotated[LinearInput | MlpInput | FeedForwardInput, BY_KIND]] | None = option(
         None,
         "Sequences given under names of their own, embedded to dim_cond, stretched to the length of its tokens, and "
         "added to the conditioning of each in the blocks (MMAudio's synchronization with the video).",
@@ -284,7 +283,7 @@ class ModalityOptions(Options):
         "Add a learned vector to its tokens (Ideogram 4), and another to those of each of `inputs` (HunyuanVideo-1.5).",
         later=True,
     )
-    output: Annotated[LinearOutput | PatchOutput, Discriminator("kind")] | None = option(
+    output: Annotated[LinearOutput | PatchOutput, BY_KIND] | None = option(
         None, "How its tokens go out; null: as they are."
     )
     rotary: ModalityRotary | None = option(None, "Where its tokens stand on the rotary axes; null: they don't turn.")

@@ -65,8 +65,8 @@ def warm_up(
     on_run: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Run until a call is faster than the one before by less than `tolerance`: 3 times and `min_seconds` at least
-    (clocks rise slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`: of
-    the runs before."""
+    (clocks rise slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`:
+    of the runs before."""
     times = list(times)
     while len(times) < 2 or sum(times) < max_seconds:
         times.append(stopwatch(call))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import replace
 from typing import Annotated
 
 import typer
@@ -54,7 +54,7 @@ def command(
         _identify(request, weights, from_)
         return
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.request.hub_weights import from_hub
+    from mmdit_cli.request.hub_weights import headers_of
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.shapes import check_shapes
     from mmdit_cli.shape_check.tables import shape_tables
@@ -65,10 +65,8 @@ def command(
     with without_compiler():
         result = check_shapes(loaded, dtype=torch_dtype)
     if weights is not None:
-        downloaded = from_hub("--weights", weights)
-        result = with_weights(
-            result, check_weights(loaded.model, downloaded.path if downloaded else Path(weights), from_)
-        )
+        with headers_of("--weights", weights) as held:
+            result = with_weights(result, held.told(check_weights(loaded.model, held.path, from_)))
     request.show([result], lambda _: shape_tables(result, every_layer=all_layers), configs=[loaded])
     if not result.ok:
         raise CheckFailed(": ".join(result.problems[:2]) if weights is not None else result.problems[0])
@@ -82,15 +80,15 @@ def _identify(request: Request, weights: str | None, layout: str | None) -> None
     if layout is not None:
         raise UserError(f"--from {layout}: is for weights beside a --config; alone, they are recognized")
     from mmdit_cli.model_parts.meta_device import without_compiler
-    from mmdit_cli.request.hub_weights import from_hub
+    from mmdit_cli.request.hub_weights import headers_of
     from mmdit_cli.request.targets import check_apart
     from mmdit_cli.shape_check.identity import identify
     from mmdit_cli.shape_check.identity_tables import identity_tables
 
     check_apart({"weights": weights}, report=request.report)
-    downloaded = from_hub("--weights", weights)
-    with without_compiler():
-        result = identify(downloaded.path if downloaded else Path(weights))
+    with headers_of("--weights", weights) as held, without_compiler():
+        result = held.told(identify(held.path))
+        result = replace(result, next=tuple(held.possible(each) for each in result.next))
     request.show([result], lambda _: identity_tables(result), headed=False)
     if not result.ok:
         raise CheckFailed(f"{result.file}: {result.problems[0]}")

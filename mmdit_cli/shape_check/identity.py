@@ -119,7 +119,7 @@ def _of_network(files: WeightFiles, found: Recognized, path: Path) -> Identity:
     return _identity(
         files,
         {found.prefix + name: info for name, info in own.items()},
-        tables=[found.prefix + name for name in (fitted.layout.tables if fitted.layout else ())],
+        tables=[found.prefix + name for name in fitted.tables],
         config=config,
         layout=found.layout,
         prefix=found.prefix,
@@ -135,7 +135,7 @@ def _of_network(files: WeightFiles, found: Recognized, path: Path) -> Identity:
 def _fit_of_its_config(layout: str, path: Path, own: Held) -> Fit:
     """How a folder's weights fit its own `config.json`."""
     known = Layout(layout, as_config(path).model)
-    return Fit((str(path),), (), known, (), tuple(unreadable(known.theirs, own)))
+    return Fit((str(path),), (), tuple(known.tables), (), tuple(unreadable(known.theirs, own)))
 
 
 def _left_over(files: WeightFiles) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 
@@ -9,11 +10,14 @@ import pytest
 import torch
 
 import mmdit
+from mmdit.config import as_config
+from mmdit.layouts.layout import Layout
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.model_parts.meta_device import without_compiler
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.shape_check.shapes import check_shapes
 from tests.support.paths import CONFIGS
+from tests.support.sparse_files import sparse_shapes
 
 RUN = """
 import sys
@@ -33,7 +37,7 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
         (["--help"], ["torch", "pydantic", "numpy", "matplotlib", "yaml"]),
         (
             ["flops", "-c", str(CONFIGS / "two-modality.yaml")],
-            ["torch._dynamo", "torch._inductor", "matplotlib", "huggingface_hub"],
+            ["torch._dynamo", "torch._inductor", "matplotlib", "huggingface_hub", "pydantic"],
         ),
         pytest.param(
             ["profile", "-c", "toy-two-modality", "--repeats", "1", "--max-seconds", "0", "--set", "run.batch_size=1"],
@@ -48,9 +52,21 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
     ],
 )
 def test_a_command_imports_nothing_heavy_that_it_does_not_need(arguments, absent):
-    code = RUN.format(arguments=arguments, names=absent)
+    assert imported_by(arguments, absent) == []
+
+
+@pytest.mark.slow
+def test_what_a_file_is_takes_little_more_than_torch(tmp_path):
+    file = sparse_shapes(tmp_path / "f", Layout("flux", as_config("flux.1-dev").model).theirs)
+    absent = ["torch._dynamo", "torch._inductor", "sympy", "pydantic", "huggingface_hub", "matplotlib", "gguf"]
+    assert imported_by(["shape-check", "--weights", str(file)], absent) == []
+
+
+def imported_by(arguments, names):
+    """Which of the modules are there after a command has run."""
+    code = RUN.format(arguments=arguments, names=names)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stderr.strip().splitlines()[-1] == "[]"
+    return ast.literal_eval(done.stderr.strip().splitlines()[-1])
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ class HubServer(ThreadingHTTPServer):
         repositories: the files of each, by `org/repo` and by path.
         gated: those that nobody may read.
         cut: paths of which no more than half is sent before the connection ends.
+        ranges: whether a part of a file is sent where one is asked for.
+        sent: bytes of files, by path.
         status: what everything is answered with, such as 503; None: what is there.
         asked: what was asked for, as `GET /path`.
     """
@@ -34,6 +37,8 @@ class HubServer(ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {}
         self.gated: set[str] = set()
         self.cut: set[str] = set()
+        self.ranges = True
+        self.sent: dict[str, int] = {}
         self.status: int | None = None
         self.asked: list[str] = []
 
@@ -128,14 +133,23 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._answer(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
             return
-        self.send_response(200)
-        self.send_header("ETag", f'"{_digest(content)}"')
+        digest, size = _digest(content), len(content)
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.server.ranges else None
+        if part is not None:
+            first, last = int(part[1]), min(int(part[2] or size), size - 1)
+            content = content[first : last + 1]
+        self.send_response(200 if part is None else 206 if content else 416)
+        if part is not None:
+            self.send_header("Content-Range", f"bytes {first}-{last}/{size}" if content else f"bytes */{size}")
+        self.send_header("ETag", f'"{digest}"')
         self.send_header("X-Repo-Commit", self.server.commit(name))
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         if self.command == "GET":
             cut = path in self.server.cut
-            self.wfile.write(content[: len(content) // 2] if cut else content)
+            content = content[: len(content) // 2] if cut else content
+            self.server.sent[path] = self.server.sent.get(path, 0) + len(content)
+            self.wfile.write(content)
             self.close_connection = self.close_connection or cut
 
     def do_POST(self) -> None:

@@ -14,12 +14,13 @@ import mmdit
 from benchmarks.families.comparison import random_theirs
 from benchmarks.families.diffusers_networks import BY_NAME
 from mmdit.config import as_config
-from mmdit.layouts import LAYOUTS, LayoutError
+from mmdit.layouts import LAYOUTS, LayoutError, fitting
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import KNOWN_PREFIXES
-from mmdit.layouts.published_names import computed_names, published_configs, published_names
+from mmdit.layouts.published_names import computed_names, published_configs, published_names, published_with
 from mmdit.layouts.recognition import recognize, recognize_layout
 from mmdit.layouts.registry import family_name
+from mmdit.weights.reader import WeightFiles
 from mmdit_cli.shape_check.identity import identify
 from tests.support.families import each_kind
 from tests.support.marks import slow_but
@@ -44,6 +45,28 @@ def test_a_published_file_is_recognized_in_every_layout_that_holds_it(name, tmp_
         assert (found.layout, found.prefix, found.family) == (layout, PREFIX, family_name(layout, config))
         with torch.device("meta"):
             assert found.parameters == sum(p.numel() for p in mmdit.build(config).parameters())
+
+
+@pytest.mark.parametrize("name", slow_but(published_configs(), "mmaudio-small-16k"))
+def test_the_index_of_shapes_says_what_comparing_with_every_config_says(name, tmp_path):
+    """If not: python -c "from mmdit.layouts.published_names import write_index; write_index()"."""
+    config = as_config(name).model
+    for layout in LAYOUTS:
+        try:
+            shapes = Layout(layout, config).theirs
+        except LayoutError:
+            continue
+        held = WeightFiles(sparse_shapes(tmp_path / "f", shapes)).tensors
+        configs = [each for names in recognize(held).configs.values() for each in names]
+        assert published_with(layout, shapes) is not None
+        assert fitting.fit(layout, configs, held) == fitting._nearest(layout, configs, held)
+
+
+def test_a_published_file_is_told_without_a_network_or_a_config(tmp_path, monkeypatch):
+    file = sparse_shapes(tmp_path / "f", Layout("mmaudio", as_config("mmaudio-small-16k").model).theirs)
+    monkeypatch.delattr("mmdit.layouts.layout.build")
+    monkeypatch.delattr("mmdit.layouts.fitting.load_config")
+    assert identify(file).config == "mmaudio-small-16k"
 
 
 def test_the_index_of_names_is_that_of_the_configs_and_layouts():

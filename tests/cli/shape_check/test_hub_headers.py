@@ -1,0 +1,87 @@
+"""What a repository of the Hub holds, told from its headers: no tensor is downloaded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+import mmdit
+from mmdit.hub import heads
+from mmdit.hub.repositories import Repository, fetch
+from tests.support.hub_server import serving
+from tests.support.quantized_files import save_gguf
+
+NAME = "org/small"
+CONFIG = {"depth": 1, "modalities": {"text": {"dim": 64}, "image": {"dim": 64}}, "heads": 1, "dim_head": 64}
+
+
+@pytest.fixture
+def published(monkeypatch, tmp_path):
+    """A repository with shards, of which no more than 1,000 bytes are asked for at first."""
+    monkeypatch.setattr(heads, "FIRST", 1000)
+    with serving(monkeypatch, tmp_path / "cache") as server:
+        mmdit.save(mmdit.build(CONFIG), tmp_path / "made", max_shard_size="300KB")
+        server.put(NAME, tmp_path / "made")
+        yield server
+
+
+@pytest.fixture
+def asked(run_command):
+    def ask(*arguments, code=0):
+        done = run_command("shape-check", *arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)["results"][0] if code == 0 else done.stderr
+
+    return ask
+
+
+def test_of_a_repository_the_headers_alone_are_read(published, asked, tmp_path):
+    found = asked("--weights", NAME)
+    assert found["ok"] and found["file"] == f"{NAME}/model.safetensors.index.json" and "shards" in found["format"]
+    assert found["parameters"] == sum(p.numel() for p in mmdit.build(CONFIG).parameters())
+    assert found["next"] == [f"hf download {NAME} --local-dir FOLDER"]
+    (tmp_path / "c.json").write_text(json.dumps({"model": CONFIG}))
+    checked = asked("-c", "c.json", "--weights", f"{NAME}@main")
+    assert checked["ok"] and checked["weights"]["file"] == f"{NAME}@main/model.safetensors.index.json"
+    shards = {name: sent for name, sent in published.sent.items() if name.endswith(".safetensors")}
+    assert len(shards) > 1 and sum(shards.values()) < found["bytes"] / 10
+    assert not (tmp_path / "cache").exists()
+
+
+def test_what_the_cache_holds_is_not_asked_for_again(published, asked, tmp_path):
+    fetch(Repository(NAME))
+    published.sent.clear()
+    found = asked("--weights", NAME)
+    assert found["ok"] and found["file"].startswith(str(tmp_path / "cache")) and published.sent == {}
+
+
+def test_a_server_that_sends_whole_files_alone_sends_them(published, asked, tmp_path):
+    published.ranges = False
+    found = asked("--weights", NAME)
+    assert found["ok"] and found["file"].startswith(str(tmp_path / "cache"))
+
+
+def test_what_a_repository_holds_in_place_of_weights_is_named(published, asked):
+    files = published.repositories[NAME]
+    shard = next(name for name in files if "-00002-" in name)
+    for name, content, message in (
+        ("pytorch_model.bin", b"PK\x03\x04" + bytes(2000), "a zip archive, as torch.save writes"),
+        ("empty.safetensors", b"", "it is empty"),
+        ("cut.safetensors", files[shard][:2000], "truncated: "),
+        ("long.safetensors", (1 << 20).to_bytes(8, "little") + b"{" + bytes(2000), "truncated: its header reaches"),
+    ):
+        files[name] = content
+        said = asked("--weights", f"{NAME}/{name}", code=2)
+        assert said.splitlines()[-1].startswith(f"error: {NAME}/{name}: ") and message in said
+    published.cut.add(shard)
+    assert "gave no whole answer" in asked("--weights", NAME, code=2)
+
+
+@pytest.mark.slow
+def test_the_header_of_a_gguf_file_is_read_however_long_it_is(published, asked, tmp_path):
+    pytest.importorskip("gguf")
+    save_gguf(mmdit.build(CONFIG).state_dict(), tmp_path / "x.gguf")
+    published.repositories[NAME]["x.gguf"] = (tmp_path / "x.gguf").read_bytes()
+    found = asked("--weights", f"{NAME}/x.gguf", code=1)
+    assert found.splitlines()[-1].startswith(f"error: {NAME}/x.gguf: ")
