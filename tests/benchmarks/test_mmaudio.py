@@ -61,6 +61,7 @@ def test_every_block_gives_what_its_counterpart_gives():
         assert relative(x, y) < OUTPUT, f"block {index} is the first that differs"
 
 
+@pytest.mark.slow
 def test_in_bfloat16_it_is_as_near_to_float64_as_the_statement_is():
     theirs = random_theirs(MMAUDIO)
     ours = ours_of(theirs, MMAUDIO)

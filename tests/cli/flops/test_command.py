@@ -46,6 +46,7 @@ def test_a_sweep_is_one_result_a_point(flops):
         assert r["step_flops"] == count_flops(chosen).step_flops
 
 
+@pytest.mark.slow
 def test_a_sweeps_table_is_one_row_a_point(flops):
     code, out, _ = flops("--sweep", "run.tokens.image=4,16", "--images", "1e3", "--card-flops", "1e9")
     rows = [line.split() for line in out.splitlines() if line.split() and line.split()[0] in ("4", "16")]

@@ -51,6 +51,7 @@ def test_a_forward_pass_moves_the_same_on_the_meta_device_as_its_real_operators_
     )
 
 
+@pytest.mark.slow
 def test_a_linear_layers_backward_does_twice_the_products_of_its_forward():
     flops = count_work(config(), train=True, device=CPU).flops
     for name in ("attention", "feedforward, text", "out projection, image"):

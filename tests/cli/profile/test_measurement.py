@@ -126,7 +126,8 @@ def test_ctrl_c_does_so_where_it_may(interruptible):
     assert early.reason == "interrupt" and result.latency_ms.runs == 0
 
 
-@pytest.mark.parametrize("cold", slow_but([False, True], True))
+@pytest.mark.slow
+@pytest.mark.parametrize("cold", [False, True])
 def test_the_result_says_what_the_caches_held(cold):
     (result,) = profile_configs([config(depth=1)], Settings(repeats=1, cold=cold))
     assert result.caches == ("cold" if cold else "warm")

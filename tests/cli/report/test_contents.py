@@ -57,6 +57,7 @@ def test_a_page_does_not_replace_what_it_is_made_of(folder):
     assert code == 2 and "is the file that --PATH names" in err and (folder / "x.html").read_text() == "{}"
 
 
+@pytest.mark.slow
 def test_a_folder_stands_for_all_that_lies_in_it_and_nothing_is_shown_twice(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("profile.json", "flops.json", "compared"):

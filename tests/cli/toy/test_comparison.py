@@ -313,6 +313,7 @@ def test_a_run_that_diverges_is_told_and_the_exit_code_is_1(mmdit: Any, monkeypa
     assert len(json.loads(Path("r.json").read_text())["comparison"]["failures"]) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_training")
 def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step

@@ -12,6 +12,7 @@ from mmdit_cli.toy.evaluation import Samples
 from mmdit_cli.toy.progress_plot import COLUMNS, ROWS, progress_plot
 from mmdit_cli.toy.training import train
 from mmdit_cli.toy.world import World
+from tests.support.marks import slow_but
 from tests.support.toy import CPU, tiny
 
 
@@ -40,7 +41,10 @@ def test_what_is_damaged_or_of_other_captions_is_left_out(tmp_path: Path) -> Non
     assert progress.kept(tmp_path / "nowhere", samples(8).batch, until=9) == {}
 
 
-@pytest.mark.parametrize("steps", [[3], [1, 2, 3], list(range(10, 400, 10))])
+LONG = list(range(10, 400, 10))
+
+
+@pytest.mark.parametrize("steps", slow_but([[3], [1, 2, 3], LONG], LONG), ids=len)
 def test_the_picture_has_a_column_for_each_step_or_an_even_choice_of_them(steps: list[int]) -> None:
     figure = progress_plot({step: samples() for step in steps}, title="t")
     shown = min(len(steps), COLUMNS)

@@ -160,6 +160,7 @@ def test_a_file_of_kohyas_is_merged_into_fused_layers_and_out_of_them(alpha, tmp
     assert said[0].endswith("left aside: 1 tensors of text encoders")
 
 
+@pytest.mark.slow
 def test_adapters_of_our_own_network_are_merged_too(tmp_path):
     net = ours_of(random_theirs(SD3), SD3)
     mmdit.save(net, tmp_path / "ours")

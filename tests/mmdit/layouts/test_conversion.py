@@ -222,7 +222,7 @@ ORIGINS = [
 ]
 
 
-@pytest.mark.parametrize("origin", slow_but(ORIGINS, ORIGINS[4], ORIGINS[6]))
+@pytest.mark.parametrize("origin", slow_but(ORIGINS, ORIGINS[6]))
 def test_what_a_file_says_of_its_origin_is_not_trusted(origin, tmp_path):
     family = BY_NAME["sd3-medium"]
     config = tool_config(family)
@@ -393,11 +393,19 @@ def test_the_three_commands_of_a_user_with_an_official_file(run_command, quick_c
     ("arguments", "code", "message"),
     [
         (["shape-check", "--weights", "theirs", "--from", "mmdit"], 1, r"its names are those of --from diffusers"),
-        (["shape-check", "--weights", "theirs", "--from", "flux"], 2, r"--from flux: the layout 'flux' has no place"),
-        (
+        pytest.param(
+            *(
+                ["shape-check", "--weights", "theirs", "--from", "flux"],
+                2,
+                "--from flux: the layout 'flux' has no place",
+            ),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
             ["export", "--weights", "theirs", "--from", "mmdit", "--out", "x"],
             2,
             "has the names of another layout; say --from diffusers, or leave it out",
+            marks=pytest.mark.slow,
         ),
         (
             ["export", "--weights", "theirs", "--from", "stability", "--out", "x"],

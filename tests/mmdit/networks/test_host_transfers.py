@@ -65,8 +65,9 @@ def test_it_is_so_without_masks(name: str, fake_cuda: torch.device) -> None:
     assert transfers(short(name), fake_cuda) == []
 
 
-@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16), ids=["fp32", "bf16"])
-@pytest.mark.parametrize("name", slow_but(SHIPPED, "sd3.5-medium"))
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", SHIPPED)
 def test_it_is_so_where_a_packing_is_given(
     name: str, dtype: torch.dtype, fake_cuda: torch.device, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -86,6 +86,7 @@ def test_a_loud_hiss_is_unread_and_words_say_so():
     assert BOTH.in_words("audio", torch.zeros(1, 16, 16)) == ["silence"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_training")
 def test_the_shipped_config_learns_and_is_scored(tmp_path):
     small = [
