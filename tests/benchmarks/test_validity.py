@@ -21,6 +21,7 @@ from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns
 from tests.support.fake_runs import fake_train
+from tests.support.marks import slow_but
 
 counted = cache(lambda: count_flops(load_tool_config("ladder/1")))
 BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
@@ -38,7 +39,7 @@ def _quick(monkeypatch):
     monkeypatch.setattr("mmdit_cli.toy.runs.gc.collect", lambda: 0)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", slow_but(SIZES, SIZES[0]))
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name[:30])
 def test_its_designs_differ_in_the_network_or_its_training_and_in_no_data(finding, size):
     plain, claimed = finding.designs(size)

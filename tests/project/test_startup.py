@@ -36,7 +36,7 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
     [
         (["--help"], ["torch", "pydantic", "numpy", "matplotlib", "yaml"]),
         (
-            ["flops", "-c", str(CONFIGS / "sd3-medium.yaml")],
+            ["flops", "-c", str(CONFIGS / "two-modality.yaml")],
             ["torch._dynamo", "torch._inductor", "matplotlib", "huggingface_hub", "pydantic"],
         ),
         pytest.param(
