@@ -10,6 +10,7 @@ from benchmarks.families.comparison import random_theirs, randomize
 from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
 from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, Layout, LayoutError, from_layout, registry, to_layout
+from mmdit.layouts.language import join
 from mmdit.options import as_written
 from tests.support.families import KINDS, each_kind
 from tests.support.marks import slow_but
@@ -216,3 +217,18 @@ def test_a_weight_that_a_layout_can_not_name_is_named(changes, message):
     config = as_config(config | {"unused_weights": "none"} | changes).model
     with pytest.raises(LayoutError, match=message):
         Layout("diffusers", config)
+
+
+def test_what_was_split_is_joined_without_a_copy_and_everything_else_with_one():
+    whole = torch.randn(6, 8)
+    for dim in (0, 1):
+        parts = list(whole.split([2, whole.shape[dim] - 2], dim))
+        assert torch.equal(join(parts, dim), whole) and join(parts, dim).data_ptr() == whole.data_ptr()
+        for others in (parts[::-1], [parts[0], parts[1].clone()], [parts[0], parts[0]]):
+            joined = join(others, dim)
+            assert torch.equal(joined, torch.cat(others, dim)) and joined.data_ptr() != whole.data_ptr()
+    inner = [whole[:2, :4], whole[2:, :4]]
+    assert torch.equal(join(inner, 0), whole[:, :4])
+    assert torch.equal(join([whole[:2, :4], whole[2:, 4:]], 0), torch.cat([whole[:2, :4], whole[2:, 4:]]))
+    row = torch.randn(1, 4)
+    assert torch.equal(join([row.expand(3, 4), row.expand(2, 4)], 0), row.expand(5, 4))
