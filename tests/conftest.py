@@ -18,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import torch
 
+gc.set_threshold(20_000, 20, 20)  # imports make little garbage, and would be looked through a hundred times
+
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """None for single tests, whose imports would take longer than they do; more than eight wait for the slowest."""

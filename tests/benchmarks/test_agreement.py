@@ -26,7 +26,11 @@ def small(**model) -> ToolConfig:
 
 @pytest.mark.parametrize(
     "config",
-    [load_tool_config(CONFIGS / "two-modality.yaml"), small(), small(dim_cond=6, skip_last_feedforward=["b"])],
+    [
+        load_tool_config(CONFIGS / "two-modality.yaml"),
+        pytest.param(small(), marks=pytest.mark.slow),
+        small(dim_cond=6, skip_last_feedforward=["b"]),
+    ],
     ids=["two-modality", "three", "skipped"],
 )
 def test_the_closed_form_is_what_is_counted(config):

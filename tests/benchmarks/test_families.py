@@ -84,7 +84,7 @@ def test_every_block_gives_what_its_counterpart_gives(family):
         assert relative(x, y) < OUTPUT, f"block {index} is the first that differs"
 
 
-@some_families
+@pytest.mark.parametrize("family", slow_but(FAMILIES, BY_NAME["flux.1-dev"]), ids=str)
 def test_in_bfloat16_it_is_as_near_to_float64_as_diffusers_is(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

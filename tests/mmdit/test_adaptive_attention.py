@@ -8,6 +8,7 @@ from mmdit.layers.joint_attention import JointAttention
 from mmdit_cli.memory.measured import measure_memory
 from tests.support import oracles
 from tests.support.draws import as_read, drawn, padded_mask, randn
+from tests.support.marks import slow_but
 
 SIZES = dict(dim=10, heads=3, dim_head=4)
 
@@ -82,7 +83,7 @@ def test_a_sample_alone_gives_what_it_gives_in_a_batch_and_the_gradients_add_up(
         torch.testing.assert_close(both, one + other, rtol=1e-8, atol=1e-10)
 
 
-@pytest.mark.parametrize("gating", ["token", "sample"])
+@pytest.mark.parametrize("gating", slow_but(["token", "sample"], "token"))
 def test_gradients_are_finite_differences(gating):
     net = sharply_gated(
         JointAttention(dim_inputs=[3], heads=2, dim_head=2, num_adaptive_weights=3, gating=gating, dim_cond=2)

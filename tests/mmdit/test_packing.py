@@ -265,6 +265,7 @@ def test_flops_and_memory_of_a_packed_run_are_those_of_the_valid_tokens(bare):
     assert peaks[0] < peaks[1]
 
 
+@pytest.mark.slow
 def test_counting_and_estimating_work_where_a_mask_leaves_nothing_out():
     full = config(1.0, varlen=True)
     assert count_flops(full).forward_flops == count_flops(config(1.0)).forward_flops

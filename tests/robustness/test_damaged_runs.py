@@ -53,6 +53,7 @@ def test_a_second_run_in_a_folder_is_refused_while_the_first_goes_on(tmp_path):
     assert len(refusals) == 2 and not (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_training")
 def test_the_lock_file_of_a_killed_run_is_in_nobodys_way(tmp_path):
     (tmp_path / "run").mkdir()

@@ -27,6 +27,7 @@ from tests.support.toy import CPU
 QUICK = ("in the way",)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", QUICK)
 def test_a_case_of_each_quick_group_is_answered_well(group):
     (found,) = faults.outcomes(seed=1, share=0.01, groups=(group,))

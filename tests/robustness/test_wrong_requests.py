@@ -48,8 +48,8 @@ def server():
 
 
 def test_a_share_of_all_kinds_is_answered_well_and_nothing_is_lost(server):
-    found = [outcome(case, server) for case in cases(share=0.008)]
-    assert len(found) >= 10 and len({each.group for each in found}) >= 8
+    found = [outcome(case, server) for case in cases(share=0.005)]
+    assert len(found) >= 6 and len({each.group for each in found}) >= 5
     assert [each for each in found if not each.well or each.lost] == []
 
 
@@ -69,7 +69,7 @@ def test_a_seed_makes_the_same_requests_for_all_commands_and_another_makes_other
     assert {row[2] for row in shown(0)} >= {command for command, *_ in COMMANDS.values()} | {"schema", "configs"}
 
 
-@pytest.mark.parametrize("name", slow_but(COMMANDS, "flops", "train-toy"))
+@pytest.mark.parametrize("name", slow_but(COMMANDS, "flops"))
 def test_the_config_that_is_damaged_is_right_for_every_command(name, server, tmp_path):
     command, *options = COMMANDS[name]
     (tmp_path / FILE).write_bytes(Text.of(base()).encode())

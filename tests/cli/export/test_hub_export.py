@@ -52,6 +52,7 @@ def test_export_asks_the_hub_once_it_can_write_and_takes_the_cache_where_nobody_
     assert f"{NAME}@{commit}, from the cache, as the Hub was not reached" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_card_of_another_layout_opens_the_folder_and_keeps_the_users_folders_to_himself(tmp_path, monkeypatch):
     config, (network, _) = small("flux.1-schnell"), small_network("flux.1-schnell")
     (tmp_path / "private").mkdir()

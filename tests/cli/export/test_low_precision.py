@@ -136,6 +136,7 @@ def test_fp8_is_written_and_read_within_its_own_error(fp8, target, tmp_path):
     assert len(export_tables(result)) == 2
 
 
+@pytest.mark.slow
 def test_scales_make_small_weights_as_exact_as_large_ones(tmp_path):
     net = copy.deepcopy(network(FLUX))
     with torch.no_grad():

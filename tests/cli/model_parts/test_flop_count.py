@@ -170,7 +170,7 @@ def test_a_blocks_elementwise_work_lies_in_its_components_and_in_no_total():
     assert {"gelu", "addcmul", "native_layer_norm"} <= set(result.uncounted_operators)
 
 
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "adaptive by token", "discard"))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "adaptive by token"))
 def test_flops_are_those_of_torchs_counter(variant):
     chosen = config(**VARIANTS[variant])
     with torch.device("meta"):
@@ -182,6 +182,7 @@ def test_flops_are_those_of_torchs_counter(variant):
     assert counter.get_total_flops() == result.step_flops
 
 
+@pytest.mark.slow
 def test_masks_and_recomputed_activations_change_no_model_flops():
     plain = count_flops(config())
     assert count_flops(config(run={"mask": {"text": 0.5}})).forward_flops == plain.forward_flops

@@ -90,6 +90,7 @@ def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     assert [model.depth for model in built] == [2, 1]
 
 
+@pytest.mark.slow
 def test_results_are_there_after_the_first_two_calls_and_sharpen():
     seen = []
     profile_configs([config()], Settings(repeats=3), on_results=lambda make: seen.append(make()[0]) or True)

@@ -10,6 +10,7 @@ import torch
 
 from mmdit_cli.profile.statistics import compare, is_known
 from mmdit_cli.profile.timing import Rounds, Stopwatch, run_rounds, warm_up
+from tests.support.marks import slow_but
 
 
 @pytest.fixture(autouse=True)
@@ -119,7 +120,9 @@ def machine(seed: int, factor: float = 1.0):
     return stopwatch
 
 
-@pytest.mark.parametrize("options", [{"repeats": 6}, {"repeats": 25}, {"max_seconds": 0.3}], ids=str)
+@pytest.mark.parametrize(
+    "options", slow_but([{"repeats": 6}, {"repeats": 25}, {"max_seconds": 0.3}], {"repeats": 6}), ids=str
+)
 def test_identical_calls_are_told_apart_at_most_once_in_twenty_times(options):
     times, told_apart = 1000, 0
     for seed in range(times):

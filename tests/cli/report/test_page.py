@@ -126,6 +126,7 @@ def test_the_figures_are_those_of_the_documents(results, report):
     assert str(float(tiny["forward_flops"])) in forward
 
 
+@pytest.mark.slow
 def test_what_differs_in_the_configs_is_shown_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for depth in (1, 2):

@@ -83,7 +83,9 @@ def test_diffusers_own_names_of_each_family_are_recognized(family):
     assert list(found.configs) == [family_name("diffusers", family.small_config().model)]
 
 
-@pytest.mark.parametrize("layout", ["flux", "diffusers", "mmdit", "stability", "mmaudio"])
+@pytest.mark.parametrize(
+    "layout", slow_but(["flux", "diffusers", "mmdit", "stability", "mmaudio"], "diffusers", "stability")
+)
 def test_every_known_prefix_is_recognized_in_every_layout(layout):
     name = {"stability": "sd3.5-medium", "mmaudio": "mmaudio-small-16k"}.get(layout, "flux.1-dev")
     config = BY_NAME[name].small_config().model if name in BY_NAME else as_config(name).model
@@ -210,7 +212,7 @@ def test_names_and_sizes_of_any_kind_are_answered(tmp_path):
     odd = {"\x1b[31m": (1,), "a" * 5000: (), ".": (1,), "..weight": (0,), "model.model.model.model.model.x": (2,)}
     huge = {name: (1 << 40, *([0] * len(shape[1:])), 0) for name, shape in flux.items()}
     empty = {name: (0,) * len(shape) for name, shape in flux.items()}
-    blocks = {f"double_blocks.{n}.img_attn.qkv.weight": (3, 1) for n in range(3_000)}
+    blocks = {f"double_blocks.{n}.img_attn.qkv.weight": (3, 1) for n in range(300)}
     swapped = {name: shape[::-1] for name, shape in flux.items()}
     for shapes in (odd, huge, empty, flux | blocks, swapped, flux | odd):
         found = identify(sparse_shapes(tmp_path / "f", shapes))

@@ -402,6 +402,7 @@ def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_
     assert names <= set(found.Tags()["scalars"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_training")
 def test_the_seconds_of_a_resumed_run_go_on(tmp_path: Path) -> None:
     def stop(now: int, *rest: Any) -> None:

@@ -117,17 +117,17 @@ def test_float16_is_refused(tmp_path: Path) -> None:
     "setting",
     [
         {"learning_rate": 1e-3},
-        {"weight_decay": 0.5},
+        pytest.param({"weight_decay": 0.5}, marks=pytest.mark.slow),
         {"clip_grad_norm": 0.01},
         {"caption_dropout": 0.9},
-        {"shift": 3.0},
+        pytest.param({"shift": 3.0}, marks=pytest.mark.slow),
         {"loss_weights": {"image": 2.0}, "clip_grad_norm": 1000.0},
-        {"timesteps": {"kind": "uniform"}},
+        pytest.param({"timesteps": {"kind": "uniform"}}, marks=pytest.mark.slow),
         {"timesteps": {"per_modality": True}},
         {"prediction": {"output": "data"}},
-        {"prediction": {"loss": "noise"}},
-        {"warmup_steps": 0},
-        {"batch_size": 5},
+        pytest.param({"prediction": {"loss": "noise"}}, marks=pytest.mark.slow),
+        pytest.param({"warmup_steps": 0}, marks=pytest.mark.slow),
+        pytest.param({"batch_size": 5}, marks=pytest.mark.slow),
     ],
 )
 def test_each_setting_changes_what_is_learned(setting: dict[str, Any]) -> None:

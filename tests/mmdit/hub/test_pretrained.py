@@ -66,6 +66,7 @@ def test_what_was_pushed_comes_back_from_the_hub_and_then_from_the_cache(hub, ne
     assert not half.training and {p.dtype for p in half.parameters()} == {torch.bfloat16}
 
 
+@pytest.mark.slow
 def test_a_whole_push_replaces_the_shards_of_an_older_one_and_leaves_other_files(hub, network):
     old = mmdit.build(network[0].config)
     old.push_to_hub(NAME, max_shard_size="100KB")
@@ -78,6 +79,7 @@ def test_a_whole_push_replaces_the_shards_of_an_older_one_and_leaves_other_files
     assert "model.safetensors" in hub.repositories[NAME]
 
 
+@pytest.mark.slow
 def test_of_a_repository_the_weights_and_what_describes_them_are_downloaded_and_nothing_else(published):
     mmdit.MMDiTModel.from_pretrained(NAME)
     read = {each.rpartition("/")[2] for each in published.asked if each.startswith("GET") and "/resolve/" in each}
@@ -169,6 +171,7 @@ def test_offline_a_file_that_was_read_once_is_not_taken_for_the_repository(publi
     assert fetch(Repository(NAME, None, "d/old.safetensors"), local_files_only=True).path.is_file()
 
 
+@pytest.mark.slow
 def test_offline_an_incomplete_download_says_so_and_goes_on_online(published):
     found = fetch(Repository(NAME))
     (found.path / "model-00002-of-00005.safetensors").unlink()

@@ -60,7 +60,7 @@ def saved(tensors, path, metadata=None):
     [
         (FLUX, {}),
         pytest.param(SD3, {"use_rslora": True}, marks=pytest.mark.slow),
-        (FLUX2, {"alpha_pattern": {"to_q": 2}, "rank_pattern": {"to_out": 5}}),
+        pytest.param(FLUX2, {"alpha_pattern": {"to_q": 2}, "rank_pattern": {"to_out": 5}}, marks=pytest.mark.slow),
     ],
     ids=["plain", "rslora", "patterns"],
 )

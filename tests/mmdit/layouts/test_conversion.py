@@ -148,6 +148,7 @@ def test_a_published_file_is_loaded_with_its_config_and_layout(tmp_path):
         mmdit.load(file, config=config, layout="flux")
 
 
+@pytest.mark.slow
 def test_a_file_of_several_types_is_loaded_in_the_one_that_holds_them_all(tmp_path):
     family = BY_NAME["sd3-medium"]
     net, config = random_theirs(family), family.small_config()
@@ -166,6 +167,7 @@ def test_a_file_of_several_types_is_loaded_in_the_one_that_holds_them_all(tmp_pa
     assert {x.dtype for x in mmdit.load(tmp_path / "ours").parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_shards_are_converted_and_written(tmp_path):
     family = BY_NAME["sd3-medium"]
     config, file = tool_config(family), save_theirs(family, tmp_path / "theirs")
@@ -275,6 +277,7 @@ def test_fresh_weights_are_written_in_another_layout(tmp_path):
     assert torch.equal(theirs.x_embedder.weight, net.inputs["image"].linear.weight)
 
 
+@pytest.mark.slow
 def test_fresh_weights_in_bfloat16_are_never_there_in_float32(tmp_path, monkeypatch):
     """So that they fit where they need two bytes each, and are those of float32 rounded."""
     from mmdit_cli.export import preconditions as export_checks

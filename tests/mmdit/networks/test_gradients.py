@@ -96,8 +96,8 @@ def test_second_derivatives_of_the_fused_attention_are_refused():
         first.square().sum().backward()
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize("writes", [False, True])
+@pytest.mark.parametrize("dynamic", slow_but([False, True], True))
+@pytest.mark.parametrize("writes", slow_but([False, True], True))
 @pytest.mark.parametrize("manifold", [False, True])
 def test_streams_have_second_derivatives(manifold, writes, dynamic):
     net = drawn(HyperConnection(3, streams=2, manifold=manifold, writes=writes, dynamic=dynamic))

@@ -59,7 +59,8 @@ def test_a_shipped_network_is_run_by_the_device_alone(name: str, fake_cuda: torc
     assert transfers(short(name, masked=True), fake_cuda) == []
 
 
-@pytest.mark.parametrize("name", slow_but(SHIPPED, "flux.2-dev"))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHIPPED)
 def test_it_is_so_without_masks(name: str, fake_cuda: torch.device) -> None:
     assert transfers(short(name), fake_cuda) == []
 

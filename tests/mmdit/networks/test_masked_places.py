@@ -65,7 +65,7 @@ def valid_of(outs: Any, masks: Any) -> list[Tensor]:
     return [x if mask is None else x[mask] for x, mask in zip(outs, masks, strict=True) if x is not None]
 
 
-@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("varlen", slow_but([False, True], True), ids=["padded", "packed"])
 @pytest.mark.parametrize("variant", slow_but(VARIANTS, *QUICK))
 def test_in_a_stack(variant: str, varlen: bool) -> None:
     options, net = VARIANTS[variant], build(variant, 2)

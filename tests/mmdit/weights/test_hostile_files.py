@@ -30,7 +30,7 @@ def whole(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("step", slow_but([1, 4], 4))
+@pytest.mark.parametrize("step", slow_but([1, 8], 8))
 def test_every_damaged_file_is_refused_in_one_line(whole, step, tmp_path):
     damaged = dict(damaged_bytes(whole.read_bytes()))
     assert len(damaged) > 150

@@ -174,19 +174,22 @@ def first(header) -> dict:
     return header[min(name for name in header if name != "__metadata__")]
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda h, b: b"", "not a whole safetensors file"),
-        (lambda h, b: b"not safetensors at all, only text", "not a whole safetensors file"),
+        pytest.param(lambda h, b: b"not safetensors at all, only text", "not a whole safetensors file", marks=SLOW),
         (lambda h, b: struct.pack("<Q", 1 << 62) + b"{}", "not a whole safetensors file"),
-        (lambda h, b: struct.pack("<Q", 7) + b"[1,2,3]", "not a whole safetensors file"),
+        pytest.param(lambda h, b: struct.pack("<Q", 7) + b"[1,2,3]", "not a whole safetensors file", marks=SLOW),
         (lambda h, b: struct.pack("<Q", len(t := json.dumps(h).encode())) + t + b[:-9], "not a whole safetensors file"),
         (lambda h, b: first(h).update(data_offsets=[0, 1 << 40]), "not a whole safetensors file"),
-        (lambda h, b: first(h).update(data_offsets=[5, 4]), "not a whole safetensors file"),
-        (lambda h, b: first(h).update(dtype="F99"), "not a whole safetensors file"),
+        pytest.param(lambda h, b: first(h).update(data_offsets=[5, 4]), "not a whole safetensors file", marks=SLOW),
+        pytest.param(lambda h, b: first(h).update(dtype="F99"), "not a whole safetensors file", marks=SLOW),
         (lambda h, b: h["__metadata__"].pop("mmdit_config"), "holds no config .* was it written by mmdit.save"),
-        (lambda h, b: h["__metadata__"].update(mmdit_config="{"), "its config can't be read"),
+        pytest.param(lambda h, b: h["__metadata__"].update(mmdit_config="{"), "its config can't be read", marks=SLOW),
         (lambda h, b: h["__metadata__"].update(mmdit_config="[" * 100_000), "its config can't be read"),
         (lambda h, b: h["__metadata__"].update(mmdit_config="[1]"), "its config can't be read: a list is no config"),
         (
@@ -201,7 +204,11 @@ def first(header) -> dict:
             lambda h, b: h["final_norms.0.weight"].update(shape=[4, 2]),
             r"final_norms.0.weight has the shape \[4, 2\], wanted \[8\]",
         ),
-        (lambda h, b: h["final_norms.0.weight"].update(dtype="I32"), "final_norms.0.weight has the dtype I32"),
+        pytest.param(
+            lambda h, b: h["final_norms.0.weight"].update(dtype="I32"),
+            "final_norms.0.weight has the dtype I32",
+            marks=SLOW,
+        ),
     ],
 )
 def test_a_damaged_file_is_refused_and_says_what_is_wrong(change, message, path):
