@@ -61,10 +61,10 @@ class Kinds:
     def rows(self) -> Iterator[FileRow]:
         for index, (name, weights) in enumerate(self.layouts.items()):
             prefix = KNOWN_PREFIXES[index]
-            for before in {"": "safetensors", prefix: f"behind {prefix}"}:
+            for before, kind in {"": "safetensors", prefix: f"behind {prefix}"}.items():
                 held = {before + key: x.contiguous() for key, x in weights.items()}
                 save_file(held, self.folder / "plain")
-                yield self._row(f"{name}, {before or 'safetensors'}", self.folder / "plain", name, prefix=before)
+                yield self._row(f"{name}, {kind}", self.folder / "plain", name, prefix=before)
         for dtype, short in {torch.bfloat16: "bf16", torch.float16: "fp16"}.items():
             mmdit.save(self.net, self.folder / short, dtype=dtype)
             yield self._row(f"mmdit, {short}", self.folder / short, "mmdit", bound=ERRORS[short])
