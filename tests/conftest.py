@@ -6,8 +6,10 @@ import gc
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 # tests run side by side, and threads that wait for each other make small work slow; before torch is imported, and for
 # the processes that tests start as well
@@ -25,6 +27,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 def pytest_collection_finish() -> None:
     """What has been imported stays, and is too much to be looked through by every garbage collection."""
+    _freeze()
+
+
+def pytest_runtest_teardown() -> None:
+    """The same of what a test was the first to import: torch's compiler, diffusers, matplotlib."""
+    if len(sys.modules) > _frozen_modules + 100:
+        _freeze()
+
+
+_frozen_modules = 0
+
+
+def _freeze() -> None:
+    global _frozen_modules
+    _frozen_modules = len(sys.modules)
     gc.collect()
     gc.freeze()
 
@@ -64,13 +81,35 @@ def quick_ceilings(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.Tem
     make_quick(monkeypatch, tmp_path_factory.mktemp("cache"))
 
 
+_counted: dict[str, Any] = {}
+
+
+@pytest.fixture
+def counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands that are asked for the same model again and again count its FLOPs once."""
+    from mmdit_cli.model_parts import flop_count
+
+    count = flop_count.count_flops
+
+    def kept(config: object, **options: object) -> object:
+        key = repr((config, sorted(options.items())))
+        if key not in _counted:
+            _counted[key] = count(config, **options)
+        return replace(_counted[key])
+
+    monkeypatch.setattr(flop_count, "count_flops", kept)
+
+
 @pytest.fixture
 def bare_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drawing, and estimating memory, take longer than a tiny run; the tests of plots and of memory hold them."""
+    from matplotlib.figure import Figure
+
     monkeypatch.setattr("mmdit_cli.toy.training.check_fits", lambda *what: None)
     monkeypatch.setattr("mmdit_cli.toy.training._picture", lambda samples, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._curves", lambda records, path, trainer: None)
     monkeypatch.setattr("mmdit_cli.toy.training._over_training", lambda shown, path, trainer: None)
+    monkeypatch.setattr("mmdit_cli.toy.plots.comparison_plot", lambda *runs, **more: Figure(figsize=(2, 1)))
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
     python -m benchmarks.validity                                          hours of two CPU cores
     python -m benchmarks.validity --match gate --size ladder/1             one of them
+    python -m benchmarks.validity --match "against itself"                 whether equals are told apart; half an hour
     python -m benchmarks.validity --write docs/reports/validity.md
 
 Runs are kept in `--run-dir`: a command that was stopped goes on.
@@ -14,8 +15,9 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.validity.document import document, line
+from benchmarks.validity.document import document, itself_line, line
 from benchmarks.validity.findings import FINDINGS
+from benchmarks.validity.itself import NAME, Itself
 from benchmarks.validity.trials import try_finding
 from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
 from mmdit_cli.toy.run_folder import safe_name
@@ -33,7 +35,10 @@ def main() -> None:
         "--run-dir", type=Path, metavar="DIR", default=Path("runs/validity"), help="where runs are kept"
     )
     parser.add_argument("--size", action="append", metavar="CONFIG", help=f"repeatable; default: {', '.join(SIZES)}")
-    parser.add_argument("--match", default="", help="findings whose name holds this")
+    parser.add_argument("--match", action="append", metavar="TEXT", help="findings whose name holds this; repeatable")
+    parser.add_argument(
+        "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
+    )
     parser.add_argument("--steps", type=int, default=600, metavar="N", help="of each run (%(default)s)")
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
@@ -44,15 +49,23 @@ def main() -> None:
     run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
     runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
     settings = [f"train.steps={asked.steps}", f"train.checkpoint_every={asked.steps}", "train.evaluate_every=0"]
-    trials = []
+    trials, itself = [], None
+    wanted = asked.match or [""]
     for size in asked.size or SIZES:
         for finding in FINDINGS:
-            if asked.match in finding.name:
-                folder = asked.run_dir / safe_name(size) / safe_name(finding.name)
+            if any(text in finding.name for text in wanted):
+                folder = asked.run_dir / safe_name(size)
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
+    if asked.itself > 0 and any(text in NAME for text in wanted):
+        own, found = Itself(runner, asked.run_dir / safe_name(NAME), most=asked.max_seeds), []
+        for decision in own.comparisons(asked.itself):
+            found.append(decision)
+            print(f"{NAME}, {len(found)} of {asked.itself}: {itself_line(decision)}", flush=True)
+        itself = own.summary(found)
     if asked.write:
-        asked.write.write_text(document(trials, steps=asked.steps, most=asked.max_seeds), encoding="utf-8")
+        text = document(trials, itself, steps=asked.steps, most=asked.max_seeds)
+        asked.write.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

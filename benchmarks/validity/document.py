@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from benchmarks.validity.itself import PAIRINGS, SIZE, AgainstItself
 from benchmarks.validity.trials import SAME, Trial
 from mmdit_cli.toy.decisions import Decision
 
 ABOUT = """# How far to believe the toy
 
 Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
-
+"""
+FINDINGS = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
 steps at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or
 {most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss,
@@ -23,13 +25,28 @@ accuracy.
 | --- | --- | --- | {rules} |
 """
 SPREAD = "\n{counts}.\n"
+ITSELF = """
+## A config against itself
+
+`{size}` for {steps} steps, against the same config with other seeds, by `--seeds auto --max-seeds {most}`: what is
+decided here is decided wrongly, and that may happen in one comparison of twenty. Of {count} comparisons, of which no
+two share a run, {decided} (a rate of {low:.1%} to {high:.1%}, at 95 %).{again}
+"""
+AGAIN = " Of {pairings:,} comparisons of the same runs in pairs drawn anew, {again:.1%} are."
 
 
-def document(trials: Sequence[Trial], *, steps: int, most: int, command: str = "") -> str:
-    """All trials as Markdown: a row a finding, a column a size."""
+def document(
+    trials: Sequence[Trial], itself: AgainstItself | None = None, *, steps: int, most: int, command: str = ""
+) -> str:
+    """All trials as Markdown, a row a finding, a column a size; then how often equals were told apart."""
+    parts = [ABOUT.format(command=command)]
+    parts += [_findings(trials, steps, most)] if trials else []
+    return "".join([*parts, *([_itself(itself)] if itself else [])])
+
+
+def _findings(trials: Sequence[Trial], steps: int, most: int) -> str:
     sizes = list(dict.fromkeys(trial.size for trial in trials))
-    about = ABOUT.format(
-        command=command,
+    about = FINDINGS.format(
         steps=steps,
         most=most,
         loss=SAME["loss"],
@@ -46,9 +63,28 @@ def document(trials: Sequence[Trial], *, steps: int, most: int, command: str = "
     return about + "".join(rows) + SPREAD.format(counts="; ".join(counts))
 
 
+def _itself(found: AgainstItself) -> str:
+    low, high = found.interval
+    return ITSELF.format(
+        size=SIZE,
+        steps=found.steps,
+        most=found.most,
+        count=len(found.found),
+        decided=f"{found.decided} {'was' if found.decided == 1 else 'were'} decided",
+        low=low,
+        high=high,
+        again="" if found.again is None else AGAIN.format(pairings=PAIRINGS, again=found.again),
+    )
+
+
 def line(trial: Trial) -> str:
     """A trial as it is printed."""
     return f"{trial.finding.name}, {trial.size}: {difference(trial.found)}: {trial.answer}"
+
+
+def itself_line(found: Decision) -> str:
+    """A comparison of equals as it is printed."""
+    return f"{difference(found)}: {'decided, which is wrong' if found.decided else 'not decided'}"
 
 
 def difference(found: Decision) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
@@ -28,13 +28,16 @@ class Finding:
     both: Sequence[str] = ()
 
     def designs(self, size: str, more: Sequence[str] = ()) -> tuple[ToolConfig, ToolConfig]:
-        """The plain one and the claimed one, at a size that a config has."""
-        rest = load_tool_config(size).model.depth - 1
-        plain, claimed = (
-            load_tool_config(size, [*more, *(each.format(rest=rest) for each in (*self.both, *own)), f"name={name}"])
-            for name, own in (("plain", self.plain), ("claimed", self.claimed))
-        )
-        return plain, claimed
+        """The plain one and the claimed one, at a size that a config has, named for what is set: designs of several
+        findings that are one have one name."""
+        unchanged = load_tool_config(size, more)
+
+        def design(own: Sequence[str]) -> ToolConfig:
+            values = [each.format(rest=unchanged.model.depth - 1) for each in (*self.both, *own)]
+            config = load_tool_config(size, [*more, *values])
+            return replace(config, name="unchanged" if config == unchanged else ", ".join(values))
+
+        return design(self.plain), design(self.claimed)
 
 
 ESSER = "Esser et al. 2024, arXiv 2403.03206"

@@ -20,7 +20,7 @@ SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a s
 @dataclass(frozen=True)
 class Trial:
     """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`.
-    `failed`: the designs of which a run diverged."""
+    `failed`: which of the two, `plain` and `claimed`, had a run that diverged."""
 
     finding: Finding
     size: str
@@ -49,7 +49,7 @@ class Trial:
 def try_finding(
     finding: Finding, size: str, runner: Runner, folder: Path, *, most_seeds: int, settings: Sequence[str]
 ) -> Trial:
-    """Train what it takes; runs that the folder has are not trained again.
+    """Train what it takes; runs that the folder has, of this finding or another at that size, are not trained again.
 
     Args:
         settings: of all runs alike, as by `--set`.
@@ -60,5 +60,6 @@ def try_finding(
     (found,) = comparison.decisions
     own = [each for each in results if each.config == plain.name]
     values = [each.loss["last"] if found.figure == "loss" else each.accuracy.get("mean", 0.0) for each in own]
-    failed = frozenset(each.config for each in comparison.failures)
+    diverged = {each.config for each in comparison.failures}
+    failed = frozenset(which for which, each in (("plain", plain), ("claimed", claimed)) if each.name in diverged)
     return Trial(finding, size, found, sum(values) / max(1, len(values)), failed)

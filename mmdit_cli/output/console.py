@@ -31,12 +31,13 @@ class PlainConsole(Console):
 
 
 def stdout() -> Console:
-    """The console for results: the terminal's width, or each table's natural width in a pipe or a file."""
+    """The console for results: the width of the terminal or of COLUMNS; a table's natural one in a pipe or a file."""
     if not can_draw() and hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="mmdit-spell")
     if sys.stdout.isatty():
         return PlainConsole()
-    return PlainConsole(width=_columns() or WIDE, soft_wrap=True)
+    columns = _columns()
+    return PlainConsole(width=columns or WIDE, soft_wrap=columns is None)
 
 
 def stderr() -> Console:

@@ -6,7 +6,7 @@ import math
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,6 +22,9 @@ from mmdit_cli.request.flags import (
 )
 from mmdit_cli.request.request import Request
 from mmdit_cli.request.spreading import check_several
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NAME = "profile"
 MAX_SECONDS, TOLERANCE = 10.0, "5%"
@@ -172,7 +175,6 @@ def command(
     from mmdit_cli.profile.baseline import parse_tolerance, worse_figures
     from mmdit_cli.profile.grid_profile import profile_grid
     from mmdit_cli.profile.live_profile import looked_on
-    from mmdit_cli.profile.plots import profile_plot
     from mmdit_cli.profile.profile_settings import Settings
     from mmdit_cli.profile.tables import change_tables, profile_tables
     from mmdit_cli.request.earlier_document import read_document
@@ -229,10 +231,16 @@ def command(
     if sweep:
         more["growth"] = growth
     more["configs"] = [point.config for point in grid]
+
+    def draw() -> Figure:
+        from mmdit_cli.profile.plots import profile_plot
+
+        return profile_plot(results)
+
     request.show(
         results,
         lambda width: [*profile_tables(results, width, growth, conditions), *change_tables(changes)],
-        picture=None if plot is None else (plot, lambda: profile_plot(results)),
+        picture=None if plot is None else (plot, draw),
         **more,
     )
     onlooker.early.say_interrupted()

@@ -64,9 +64,9 @@ def warm_up(
     min_seconds: float = 0.1,
     on_run: Callable[[int], None] | None = None,
 ) -> list[float]:
-    """Run until two calls in a row differ by less than `tolerance`: 3 times and `min_seconds` at least (clocks rise
-    slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`: of the runs
-    before."""
+    """Run until a call is faster than the one before by less than `tolerance`: 3 times and `min_seconds` at least
+    (clocks rise slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`:
+    of the runs before."""
     times = list(times)
     while len(times) < 2 or sum(times) < max_seconds:
         times.append(stopwatch(call))
@@ -74,7 +74,7 @@ def warm_up(
             on_run(len(times))
         if len(times) < 3 or sum(times) < min_seconds:
             continue
-        if abs(times[-1] - times[-2]) <= tolerance * times[-1] or len(times) >= 20:
+        if times[-1] >= (1 - tolerance) * times[-2] or len(times) >= 20:
             break
     return times
 

@@ -127,6 +127,15 @@ def command(
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write TensorBoard's event files into the runs' folders too.")
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--track",
+            metavar="NAME",
+            help="Tell wandb (offline) or trackio (local) of each run as well. Repeatable.",
+            autocompletion=lambda: ["tensorboard", "trackio", "wandb"],
+        ),
+    ] = None,
     dtype: Annotated[
         str | None, typer.Option("--dtype", metavar="DTYPE", help="fp32, or bf16: autocast over float32 weights.")
     ] = None,
@@ -154,9 +163,10 @@ def command(
     from mmdit_cli.toy.comparison_command import Asked, compare
     from mmdit_cli.toy.equal_cost import with_steps
     from mmdit_cli.toy.laws.asked import read_law
-    from mmdit_cli.toy.run_folder import asked_of_run, check_run, check_tensorboard
+    from mmdit_cli.toy.run_folder import asked_of_run, check_run
     from mmdit_cli.toy.run_settings import RunSettings
     from mmdit_cli.toy.tables import train_tables
+    from mmdit_cli.toy.trackers import check_trackers
     from mmdit_cli.toy.training import train
 
     if coordinate_check:
@@ -167,7 +177,7 @@ def command(
             **{"--seeds": seeds != "1", "--max-seeds": max_seeds, "--sweep": sweep, "--tune": tune},
             **{"--tune-seeds": tune_seeds, "--by": by != "steps", "--law": law, "--law-budget": law_budget},
             **{"--target": target, "--match": match or vary, "--parallel": parallel != "ddp", "--jobs": jobs},
-            **{"--tensorboard": tensorboard, "--dtype": dtype not in (None, "fp32")},
+            **{"--tensorboard": tensorboard, "--track": track, "--dtype": dtype not in (None, "fp32")},
         }
         check_coordinates(request, plot, of_trainings)
         return
@@ -192,8 +202,8 @@ def command(
         raise UserError(f"{spread_by[0]} train.steps: {other} sets the steps as well; leave one out")
     if steps is not None:
         grids = [[with_steps(each, steps) for each in grid] for grid in grids]
-    if tensorboard:
-        check_tensorboard()
+    trackers = tuple(dict.fromkeys([*(["tensorboard"] if tensorboard else []), *(track or ())]))
+    check_trackers(trackers)
     share = read_share("90%" if target is None else target, "--target")
     if by not in get_args(By):
         raise UserError(f"--by {by}: expected {', '.join(get_args(By))}")
@@ -217,7 +227,7 @@ def command(
     request.say_unused()
     for note in request.footnotes if is_main() else ():  # before the work, and again under its tables
         message(note)
-    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, tensorboard, tuple(typed_command()))
+    how = RunSettings(torch_device, torch_dtype, resume, allow_changes, trackers, tuple(typed_command()))
     with processes(torch_device, parallel) as (group, own_device):
         if several and group.size > 1:
             raise UserError("several configs or seeds are compared in one process; leave out torchrun")
@@ -236,7 +246,7 @@ def command(
                 run_dir=run_dir,
                 resume=resume,
                 allow_changes=allow_changes,
-                tensorboard=tensorboard,
+                track=trackers,
                 on_progress=on_progress,
                 on_message=message if group.main else lambda text: None,
                 command_line=how.command_line,

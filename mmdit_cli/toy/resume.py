@@ -12,7 +12,8 @@ from mmdit.weights.checkpoints import Checkpoint
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import as_tool_config
 from mmdit_cli.toy.checkpoints import checkpoint_to_resume
-from mmdit_cli.toy.run_folder import Metrics, described, differences
+from mmdit_cli.toy.metrics import Metrics
+from mmdit_cli.toy.run_folder import described, differences
 from mmdit_cli.toy.trainer import Trainer
 
 NAMED = 5  # changes that a refusal lists

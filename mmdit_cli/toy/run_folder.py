@@ -1,4 +1,4 @@
-"""A run's folder: its name, what it says of the run, its metrics, and how the run is stopped and found again."""
+"""A run's folder: its name, what it says of the run, and how the run is stopped and found again."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import json
 import os
 import platform
 import re
+import secrets
 import shlex
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from mmdit.weights.locks import locked
 from mmdit_cli import __version__
 from mmdit_cli.errors import UserError
 from mmdit_cli.output.console import is_main, is_one_of_several
-from mmdit_cli.output.run_files import ABOUT, CONFIG, METRICS, read_metrics
+from mmdit_cli.output.run_files import ABOUT, CONFIG, METRICS
 from mmdit_cli.request.differing import differing
 from mmdit_cli.request.request import DTYPES
 from mmdit_cli.request.targets import writing
@@ -156,12 +156,14 @@ def describe(
     device: torch.device,
     command_line: Sequence[str],
     changes: Sequence[dict[str, Any]] = (),
-) -> None:
+) -> str:
     """Write the resolved config, and what the run was made with; `changes` are those it went on with, by step. The
-    command that began it stands, and those that went on with it come after."""
+    command that began it stands, and those that went on with it come after; so does the id, which is returned."""
     before = _about(folder)
+    run_id = str(before.get("run_id") or secrets.token_hex(6))
     write_atomic(folder / CONFIG, to_yaml(identity["config"]).encode())
     about = {
+        "run_id": run_id,
         "command_line": before.get("command_line", list(command_line)),
         "resumed_by": [*before.get("resumed_by", []), list(command_line)] if before else [],
         "seed": identity["seed"],
@@ -176,6 +178,7 @@ def describe(
         "changes": list(changes),
     }
     write_atomic(folder / ABOUT, (json.dumps(about, indent=2) + "\n").encode())
+    return run_id
 
 
 def described(folder: Path) -> tuple[dict[str, Any] | None, list[dict[str, Any]]]:
@@ -229,89 +232,3 @@ def resume_command(folder: Path, device: torch.device, parallel: str = "") -> st
 def differences(saved: Any, wanted: Any) -> list[str]:
     """The dotted keys in which two documents differ, each with both values."""
     return [f"{key} was {json.dumps(a)}, is {json.dumps(b)}" for key, a, b in differing(saved, wanted)]
-
-
-def check_tensorboard() -> None:
-    """Raises UserError where TensorBoard's event files can't be written."""
-    if find_spec("tensorboard") is None:
-        raise UserError("--tensorboard needs a package: pip install 'mmdit-cli[tensorboard]'")
-
-
-class Metrics:
-    """`metrics.jsonl`: a line for each step and each evaluation, `step` in all of them.
-
-    A step's `seconds` are those spent in steps since the run began, without evaluations and checkpoints.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS
-        self.events: Any = None
-        self._file = self.path.open("a", encoding="utf-8")
-
-    def mirror(self, completed: int) -> None:
-        """Write every number from now on to TensorBoard's event files as well.
-
-        Args:
-            completed: the steps that a resumed run keeps; what earlier files say of later ones is hidden.
-        """
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.events = SummaryWriter(str(self.path.parent), purge_step=completed + 1 if completed else None)
-
-    def append(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
-        if self.events is not None:
-            for name, value in _scalars(record):
-                self.events.add_scalar(name, value, record["step"])
-
-    def sync(self) -> None:
-        """Make sure the disk holds what a checkpoint is about to build on."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        self._file.close()
-        if self.events is not None:
-            self.events.close()
-
-    def read(self) -> list[dict[str, Any]]:
-        """All records."""
-        return read_metrics(self.path)
-
-    def seconds(self) -> float:
-        """What the steps so far took; 0 for a new run."""
-        return max((float(record.get("seconds", 0.0)) for record in self.read()), default=0.0)
-
-    def truncate(self, step: int) -> None:
-        """Drop what was logged after the checkpoint of `step`, from which the run goes on."""
-        kept = [record for record in self.read() if record["step"] <= step and not record.get("final")]
-        self._file.close()
-        write_atomic(self.path, "".join(json.dumps(record) + "\n" for record in kept).encode())
-        self._file = self.path.open("a", encoding="utf-8")
-
-
-class NoMetrics(Metrics):
-    """Those of a process that writes nothing."""
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / METRICS
-
-    def append(self, record: dict[str, Any]) -> None: ...
-
-    def sync(self) -> None: ...
-
-    def close(self) -> None: ...
-
-    def seconds(self) -> float:
-        return 0.0
-
-    def truncate(self, step: int) -> None: ...
-
-
-def _scalars(record: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers of a record under names such as `losses/image`."""
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _scalars(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
-            yield f"{prefix}{key}", value

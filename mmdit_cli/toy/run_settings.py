@@ -22,7 +22,7 @@ class RunSettings:
     dtype: torch.dtype
     resume: bool = False
     allow_changes: bool = False
-    tensorboard: bool = False
+    track: tuple[str, ...] = ()
     command_line: tuple[str, ...] = ()
 
     @property
@@ -44,7 +44,7 @@ class RunSettings:
             run_dir=planned.folder,
             resume=resume,
             allow_changes=self.allow_changes,
-            tensorboard=self.tensorboard,
+            track=self.track,
             on_progress=on_progress,
             on_message=on_message,
             command_line=self.command_line,

@@ -7,11 +7,13 @@ import math
 import wave
 from base64 import b64encode
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from mmdit.weights.atomic import write_atomic
 from mmdit_cli.toy.evaluation import Samples
 
 RATE, REPEATED = 4000, 8  # samples/s of a sound, and how often it is repeated: one alone is over before it is heard
@@ -79,6 +81,20 @@ def tones_file(x: Tensor) -> io.BytesIO:
         sound.setframerate(RATE)
         sound.writeframes((tone * 32767).astype("<i2").tobytes())
     return file
+
+
+def write_sounds(samples: Samples, picture: Path) -> dict[str, Path]:
+    """Write the sounds of all samples beside their picture, one after the other (.wav); by modality, where they are.
+
+    Raises:
+        OSError: one can't be written.
+    """
+    files = {}
+    for name, x in samples.data.items():
+        if x.ndim == 3:
+            files[name] = picture.with_suffix(".wav")
+            write_atomic(files[name], tones_file(x).getvalue())
+    return files
 
 
 def _address(kind: str, file: io.BytesIO) -> str:

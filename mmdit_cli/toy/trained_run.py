@@ -19,7 +19,6 @@ import torch
 import mmdit
 from mmdit.config import ConfigError
 from mmdit.options import TokenInput
-from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import EMA, newest_checkpoint
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.targets import PICTURES, check_target
@@ -28,7 +27,7 @@ from mmdit_cli.request.train_config import SamplerConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.evaluation import Samples, draw
 from mmdit_cli.toy.run_folder import described, holds_run
-from mmdit_cli.toy.shown_samples import tones_file
+from mmdit_cli.toy.shown_samples import write_sounds
 
 
 class TrainedRun:
@@ -110,10 +109,7 @@ class TrainedRun:
         check_target(Path(path), "path", suffixes=PICTURES, force=True)
         files = {"picture": Path(path)}
         save_figure(sample_plot(samples, title=f"{self.config.name}, step {self.step}", reads=True), files["picture"])
-        for name, x in samples.data.items():
-            if x.ndim == 3:
-                files[name] = files["picture"].with_suffix(".wav")
-                write_atomic(files[name], tones_file(x).getvalue())
+        files |= write_sounds(samples, files["picture"])
         return {name: str(file) for name, file in files.items()}
 
     def _in_known_words(self, caption: str) -> str:

@@ -28,17 +28,12 @@ from mmdit_cli.toy.any_to_any import any_to_any
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.equal_cost import in_steps
 from mmdit_cli.toy.evaluation import SEEN, SHOWN, Samples, draw, evaluate
+from mmdit_cli.toy.metrics import Metrics, NoMetrics
 from mmdit_cli.toy.optimizer import check_optimizer
 from mmdit_cli.toy.resume import go_on
-from mmdit_cli.toy.run_folder import (
-    Metrics,
-    NoMetrics,
-    check_tensorboard,
-    describe,
-    open_run,
-    resume_command,
-)
-from mmdit_cli.toy.shown_samples import samples_document
+from mmdit_cli.toy.run_folder import describe, open_run, resume_command
+from mmdit_cli.toy.shown_samples import samples_document, write_sounds
+from mmdit_cli.toy.trackers import Tracked, check_trackers
 from mmdit_cli.toy.train_result import AVERAGED, TrainResult, forget_result, keep_result
 from mmdit_cli.toy.trainer import DTYPES, Diverged, Trainer
 
@@ -70,7 +65,7 @@ def train(
     run_dir: Path | None = None,
     resume: bool = False,
     allow_changes: bool = False,
-    tensorboard: bool = False,
+    track: Sequence[str] = (),
     on_progress: Progress = lambda step, steps, loss, rate, left: None,
     on_message: Callable[[str], None] = lambda message: None,
     command_line: Sequence[str] = (),
@@ -84,7 +79,7 @@ def train(
         steps: in place of the config's `train.steps`.
         run_dir: a new or empty folder, or the run to `resume`; None: `runs/NAME-TIME`.
         allow_changes: resume even where the run was started with another seed, dtype or config.
-        tensorboard: write event files into the run's folder as well.
+        track: the trackers that are told of the run, by name; see `mmdit_cli.toy.trackers`.
         on_progress: called after each step with the step, the steps in all, the loss, steps/s and seconds left.
         on_message: called with what a user should know, such as a damaged checkpoint that was passed over.
 
@@ -98,8 +93,7 @@ def train(
         raise UserError(f"train-toy trains in {' or '.join(DTYPES.values())}, got {str(dtype).removeprefix('torch.')}")
     if steps is not None:
         config = in_steps(config, steps)
-    if tensorboard:
-        check_tensorboard()
+    check_trackers(track)
     if config.train.batch_size < group.place[1]:
         raise UserError(
             f"train.batch_size is {config.train.batch_size}, and {group.place[1]} processes need a row each"
@@ -123,11 +117,11 @@ def train(
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main:
                 forget_result(folder)
-            if group.main and tensorboard:
-                metrics.mirror(trainer.completed)
-            if group.main:
                 about = trainer.identity()
-                describe(folder, about, device=device, command_line=command_line, changes=changes)
+                run_id = describe(folder, about, device=device, command_line=command_line, changes=changes)
+                told = {**about["config"], "seed": seed, "dtype": about["dtype"]}
+                metrics.trackers.on_message = on_message
+                metrics.trackers.start(track, Tracked(folder, config.name, seed, run_id, trainer.completed, told))
             gain = trainer.compile_gain() if config.train.compile else None
             if gain is not None:
                 on_message(f"{config.name}: {in_words(gain)}")
@@ -198,8 +192,10 @@ def _evaluate_on_the_way(trainer: Trainer, folder: Path, metrics: Metrics) -> No
         batch = trainer.world.batch(count, seed=trainer.seed, stream=SEEN, index=0)
         accuracy = draw(model, batch, trainer.settings, seed=trainer.seed, device=trainer.device).accuracy
         metrics.append({"step": trainer.completed, "accuracy": accuracy})
-        _picture(samples, progress.place_of(folder, trainer.completed, ".png"), trainer)
+        picture = progress.place_of(folder, trainer.completed, ".png")
+        _picture(samples, picture, trainer)
         progress.keep(folder, trainer.completed, samples)
+        metrics.trackers.show(trainer.completed, {"samples": picture, **write_sounds(samples, picture)})
     trainer.group.wait()
 
 
@@ -238,6 +234,8 @@ def _result(
     if before := progress.kept(folder, shown.batch, until=trainer.completed - 1):
         files["progress"] = folder / "progress.png"
         _over_training({**before, trainer.completed: shown}, files["progress"], trainer)
+    to_show = {key: path for key, path in files.items() if path.suffix == ".png"}
+    metrics.trackers.show(trainer.completed, {**to_show, **write_sounds(shown, files["samples"])})
     result = TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,

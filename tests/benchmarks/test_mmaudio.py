@@ -22,10 +22,11 @@ from benchmarks.families.comparison import (
 from benchmarks.families.document import size
 from benchmarks.families.mmaudio import MMAUDIO, NETWORKS
 from mmdit.layouts.layout import to_layout
+from tests.support.marks import slow_but
 from tests.support.paths import REPORTS
 
 OUTPUT, GRADIENT = 1e-5, 1e-4
-each_network = pytest.mark.parametrize("family", NETWORKS, ids=str)
+each_network = pytest.mark.parametrize("family", slow_but(NETWORKS, MMAUDIO), ids=str)
 
 
 @each_network

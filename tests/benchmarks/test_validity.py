@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
 
 from benchmarks.validity.__main__ import SIZES
 from benchmarks.validity.document import document
 from benchmarks.validity.findings import FINDINGS
+from benchmarks.validity.itself import AgainstItself, Itself, decided_in_new_pairs
 from benchmarks.validity.trials import Trial, try_finding
+from mmdit_cli.model_parts.flop_count import count_flops
+from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.toy import designs
 from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns
 from tests.support.fake_runs import fake_train
+from tests.support.marks import slow_but
 
+counted = cache(lambda: count_flops(load_tool_config("ladder/1")))
 BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
 FOUND = Decision("claimed", "plain", "loss", True, 3, -0.03, -0.05, -0.01, "better")
 
@@ -24,13 +32,26 @@ def trial(finding, value=1.0, size="ladder/1", **found) -> Trial:
     return Trial(finding, size, replace(FOUND, **found), value)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    """FLOPs are counted once; between runs that train nothing there is nothing to collect."""
+    monkeypatch.setattr(designs, "count_flops", lambda config: counted())
+    monkeypatch.setattr("mmdit_cli.toy.runs.gc.collect", lambda: 0)
+
+
+@pytest.mark.parametrize("size", slow_but(SIZES, SIZES[0]))
 @pytest.mark.parametrize("finding", FINDINGS, ids=lambda finding: finding.name[:30])
 def test_its_designs_differ_in_the_network_or_its_training_and_in_no_data(finding, size):
     plain, claimed = finding.designs(size)
     assert (plain.model, plain.train) != (claimed.model, claimed.train)
-    assert (plain.name, claimed.name) == ("plain", "claimed") and plain.train.data == claimed.train.data == "scenes"
+    assert plain.name != claimed.name and plain.train.data == claimed.train.data == "scenes"
     assert (plain.train.steps, plain.train.batch_size) == (claimed.train.steps, claimed.train.batch_size)
+
+
+@pytest.mark.parametrize("known", ["ten times", "own weights", "logit-normal"])
+def test_designs_that_are_known_to_differ_can_be_tried_alone(known):
+    (only,) = [each for each in FINDINGS if known in each.name]
+    assert only.expected == "better"
 
 
 def test_ten_findings_have_each_a_source():
@@ -74,13 +95,55 @@ def test_the_document_has_a_row_a_finding_and_a_column_a_size():
 
 
 def test_seeds_are_added_until_it_is_decided(tmp_path):
-    losses = {("plain", seed): 1.0 + 0.001 * seed for seed in range(6)}
-    losses |= {("claimed", seed): 0.5 + 0.001 * seed**2 for seed in range(6)}
-    ran: list[tuple[str, int]] = []
     gate = next(each for each in FINDINGS if "gate" in each.name)
+    plain, claimed = gate.designs("ladder/1")
+    losses = {(plain.name, seed): 1.0 + 0.001 * seed for seed in range(6)}
+    losses |= {(claimed.name, seed): 0.5 + 0.001 * seed**2 for seed in range(6)}
+    ran: list[tuple[str, int]] = []
     found = try_finding(gate, "ladder/1", InTurns(fake_train(losses, ran)), tmp_path, most_seeds=6, settings=[])
     assert found.answer == "agrees" and found.found.mean == pytest.approx(-0.5, abs=0.01)
     assert len(ran) == 2 * found.found.n < 12 and found.value == pytest.approx(1, abs=0.01)
+
+
+def test_designs_of_several_findings_that_are_one_have_one_name():
+    designs = [each for finding in FINDINGS for each in finding.designs("ladder/1")]
+    contents = {(each.name, repr(replace(each, name="any"))) for each in designs}
+    assert len(contents) == len({name for name, _ in contents}) == len({text for _, text in contents})
+    assert sum(each.name == "unchanged" for each in designs) > len(FINDINGS) / 2
+
+
+def test_a_config_is_held_against_itself_with_seeds_of_which_no_two_are_one(tmp_path):
+    rng, ran = np.random.default_rng(0), list[tuple[str, int]]()
+    losses = {(name, seed): rng.normal(1, 0.01) for name in ("once", "again") for seed in range(40)}
+    losses |= {("again", 8 + 4 + seed): losses["once", 8 + seed] + 0.5 + 0.01 * seed for seed in range(4)}  # by chance
+    own = Itself(InTurns(fake_train(losses, ran)), tmp_path, most=4)
+    found = own.summary(list(own.comparisons(3)))
+    assert len({seed for _, seed in ran}) == len(ran) == len(own.losses) == 22
+    assert [each.decided for each in found.found] == [False, True, False] and found.decided == 1
+    assert found.found[0].n == 4 and found.found[1].n == 3
+    text = document([], found, steps=600, most=6)
+    assert "Of 3 comparisons" in text and "1 was decided" in text and "| finding |" not in text
+
+
+@pytest.mark.parametrize(("decided", "low", "high"), [(0, 0.0, 1 - 0.025**0.05), (1, 0.001265, 0.248733)])
+def test_what_twenty_comparisons_tell_of_the_rate_is_the_exact_interval(decided, low, high):
+    found = [replace(FOUND, decided=index < decided) for index in range(20)]
+    assert AgainstItself(found, 6, 40, None).interval == pytest.approx((low, high), abs=1e-5)
+
+
+def test_runs_in_new_pairs_are_decided_as_rarely_as_is_asked():
+    losses = np.random.default_rng(1).normal(size=240)
+    assert 0.01 < decided_in_new_pairs(losses, 6) <= 0.05
+    assert decided_in_new_pairs(losses[:11], 6) is None
+
+
+@pytest.mark.slow
+def test_a_config_against_itself_trains_and_is_not_trained_twice(tmp_path, monkeypatch):
+    run = RunSettings(torch.device("cpu"), torch.float32, resume=True)
+    first = list(Itself(InTurns(run.train), tmp_path, most=3, steps=2).comparisons(1))
+    monkeypatch.setattr("mmdit_cli.toy.run_settings.train", lambda *given, **named: pytest.fail("trained again"))
+    assert list(Itself(InTurns(run.train), tmp_path, most=3, steps=2).comparisons(1)) == first
+    assert first[0].n == 3 and len(list(tmp_path.iterdir())) == 6
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+import io
 import json
-import os
 import re
 import shlex
 import subprocess
@@ -40,7 +40,7 @@ OPTIONS = {"profile": ["--repeats", "2", "--max-seconds", "0.1"], "export": ["--
 
 
 @pytest.fixture
-def mmdit(tmp_path, monkeypatch, capfd, quick_ceilings):
+def mmdit(tmp_path, monkeypatch, capfd, quick_ceilings, counted_once):
     """Runs the command line in this process: exit code, standard output, standard error."""
     from mmdit_cli.app import main
 
@@ -56,17 +56,6 @@ def mmdit(tmp_path, monkeypatch, capfd, quick_ceilings):
         return stop.value.code or 0, out, err
 
     return run
-
-
-def process(*arguments: str, **options):
-    return subprocess.run(
-        [sys.executable, "-m", "mmdit_cli", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=120,
-        **options,
-    )
 
 
 @pytest.mark.parametrize("command", RESULTS)
@@ -112,9 +101,10 @@ def test_set_changes_a_value(mmdit):
     assert counts[0] != counts[1]
 
 
-def test_a_config_can_come_from_standard_input():
-    done = process("flops", "-c", "-", "--json", input=TINY)
-    assert done.returncode == 0 and json.loads(done.stdout)["results"][0]["config"] == "tiny"
+def test_a_config_can_come_from_standard_input(mmdit, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(TINY.encode())))
+    code, out, _ = mmdit("flops", "-c", "-", "--json")
+    assert code == 0 and json.loads(out)["results"][0]["config"] == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -225,13 +215,17 @@ def test_a_device_without_memory_for_it_is_exit_2_whoever_says_so(text, mmdit, m
     assert code == 2 and err.startswith("error: not enough memory for this")
 
 
+@pytest.mark.slow
 def test_a_reader_who_leaves_early_is_no_error():
     command = f"{sys.executable} -m mmdit_cli schema | head -1"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, cwd=ROOT)
     assert done.stderr == "" and done.returncode == 0
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], *([c, "--help"] for c in (*RESULTS, "train-toy"))])
+HELP = [["--help"], ["--version"], *([command, "--help"] for command in (*RESULTS, "train-toy"))]
+
+
+@pytest.mark.parametrize("arguments", slow_but(HELP, ["--version"], ["profile", "--help"]))
 def test_help_needs_neither_torch_nor_the_library(arguments):
     code = (
         f"import sys; sys.argv = ['mmdit', *{arguments!r}]\n"
@@ -275,11 +269,12 @@ def test_those_three_commands_work(mmdit):
 
 @pytest.mark.parametrize("columns", ["40", "80"])
 @pytest.mark.parametrize("command", [*RESULTS, "train-toy"])
-def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns):
-    done = process(command, "--help", env=os.environ | {"COLUMNS": columns, "TERMINAL_WIDTH": columns})
+def test_help_shows_every_flag_whole_on_a_narrow_screen(command, columns, mmdit, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    code, out, _ = mmdit(command, "--help")
     for flag in ("--config", "--set", "--device", "--dtype", "--seed", "--json", "--report"):
-        assert flag in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= max(50, int(columns))
+        assert flag in out
+    assert code == 0 and max(map(len, out.splitlines())) <= max(50, int(columns))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences
 from mmdit_cli.toy.trainer import Trainer
+from tests.support.marks import slow_but
 from tests.support.paths import CONFIGS, ROOT
 
 FOLDER = CONFIGS / "ablations"
@@ -56,7 +57,7 @@ def test_a_design_differs_in_what_its_set_is_about(path):
     assert all(line.startswith(tuple(keys)) for line in changed), changed
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@pytest.mark.parametrize("path", slow_but(FILES, *FILES[1::4]), ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_design_takes_a_step(path):
     config = load_tool_config(path)
     config = replace(config, train=replace(config.train, batch_size=4))

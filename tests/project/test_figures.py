@@ -60,7 +60,7 @@ def test_pages_and_configs_say_how_many_parameters_the_published_networks_have()
         assert re.search(rf"`{name}` {billions}[, ]", (ROOT / "README.md").read_text("utf-8")), family.config
 
 
-@pytest.mark.parametrize("design", slow_but(dict.fromkeys(DESIGNS), *DESIGNS[:2]), ids=lambda design: design[0])
+@pytest.mark.parametrize("design", slow_but(dict.fromkeys(DESIGNS), DESIGNS[1]), ids=lambda design: design[0])
 def test_a_design_of_the_ablations_has_the_parameters_and_flops_that_are_counted(design):
     name, parameters, step = design
     (path,) = (CONFIGS / "ablations").glob(f"*/{name}.yaml")

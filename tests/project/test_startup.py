@@ -36,12 +36,12 @@ print([name for name in {names!r} if name in sys.modules], file=sys.stderr)
     [
         (["--help"], ["torch", "pydantic", "numpy", "matplotlib", "yaml"]),
         (
-            ["flops", "-c", str(CONFIGS / "sd3-medium.yaml")],
+            ["flops", "-c", str(CONFIGS / "two-modality.yaml")],
             ["torch._dynamo", "torch._inductor", "matplotlib", "huggingface_hub", "pydantic"],
         ),
         pytest.param(
             ["profile", "-c", "toy-two-modality", "--repeats", "1", "--max-seconds", "0", "--set", "run.batch_size=1"],
-            ["torch._dynamo", "torch._inductor"],
+            ["torch._dynamo", "torch._inductor", "matplotlib"],
             marks=pytest.mark.slow,
         ),
         pytest.param(

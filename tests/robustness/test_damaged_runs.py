@@ -20,7 +20,21 @@ from mmdit_cli.toy import checkpoints
 from mmdit_cli.toy.run_folder import LOCK, described, safe_name
 from mmdit_cli.toy.training import Interrupted, train
 from tests.support.marks import slow_but
-from tests.support.toy import CPU, same_bits, tiny, weights
+from tests.support.toy import CPU, same_bits, tiny, train_tiny, weights
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that no test changes."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train_tiny(folder, steps=6)
+    return folder
+
+
+@pytest.fixture
+def run(finished, tmp_path):
+    """One of six steps, with the checkpoints of the last four, to be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.mark.usefixtures("bare_training")
@@ -68,12 +82,12 @@ def test_a_change_is_refused_then_allowed_and_written_down(tmp_path):
     [(tiny(steps=2), "train.steps is 2, and .* has done 6"), (tiny(sound=True), "weights.*: .*audio.* is missing")],
 )
 @pytest.mark.usefixtures("bare_training")
-def test_a_change_that_does_not_fit_the_run_is_refused_all_the_same(other, why, tmp_path):
-    whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
-    before = weights(whole)
+def test_a_change_that_does_not_fit_the_run_is_refused_all_the_same(other, why, run):
+    file = run / "checkpoint-00000006" / "weights.safetensors"
+    before = file.read_bytes()
     with pytest.raises(UserError, match=why):
-        train(other, device=CPU, run_dir=tmp_path / "run", resume=True, allow_changes=True)
-    assert same_bits(before, load_file(Path(whole.files["checkpoint"]).with_name("weights.safetensors")))
+        train(other, device=CPU, run_dir=run, resume=True, allow_changes=True)
+    assert file.read_bytes() == before
 
 
 @pytest.mark.usefixtures("bare_training")
@@ -88,31 +102,27 @@ def test_a_config_edited_before_the_first_checkpoint_is_noticed(tmp_path):
         train(tiny(), device=CPU, seed=1, run_dir=tmp_path / "run", resume=True)
 
 
-@pytest.mark.usefixtures("bare_training")
-def test_a_digit_changed_in_a_checkpoints_json_is_found(tmp_path):
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
-    path = tmp_path / "run" / "checkpoint-00000006" / "state.json"
+def test_a_digit_changed_in_a_checkpoints_json_is_found(run):
+    path = run / "checkpoint-00000006" / "state.json"
     state = json.loads(path.read_text())
     path.write_text(json.dumps(state | {"averaged": 5}))
-    checkpoint, problems = newest_checkpoint(tmp_path / "run")
+    checkpoint, problems = newest_checkpoint(run)
     assert checkpoint.step == 4 and "state.json does not match" in problems[0]
     with pytest.warns(UserWarning, match="checkpoint-00000006 is damaged .*; passed over"):
-        loaded = mmdit.load(tmp_path / "run").state_dict()
+        loaded = mmdit.load(run).state_dict()
     assert same_bits(loaded, load_file(checkpoint.path / "ema.safetensors"))
     del state["sha256"]["state.json"]  # as earlier versions wrote it
     path.write_text(json.dumps(state))
-    assert newest_checkpoint(tmp_path / "run")[0].step == 6
+    assert newest_checkpoint(run)[0].step == 6
 
 
 @pytest.mark.usefixtures("bare_training")
-def test_a_users_copies_of_checkpoints_neither_count_nor_go(tmp_path):
-    run = tmp_path / "run"
-    train(tiny(steps=4), device=CPU, run_dir=run)
+def test_a_users_copies_of_checkpoints_neither_count_nor_go(run):
     for name in ("checkpoint-best", "checkpoint-old", "checkpoint-4"):
-        shutil.copytree(run / "checkpoint-00000002", run / name)
-    train(tiny(), device=CPU, run_dir=run, resume=True, allow_changes=True)
+        shutil.copytree(run / "checkpoint-00000004", run / name)
+    train(tiny(steps=8), device=CPU, run_dir=run, resume=True, allow_changes=True)
     assert sorted(path.name for path in run.glob("checkpoint-*")) == [
-        "checkpoint-00000004", "checkpoint-00000006", "checkpoint-4", "checkpoint-best", "checkpoint-old"
+        "checkpoint-00000006", "checkpoint-00000008", "checkpoint-4", "checkpoint-best", "checkpoint-old"
     ]  # fmt: skip
 
 
@@ -131,11 +141,9 @@ def forged(folder: Path, files: dict[str, bytes], **changes: object) -> None:
     slow_but([{"step": float("inf")}, {"step": 5}, {"step": "6"}, {"averaged": "x"}, {"averaged": -1}], {"step": 5}),
     ids=str,
 )
-@pytest.mark.usefixtures("bare_training")
-def test_a_state_that_says_nonsense_is_passed_over(changes, tmp_path):
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
-    forged(tmp_path / "run" / "checkpoint-00000006", {}, **changes)
-    checkpoint, problems = newest_checkpoint(tmp_path / "run")
+def test_a_state_that_says_nonsense_is_passed_over(changes, run):
+    forged(run / "checkpoint-00000006", {}, **changes)
+    checkpoint, problems = newest_checkpoint(run)
     assert checkpoint.step == 4 and len(problems) == 1 and "checkpoint-00000006 is damaged" in problems[0]
 
 
@@ -155,12 +163,11 @@ SLOW = pytest.mark.slow
     ],
 )
 @pytest.mark.usefixtures("bare_training")
-def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, tmp_path):
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+def test_a_checkpoint_of_something_else_is_one_message(name, tensors, why, run):
     content = b"junk" if tensors is None else save(tensors)
-    forged(tmp_path / "run" / "checkpoint-00000006", {name: content})
+    forged(run / "checkpoint-00000006", {name: content})
     with pytest.raises(UserError, match=f"checkpoint-00000006 does not fit the config: .*{why}"):
-        train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)
+        train(tiny(), device=CPU, run_dir=run, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -184,8 +191,8 @@ def test_what_a_run_says_of_itself_is_read_without_trust(name, content, tmp_path
 
 
 @pytest.mark.usefixtures("bare_training")
-def test_a_full_disk_says_where_it_stopped_and_leaves_the_checkpoint_before(tmp_path, monkeypatch):
-    whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
+def test_a_full_disk_says_where_it_stopped_and_leaves_the_checkpoint_before(finished, tmp_path, monkeypatch):
+    wanted = load_file(finished / "checkpoint-00000006" / "weights.safetensors")
     write, calls = checkpoints.write_tensors, []
 
     def full(*args):
@@ -198,7 +205,7 @@ def test_a_full_disk_says_where_it_stopped_and_leaves_the_checkpoint_before(tmp_
     with pytest.raises(UserError, match=r"No space left on device, at step 4; go on later with: mmdit train-toy "):
         train(tiny(), device=CPU, run_dir=tmp_path / "run")
     assert newest_checkpoint(tmp_path / "run")[0].step == 2
-    assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), weights(whole))
+    assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), wanted)
 
 
 def test_a_name_that_the_system_can_not_write_gives_a_folder_that_it_can(monkeypatch):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.run_folder import Metrics
+from mmdit_cli.toy.metrics import Metrics
 from mmdit_cli.toy.runs import PlannedRun
 from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.trainer import Diverged

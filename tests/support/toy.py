@@ -50,12 +50,12 @@ def tiny(sound: bool = False, dropout: float = 0.0, **train_settings: Any) -> To
     return validate_mapping(data, ToolConfig, source="test")
 
 
-def train_tiny(folder: Path, sound: bool = False) -> None:
-    """A run of four steps with two checkpoints, without its pictures, which take longer."""
+def train_tiny(folder: Path, sound: bool = False, steps: int = 4) -> None:
+    """A run with its last two checkpoints; without pictures and the look at the memory, which take longer."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("_picture", "_curves"):
+        for name in ("check_fits", "_picture", "_curves", "_over_training"):
             patch.setattr(f"mmdit_cli.toy.training.{name}", lambda *given: None)
-        train(tiny(sound, steps=4), device=CPU, run_dir=folder)
+        train(tiny(sound, steps=steps), device=CPU, run_dir=folder)
 
 
 def weights(result: TrainResult) -> dict[str, torch.Tensor]:

@@ -109,7 +109,7 @@ def test_no_more_than_a_tensor_is_held_beside_what_is_asked_for(tmp_path, monkey
 
 
 @pytest.mark.parametrize("target", slow_but(["mmdit", "flux", "diffusers"], "flux"))
-@pytest.mark.parametrize("fp8", ["fp8", "fp8-scaled"])
+@pytest.mark.parametrize("fp8", slow_but(["fp8", "fp8-scaled"], "fp8-scaled"))
 def test_fp8_is_written_and_read_within_its_own_error(fp8, target, tmp_path):
     mmdit.save(network(FLUX), tmp_path / "m")
     config = tool_config(FLUX)
@@ -149,6 +149,7 @@ def test_scales_make_small_weights_as_exact_as_large_ones(tmp_path):
     assert errors["fp8-scaled"] < 0.03 < 0.2 < errors["fp8"]
 
 
+@pytest.mark.slow
 def test_an_fp8_file_in_shards_is_read_whole(tmp_path):
     config = tool_config(FLUX)
     written(config, out=tmp_path / "x", fp8="fp8-scaled", max_shard_size="100kB", seed=1)
@@ -176,6 +177,7 @@ def test_what_fp8_can_not_hold_is_refused_and_nothing_written(value, fp8, said, 
     assert said in str(caught.value) and not (tmp_path / "x").exists()
 
 
+@pytest.mark.slow
 def test_a_file_of_comfyui_keeps_its_prefix_for_the_scales_too(tmp_path):
     quantized(FLUX, "flux", PREFIX, "fp8", tmp_path / "theirs")
     config = tool_config(FLUX)

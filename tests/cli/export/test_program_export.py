@@ -248,6 +248,7 @@ def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, 
             torch.testing.assert_close(x, y, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_picture_of_two_patches_at_most_has_a_fixed_size(tmp_path):
     """Between 1, which torch takes apart, and 2 there is nothing to vary."""
     small = as_tool_config(

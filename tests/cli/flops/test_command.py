@@ -16,7 +16,7 @@ from tests.support.small_configs import config
 
 
 @pytest.fixture
-def flops(tmp_path, monkeypatch, capfd):
+def flops(tmp_path, monkeypatch, capfd, counted_once):
     """Runs `mmdit flops` on a small config: exit code, standard output, standard error."""
     from mmdit_cli.app import main
 

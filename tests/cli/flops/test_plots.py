@@ -18,6 +18,7 @@ def test_the_bars_are_the_components_flops_and_parameters():
         assert parameters == [c.parameters for c in result.components] and sum(parameters) == result.parameters
 
 
+@pytest.mark.slow
 def test_a_sweep_is_drawn_over_its_first_number():
     points = [{"model.depth": depth, "model.final_norm": norm} for depth in (2, 1) for norm in (True, False)]
     results = [count_flops(config(depth=p["model.depth"], final_norm=p["model.final_norm"]), point=p) for p in points]

@@ -45,7 +45,7 @@ def matched(match, vary, *designs: ToolConfig, names=("a", "b")):
     return match_configs(request, designs, match, vary), request
 
 
-@pytest.mark.parametrize("depth", slow_but([1, 2, 7, 16], 1, 7))
+@pytest.mark.parametrize("depth", slow_but([1, 2, 7, 16], 7))
 def test_the_depth_of_as_many_parameters_is_found(depth):
     wanted = parameters(config(depth=depth))
     (found,), request = matched(f"params={wanted}", ["model.depth"], config(depth=5))
@@ -68,6 +68,7 @@ def test_keys_that_are_given_together_scale_together(start, wanted):
         assert matched(f"params={wanted}", WIDTHS, scaled(start))[0] == [best]
 
 
+@pytest.mark.slow
 def test_flops_are_those_of_the_call_that_is_fed():
     fed = {"batch_size": 3, "tokens": {"text": 70, "image": 90}}
     wanted = count_flops(config(fed, depth=3)).forward_flops

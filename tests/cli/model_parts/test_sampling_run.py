@@ -101,7 +101,7 @@ def test_fewer_steps_are_the_first_of_them():
 
 @pytest.mark.parametrize("guidance", slow_but([[], [GUIDED]], []), ids=["plain", "guided"])
 def test_flops_are_those_that_torchs_counter_sees_in_the_whole_run(guidance):
-    chosen = toy(*guidance)
+    chosen = toy("model.depth=2", "run.steps=2", *guidance)
     counted = count_sampling(chosen)
     for way in counted.ways:
         with FlopCounterMode(display=False) as counter:

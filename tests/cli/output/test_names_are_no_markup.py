@@ -33,6 +33,7 @@ from mmdit_cli.toy.coordinate_command import coordinate_tables
 from mmdit_cli.toy.laws.law_tables import law_tables
 from mmdit_cli.toy.plots import curve_plot
 from mmdit_cli.toy.tables import train_tables
+from tests.support.marks import slow_but
 
 NAMES = {  # as they are shown
     "[/2]": "[/2]",
@@ -94,7 +95,7 @@ def made(kind: Any, name: str) -> Any:
     return {str: name, int: 1, float: 0.5, bool: True, Path: Path("x")}.get(kind)
 
 
-@pytest.mark.parametrize("width", [None, 80, 20])
+@pytest.mark.parametrize("width", slow_but([None, 80, 20], None))
 @pytest.mark.parametrize("command", TABLES)
 def test_every_table_shows_a_name_as_it_is(command, width, monkeypatch, capsys):
     monkeypatch.setenv("COLUMNS", str(width)) if width else monkeypatch.delenv("COLUMNS", raising=False)

@@ -19,6 +19,7 @@ from mmdit_cli.profile.conditions import judge
 from mmdit_cli.profile.kernels import kernel_seconds, profiled, write_trace
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
+from tests.support.marks import slow_but
 from tests.support.small_configs import VARIANTS, config
 
 CPU = torch.device("cpu")
@@ -101,7 +102,7 @@ def test_what_kernels_leave_of_the_latency_the_device_waited():
     assert device_parts({part: 5.0}, 4.0) == {part: 1.0}
 
 
-@pytest.mark.parametrize("mode", ["forward", "train"])
+@pytest.mark.parametrize("mode", slow_but(["forward", "train"], "train"))
 def test_the_profilers_ranges_are_the_components_in_each_phase(mode):
     chosen = config(**VARIANTS["adaptive by token"])
     net = build(chosen.model)

@@ -38,7 +38,7 @@ def test_flops_are_those_of_the_flops_command_and_of_torchs_counter(variant):
         assert forward.flops_of(row.name) == row.flops == train.flops.get(("forward", row.name), 0)
 
 
-@pytest.mark.parametrize("variant", slow_but(VARIANTS, "registers", "adaptive by token"))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, "registers"))
 @pytest.mark.parametrize("mask", slow_but([{}, {"mask": {"text": 0.5}}], {"mask": {"text": 0.5}}), ids=["", "padded"])
 def test_a_forward_pass_moves_the_same_on_the_meta_device_as_its_real_operators_do(variant, mask):
     chosen = config(mask, **VARIANTS[variant])
@@ -93,7 +93,8 @@ def test_the_whole_moves_weights_inputs_and_outputs_and_in_training_the_weights_
 
 
 def test_bf16_moves_half_the_bytes():
-    full, half = (count_work(config(), train=True, device=CPU, dtype=d) for d in (torch.float32, torch.bfloat16))
+    chosen = config(depth=1)
+    full, half = (count_work(chosen, train=False, device=CPU, dtype=d) for d in (torch.float32, torch.bfloat16))
     assert half.traffic["feedforward, image"].bytes * 2 == full.traffic["feedforward, image"].bytes
 
 

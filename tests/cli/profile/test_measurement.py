@@ -15,6 +15,7 @@ from mmdit_cli.profile.measurement import profile_configs
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
 from tests.support.leftovers import models_left
+from tests.support.marks import slow_but
 from tests.support.small_configs import BATCH, config
 
 WIDE = {"modalities": {"text": {"dim": 64}, "image": {"dim": 64}}}
@@ -38,7 +39,7 @@ def test_of_a_call_that_takes_long_is_told_before_it_is_made(monkeypatch):
     assert len(told) == 1 and told[0].startswith(f"small: a call takes {flop_text(flops)}, here ")
 
 
-@pytest.mark.parametrize("mode", ["forward", "train"])
+@pytest.mark.parametrize("mode", slow_but(["forward", "train"], "train"))
 def test_a_profile_adds_up(mode):
     stages = []
     (result,) = profile_configs(
@@ -66,9 +67,9 @@ def test_a_profile_adds_up(mode):
 
 
 def test_several_configs_are_measured_in_the_same_rounds_and_the_first_is_the_reference():
-    first, second = profile_configs([config(), config(depth=4)], Settings(repeats=8), points=[{"d": 2}, {"d": 4}])
+    first, second = profile_configs([config(), config(depth=1)], Settings(repeats=6), points=[{"d": 2}, {"d": 4}])
     assert first.ratio is None and (first.point, second.point) == ({"d": 2}, {"d": 4})
-    assert (second.ratio.to, second.ratio.rounds) == ("small", 8)
+    assert (second.ratio.to, second.ratio.rounds) == ("small", 6)
     assert second.ratio.low <= second.ratio.ratio <= second.ratio.high
 
 
@@ -100,17 +101,17 @@ def test_results_are_there_after_the_first_two_calls_and_sharpen():
 def test_a_key_ends_a_profile_with_what_is_known():
     early = EarlyEnd(lambda: early.asked.append(1) or len(early.asked) > 3)
     early.asked = []
-    results = profile_configs([config(), config(depth=1)], Settings(repeats=50), early=early)
+    results = profile_configs([config(depth=1)] * 2, Settings(repeats=50), early=early)
     assert early.reason == "key" and [result.latency_ms.runs > 0 for result in results] == [True, True]
     assert "Ended early, by a key: times are of" in " ".join(early.notices(results, 2))
     early = EarlyEnd(lambda: True)
-    (only,) = profile_configs([config(), config(depth=1)], Settings(repeats=50), early=early)
+    (only,) = profile_configs([config(depth=1)] * 2, Settings(repeats=50), early=early)
     said = early.notices([only], 2)
     assert only.latency_ms.runs == 0 and "of warming up" in said[0]
     assert said[1] == "1 of 2 configs or points were not measured."
 
 
-@pytest.mark.parametrize("interruptible", [True, False])
+@pytest.mark.parametrize("interruptible", slow_but([True, False], True))
 def test_ctrl_c_does_so_where_it_may(interruptible):
     def interrupt(make):
         raise KeyboardInterrupt
@@ -124,9 +125,9 @@ def test_ctrl_c_does_so_where_it_may(interruptible):
     assert early.reason == "interrupt" and result.latency_ms.runs == 0
 
 
-@pytest.mark.parametrize("cold", [False, True])
+@pytest.mark.parametrize("cold", slow_but([False, True], True))
 def test_the_result_says_what_the_caches_held(cold):
-    (result,) = profile_configs([config()], Settings(repeats=1, cold=cold))
+    (result,) = profile_configs([config(depth=1)], Settings(repeats=1, cold=cold))
     assert result.caches == ("cold" if cold else "warm")
 
 

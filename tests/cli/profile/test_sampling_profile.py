@@ -19,7 +19,7 @@ from tests.cli.model_parts.test_sampling_run import GUIDED, SMALL, toy
 from tests.support.marks import slow_but
 
 pytestmark = pytest.mark.usefixtures("quick_ceilings")
-CONFIG = ["-c", "toy-two-modality", *(word for each in SMALL for word in ("--set", each))]
+CONFIG = ["-c", "toy-two-modality", *(word for each in (*SMALL, "model.depth=1") for word in ("--set", each))]
 
 
 def test_the_steps_that_are_made_stand_for_all_and_what_precedes_them_counts_once():
@@ -53,7 +53,7 @@ def test_a_profile_of_runs_adds_up(seconds, taken):
 
 
 def test_what_is_known_after_a_round_can_be_shown_and_end_the_measurement():
-    config, settings, shown = toy(), Settings(repeats=50), []
+    config, settings, shown = toy("model.depth=1"), Settings(repeats=50), []
     early = EarlyEnd(lambda: len(shown) == 2)
     work = [sampling_work(config, settings)] * 2
     results = profile_sampling(

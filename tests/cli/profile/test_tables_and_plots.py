@@ -21,6 +21,7 @@ from mmdit_cli.profile.measurement import profile_configs
 from mmdit_cli.profile.plots import profile_plot
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.profile.tables import ALIKE, profile_tables
+from tests.support.marks import slow_but
 from tests.support.small_configs import config
 
 CPU = torch.device("cpu")
@@ -32,11 +33,12 @@ def results():
         patch.setattr(ceilings, "GEMM_SHAPES", ((64, 64, 64),))
         patch.setitem(ceilings.STREAM_BYTES, "cpu", (3 << 10, 3 << 12))
         patch.setitem(ceilings.LOOK_SECONDS, "cpu", 0.0)
-        both = [config(), config(depth=3)]
+        both = [config(depth=1), config()]
         pair = profile_configs(both, Settings(repeats=7))
         (train,) = profile_configs(both[:1], Settings(mode="train", repeats=2))
         points = [{"run.tokens.image": n, "run.batch_size": b} for n in (8, 32) for b in (1, 2)]
-        swept = [config({"tokens": {"text": 4, "image": n}, "batch_size": b}) for n in (8, 32) for b in (1, 2)]
+        runs = [{"tokens": {"text": 4, "image": n}, "batch_size": b} for n in (8, 32) for b in (1, 2)]
+        swept = [config(run, depth=1) for run in runs]
         sweep = profile_configs(swept, Settings(repeats=2), points=points)
     return {"pair": pair, "train": [train], "sweep": sweep}
 
@@ -126,7 +128,7 @@ def test_figures_a_token_say_which_tokens(packed, of, results):
     assert "Padding: (3 + 9) of a sample's tokens are valid. FLOPs are " + of in text
 
 
-@pytest.mark.parametrize("which", ["pair", "train", "sweep"])
+@pytest.mark.parametrize("which", slow_but(["pair", "train", "sweep"], "train", "sweep"))
 def test_pictures_are_drawn_with_every_component_and_point(which, results, tmp_path):
     chosen = results[which]
     figure = profile_plot(chosen)

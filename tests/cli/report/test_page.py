@@ -18,7 +18,7 @@ from mmdit_cli.output.page.sections import runs_section
 from mmdit_cli.output.renderings import render
 from mmdit_cli.output.run_files import RunFiles
 from tests.cli.output.test_names_are_no_markup import NAMES, made
-from tests.cli.report.conftest import EVIL, run
+from tests.cli.report.conftest import EVIL, quick, run
 from tests.support.marks import slow_but
 
 LARGEST = 5_000_000  # bytes
@@ -140,6 +140,7 @@ def test_what_differs_in_the_configs_is_shown_and_nothing_else(tmp_path, monkeyp
 
 def test_a_command_writes_the_page_of_its_own_result_with_the_runs_curves_and_pictures(results, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    quick(monkeypatch, tmp_path)
     typed = f"mmdit train-toy -c {results}/a.yaml --report own.html"
     run(typed)
     shown = Page((tmp_path / "own.html").read_text())
@@ -169,6 +170,7 @@ def test_curves_are_the_mean_of_the_seeds_within_a_band_of_all(results, report):
     )
 
 
+@pytest.mark.slow
 def test_a_page_of_nine_long_runs_is_small_and_says_which_pictures_had_no_room(tmp_path):
     (tmp_path / "x.png").write_bytes(PNG + bytes(150_000))
     records = [{"step": step, "loss": 1 + 1 / step, "seconds": step / 10} for step in range(1, 20_001)]

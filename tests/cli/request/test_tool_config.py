@@ -18,6 +18,7 @@ from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import FedConfig, ToolConfig, as_tool_config
 from mmdit_cli.shape_check.shapes import check_shapes
+from tests.support.marks import slow_but
 
 TEXT = {
     "dim": 8,
@@ -83,7 +84,7 @@ def test_each_reference_of_a_video_is_one_of_its_frames_and_a_class_is_drawn():
     assert counted == sum(p.numel() for p in net.parameters())
 
 
-@pytest.mark.parametrize("varlen", [False, True])
+@pytest.mark.parametrize("varlen", slow_but([False, True], True))
 def test_every_parameter_is_of_a_component_and_every_flop_is_counted(varlen):
     config = as_tool_config(CONFIG | {"model": CONFIG["model"] | {"varlen": varlen}})
     net = mmdit.build(config.model)

@@ -388,8 +388,8 @@ def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_
             raise RuntimeError  # as a kill would: the checkpoint is of step 4
 
     with pytest.raises(RuntimeError):
-        train(config, device=CPU, run_dir=folder, tensorboard=True, on_progress=stop)
-    train(config, device=CPU, run_dir=folder, resume=True, tensorboard=True)
+        train(config, device=CPU, run_dir=folder, track=["tensorboard"], on_progress=stop)
+    train(config, device=CPU, run_dir=folder, resume=True, track=["tensorboard"])
     found = events.EventAccumulator(str(folder))
     found.Reload()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -400,13 +400,6 @@ def test_tensorboard_is_given_every_number_and_a_resumed_run_hides_what_it_does_
     assert [event.step for event in found.Scalars("accuracy/audio")] == [3, 6]
     names = {"losses/image", "losses/audio", "learning_rate", "gradient_norm", "seconds", "held_out/image"}
     assert names <= set(found.Tags()["scalars"])
-
-
-def test_without_tensorboard_one_message_says_how_to_get_it(mmdit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    code, out, err = mmdit("-c", "a.yaml", "--tensorboard")
-    assert code == 2 and out == "" and "pip install 'mmdit-cli[tensorboard]'" in err
-    assert not Path("runs").exists()
 
 
 @pytest.mark.usefixtures("bare_training")

@@ -24,13 +24,15 @@ from mmdit.options import as_data
 from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli.app import main
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.request.tool_config import ToolConfig, load_tool_config
 from mmdit_cli.toy.run_folder import differences, resume_command
 from mmdit_cli.toy.train_result import TrainResult
 from mmdit_cli.toy.training import Interrupted, train
 from tests.support.marks import slow_but
 from tests.support.paths import ROOT
 from tests.support.toy import CPU, same_bits, tiny, weights
+
+Finished = tuple[ToolConfig, TrainResult]
 
 
 def stop_after(step: int) -> Any:
@@ -43,22 +45,30 @@ def stop_after(step: int) -> Any:
     return on_progress
 
 
-@pytest.mark.parametrize("sound", slow_but([False, True], True))
-def test_a_run_leaves_what_the_contract_names(sound: bool, tmp_path: Path) -> None:
-    result = train(tiny(sound), device=CPU, run_dir=tmp_path / "run")
-    modalities = {"image", "audio"} if sound else {"image"}
+@pytest.fixture(scope="module", params=slow_but([False, True], False), ids=["image", "image and audio"])
+def finished(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[ToolConfig, TrainResult]:
+    """A run with its pictures, which no test changes."""
+    config = tiny(request.param, evaluate_every=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmdit_cli.toy.training.check_fits", lambda *what: None)
+        return config, train(config, device=CPU, run_dir=tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_a_run_leaves_what_the_contract_names(finished: Finished) -> None:
+    config, result = finished
+    modalities = config.model.modalities.keys() - {"text"}
     assert result.steps == 6 and result.steps_per_s > 0
     assert set(result.loss) == {"first", "last"}
     assert set(result.accuracy) == set(result.chance) == set(result.held_out) == modalities
-    assert set(result.files) == {"checkpoint", "samples", "loss_plot", "metrics"}
+    assert set(result.files) == {"checkpoint", "samples", "loss_plot", "metrics", "progress"}
     assert all(Path(path).is_file() for path in result.files.values())
     assert all(accuracy == 1 for accuracy in result.oracle_real.values())
 
 
-@pytest.mark.usefixtures("bare_training")
-def test_the_checkpoint_is_a_model_that_load_rebuilds(tmp_path: Path) -> None:
-    config = tiny()
-    result = train(config, device=CPU, run_dir=tmp_path / "run")
+def test_the_checkpoint_is_a_model_that_load_rebuilds(finished: Finished) -> None:
+    config, result = finished
     model = mmdit.load(result.files["checkpoint"])
     assert model.config == config.model
     assert same_bits(dict(model.state_dict()), load_file(result.files["checkpoint"]))
@@ -85,31 +95,28 @@ def test_a_runs_config_is_whole_whatever_it_extended_and_the_run_goes_on_without
     assert train(wanted, device=CPU, run_dir=run, resume=True, allow_changes=True).steps == 3
 
 
-def test_metrics_hold_one_line_for_each_step(tmp_path: Path) -> None:
-    train(tiny(evaluate_every=4), device=CPU, run_dir=tmp_path / "run")
-    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+def test_metrics_hold_one_line_for_each_step(finished: Finished) -> None:
+    run = Path(finished[1].run_dir)
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records if "loss" in record] == [1, 2, 3, 4, 5, 6]
     assert [record["step"] for record in records if "accuracy" in record] == [4, 6]
-    assert (tmp_path / "run" / "progress" / "step-00000004.png").is_file()
+    assert (run / "progress" / "step-00000004.png").is_file()
 
 
-@pytest.mark.usefixtures("bare_training")
-def test_the_last_two_checkpoints_are_kept(tmp_path: Path) -> None:
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
-    kept = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+def test_the_last_two_checkpoints_are_kept(finished: Finished) -> None:
+    kept = sorted(path.name for path in Path(finished[1].run_dir).glob("checkpoint-*"))
     assert kept == ["checkpoint-00000004", "checkpoint-00000006"]
 
 
-def test_nothing_in_a_run_is_a_pickle(tmp_path: Path) -> None:
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
-    kinds = {path.suffix for path in (tmp_path / "run").rglob("*") if path.is_file()}
+def test_nothing_in_a_run_is_a_pickle(finished: Finished) -> None:
+    kinds = {path.suffix for path in Path(finished[1].run_dir).rglob("*") if path.is_file()}
     assert kinds == {".safetensors", ".json", ".jsonl", ".yaml", ".png"}
 
 
 @pytest.mark.usefixtures("bare_training")
 def test_two_runs_of_one_seed_are_the_same_to_the_bit_and_another_seed_is_not(tmp_path: Path) -> None:
     first, again, other = (
-        train(tiny(dropout=0.5), device=CPU, seed=seed, run_dir=tmp_path / name)
+        train(tiny(dropout=0.5, steps=2), device=CPU, seed=seed, run_dir=tmp_path / name)
         for name, seed in (("a", 3), ("b", 3), ("c", 4))
     )
     assert same_bits(weights(first), weights(again))
@@ -208,6 +215,7 @@ def test_training_works_outside_of_the_main_thread(tmp_path: Path) -> None:
     assert results[0].steps == 6
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bare_training")
 def test_the_handler_of_ctrl_c_is_given_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)
@@ -215,7 +223,13 @@ def test_the_handler_of_ctrl_c_is_given_back(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"])
+@pytest.mark.parametrize(
+    "name",
+    slow_but(
+        ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "state.json"],
+        "weights.safetensors",
+    ),
+)
 @pytest.mark.usefixtures("bare_training")
 def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(name: str, tmp_path: Path) -> None:
     whole = train(tiny(), device=CPU, run_dir=tmp_path / "run")
@@ -259,12 +273,12 @@ def test_a_finished_run_can_be_judged_again(tmp_path: Path) -> None:
 )
 @pytest.mark.usefixtures("bare_training")
 def test_resuming_with_another_request_is_refused_and_says_what_differs(
-    change: dict[str, Any], named: str, tmp_path: Path
+    change: dict[str, Any], named: str, finished: Finished
 ) -> None:
-    train(tiny(), device=CPU, run_dir=tmp_path / "run")
+    config, result = finished
     with pytest.raises(UserError, match=named):
-        train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True, **change)
-    assert (tmp_path / "run" / "result.json").is_file()
+        train(config, device=CPU, run_dir=Path(result.run_dir), resume=True, **change)
+    assert (Path(result.run_dir) / "result.json").is_file()
 
 
 def test_differences_name_keys_on_either_side() -> None:

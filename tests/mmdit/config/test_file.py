@@ -15,6 +15,7 @@ import pytest
 
 from mmdit.config.file import ConfigError, load_config, validate_mapping
 from tests.support.config_files import GOOD, Layer, Round, WholeFile, load, refusal
+from tests.support.marks import slow_but
 
 
 def test_a_good_file_becomes_the_schema() -> None:
@@ -218,20 +219,23 @@ def test_several_mistakes_are_told_in_the_order_of_the_file() -> None:
 
 
 def test_at_most_ten_mistakes_are_told() -> None:
-    lines = refusal("net: {depth: 1, layers: {" + ", ".join(f"k{i}: {{}}" for i in range(3_000)) + "}}").splitlines()
+    lines = refusal("net: {depth: 1, layers: {" + ", ".join(f"k{i}: {{}}" for i in range(300)) + "}}").splitlines()
     assert len(lines) == 11
     assert lines[9] == "c.yaml:1:98: net.layers.k9.width: missing, and it has no default"
-    assert lines[10] == "and 2990 more"
+    assert lines[10] == "and 290 more"
 
 
 def test_a_message_is_short_whatever_is_in_the_file() -> None:
     name, value = "n" * 100_000, "v" * 100_000
     assert len(refusal(f"net: {{depth: {value}, layers: {{{name}: {{{name}: 1}}}}, {name}: 1}}")) < 4_000
-    repeated = "[" + ", ".join(["*v"] * 20_000) + "]"
+    repeated = "[" + ", ".join(["*v"] * 2_000) + "]"
     assert len(refusal(f"note: &v {value}\nnet: {{depth: {repeated}}}")) < 1_000
 
 
-@pytest.mark.parametrize("value", ["v" * 500_000, "1" * 500_000 + "x", "'" + "v" * 500_000 + "'"])
+LONG = ["v" * 500_000, "1" * 500_000 + "x", "'" + "v" * 500_000 + "'"]
+
+
+@pytest.mark.parametrize("value", slow_but(LONG, LONG[1]), ids=["text", "digits", "quoted"])
 def test_a_long_value_is_read_once_however_often_it_is_repeated(value: str) -> None:
     start = time.process_time()
     assert len(load(f"note: [&v {value}" + ", *v" * 5_000 + "]\nnet: {depth: 1}").note) == 5_001

@@ -33,11 +33,17 @@ def network():
     return small_network("flux.1-schnell")
 
 
+@pytest.fixture(scope="module")
+def made(network, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("made")
+    network[0].save_pretrained(folder, max_shard_size="100KB")
+    return folder
+
+
 @pytest.fixture
-def published(hub, network, tmp_path) -> HubServer:
+def published(hub, made) -> HubServer:
     """The Hub with a repository that `save_pretrained` wrote, in several files."""
-    network[0].save_pretrained(tmp_path / "made", max_shard_size="100KB")
-    hub.put(NAME, tmp_path / "made")
+    hub.put(NAME, made)
     hub.repositories[NAME] |= {"pytorch_model.bin": b"never read", "notes.txt": b""}
     return hub
 

@@ -53,6 +53,7 @@ class Gated(nn.Module):
         return runs.over_runs(torch.mul, torch.cat([image, references], dim=1), ConditioningRuns(vectors, lengths))
 
 
+@pytest.mark.slow
 def test_lengths_may_be_unknown_to_a_program():
     net, sizes = Gated(), [{1: torch.export.Dim(name, min=2, max=99)} for name in ("own", "others")]
     given = [(randn(2, n, 4), randn(2, m, 4), randn(2, 2, 4)) for n, m in ((5, 3), (6, 6), (2, 9))]

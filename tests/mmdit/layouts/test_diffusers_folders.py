@@ -27,7 +27,7 @@ from mmdit_cli.request.tool_config import as_tool_config
 from mmdit_cli.shape_check.identity import identify
 from tests.support.marks import slow_but
 
-QUICK = [BY_NAME[name] for name in ("flux.1-schnell", "hunyuan-image-2.1-refiner")]
+QUICK = [BY_NAME["flux.1-schnell"]]
 
 
 def tool_config(model, drawn: str = "image"):

@@ -49,12 +49,12 @@ def test_it_compiles_whole_and_once_more_for_all_other_lengths(variant):
     net, counter = build(variant, depth=1), CompileCounter()
     compiled = torch.compile(net, fullgraph=True, backend=counter)
     frames = []
-    for lengths in ((7, 5, 9), (8, 6, 10), (12, 20, 3), (30, 2, 40), (9, 9, 9)):
+    for lengths in ((7, 5, 9), (8, 6, 10), (30, 2, 40), (9, 9, 9)):
         given = call(lengths)
         for a, b in zip(compiled(**given), net(**given), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         frames.append(counter.frame_count)
-    assert frames == [1, 2, 2, 2, 2]
+    assert frames == [1, 2, 2, 2]
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_whole_network_compiles_whole_and_once_more_for_all_other_sizes():
         for name, x in compiled(**given).items():
             torch.testing.assert_close(x, wanted[name], rtol=1e-4, atol=1e-5)
         frames.append(counter.frame_count)
-    assert frames == [1, 2, 2, 2, 2]
+    assert frames == [1, 2, 2, 2]
 
 
 @pytest.mark.slow
@@ -118,7 +118,7 @@ def test_it_exports_with_any_batch_and_lengths(variant):
         torch.testing.assert_close(a, b)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::3]))
 def test_autocast_and_bfloat16_stay_near_float32(variant):
     """Outputs to 3 %, the gradient as a whole to 8 %: bfloat16 has 3 digits, and a chain of a dozen products."""
 
@@ -145,7 +145,7 @@ def test_autocast_and_bfloat16_stay_near_float32(variant):
         assert share(grad, gradient) < 0.08
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::3]))
 def test_it_runs_on_the_meta_device(variant):
     with torch.device("meta"):
         net = MMDiT(

@@ -15,7 +15,7 @@ from tests.support.draws import drawn, padded_mask, randn
 from tests.support.marks import slow_but
 
 LENGTHS = (3, 4, 2)
-variants = pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::2]))
+variants = pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::4]))
 
 
 def tokens(variant, batch=2, lengths=LENGTHS):
@@ -68,9 +68,10 @@ def test_a_modality_without_tokens_is_one_masked_whole(variant):
     close(gradients(net, loss(rest)).values(), wanted.values())
 
 
-@pytest.mark.parametrize(
-    "variant", [v for v in VARIANTS if not {"two", "num_register_tokens", "dual_blocks"} & VARIANTS[v].keys()]
-)
+WITHOUT = [v for v in VARIANTS if not {"two", "num_register_tokens", "dual_blocks"} & VARIANTS[v].keys()]
+
+
+@pytest.mark.parametrize("variant", slow_but(WITHOUT, *WITHOUT[::4]))
 def test_a_modality_without_tokens_is_as_if_the_network_had_none(variant):
     of_last = re.compile(r"(s|to_qkv|to_out)\.2\.")  # modulations.2., to_qkv.2., ...
     net, smaller, xs = build(variant, 2), build(variant, 2, modalities=2), tokens(variant, lengths=(3, 4, 0))

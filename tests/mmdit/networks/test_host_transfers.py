@@ -54,14 +54,7 @@ def network(config: ToolConfig) -> Any:
         return mmdit.build(config.model)
 
 
-QUICK = (
-    "sd3.5-medium",
-    "flux.1-dev",
-    "z-image",
-)
-
-
-@pytest.mark.parametrize("name", slow_but(SHIPPED, *QUICK))
+@pytest.mark.parametrize("name", slow_but(SHIPPED, "flux.1-dev"))
 def test_a_shipped_network_is_run_by_the_device_alone(name: str, fake_cuda: torch.device) -> None:
     assert transfers(short(name, masked=True), fake_cuda) == []
 
@@ -81,7 +74,7 @@ def test_it_is_so_where_a_packing_is_given(
     assert transfers(short(name, True, "model.varlen=true"), fake_cuda, dtype=dtype) == []
 
 
-@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("varlen", slow_but([False, True], True), ids=["padded", "packed"])
 @pytest.mark.parametrize("name", slow_but(("sd3-medium", "flux.2-dev", "qwen-image"), "qwen-image"))
 def test_it_is_so_of_samples_of_different_sizes(name: str, varlen: bool, fake_cuda: torch.device) -> None:
     def ragged(inputs: dict[str, torch.Tensor], **given: Any) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from tests.support.marks import slow_but
 # one of each kind of attention, projection, residual and stream
 QUICK = ("standard", "adaptive by token", "adaptive by sample", "explicit attention", "registers", "hyper-connections")
 QUICK += ("dual attention, discard", "parallel single stream", "rotary", "two modalities", "all together")
-PUBLISHED = ("qwen-image-edit-2511", "hunyuan-video-1.5")
+PUBLISHED = ("qwen-image-edit-2511",)
 FILLS = (7.0, float("nan"), float("inf"), -1e30)
 LENGTHS = (4, 5, 3)
 # the ends of some samples, gaps, and a sample of which nothing is valid

@@ -20,7 +20,7 @@ from tests.support.paths import CONFIGS
 PATHS = sorted(CONFIGS.glob("*.yaml"))
 
 
-@pytest.mark.parametrize("path", slow_but(PATHS, *PATHS[::4]), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but(PATHS, *PATHS[::12]), ids=lambda path: path.stem)
 def test_every_shipped_model_is_pickled_and_copied(path: Path) -> None:
     with torch.device("meta"):
         model = mmdit.build(with_two_blocks(path).model)

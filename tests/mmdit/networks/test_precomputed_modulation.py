@@ -10,6 +10,7 @@ from benchmarks.families.diffusers_networks import FAMILIES
 from mmdit.sampling import network_velocity, sample, timestep_grid
 from tests.support.draws import drawn, randn
 from tests.support.families import each_kind, packing_of
+from tests.support.marks import slow_but
 
 
 def network(family):
@@ -32,7 +33,7 @@ def inputs(net, batch=2, size=(8, 4)):
     return given | {net.modality_names[-1]: randn(batch, drawn.channels, *frames, *size)}
 
 
-@pytest.mark.parametrize("varlen", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("varlen", slow_but([False, True], True), ids=["padded", "packed"])
 @each_kind
 def test_every_step_is_the_one_with_its_own_conditioning(family, varlen):
     net = network(family)

@@ -7,6 +7,7 @@ from mmdit.networks.transformer import MMDiT, MMDiTBlock
 from mmdit.options import BlockOptions, NormOptions
 from tests.support import oracles
 from tests.support.draws import as_read, drawn, padded_mask, randn
+from tests.support.marks import slow_but
 from tests.support.small_networks import COND, DIMS, SIZES, VARIANTS, tokens
 
 MASKS = (padded_mask(5, 3, 5), None, padded_mask(7, 7, 2))
@@ -55,7 +56,7 @@ def test_norms_stand_around_the_branches_of_every_modality(kind, conditioned):
     close(net(modality_tokens=xs, modality_masks=MASKS, time_cond=cond), wanted)
 
 
-@pytest.mark.parametrize("masks", [None, MASKS], ids=["unmasked", "masked"])
+@pytest.mark.parametrize("masks", slow_but([None, MASKS], MASKS), ids=["unmasked", "masked"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_network_is_its_formula_with_every_option_at_once(variant, masks):
     options = VARIANTS[variant]
@@ -160,8 +161,8 @@ def test_masked_tokens_and_their_number_change_no_valid_output(variant):
     torch.testing.assert_close(outs[1][MASKS[2]], changed[1][:, :7][MASKS[2]], rtol=1e-9, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16))
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::2]))
 def test_an_input_masked_whole_leaves_numbers_and_gradients_finite(variant, dtype):
     net = drawn(MMDiT(depth=2, **SIZES, dim_cond=COND, **VARIANTS[variant])).to(dtype)
     masks = (torch.tensor([[False] * 5, [True] * 5]), None, None)
@@ -172,7 +173,7 @@ def test_an_input_masked_whole_leaves_numbers_and_gradients_finite(variant, dtyp
     assert all(p.grad.isfinite().all() for p in net.parameters())
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::4]))
 def test_recomputing_activations_changes_no_gradient(variant):
     net = drawn(MMDiT(depth=2, **SIZES, dim_cond=COND, **VARIANTS[variant]))
     xs, cond, grads = tokens(), randn(2, COND), []

@@ -45,7 +45,7 @@ def test_a_shipped_networks_weights_are_read_in_their_modules_calls(name: str) -
     assert unread(*small_network(name)) == []
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", slow_but(VARIANTS, *list(VARIANTS)[::3]))
 def test_a_variants_weights_are_read_in_their_modules_calls(variant: str) -> None:
     net = drawn(MMDiT(depth=2, dim_cond=COND, num_register_tokens=2, **SIZES, **VARIANTS[variant]))
     given = dict(modality_tokens=tokens(), time_cond=torch.randn(2, COND, dtype=torch.float64))

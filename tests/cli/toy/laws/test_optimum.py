@@ -10,6 +10,7 @@ import pytest
 
 from mmdit_cli.toy.laws import optimum as optimum_module
 from mmdit_cli.toy.laws.optimum import Trained, optimum
+from tests.support.marks import slow_but
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def closed_form(budget: float) -> float:
     return float(ratio * (budget / PER) ** (BETA / (ALPHA + BETA)))
 
 
-@pytest.mark.parametrize("budget", [6e11, 1e12])
+@pytest.mark.parametrize("budget", slow_but([6e11, 1e12], 1e12))
 def test_the_best_size_is_that_of_the_closed_form(budget: float) -> None:
     found = optimum("d", trained(), budget)
     assert found.parameters.value == pytest.approx(closed_form(budget), rel=0.03)

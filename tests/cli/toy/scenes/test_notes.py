@@ -15,6 +15,7 @@ from mmdit_cli.toy.scenes.notes import hear, notes_in_words
 from mmdit_cli.toy.scenes.scene import EMPTY, UNREAD
 from mmdit_cli.toy.scenes.source import Scenes
 from mmdit_cli.toy.training import train
+from tests.support.marks import slow_but
 from tests.support.toy import CPU
 
 BOTH = Scenes(16, sound=True)
@@ -48,7 +49,7 @@ def test_pictures_are_those_without_sound():
     assert "sound" not in Scenes(16).chance() and set(silent.data) == {"image"}
 
 
-@pytest.mark.parametrize("held_out", [False, True])
+@pytest.mark.parametrize("held_out", slow_but([False, True], True))
 def test_real_sound_is_heard_and_goes_with_its_picture(held_out):
     given = batch(held_out=held_out)
     read = {name: BOTH.read(name, x) for name, x in given.data.items()}

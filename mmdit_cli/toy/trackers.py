@@ -1,0 +1,212 @@
+"""Experiment trackers that a run is told to as it goes: its config, numbers, pictures and sounds.
+
+None of them is ever what a run depends on: one that fails is named once, and the run goes on without it.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import wave
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmdit.config.yaml_text import to_yaml
+from mmdit_cli.errors import UserError
+
+PROJECT = "mmdit-toy"
+OnMessage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """A run as trackers know it. `run_id` stays when it is resumed; `completed`: the steps that it then keeps. `config`
+    is plain data, with `seed` and `dtype` beside."""
+
+    folder: Path
+    design: str
+    seed: int
+    run_id: str
+    completed: int
+    config: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return f"{self.design}-seed{self.seed}"
+
+
+class Tracker(Protocol):
+    """One that is told of a run; it begins, or goes on, when it is made."""
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers under names such as `losses/image`."""
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        """Pictures (.png) and sounds (.wav) by name."""
+
+    def close(self) -> None:
+        """The run has ended, or was stopped."""
+
+
+class TensorBoard:
+    """Event files in the run's folder. Of a run that is resumed, what earlier files say of later steps is hidden."""
+
+    def __init__(self, run: Tracked, on_message: OnMessage) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.events: Any = SummaryWriter(str(run.folder), purge_step=run.completed + 1 if run.completed else None)
+        self.events.add_text("config", f"```yaml\n{to_yaml(dict(run.config))}```", run.completed)
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        for name, value in numbers.items():
+            self.events.add_scalar(name, value, step)
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        from matplotlib.image import imread
+
+        for name, path in files.items():
+            if path.suffix == ".png":
+                self.events.add_image(name, imread(path), step, dataformats="HWC")
+            else:
+                with wave.open(str(path)) as sound:
+                    samples = np.frombuffer(sound.readframes(sound.getnframes()), "<i2") / 32768
+                    self.events.add_audio(name, samples, step, sample_rate=sound.getframerate())
+
+    def close(self) -> None:
+        self.events.close()
+
+
+class WeightsAndBiases:
+    """`wandb`, offline where the variable WANDB_MODE does not say otherwise: in the run's folder, to be sent later."""
+
+    def __init__(self, run: Tracked, on_message: OnMessage) -> None:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported: its own errors stay here
+        self.wandb: Any = import_module("wandb")
+        mode = os.environ.get("WANDB_MODE", "offline")
+        self.run = self.wandb.init(
+            project=os.environ.get("WANDB_PROJECT", PROJECT),
+            dir=str(run.folder.resolve()),
+            id=run.run_id,
+            name=run.name,
+            group=run.design,
+            config=dict(run.config),
+            allow_val_change=True,
+            mode=mode,
+            resume="allow",
+            settings={"console": "off", "silent": True},
+        )
+        if mode == "offline":
+            on_message(f"wandb: kept offline; send it by: wandb sync {run.folder}/wandb/offline-run-*-{run.run_id}")
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.run.log(dict(numbers), step=step)
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        kinds = {".png": self.wandb.Image, ".wav": self.wandb.Audio}
+        self.run.log({name: kinds[path.suffix](str(path)) for name, path in files.items()}, step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class Trackio:
+    """`trackio`, in its local database, where its variables do not name another place."""
+
+    def __init__(self, run: Tracked, on_message: OnMessage) -> None:
+        self.trackio: Any = import_module("trackio")
+        with redirect_stdout(io.StringIO()):  # where a document may go
+            self.run = self.trackio.init(
+                project=PROJECT,
+                name=f"{run.name}-{run.run_id}",  # by which it is found again
+                group=run.design,
+                config=dict(run.config),
+                resume="allow",
+                embed=False,
+            )
+        on_message(f"trackio: see it by: trackio show --project {PROJECT}")
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.run.log(dict(numbers), step=step)
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        kinds = {".png": self.trackio.Image, ".wav": self.trackio.Audio}
+        self.run.log({name: kinds[path.suffix](str(path)) for name, path in files.items()}, step=step)
+
+    def close(self) -> None:
+        with redirect_stdout(io.StringIO()):
+            self.trackio.finish()
+
+
+KINDS: Mapping[str, Callable[[Tracked, OnMessage], Tracker]] = {  # by the name of its package, and of its extra
+    "tensorboard": TensorBoard,
+    "trackio": Trackio,
+    "wandb": WeightsAndBiases,
+}
+
+
+class Trackers:
+    """All that a run is told to. One that fails is told nothing more, and `on_message` why."""
+
+    def __init__(self, on_message: OnMessage = lambda text: None) -> None:
+        self.on_message, self.told = on_message, dict[str, Tracker]()
+
+    def start(self, kinds: Iterable[str], run: Tracked) -> None:
+        """Tell these of the run as well."""
+        for kind in kinds:
+            try:
+                self.told[kind] = KINDS[kind](run, self.on_message)
+            except Exception as problem:
+                self._say(kind, problem)
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """A record of the metrics."""
+        numbers = dict(_numbers(record))
+        self._each(lambda tracker: tracker.log(record["step"], numbers))
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        """See `Tracker`; files that are not there are left out."""
+        there = {name: path for name, path in files.items() if path.is_file()}
+        if there:
+            self._each(lambda tracker: tracker.show(step, there))
+
+    def close(self) -> None:
+        self._each(lambda tracker: tracker.close())
+        self.told.clear()
+
+    def _each(self, tell: Callable[[Tracker], None]) -> None:
+        for kind, tracker in [*self.told.items()]:
+            try:
+                tell(tracker)
+            except Exception as problem:
+                del self.told[kind]
+                self._say(kind, problem)
+
+    def _say(self, kind: str, problem: Exception) -> None:
+        why = (str(problem).strip() or type(problem).__name__).splitlines()[0]
+        self.on_message(f"{kind} is told nothing more ({why}); the run goes on, and its folder has all of it")
+
+
+def check_trackers(kinds: Sequence[str]) -> None:
+    """Raises UserError where one is not known, or its package is not installed."""
+    for kind in kinds:
+        if kind not in KINDS:
+            raise UserError(f"--track {kind}: expected {', '.join(KINDS)}")
+        if find_spec(kind) is None:
+            option = "--tensorboard" if kind == "tensorboard" else f"--track {kind}"
+            raise UserError(f"{option} needs a package: pip install 'mmdit-cli[{kind}]'")
+
+
+def _numbers(record: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a record under names such as `losses/image`."""
+    for key, value in record.items():
+        if isinstance(value, dict):
+            yield from _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and f"{prefix}{key}" != "step":
+            yield f"{prefix}{key}", value
