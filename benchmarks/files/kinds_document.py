@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import diffusers
 import torch
 
+from mmdit.layouts import LAYOUTS
+
 EXACT = 1e-5  # what float32's sums leave
 
 ABOUT = """# Kinds of files
@@ -77,7 +79,8 @@ def document(rows: Sequence[FileRow]) -> str:
 
 def _kind(kind: str) -> str:
     """Without the layout that it is made in."""
-    what = kind.partition(", ")[2] or kind
+    layout, _, rest = kind.partition(", ")
+    what = rest if layout in LAYOUTS else kind
     return "behind a prefix" if what.startswith("behind ") else what
 
 
