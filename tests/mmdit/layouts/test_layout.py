@@ -61,10 +61,9 @@ def test_there_and_back_are_the_same_bits(family, layout, dtype):
     same_bits(to_layout(from_layout(theirs, config, layout), config, layout), theirs)
 
 
-@pytest.mark.parametrize(
-    ("family", "layout"), [HELD[0], *(pytest.param(*pair, marks=SLOW) for pair in HELD[1:])], ids=str
-)
-def test_tensors_stay_on_their_device(family, layout):
+@pytest.mark.parametrize("pair", slow_but(HELD, (BY_NAME["sd3.5-medium"], "diffusers")), ids=str)
+def test_tensors_stay_on_their_device(pair):
+    family, layout = pair
     config = family.small_config().model
     ours = {name: x.to("meta") for name, x in our_state(config).items()}
     theirs = to_layout(ours, config, layout)
