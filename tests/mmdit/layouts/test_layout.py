@@ -61,7 +61,9 @@ def test_there_and_back_are_the_same_bits(family, layout, dtype):
     same_bits(to_layout(from_layout(theirs, config, layout), config, layout), theirs)
 
 
-@pytest.mark.parametrize("pair", slow_but(HELD, (BY_NAME["sd3.5-medium"], "diffusers")), ids=str)
+@pytest.mark.parametrize(
+    "pair", slow_but(HELD, (BY_NAME["sd3.5-medium"], "diffusers")), ids=lambda pair: "-".join(map(str, pair))
+)
 def test_tensors_stay_on_their_device(pair):
     family, layout = pair
     config = family.small_config().model
