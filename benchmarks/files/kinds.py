@@ -2,6 +2,7 @@
 outputs of what it reads are from the network's.
 
     python -m benchmarks.files.kinds [--family NAME]
+    python -m benchmarks.files.kinds --write docs/reports/file-kinds.md
 
 `exact`: the relative error beside a network of the values that the file stands for, by the format's formula, which is
 that of float32's sums. `error`: beside the network that the file was made from, at most what the format rounds. Exit
@@ -14,7 +15,6 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,10 @@ from torch import Tensor, nn
 
 import mmdit
 from benchmarks.families.comparison import call_theirs, ours_of, random_call, random_theirs, relative
-from benchmarks.families.diffusers_networks import BY_NAME, FAMILIES
+from benchmarks.families.diffusers_networks import FAMILIES
 from benchmarks.families.family import Family
+from benchmarks.families.mmaudio import NETWORKS as SOUND
+from benchmarks.files.kinds_document import EXACT, FileRow, document
 from mmdit.layouts import LayoutError, from_layout, to_layout
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import KNOWN_PREFIXES
@@ -39,32 +41,9 @@ from mmdit_cli.request.tool_config import as_tool_config
 from mmdit_cli.shape_check.identity import Identity, identify
 from tests.support.quantized_files import SPELLINGS, low_rank, save_gguf, values
 
-EXACT = 1e-5  # what float32's sums leave
 ERRORS = {"bf16": 0.03, "fp16": 0.01, "fp8": 0.2, "fp8 e5m2": 0.4, "int8": 0.1, "GGUF Q8_0": 0.1}  # of outputs
+NETWORKS = {family.config: family for family in (*FAMILIES, *SOUND)}
 Weights = Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Row:
-    """A file and what came of it; `exact` and `error` are relative errors of outputs, the first None where the file
-    holds the very weights."""
-
-    family: str
-    kind: str
-    says: str
-    exact: float | None
-    error: float
-    bound: float
-    wrong: str
-
-    @property
-    def good(self) -> bool:
-        return not self.wrong and self.error <= self.bound and (self.exact is None or self.exact <= EXACT)
-
-    def __str__(self) -> str:
-        exact = "" if self.exact is None else f"{self.exact:.0e}"
-        end = "" if self.good else f"  WRONG {self.wrong}"
-        return f"{self.family:22} {self.kind:28} {exact:>6} {self.error:8.1e} {self.bound:6.0e}  {self.says}{end}"
 
 
 class Kinds:
@@ -79,13 +58,13 @@ class Kinds:
         self.outputs = self._run(self.net)
         self.layouts = {name: layout for name in LAYOUTS if (layout := self._in(name)) is not None}
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[FileRow]:
         for index, (name, weights) in enumerate(self.layouts.items()):
             prefix = KNOWN_PREFIXES[index]
-            for before in {"": "safetensors", prefix: f"behind {prefix}"}:
+            for before, kind in {"": "safetensors", prefix: f"behind {prefix}"}.items():
                 held = {before + key: x.contiguous() for key, x in weights.items()}
                 save_file(held, self.folder / "plain")
-                yield self._row(f"{name}, {before or 'safetensors'}", self.folder / "plain", name, prefix=before)
+                yield self._row(f"{name}, {kind}", self.folder / "plain", name, prefix=before)
         for dtype, short in {torch.bfloat16: "bf16", torch.float16: "fp16"}.items():
             mmdit.save(self.net, self.folder / short, dtype=dtype)
             yield self._row(f"mmdit, {short}", self.folder / short, "mmdit", bound=ERRORS[short])
@@ -103,7 +82,7 @@ class Kinds:
             yield self._written_in_fp8(fp8)
         yield self._lora(name, weights)
 
-    def _folders(self) -> Iterator[Row]:
+    def _folders(self) -> Iterator[FileRow]:
         self.net.save_pretrained(self.folder / "ours", max_shard_size="50KB")  # type: ignore[operator]
         yield self._row("mmdit, save_pretrained", self.folder / "ours", "mmdit")
         if self.family.layout == "diffusers":
@@ -113,9 +92,9 @@ class Kinds:
             opened = type(self.theirs).from_pretrained(self.folder / "back").eval()  # type: ignore[attr-defined]
             with torch.no_grad():
                 got, wanted = (call_theirs(net, self.family, self.call) for net in (opened, self.theirs))
-            yield Row(str(self.family), "opened by diffusers", "", None, relative(got, wanted), EXACT, "")
+            yield FileRow(str(self.family), "opened by diffusers", "", None, relative(got, wanted), EXACT, "")
 
-    def _written_in_fp8(self, fp8: Literal["fp8", "fp8-scaled"]) -> Row:
+    def _written_in_fp8(self, fp8: Literal["fp8", "fp8-scaled"]) -> FileRow:
         out = self.folder / fp8
         self._export(out, self.folder / "ours", "mmdit", fp8=fp8)
         made = load_file(out)
@@ -127,7 +106,7 @@ class Kinds:
             bound=ERRORS["fp8"],
         )
 
-    def _lora(self, layout: str, weights: Weights) -> Row:
+    def _lora(self, layout: str, weights: Weights) -> FileRow:
         """kohya's, merged by `export --lora`."""
         made = low_rank(weights)
         save_file(made, self.folder / "lora")
@@ -143,7 +122,7 @@ class Kinds:
         self._export(self.folder / "merged", self.folder / "ours", "mmdit", lora=((self.folder / "lora", 0.01),))
         got, wanted = self._run(mmdit.load(self.folder / "merged")), self._run(self._ours(merged, layout))
         says = ", ".join(("LoRA", str(found.spelling), f"rank {found.ranks[0]}", str(found.family), *found.doubts))
-        return Row(str(self.family), "LoRA, merged", says, None, relative(got, wanted), EXACT, wrong)
+        return FileRow(str(self.family), "LoRA, merged", says, None, relative(got, wanted), EXACT, wrong)
 
     def _row(
         self,
@@ -154,7 +133,7 @@ class Kinds:
         *,
         prefix: str = "",
         bound: float = EXACT,
-    ) -> Row:
+    ) -> FileRow:
         found = identify(path)
         out = self._run(mmdit.load(path, dtype=torch.float32, config=self.config))
         exact = None if stands_for is None else relative(out, self._run(self._ours(stands_for, layout)))
@@ -162,7 +141,8 @@ class Kinds:
             filter(None, (found.format, found.layout, found.prefix, found.family, *found.quantized, *found.dtypes))
         )
         wrong = self._wrong(found, layout, prefix, quantized=bound >= ERRORS["int8"])
-        return Row(str(self.family), kind, says, exact, relative(out, self.outputs), bound, wrong)
+        called = found.family or ""
+        return FileRow(str(self.family), kind, says, exact, relative(out, self.outputs), bound, wrong, called)
 
     def _wrong(self, found: Identity, layout: str, prefix: str, *, quantized: bool) -> str:
         """What the tool should have said and did not."""
@@ -205,7 +185,7 @@ class Kinds:
         convert_weights(config, Export(out=out, weights=weights, **asked), source=None, target=target)
 
 
-def rows_of(family: Family) -> Iterator[Row]:
+def rows_of(family: Family) -> Iterator[FileRow]:
     """A row for each kind of file."""
     with tempfile.TemporaryDirectory() as folder:
         yield from Kinds(family, Path(folder)).rows()
@@ -214,15 +194,19 @@ def rows_of(family: Family) -> Iterator[Row]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     one = "this alone (repeatable)"
-    parser.add_argument("--family", action="append", choices=list(BY_NAME), metavar="NAME", help=one)
-    chosen = parser.parse_args().family or [family.config for family in FAMILIES]
+    parser.add_argument("--family", action="append", choices=list(NETWORKS), metavar="NAME", help=one)
+    parser.add_argument("--write", type=Path, metavar="FILE", help="write a document as well")
+    options = parser.parse_args()
     logging.disable_progress_bar()
-    wrong = 0
+    rows = []
     print(f"{'family':22} {'kind':28} {'exact':>6} {'error':>8} {'bound':>6}  what the tool says")
-    for name in chosen:
-        for row in rows_of(BY_NAME[name]):
+    for name in options.family or NETWORKS:
+        for row in rows_of(NETWORKS[name]):
             print(row, flush=True)
-            wrong += not row.good
+            rows.append(row)
+    if options.write:
+        options.write.write_text(document(rows), encoding="utf-8")
+    wrong = sum(not row.good for row in rows)
     print(f"{wrong} wrong")
     return int(wrong > 0)
 

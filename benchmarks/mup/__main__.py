@@ -3,7 +3,7 @@
     python -m benchmarks.mup                                trains, and prints what was found
     python -m benchmarks.mup --write docs/reports/mup.md    the same as a document, with its two pictures beside it
 
-Losses are kept in `--run-dir`: a command that was stopped goes on. By default all take minutes of a CPU core.
+Losses are kept in `--run-dir`: a command that was stopped goes on. By default all take half an hour of a CPU core.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def main() -> None:
     parser.add_argument("--write", type=Path, metavar="FILE", help="write a document instead of printing it")
     parser.add_argument("--run-dir", type=Path, metavar="DIR", default=Path("runs/mup"), help="where losses are kept")
     parser.add_argument("--device", metavar="DEVICE", default="cpu", help="cpu, or cuda")
-    parser.add_argument("--steps", type=int, metavar="N", default=150, help="of each run")
+    parser.add_argument("--steps", type=int, metavar="N", default=300, help="of each run")
     parser.add_argument("--batch", type=int, metavar="N", default=8, help="samples a step")
-    parser.add_argument("--seeds", type=int, metavar="N", default=2, help="of each learning rate")
+    parser.add_argument("--seeds", type=int, metavar="N", default=3, help="of each learning rate")
     asked = parser.parse_args()
     sizes = {"steps": asked.steps, "batch": asked.batch, "seeds": asked.seeds}
     found = transfer(asked.run_dir, torch.device(asked.device), **sizes)

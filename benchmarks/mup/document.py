@@ -99,6 +99,8 @@ def transfer_plot(found: Transfer) -> Figure:
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
             axes.axvline(found.best(kind, width), color=colour, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.set(xscale="log", yscale="log", xlabel="learning rate")
+        axes.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
+        axes.set_xticks([], minor=True)
         axes.set_title(NAMES[kind], fontsize=9, color=INK)
         style_axes(axes)
     panels[0].set_ylabel(f"loss after {found.config.train.steps} steps")

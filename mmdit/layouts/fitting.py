@@ -213,7 +213,7 @@ class _Candidate:
         info = next((self.held[name] for name in stored if name in self.held), None)
         if info is None or len(info.shape) < 2:
             return None
-        size = math.isqrt(info.shape[-2])
+        size = math.isqrt(math.prod(info.shape[:-1]))  # theirs 1 n d, ours h w d
         if size != image.max_size and image.base_size is not None:
             self.doubts.append("model.modalities.image.input.base_size: only the values of the table tell it")
         return size

@@ -147,7 +147,7 @@ def _rows(text: str, length: int) -> slice:
 
 
 def join(tensors: list[Tensor], dim: int) -> Tensor:
-    """`torch.cat`, of tensors of one dtype.
+    """`torch.cat`, of tensors of one dtype. What was split is the whole again, which is not copied.
 
     Raises:
         LayoutError: they have several.
@@ -163,4 +163,18 @@ def join(tensors: list[Tensor], dim: int) -> Tensor:
         shape = list(tensors[0].shape)
         shape[dim] = sum(x.shape[dim] for x in tensors)
         return tensors[0].new_empty(shape)
-    return torch.cat(tensors, dim)
+    whole = None if any(x.requires_grad for x in tensors) else _unsplit(tensors, dim)
+    return torch.cat(tensors, dim) if whole is None else whole
+
+
+def _unsplit(tensors: list[Tensor], dim: int) -> Tensor | None:
+    """What these are the parts of, where they lie one behind the other in the memory of one tensor."""
+    first, strides = tensors[0], tensors[0].stride()
+    shape, memory = list(first.shape), first.untyped_storage().data_ptr()
+    for x in tensors[1:]:
+        place = first.storage_offset() + shape[dim] * strides[dim]
+        shape[dim] += x.shape[dim]
+        fits = x.stride() == strides and [*x.shape[:dim], shape[dim], *x.shape[dim + 1 :]] == shape
+        if not fits or x.storage_offset() != place or x.untyped_storage().data_ptr() != memory:
+            return None
+    return first.as_strided(shape, strides, first.storage_offset())

@@ -14,8 +14,11 @@ PARTS = ("attn", "feedforward")  # of a block, that are adapted where nothing el
 
 
 class LowRankLinear(nn.Module):
-    """`base(x) + up(down(x))`, `... in -> ... out`, where base is frozen; as in peft, the adapter's input is brought to
-    its own dtype."""
+    """`base(x) + scale * up(down(x))`, `... in -> ... out`, where base is frozen. It makes and holds the tensors that
+    peft's does: the adapter's input in its own dtype stays until the sum is there, and the scale makes a tensor even
+    where it is 1."""
+
+    scale = 1.0
 
     def __init__(self, base: nn.Linear, rank: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -26,7 +29,8 @@ class LowRankLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.base(x)
-        return out + self.up(self.down(x.to(self.dtype)))
+        x = x.to(self.dtype)
+        return out + self.up(self.down(x)) * self.scale
 
 
 def add_adapters(model: nn.Module, rank: int, dtype: torch.dtype, names: str | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,8 @@ TARGET = 0.9
 class Comparison:
     """Designs trained on the same seeds, each against the first, `reference`. `plan`: how many `seeds` were asked for.
     `decisions`: where seeds were added until each is decided. `notes`: what limits the comparison.
-    `jobs`: runs that were trained side by side. `by`: of what all designs spend as much."""
+    `jobs`: runs that were trained side by side. `by`: of what all designs spend as much. `looks`: with which other
+    seeds it has been shown before, as they were asked for; then its intervals are not of 95 %."""
 
     reference: str
     seeds: list[int]
@@ -46,6 +47,7 @@ class Comparison:
     jobs: int = 1
     by: By = "steps"
     tuning: Tuning | None = None
+    looks: list[str] = field(default_factory=list)
 
 
 def compare_designs(
@@ -58,6 +60,7 @@ def compare_designs(
     tuning: Tuning | None = None,
     by: By = "steps",
     points: Sequence[Point] = (),
+    looks: Sequence[str] = (),
 ) -> tuple[list[TrainResult], Comparison]:
     """Train every config with the seeds of a plan, and compare each with the first.
 
@@ -67,6 +70,7 @@ def compare_designs(
         configs: with names that differ, as `distinct` makes them.
         folder: gets a run's folder for each, NAME-seedN.
         tuning, by, points: how the configs came to be, which the comparison says; `points` as many as configs, or none.
+        looks: with which other seeds it has been shown before.
 
     Raises:
         UserError: a config is not one of the toy's worlds.
@@ -109,6 +113,7 @@ def compare_designs(
         jobs=runner.jobs,
         by=by,
         tuning=tuning,
+        looks=list(looks),
     )
 
 

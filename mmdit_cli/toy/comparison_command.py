@@ -114,6 +114,7 @@ def _compared(
         tuning=tuning,
         by=asked.by,
         points=points,
+        looks=plan.looks(asked.plan),
     )
     law = None if asked.law is None else fit_laws(configs, comparison, results, asked.law.budget)
     return results, comparison, law

@@ -158,6 +158,11 @@ def _notes(comparison: Comparison, listed: bool) -> list[str]:
             )
     elif several:
         notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
+    if comparison.looks:
+        notes.append(
+            f"Shown before with {', '.join(comparison.looks)}: where seeds are added after a look at the results, "
+            "intervals leave out the truth more often than in 5 %; --seeds auto allows for every look."
+        )
     if comparison.by != "steps":
         spent = {"flops": "FLOPs", "seconds": "seconds of steps, as timed before,"}[comparison.by]
         notes.append(f"Equal cost: each design trains for as many {spent} as {comparison.reference} does.")

@@ -13,7 +13,7 @@ from mmdit.options import as_data
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import LONGEST
 from mmdit_cli.errors import UserError
-from mmdit_cli.output.run_files import PLAN
+from mmdit_cli.output.run_files import COMPARISON, PLAN
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained
 from mmdit_cli.toy.seed_plan import SeedPlan
@@ -40,8 +40,14 @@ class KeptPlan:
                 f"--seeds: the comparison in {self.folder} was begun with {before.words}, and how often it may be "
                 f"wrong is shared out over these; go on with {before.words}, or begin a new one"
             )
+        if before is not None and before != plan and (self.folder / COMPARISON).exists():
+            self._write("looks", [*(asdict(each) for each in self._looks), asdict(before)])
         if before != plan:
             self._write("seeds", asdict(plan))
+
+    def looks(self, plan: SeedPlan) -> list[str]:
+        """With which other seeds the comparison has been shown before, as they were asked for."""
+        return list(dict.fromkeys(each.words for each in self._looks if each != plan))
 
     def kept_seconds(self, config: ToolConfig, measure: Callable[[ToolConfig], float]) -> float:
         """Seconds of a training step, measured once for all configs with one model and one batch, so that points of a
@@ -60,6 +66,11 @@ class KeptPlan:
         seconds = measure(config)
         self._write("step_seconds", [*kept, {"of": of, "seconds": seconds}])
         return seconds
+
+    @property
+    def _looks(self) -> list[SeedPlan]:
+        found = self._data.get("looks")
+        return [look for each in (found if isinstance(found, list) else []) if (look := _seeds(each))]
 
     def _write(self, key: str, value: Any) -> None:
         self._data[key] = value

@@ -28,7 +28,7 @@ from torch import nn
 
 from mmdit.config import build
 from mmdit.layers.projections import AdaptiveWeights
-from mmdit.options import ModelOptions, OptionError
+from mmdit.options import ModelOptions, OptionError, RefinerOptions
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.request.train_config import TrainConfig
@@ -60,7 +60,9 @@ def scalings(config: ToolConfig) -> Scalings:
     model = config.model
     base_head = config.train.mup.base_dim_head or model.head_sizes[1]
     base = at_width(model, config.train.mup.base_width, base_head)
-    _check_logits(model, base_head)
+    _check_logits(model, base_head, "model")
+    for name in (name for name, modality in model.modalities.items() if modality.refiner):
+        _check_logits(model.refiner(name), base.refiner(name).head_sizes[1], f"model.modalities.{name}.refiner")
     with torch.device("meta"):
         own, narrow = build(model), build(base)
     shapes = {name: p.shape for name, p in narrow.named_parameters()}
@@ -106,8 +108,9 @@ def parameter_groups(model: nn.Module, settings: TrainConfig, of: Scalings) -> I
 
 
 def at_width(model: ModelOptions, width: int, dim_head: int | None = None) -> ModelOptions:
-    """The same network with its widest stream so wide, and all other widths in proportion. Heads are of `dim_head`
-    features, by default as many as before, and their number follows.
+    """The same network with its widest stream so wide, and the widths of its blocks in proportion. Heads are of
+    `dim_head` features, by default as many as before, and their number follows; refiners whose heads are of a size of
+    their own keep it. Widths within the ends and within the timestep's MLP stay where they are named.
 
     Raises:
         UserError: a width would be no whole number, or the network can't be of these sizes.
@@ -125,19 +128,34 @@ def at_width(model: ModelOptions, width: int, dim_head: int | None = None) -> Mo
             raise UserError(f"a network of width {width} has no whole {name}: {value} × {by}; choose another width")
         return int(found)
 
+    def blocks(part: Any, by: Fraction) -> dict[str, Any]:
+        """Attention and feedforward of a model, or of a refiner, which may have none of its own."""
+        attention, feedforward = part.attention, part.feedforward
+        return {
+            "attention": attention and replace(attention, kv_heads=scaled("kv_heads", attention.kv_heads, by)),
+            "feedforward": feedforward and replace(feedforward, dim=scaled("feedforward.dim", feedforward.dim)),
+        }
+
+    def refined(refiner: RefinerOptions) -> RefinerOptions:
+        by = ratio if refiner.dim_head else head_ratio
+        return replace(refiner, heads=scaled("number of heads", refiner.heads, by), **blocks(refiner, by))
+
     try:
         return replace(
             model,
             modalities={
-                name: replace(modality, dim=scaled(f"modalities.{name}.dim", modality.dim))
+                name: replace(
+                    modality,
+                    dim=scaled(f"modalities.{name}.dim", modality.dim),
+                    refiner=modality.refiner and refined(modality.refiner),
+                )
                 for name, modality in model.modalities.items()
             },
             dim_cond=scaled("dim_cond", model.dim_cond),
             dim_joint_attn=None,
             heads=scaled("number of heads", heads, head_ratio),
             dim_head=dim_head,
-            attention=replace(model.attention, kv_heads=scaled("kv_heads", model.attention.kv_heads, head_ratio)),
-            feedforward=replace(model.feedforward, dim=scaled("feedforward.dim", model.feedforward.dim)),
+            **blocks(model, head_ratio),
         )
     except OptionError as error:
         raise UserError(f"a network of width {width} can't be made: {'.'.join(map(str, error.at))}: {error}") from None
@@ -148,12 +166,12 @@ def logits_scale(dim_head: int, base: int) -> float:
     return math.sqrt(base) / dim_head
 
 
-def _check_logits(model: ModelOptions, base: int) -> None:
-    """Raises UserError where heads are not those of the base, and logits are scaled as if they were."""
+def _check_logits(model: ModelOptions, base: int, where: str) -> None:
+    """Raises UserError where the heads of `where` are not those of the base, and logits are scaled as if they were."""
     dim_head = model.head_sizes[1]
     wanted, scale = logits_scale(dim_head, base), model.attention.scale or dim_head**-0.5
     if not math.isclose(wanted, scale, rel_tol=1e-3):
         raise UserError(
             f"train.parametrization mup: heads have {dim_head} features, and {base} at the base width, so that logits "
-            f"are to be scaled by sqrt({base}) / {dim_head}: set model.attention.scale={wanted:.6g}, got {scale:.6g}"
+            f"are to be scaled by sqrt({base}) / {dim_head}: set {where}.attention.scale={wanted:.6g}, got {scale:.6g}"
         )

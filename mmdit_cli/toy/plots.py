@@ -162,8 +162,8 @@ def _smooth(values: Sequence[float], share: float = 0.02) -> list[float]:
 def comparison_plot(
     designs: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], step_flops: Mapping[str, int], *, target: float
 ) -> Figure:
-    """Loss by step and by training FLOPs, thin for each run and thick for the mean over a design's runs; below it the
-    accuracy of each modality, with the target.
+    """Loss by step and by training FLOPs, thin for each run and thick for the mean over a design's runs, in the band
+    from the lowest to the highest; below it the accuracy of each modality, with the target.
 
     Args:
         designs: by name, each run's metrics.
@@ -205,7 +205,7 @@ def _draw_curves(
     style: Mapping[str, Any],
     marker: str = "",
 ) -> None:
-    """Each run's curve, thin, and thick the mean of those that came as far as the longest."""
+    """Each run's curve, thin, and thick the mean of those that came as far as the longest, in their band."""
     curves = [(steps, values) for steps, values in curves if steps]
     for steps, values in curves:
         axes.plot([step * cost for step in steps], values, alpha=0.35, linewidth=0.7, **style)
@@ -213,10 +213,11 @@ def _draw_curves(
         end = max(steps[-1] for steps, _ in curves)
         whole = [dict(zip(steps, values, strict=True)) for steps, values in curves if steps[-1] == end]
         shared = [step for step in whole[0] if all(step in values for values in whole)]
-        mean = [sum(values[step] for values in whole) / len(whole) for step in shared]
-        axes.plot(
-            [s * cost for s in shared], mean, linewidth=1.8, label=plain(label), marker=marker, markersize=3, **style
-        )
+        x, each = [step * cost for step in shared], [[values[step] for values in whole] for step in shared]
+        mean = [sum(values) / len(values) for values in each]
+        axes.plot(x, mean, linewidth=1.8, label=plain(label), marker=marker, markersize=3, **style)
+        if len(whole) > 1:
+            axes.fill_between(x, [*map(min, each)], [*map(max, each)], color=style["color"], alpha=0.15, linewidth=0)
 
 
 def _smoothed(run: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:

@@ -232,7 +232,7 @@ COMPILED = ("sd3.5-medium", "flux.1-dev", "auraflow", "hunyuan-video-1.5", "lumi
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", map(BY_NAME.get, COMPILED), ids=str)
+@pytest.mark.parametrize("family", [BY_NAME[name] for name in COMPILED], ids=str)
 def test_it_compiles_whole_and_gives_the_same(family):
     theirs = random_theirs(family)
     ours = ours_of(theirs, family)

@@ -99,10 +99,10 @@ def save_gguf(weights: Mapping[str, Tensor], path: Path) -> None:
 
 
 def low_rank(weights: Mapping[str, Tensor], rank: int = 4) -> Tensors:
-    """A LoRA of kohya's for every matrix of the blocks."""
+    """A LoRA of kohya's for every matrix of the blocks; kernels of convolutions are none."""
     made = {}
     for name, x in weights.items():
-        if is_matrix(name, x) and ("blocks" in name or "layers." in name):
+        if is_matrix(name, x) and x.ndim == 2 and ("blocks" in name or "layers." in name):
             target = "lora_unet_" + name.removesuffix(".weight").replace(".", "_")
             made[f"{target}.lora_down.weight"] = torch.randn(rank, x.shape[1])
             made[f"{target}.lora_up.weight"] = torch.randn(x.shape[0], rank)

@@ -54,7 +54,7 @@ def _last(law: PowerLaw) -> Known:
     return Known(end.value, end.low, end.high)
 
 
-def _fits(law: PowerLaw) -> str:
+def _fits(law: PowerLaw | Optimum) -> str:
     if law.lack_of_fit is None:
         return f.MISSING
     return f"{'yes' if law.lack_of_fit >= 0.05 else 'no'} (p {law.lack_of_fit:.2g})"
@@ -83,6 +83,7 @@ def _optima(report: LawReport, width: int) -> Table:
         Column("parameters", lambda x: _known(x.parameters, f.count), kind="figure"),
         Column("steps", lambda x: f"{x.steps:,}"),
         Column("loss", lambda x: _known(x.loss, f.number), 80, kind="figure"),
+        Column("fits", _fits, 80),
         Column("nearest", lambda x: x.nearest, kind="text"),
         Column(" ", _reach, kind="text"),
     ]
@@ -103,8 +104,10 @@ def _notes(report: LawReport) -> Iterator[str]:
     if report.laws:
         yield (
             "Laws: least squares over all exponents; 95% intervals by a parametric bootstrap of what seeds and points "
-            "shift. Fits: whether points lie as far off as the noise of runs alone would put them."
+            "shift."
         )
+    if report.laws or report.optima:
+        yield "Fits: whether points lie as far off as the noise of runs alone would put them."
     if report.advantages:
         yield (
             "Advantage: runs held against those of the nearest size of the other on the same seed, and a line through "

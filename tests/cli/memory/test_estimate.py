@@ -183,8 +183,10 @@ def with_peft(model: torch.nn.Module, rank: int, dtype: torch.dtype) -> torch.nn
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["pure", "mixed"])
 @pytest.mark.parametrize("checkpoint", [False, True])
-def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
-    chosen, training = config(qk_rmsnorm=True), Training(precision, lora_rank=8)
+@pytest.mark.parametrize("tokens", [256, 1024])  # of many, the adapters' inputs in float32 are what counts
+def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint, tokens):
+    chosen = config({"tokens": {"text": 40, "image": tokens}}, qk_rmsnorm=True)
+    training = Training(precision, lora_rank=8)
     guess = estimate(chosen, "train", torch.bfloat16, CPU, checkpoint=checkpoint, training=training)
     model = build(replace(chosen.model, checkpoint_activations=checkpoint), dtype=torch.bfloat16)
     with_peft(model, 8, training.weights_dtype(torch.bfloat16))
@@ -197,8 +199,8 @@ def test_training_a_lora_is_estimated_as_peft_trains_one(precision, checkpoint):
     use = measure_memory(call.model, call, CPU, optimizer=call.optimizer)
     assert guess.trained == sum(p.numel() for p in model.parameters() if p.requires_grad)
     assert (guess.weights, guess.gradients, guess.optimizer) == (use.weights, use.gradients, use.optimizer)
-    assert guess.peak == pytest.approx(use.peak, rel=0.1)
-    assert guess.activations == pytest.approx(use.activations, rel=0.1)
+    assert guess.peak == pytest.approx(use.peak, rel=0.01)
+    assert guess.activations == pytest.approx(use.activations, rel=0.03)
 
 
 @pytest.mark.slow

@@ -57,7 +57,9 @@ def test_the_index_of_shapes_says_what_comparing_with_every_config_says(name, tm
         except LayoutError:
             continue
         held = WeightFiles(sparse_shapes(tmp_path / "f", shapes)).tensors
-        configs = [each for names in recognize(held).configs.values() for each in names]
+        if (found := recognize(held)) is None:  # our own names of a bare transformer
+            continue
+        configs = [each for names in found.configs.values() for each in names]
         assert published_with(layout, shapes) is not None
         assert fitting.fit(layout, configs, held) == fitting._nearest(layout, configs, held)
 

@@ -100,3 +100,19 @@ def test_a_plan_that_shares_out_its_errors_is_kept_to(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "plan.json").read_text())["seeds"]["most"] == 5
     with pytest.raises(UserError, match="begun with --seeds 5"):
         KeptPlan(tmp_path).keep_seeds(PLAN)
+
+
+def test_seeds_that_are_added_after_a_look_are_said_to_be(tmp_path: Path) -> None:
+    three, five = SeedPlan(0, 3), SeedPlan(0, 5)
+    KeptPlan(tmp_path).keep_seeds(three)
+    KeptPlan(tmp_path).keep_seeds(five)  # nobody has seen what the three gave
+    assert KeptPlan(tmp_path).looks(five) == []
+    for asked in (five, three, five):
+        (tmp_path / "comparison.json").write_text("{}")
+        plan = KeptPlan(tmp_path)
+        plan.keep_seeds(asked)
+    assert plan.looks(five) == ["--seeds 3"]
+    runner = InTurns(fake_train(losses(), []))
+    configs = [named("a"), named("alike")]
+    _, found = compare_designs(configs, five, folder=tmp_path / "runs", runner=runner, looks=plan.looks(five))
+    assert "Shown before with --seeds 3:" in printed(compare_tables(found, 200), 200)

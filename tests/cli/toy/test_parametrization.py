@@ -14,19 +14,28 @@ import yaml
 from jsonschema import Draft202012Validator
 from torch import nn
 
+from mmdit.config import build
 from mmdit.config.file import validate_mapping
+from mmdit.config.shipped import shipped_configs
+from mmdit.layers.modulation import ModulationTable
+from mmdit.layers.positions import Learned2D
 from mmdit.layers.projections import AdaptiveWeights
-from mmdit.options import NetworkAttentionOptions, as_data, as_written
+from mmdit.layers.registers import RegisterTokens
+from mmdit.networks.embeddings import TokenEmbed
+from mmdit.networks.pads import PadTokens
+from mmdit.options import AttentionOptions, NetworkAttentionOptions, RefinerOptions, as_data, as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.errors import UserError
-from mmdit_cli.request.tool_config import ToolConfig
+from mmdit_cli.request.tool_config import RunConfig, ToolConfig
 from mmdit_cli.request.train_config import MupConfig
 from mmdit_cli.toy import coordinates
 from mmdit_cli.toy.coordinates import coordinate_check
 from mmdit_cli.toy.data_fit import world_of
-from mmdit_cli.toy.parametrization import at_width, logits_scale, scalings
+from mmdit_cli.toy.parametrization import Scaling, at_width, logits_scale, scalings
 from mmdit_cli.toy.trainer import Trainer
 from mmdit_cli.toy.training import train
+from tests.support.marks import slow_but
+from tests.support.shipped_networks import WIDTH, small
 from tests.support.toy import CPU, same_bits, tiny, weights
 
 BASE, WIDER = 16, 4  # the width of the tiny network, and how many times as wide the other is
@@ -81,6 +90,38 @@ def test_weights_and_their_updates_keep_the_spectral_condition(model: dict[str, 
             assert norms[1] / norms[0] == pytest.approx(targets[1] / targets[0], rel=0.25), name
 
 
+TABLES = (nn.Embedding, TokenEmbed, RegisterTokens, PadTokens, Learned2D, ModulationTable)  # looked up, or added
+SUITED = {"lumina-image-2.0": ["model.attention.kv_heads=2"], "ideogram-4": ["model.rotary.axes=[8, 4, 4]"]}
+
+
+@pytest.mark.parametrize("name", slow_but(shipped_configs(), "toy-scenes", "flux.3-klein-base"))
+def test_every_weight_of_every_network_is_scaled_by_how_its_own_sides_grow(name: str) -> None:
+    """Table 3 of muP (Yang et al. 2022), by the shapes alone of a network and of one half as wide."""
+    model = small(name, "model.depth=3", "model.heads=4", *SUITED.get(name, ())).model
+    settings = replace(tiny().train, parametrization="mup", mup=MupConfig(base_width=WIDTH // 2))
+    found = scalings(replace(tiny(), model=model, run=RunConfig(), train=settings))
+    with torch.device("meta"):
+        own, narrow = build(model), build(at_width(model, WIDTH // 2))
+    base = dict(narrow.named_parameters())
+    assert found.keys() == base.keys() == dict(own.named_parameters()).keys()
+    owners = {
+        f"{path}.{key}".strip("."): module
+        for path, module in own.named_modules()
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    for key, p in own.named_parameters():
+        grown = [big / little for big, little in zip(p.shape, base[key].shape, strict=True)]
+        assert set(grown) <= {1.0, 2.0}, (key, p.shape, base[key].shape)
+        into, out = (grown[-1], grown[-2]) if p.ndim > 1 and not isinstance(owners[key], TABLES) else (1.0, 1.0)
+        rate = 1 / into
+        if key.endswith(".bias"):  # drawn by its matrix's fan-in
+            into = max(1.0, 1 / found[key.removesuffix("bias") + "weight"].rate)
+            assert found[key] == Scaling(init=into**0.5), key
+            continue
+        init = into**-0.5 if out == 1 and into > 1 else 1.0
+        assert found[key] == Scaling(init, rate, 1 / rate), (key, p.shape)
+
+
 def test_biases_stay_as_large_as_at_the_base_width() -> None:
     narrow, wide = (trainer(config(width)).model for width in (BASE, BASE * WIDER))
     name = "transformer.blocks.0.feedforwards.1.proj_in.bias"
@@ -109,6 +150,25 @@ def test_logits_of_wider_heads_are_to_be_scaled() -> None:
         scalings(wide)
     attention = NetworkAttentionOptions(scale=logits_scale(32, 8), bias=True)
     assert scalings(replace(wide, model=replace(wide.model, attention=attention)))
+
+
+def test_refiners_have_as_many_more_heads_and_logits_of_their_own() -> None:
+    of = config(BASE * WIDER)
+    refiner = RefinerOptions(depth=1, heads=12, attention=AttentionOptions(kv_heads=4), dim_head=4)
+    image = replace(of.model.modalities["image"], refiner=refiner)
+    wide = replace(of, model=replace(of.model, modalities={**of.model.modalities, "image": image}))
+    narrow = at_width(wide.model, BASE).modalities["image"].refiner
+    assert narrow is not None and narrow.attention is not None
+    assert (narrow.heads, narrow.dim_head, narrow.attention.kv_heads) == (3, 4, 1)
+    found = {name: each for name, each in scalings(wide).items() if name.startswith("refiners.image.")}
+    (qkv,) = (each for name, each in found.items() if "qkv" in name and name.endswith(".weight"))
+    assert qkv == Scaling(1.0, 1 / WIDER, WIDER)
+    widening = replace(image, refiner=replace(refiner, dim_head=None))  # as the joint blocks' are
+    model = replace(of.model, dim_head=32, heads=2, modalities={**of.model.modalities, "image": widening})
+    scaled = replace(model, attention=NetworkAttentionOptions(scale=logits_scale(32, 8), bias=True))
+    settings = replace(of.train, mup=MupConfig(base_width=BASE, base_dim_head=8))
+    with pytest.raises(UserError, match=r"set model\.modalities\.image\.refiner\.attention\.scale=0\.0883883"):
+        scalings(replace(of, model=scaled, train=settings))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,9 @@ def test_a_comparison_draws_every_run_thin_and_the_mean_of_whole_runs_thick() ->
     thick = {line.get_label(): line for line in loss.lines if line.get_linewidth() > 1}
     assert set(thick) == {"a", "b"} and len(loss.lines) == 6
     assert list(thick["a"].get_ydata()) == [2.0] * 4
+    (band,) = loss.collections  # of the design with several runs
+    (outline,) = [path.vertices[:, 1] for path in band.get_paths()]
+    assert (outline.min(), outline.max()) == (1.0, 3.0)
     costs = {line.get_label(): list(line.get_xdata()) for line in by_flops.lines if line.get_linewidth() > 1}
     assert costs == {"a": [10, 20, 30, 40], "b": [30, 60, 90, 120]}
     assert [text.get_text() for text in by_flops.get_legend().get_texts()] == ["a", "b"]

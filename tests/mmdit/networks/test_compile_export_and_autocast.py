@@ -101,7 +101,7 @@ def test_a_whole_network_exports_with_any_batch_and_sizes():
     torch.testing.assert_close(program.module()(**given)["image"], net(**given)["image"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", (v for v in VARIANTS if v != "recomputed"))
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v != "recomputed"])
 @pytest.mark.slow
 def test_it_exports_with_any_batch_and_lengths(variant):
     net = build(variant, depth=1).eval()

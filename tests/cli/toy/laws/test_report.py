@@ -97,7 +97,9 @@ def test_lengths_have_laws_of_their_own_and_the_cheapest_one_by_flops(tmp_path: 
     assert [p.mean for p in cheapest] == sorted((p.mean for p in cheapest), reverse=True)
     assert [each.design for each in found.optima] == ["a", "b"]
     assert found.optima[0].exponents["samples"].low <= 0.5 <= found.optima[0].exponents["samples"].high
-    assert "best for 1 GFLOP of training" in printed(law_tables(found, 160), 160)
+    text = printed(law_tables(found, 160), 160)
+    best = text[text.index("best for 1 GFLOP of training") :]
+    assert "fits" in best and f"(p {found.optima[0].lack_of_fit:.2g})" in best
     save_figure(law_plot(found), tmp_path / "law.png")
 
 
