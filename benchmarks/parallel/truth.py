@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -39,6 +39,17 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 RUN = {"batch_size": 2, "tokens": {"text": 41, "image": 257}}  # which the processes do not divide
 COLUMNS = ["network", "layout", "recomputed", "process", "planned", "measured", "", "sent", "collectives", "holds"]
+COLUMNS_OF_CASES = [
+    "network",
+    "layout",
+    "recomputed",
+    "planned, MB",
+    "measured, MB",
+    "farthest",
+    "sent, MB",
+    "collectives",
+    "",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,26 @@ class Truth:
             str(self.measured.calls),
             "yes" if self.holds else "NO",
         ]
+
+
+def row_of_case(processes: Sequence[Truth]) -> list[str]:
+    """All processes of a case together: memory of each, where they differ."""
+    first, farthest = processes[0], max(processes, key=lambda each: abs(each.apart))
+
+    def each(values: Iterable[float]) -> str:
+        return " ".join(dict.fromkeys(f"{value:.2f}" for value in values))
+
+    return [
+        first.network,
+        str(first.layout),
+        "blocks" if first.checkpoint else "",
+        each(one.planned.memory.peak / 1e6 for one in processes),
+        each(one.measured.peak / 1e6 for one in processes),
+        f"{farthest.apart:+.1%}",
+        each(sum(one.sent.values()) / 1e6 for one in processes),
+        " ".join(dict.fromkeys(str(one.measured.calls) for one in processes)),
+        "holds" if all(one.holds for one in processes) else "FAILS",
+    ]
 
 
 def truths(networks: Sequence[str] = tuple(MODELS), processes: Sequence[int] = tuple(LAYOUTS)) -> Iterator[Truth]:

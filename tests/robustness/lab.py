@@ -20,7 +20,7 @@ from typing import Any
 from tests.support.paths import ROOT
 
 SITE = Path(__file__).resolve().parent / "site"
-PATIENCE = 120  # seconds after which a process counts as hanging
+PATIENCE = 120  # seconds after which a process counts as hanging; so many for each that torchrun starts
 STEPS = 6
 
 TINY = """\
@@ -137,7 +137,7 @@ class Lab:
         return Done(process.returncode, (out or b"").decode(errors="replace"), (err or b"").decode(errors="replace"))
 
     def run(self, *arguments: str, **options: Any) -> Done:
-        return self.finish(self.start(*arguments, **options))
+        return self.finish(self.start(*arguments, **options), PATIENCE * options.get("many", 1))
 
     def ends(self, done: Done, *codes: int, says: str = "", quiet: bool = False) -> None:
         """It ended with one of the exit codes, in one message if there is something to say, and without noise."""
