@@ -116,6 +116,7 @@ def _compared(
         points=points,
         looks=plan.looks(asked.plan),
     )
+    plan.keep_look(asked.plan)
     law = None if asked.law is None else fit_laws(configs, comparison, results, asked.law.budget)
     return results, comparison, law
 

@@ -13,7 +13,7 @@ from mmdit.options import as_data
 from mmdit.weights.atomic import write_atomic
 from mmdit.weights.checkpoints import LONGEST
 from mmdit_cli.errors import UserError
-from mmdit_cli.output.run_files import COMPARISON, PLAN
+from mmdit_cli.output.run_files import PLAN
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained
 from mmdit_cli.toy.seed_plan import SeedPlan
@@ -40,10 +40,17 @@ class KeptPlan:
                 f"--seeds: the comparison in {self.folder} was begun with {before.words}, and how often it may be "
                 f"wrong is shared out over these; go on with {before.words}, or begin a new one"
             )
-        if before is not None and before != plan and (self.folder / COMPARISON).exists():
-            self._write("looks", [*(asdict(each) for each in self._looks), asdict(before)])
         if before != plan:
             self._write("seeds", asdict(plan))
+
+    def keep_look(self, plan: SeedPlan) -> None:
+        """Keep that the comparison is shown with so many seeds.
+
+        Raises:
+            OSError: it can't be written.
+        """
+        if plan not in self._looks:
+            self._write("looks", [*(asdict(each) for each in self._looks), asdict(plan)])
 
     def looks(self, plan: SeedPlan) -> list[str]:
         """With which other seeds the comparison has been shown before, as they were asked for."""

@@ -62,7 +62,9 @@ def scalings(config: ToolConfig) -> Scalings:
     base = at_width(model, config.train.mup.base_width, base_head)
     _check_logits(model, base_head, "model")
     for name in (name for name, modality in model.modalities.items() if modality.refiner):
-        _check_logits(model.refiner(name), base.refiner(name).head_sizes[1], f"model.modalities.{name}.refiner")
+        where, modality = f"model.modalities.{name}.refiner", model.modalities[name]
+        inherits = modality.refiner is not None and modality.refiner.attention is None
+        _check_logits(model.refiner(name), base.refiner(name).head_sizes[1], where, inherits=inherits)
     with torch.device("meta"):
         own, narrow = build(model), build(base)
     shapes = {name: p.shape for name, p in narrow.named_parameters()}
@@ -138,6 +140,8 @@ def at_width(model: ModelOptions, width: int, dim_head: int | None = None) -> Mo
 
     def refined(refiner: RefinerOptions) -> RefinerOptions:
         by = ratio if refiner.dim_head else head_ratio
+        if refiner.dim_head:  # what it takes over from the model is scaled as its own is
+            refiner = replace(refiner, heads=refiner.heads or heads, attention=refiner.attention or model.attention)
         return replace(refiner, heads=scaled("number of heads", refiner.heads, by), **blocks(refiner, by))
 
     try:
@@ -166,12 +170,14 @@ def logits_scale(dim_head: int, base: int) -> float:
     return math.sqrt(base) / dim_head
 
 
-def _check_logits(model: ModelOptions, base: int, where: str) -> None:
+def _check_logits(model: ModelOptions, base: int, where: str, *, inherits: bool = False) -> None:
     """Raises UserError where the heads of `where` are not those of the base, and logits are scaled as if they were."""
     dim_head = model.head_sizes[1]
     wanted, scale = logits_scale(dim_head, base), model.attention.scale or dim_head**-0.5
     if not math.isclose(wanted, scale, rel_tol=1e-3):
+        repeat = ", and beside it all of model.attention that is to stay, for it takes nothing over then"
         raise UserError(
             f"train.parametrization mup: heads have {dim_head} features, and {base} at the base width, so that logits "
-            f"are to be scaled by sqrt({base}) / {dim_head}: set {where}.attention.scale={wanted:.6g}, got {scale:.6g}"
+            f"are to be scaled by sqrt({base}) / {dim_head}: set {where}.attention.scale={wanted:.6g}"
+            f"{repeat if inherits else ''}, got {scale:.6g}"
         )

@@ -222,11 +222,12 @@ def asked_of_run(folder: Path, **given: Any) -> dict[str, Any]:
     return asked
 
 
-def resume_command(folder: Path, device: torch.device, parallel: str = "") -> str:
-    """What to type to go on with a run. `parallel`: how it is spread, if that is to be said."""
+def resume_command(folder: Path, device: torch.device, parallel: str = "", track: Sequence[str] = ()) -> str:
+    """What to type to go on with a run. `parallel`: how it is spread, if that is to be said. `track`: its trackers."""
     where = device.type if is_one_of_several() else str(device)  # each process takes one of its own
-    spread = ["--parallel", parallel] if parallel else []
-    return shlex.join(launched(["train-toy", "--resume", "--run-dir", str(folder), "--device", where, *spread]))
+    more = ["--parallel", parallel] if parallel else []
+    more += [word for kind in track for word in ("--track", kind)]
+    return shlex.join(launched(["train-toy", "--resume", "--run-dir", str(folder), "--device", where, *more]))
 
 
 def differences(saved: Any, wanted: Any) -> list[str]:

@@ -9,17 +9,19 @@ import io
 import os
 import wave
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 from typing import Any, Protocol
 
 import numpy as np
 
 from mmdit.config.yaml_text import to_yaml
 from mmdit_cli.errors import UserError
+from mmdit_cli.interrupts import caught
 
 PROJECT = "mmdit-toy"
 OnMessage = Callable[[str], None]
@@ -61,7 +63,7 @@ class TensorBoard:
     def __init__(self, run: Tracked, on_message: OnMessage) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.events: Any = SummaryWriter(str(run.folder), purge_step=run.completed + 1 if run.completed else None)
+        self.events: Any = SummaryWriter(str(run.folder), purge_step=run.completed + 1)
         self.events.add_text("config", f"```yaml\n{to_yaml(dict(run.config))}```", run.completed)
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
@@ -100,10 +102,11 @@ class WeightsAndBiases:
             allow_val_change=True,
             mode=mode,
             resume="allow",
+            reinit="create_new",  # whatever run of the program's own, or of a design before, is open
             settings={"console": "off", "silent": True},
         )
         if mode == "offline":
-            on_message(f"wandb: kept offline; send it by: wandb sync {run.folder}/wandb/offline-run-*-{run.run_id}")
+            on_message(f"wandb: kept offline; send it by: wandb sync {quote(str(run.folder))}/wandb/offline-run-*-{run.run_id}")
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self.run.log(dict(numbers), step=step)
@@ -163,6 +166,8 @@ class Trackers:
             try:
                 self.told[kind] = KINDS[kind](run, self.on_message)
             except Exception as problem:
+                if caught():  # an import that Ctrl-C came into may tell it as an error of its own
+                    raise KeyboardInterrupt from None
                 self._say(kind, problem)
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -187,6 +192,8 @@ class Trackers:
             except Exception as problem:
                 del self.told[kind]
                 self._say(kind, problem)
+                with suppress(Exception):  # so that no later run is taken for this one
+                    tracker.close()
 
     def _say(self, kind: str, problem: Exception) -> None:
         why = (str(problem).strip() or type(problem).__name__).splitlines()[0]
@@ -198,7 +205,8 @@ def check_trackers(kinds: Sequence[str]) -> None:
     for kind in kinds:
         if kind not in KINDS:
             raise UserError(f"--track {kind}: expected {', '.join(KINDS)}")
-        if find_spec(kind) is None:
+        found = find_spec(kind)
+        if found is None or (found.origin is None and found.submodule_search_locations):  # a mere folder of that name
             option = "--tensorboard" if kind == "tensorboard" else f"--track {kind}"
             raise UserError(f"{option} needs a package: pip install 'mmdit-cli[{kind}]'")
 

@@ -112,7 +112,7 @@ def train(
         trainer = Trainer(config, world, device=device, dtype=dtype, seed=seed, group=group)
         metrics = Metrics(folder) if group.main else NoMetrics(folder)
         until_the_end.callback(metrics.close)
-        command = resume_command(folder, device, group.parallel)
+        command = resume_command(folder, device, group.parallel, track)
         try:
             changes = go_on(trainer, folder, metrics, on_message, allow_changes=allow_changes) if resume else []
             if group.main:
@@ -234,8 +234,9 @@ def _result(
     if before := progress.kept(folder, shown.batch, until=trainer.completed - 1):
         files["progress"] = folder / "progress.png"
         _over_training({**before, trainer.completed: shown}, files["progress"], trainer)
-    to_show = {key: path for key, path in files.items() if path.suffix == ".png"}
-    metrics.trackers.show(trainer.completed, {**to_show, **write_sounds(shown, files["samples"])})
+    files |= write_sounds(shown, files["samples"])
+    to_show = {key: path for key, path in files.items() if path.suffix in (".png", ".wav")}
+    metrics.trackers.show(trainer.completed, to_show)
     result = TrainResult(
         config=trainer.config.name,
         steps=trainer.completed,

@@ -21,6 +21,7 @@ def test_it_is_what_was_typed_with_torchrun_where_that_started_it(monkeypatch: p
     assert typed_command() == [*run, "flops", "-c", "a b"]
     assert resume_command(Path("r"), CPU) == " ".join([*run, "train-toy --resume --run-dir r --device cpu"])
     assert resume_command(Path("r"), CPU, "tp=2").endswith("--run-dir r --device cpu --parallel tp=2")
+    assert resume_command(Path("r"), CPU, track=("wandb", "trackio")).endswith("cpu --track wandb --track trackio")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     assert typed_command()[:5] == ["torchrun", "--nnodes", "2", "--nproc-per-node", "2"]
     monkeypatch.setenv("WORLD_SIZE", "many")

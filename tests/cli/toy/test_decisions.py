@@ -107,11 +107,11 @@ def test_seeds_that_are_added_after_a_look_are_said_to_be(tmp_path: Path) -> Non
     KeptPlan(tmp_path).keep_seeds(three)
     KeptPlan(tmp_path).keep_seeds(five)  # nobody has seen what the three gave
     assert KeptPlan(tmp_path).looks(five) == []
-    for asked in (five, three, five):
-        (tmp_path / "comparison.json").write_text("{}")
-        plan = KeptPlan(tmp_path)
-        plan.keep_seeds(asked)
-    assert plan.looks(five) == ["--seeds 3"]
+    for asked in (five, three, three):
+        KeptPlan(tmp_path).keep_look(asked)
+    KeptPlan(tmp_path).keep_seeds(SeedPlan(0, 4))  # and stopped before it was shown
+    plan = KeptPlan(tmp_path)
+    assert plan.looks(five) == ["--seeds 3"] and plan.looks(SeedPlan(0, 7)) == ["--seeds 5", "--seeds 3"]
     runner = InTurns(fake_train(losses(), []))
     configs = [named("a"), named("alike")]
     _, found = compare_designs(configs, five, folder=tmp_path / "runs", runner=runner, looks=plan.looks(five))

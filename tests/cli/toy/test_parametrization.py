@@ -167,8 +167,19 @@ def test_refiners_have_as_many_more_heads_and_logits_of_their_own() -> None:
     model = replace(of.model, dim_head=32, heads=2, modalities={**of.model.modalities, "image": widening})
     scaled = replace(model, attention=NetworkAttentionOptions(scale=logits_scale(32, 8), bias=True))
     settings = replace(of.train, mup=MupConfig(base_width=BASE, base_dim_head=8))
-    with pytest.raises(UserError, match=r"set model\.modalities\.image\.refiner\.attention\.scale=0\.0883883"):
+    with pytest.raises(UserError, match=r"set model\.modalities\.image\.refiner\.attention\.scale=0\.0883883, got"):
         scalings(replace(of, model=scaled, train=settings))
+
+
+def test_a_refiner_that_takes_heads_over_is_scaled_as_one_that_names_them() -> None:
+    of = config(BASE * WIDER).model
+    attention = NetworkAttentionOptions(kv_heads=2, bias=True)
+    named = RefinerOptions(depth=1, heads=4, dim_head=4, attention=AttentionOptions(kv_heads=2, bias=True))
+    for refiner in (named, replace(named, heads=None), replace(named, heads=None, attention=None)):
+        modalities = {**of.modalities, "image": replace(of.modalities["image"], refiner=refiner)}
+        wide = replace(of, heads=4, dim_head=16, attention=attention, modalities=modalities)
+        narrow = at_width(wide, BASE * WIDER // 2, 8).refiner("image")  # half as wide, with half the features of a head
+        assert (narrow.head_sizes, narrow.attention.kv_heads) == ((2, 4), 1), refiner
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def fakes(monkeypatch: pytest.MonkeyPatch) -> Fakes:
         group: str | None = None,
         mode: Literal["online", "offline", "disabled", "shared"] | None = None,
         resume: Literal["allow", "never", "must", "auto"] | None = None,
+        reinit: Literal["default", "return_previous", "finish_previous", "create_new"] | None = None,
         settings: dict[str, Any] | None = None,
     ) -> Any:
         calls["wandb"].append(("init", {**locals()}))
@@ -120,6 +121,7 @@ def test_both_are_told_of_the_config_and_every_number_and_a_resumed_run_is_the_s
         assert [each for each in shown if each[1] in ("samples", "audio")] == wanted
     offline = fakes["wandb"][0][1]
     assert (offline["mode"], offline["id"], offline["dir"]) == ("offline", run_id, str(folder))
+    assert offline["reinit"] == "create_new"
     assert any("wandb sync" in text for text in said) and any("trackio show" in text for text in said)
     assert capsys.readouterr().out == ""
 
@@ -137,13 +139,14 @@ def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(
     def fail(*given: Any, **named: Any) -> Any:
         raise RuntimeError("its server is gone\nand more")
 
-    broken = ModuleType("run")
-    broken.log = broken.finish = fail  # type: ignore[attr-defined]
+    broken, closed = ModuleType("run"), list[bool]()
+    broken.log, broken.finish = fail, lambda: closed.append(True)  # type: ignore[attr-defined]
     monkeypatch.setattr(sys.modules["wandb"], "init", fail if when == "init" else lambda **named: broken)
     said = list[str]()
     result = train(tiny(), device=CPU, run_dir=tmp_path / "run", track=("wandb", "trackio"), on_message=said.append)
     (failed,) = [text for text in said if "told nothing more" in text]
     assert failed.startswith("wandb is told nothing more (its server is gone);")
+    assert closed == [True] * (when == "log")  # or the next run would be taken for this one
     assert result is not None and result.steps == 6
     assert [call[0] for call in fakes["trackio"]].count("log") >= 7 and fakes["trackio"][-1] == ("finish",)
 
