@@ -106,7 +106,8 @@ class WeightsAndBiases:
             settings={"console": "off", "silent": True},
         )
         if mode == "offline":
-            on_message(f"wandb: kept offline; send it by: wandb sync {quote(str(run.folder))}/wandb/offline-run-*-{run.run_id}")
+            kept = f"{quote(str(run.folder))}/wandb/offline-run-*-{run.run_id}"
+            on_message(f"wandb: kept offline; send it by: wandb sync {kept}")
 
     def log(self, step: int, numbers: Mapping[str, float]) -> None:
         self.run.log(dict(numbers), step=step)

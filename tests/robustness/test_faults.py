@@ -24,15 +24,6 @@ from tests.robustness.outcome import Outcome
 from tests.support.paths import ROOT
 from tests.support.toy import CPU
 
-QUICK = ("in the way",)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("group", QUICK)
-def test_a_case_of_each_quick_group_is_answered_well(group):
-    (found,) = faults.outcomes(seed=1, share=0.01, groups=(group,))
-    assert (found.well, found.lost, found.why) == (True, False, "")
-
 
 @pytest.mark.slow
 def test_every_fault_is_answered_well_and_loses_nothing():

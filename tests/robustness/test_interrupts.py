@@ -15,11 +15,12 @@ from mmdit.weights.checkpoints import newest_checkpoint
 from mmdit_cli import interrupts
 from mmdit_cli.toy.training import Interrupted, train
 from tests.support.paths import ROOT
-from tests.support.toy import CPU, tiny
+from tests.support.toy import CPU, same_bits, tiny, weights
 
 
 @pytest.mark.usefixtures("bare_training")
 def test_sigterm_saves_the_step_it_came_in_and_gives_its_handler_back(tmp_path):
+    whole = train(tiny(), device=CPU, run_dir=tmp_path / "whole")
     before = signal.getsignal(signal.SIGTERM)
 
     def stop(step, *rest):
@@ -30,6 +31,7 @@ def test_sigterm_saves_the_step_it_came_in_and_gives_its_handler_back(tmp_path):
         train(tiny(), device=CPU, run_dir=tmp_path / "run", on_progress=stop)
     assert interrupts.exit_code() == 143 and signal.getsignal(signal.SIGTERM) is before
     assert newest_checkpoint(tmp_path / "run")[0].step == 3
+    assert same_bits(weights(train(tiny(), device=CPU, run_dir=tmp_path / "run", resume=True)), weights(whole))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -31,7 +31,8 @@ def hold(cases: list[tuple[str, MeshLayout, dict[str, Any], float]]) -> None:
 def test_two_processes_give_and_learn_what_one_does():
     hold(
         [
-            ("toy-generalized", MeshLayout(tensor=2), RECOMPUTED, BOUND),
+            (SMALL, MeshLayout(tensor=2), RECOMPUTED, BOUND),
+            (SMALL, MeshLayout(context=2), {}, BOUND),
             (SMALL, MeshLayout(shard=2), SINGLE, 1e-4),  # whose gradients FSDP would average by gloo's own average
         ]
     )
