@@ -36,7 +36,7 @@ def main() -> int:
         asked = recognize(Path(folder), options.rounds)
     print(f"shape-check of a file of {asked.bytes / 1e9:.0f} GB: {asked.seconds:.2f} s beyond importing torch")
     if options.write:
-        options.write.write_text(document(rows, asked), encoding="utf-8")
+        options.write.write_text(document(rows, asked, size=options.size), encoding="utf-8")
     return int(not (all(row.met for row in rows) and asked.met))
 
 

@@ -12,7 +12,7 @@ from benchmarks.files.measurement import MEMORY, MOST_SECONDS, Asked, Row
 
 ABOUT = """# How long files take
 
-Written by `python -m benchmarks.files --size {size:.0f} --write docs/reports/files.md` with torch {version} on {cores}
+Written by `python -m benchmarks.files --size {size:g} --write docs/reports/files.md` with torch {version} on {cores}
 cores.
 
 Converting reads a file, writes another, brings every tensor back to the source's names and compares it to the bit,
@@ -42,9 +42,8 @@ def line(row: Row) -> str:
     )
 
 
-def document(rows: Sequence[Row], asked: Asked) -> str:
-    """All rows as Markdown."""
-    size = max(max(row.read, row.written) for row in rows) / 1e9
+def document(rows: Sequence[Row], asked: Asked, *, size: float) -> str:
+    """All rows as Markdown. `size`: GB, as it was asked for."""
     about = ABOUT.format(size=size, version=torch.__version__, cores=os.cpu_count(), rounds=len(rows[0].seconds))
     cells = [
         (

@@ -69,7 +69,7 @@ def _reason(hub: Any, name: str, revision: str | None, error: BaseException) -> 
     if isinstance(error, OSError) and error.errno in _NO_ROOM:
         return f"can't be kept in the cache {hub.constants.HF_HUB_CACHE}: {error.strerror}"
     if isinstance(error, OSError) or _is_one_of(error, _HTTP):
-        return f"{endpoint} gave no whole answer ({_told(error)}); what came is kept, try again"
+        return f"{endpoint} gave no whole answer ({_told(error)}); try again, what came of a download is kept"
     return None
 
 

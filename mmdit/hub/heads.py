@@ -3,6 +3,7 @@ hole where the tensors would be, for who asks no more than what they are."""
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ from mmdit.weights.header import MAX_HEADER
 __all__ = ["NotThisWayError", "write_heads"]
 
 FIRST = 1 << 19  # bytes that are asked for at first; headers of published files take some 100,000
+_PART = re.compile(r"bytes 0-\d+/(\d{1,15})")
 
 
 class NotThisWayError(Exception):
@@ -22,7 +24,8 @@ class NotThisWayError(Exception):
 def write_heads(
     hub: Any, repo: str, names: Iterable[str], folder: Path, *, commit: str, token: str | bool | None
 ) -> None:
-    """Write the stand-ins of a repository's files into a folder, as far as they are not there.
+    """Write the stand-ins of a repository's files into a folder, as far as they are not there. A file system without
+    holes gives each the room of the whole file.
 
     Args:
         hub: the package `huggingface_hub`.
@@ -47,24 +50,32 @@ def write_heads(
 
 
 def _head(hub: Any, url: str, headers: dict[str, str], count: int) -> tuple[bytes, int]:
-    """A file's first bytes, as many as it has of these, and its size."""
+    """A file's first bytes, as many as it has of these, and its size.
+
+    Raises:
+        NotThisWayError: the server sends more than was asked for, or says no size that could be.
+    """
     asked = headers | {"Range": f"bytes=0-{count - 1}", "Accept-Encoding": "identity"}
     patience = hub.constants.HF_HUB_DOWNLOAD_TIMEOUT
+    head = bytearray()
     with hub.utils.get_session().stream("GET", url, headers=asked, follow_redirects=True, timeout=patience) as response:
         if response.status_code == 416:  # it is empty
             return b"", 0
         hub.utils.hf_raise_for_status(response)
-        size = response.headers.get("Content-Range", "").rpartition("/")[2]
-        if response.status_code != 206 or not size.isdecimal():
+        part = _PART.fullmatch(response.headers.get("Content-Range", ""))
+        if response.status_code != (206 if part else 200):
             raise NotThisWayError
-        head = bytearray()
-        for part in response.iter_bytes():
-            head += part
-            if len(head) >= count:
+        most = count if part else count + 1
+        for piece in response.iter_bytes():
+            head += piece
+            if len(head) >= most:
                 break
-    if len(head) < min(count, int(size)):
+    if part is None and len(head) > count:  # a small file may come whole
+        raise NotThisWayError
+    size = int(part[1]) if part else len(head)
+    if len(head) < min(count, size):
         raise ConnectionError(f"{len(head):,} bytes of {count:,} came")
-    return bytes(head[:count]), int(size)
+    return bytes(head[:count]), size
 
 
 def _wanted(head: bytes) -> int:

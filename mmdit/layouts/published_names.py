@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,16 +78,12 @@ def computed_names() -> Names:
     return found
 
 
-def computed_shapes(names: Names, *, of: Callable[[str], bool] = lambda config: True) -> dict[str, Published]:
-    """By the hash of their shapes: the configs, in their order in `names`, of several with one model the first.
-
-    Args:
-        of: whether a config is to be among them.
-    """
+def computed_shapes(names: Names) -> dict[str, Published]:
+    """By the hash of their shapes: the configs, in their order in `names`, of several with one model the first."""
     found: dict[str, Published] = {}
-    models = {name: as_config(name).model for _, configs in names.values() for name in configs if of(name)}
+    models = {name: as_config(name).model for _, configs in names.values() for name in configs}
     for (layout, _), (_, configs) in names.items():
-        for name in filter(of, configs):
+        for name in configs:
             try:
                 known = Layout(layout, models[name])
             except LayoutError:  # it has no place for one of the tensors

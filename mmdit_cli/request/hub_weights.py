@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -50,10 +52,16 @@ class Headers:
 
     def possible(self, command: str) -> str:
         """A command on these weights, or that which has to come first: a repository gives weights, and no config."""
-        if self.repository is None or f"-c {self.repository.name}" not in command:
+        if self.repository is None or not self._names_a_path(shlex.split(command)):
             return command
         revision = f" --revision {self.repository.revision}" if self.repository.revision else ""
         return f"hf download {self.repository.name}{revision} --local-dir FOLDER"
+
+    def _names_a_path(self, words: Sequence[str]) -> bool:
+        """Whether the repository stands where a command takes a path of the user's own: as a config, or a LoRA."""
+        assert self.repository is not None
+        asked = [value for option, value in pairwise(words) if option in ("-c", "--config", "--lora")]
+        return any(value.startswith(self.repository.name) for value in asked)
 
     def told(self, about: Result) -> Result:
         """A text, or a result with its texts, as they are of the repository."""

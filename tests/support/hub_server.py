@@ -25,6 +25,7 @@ class HubServer(ThreadingHTTPServer):
         gated: those that nobody may read.
         cut: paths of which no more than half is sent before the connection ends.
         ranges: whether a part of a file is sent where one is asked for.
+        whole: paths that are sent whole all the same.
         sent: bytes of files, by path.
         status: what everything is answered with, such as 503; None: what is there.
         asked: what was asked for, as `GET /path`.
@@ -38,6 +39,7 @@ class HubServer(ThreadingHTTPServer):
         self.gated: set[str] = set()
         self.cut: set[str] = set()
         self.ranges = True
+        self.whole: set[str] = set()
         self.sent: dict[str, int] = {}
         self.status: int | None = None
         self.asked: list[str] = []
@@ -134,7 +136,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, {"error": "none"}, {"X-Error-Code": "EntryNotFound"})
             return
         digest, size = _digest(content), len(content)
-        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if self.server.ranges else None
+        parts = self.server.ranges and path not in self.server.whole
+        part = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")) if parts else None
         if part is not None:
             first, last = int(part[1]), min(int(part[2] or size), size - 1)
             content = content[first : last + 1]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import mmdit
 from mmdit.hub import heads
 from mmdit.hub.repositories import Repository, fetch
+from mmdit_cli.request.hub_weights import Headers
 from tests.support.hub_server import serving
 from tests.support.quantized_files import save_gguf
 
-NAME = "org/small"
+NAME, PART = "org/small", heads._PART
 CONFIG = {"depth": 1, "modalities": {"text": {"dim": 64}, "image": {"dim": 64}}, "heads": 1, "dim_head": 64}
 
 
@@ -47,6 +50,34 @@ def test_of_a_repository_the_headers_alone_are_read(published, asked, tmp_path):
     shards = {name: sent for name, sent in published.sent.items() if name.endswith(".safetensors")}
     assert len(shards) > 1 and sum(shards.values()) < found["bytes"] / 10
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_small_file_that_comes_whole_makes_no_other_come_so(published, asked, tmp_path):
+    published.whole = {"config.json", "model.safetensors.index.json"}
+    assert asked("--weights", NAME)["ok"] and not (tmp_path / "cache").exists()
+
+
+def test_a_size_that_can_not_be_is_not_believed(published, monkeypatch, tmp_path):
+    import huggingface_hub as hub
+
+    shard = next(name for name in published.repositories[NAME] if "-00002-" in name)
+    for said in ("bytes 0-9/" + "9" * 5000, "bytes 5-9/100", "bytes 0-9/*"):
+        monkeypatch.setattr(heads, "_PART", SimpleNamespace(fullmatch=lambda _, said=said: PART.fullmatch(said)))
+        with pytest.raises(heads.NotThisWayError):
+            heads.write_heads(hub, NAME, [shard], tmp_path / "heads", commit=published.commit(NAME), token=False)
+
+
+@pytest.mark.parametrize(
+    ("command", "downloads"),
+    [
+        ("mmdit export -c 'org/small' --out c.safetensors", True),
+        ("mmdit export -c CONFIG --weights W --lora org/small/lora.safetensors:1 --out c.safetensors", True),
+        ("mmdit export -c sd3-medium --weights org/small --out c.safetensors", False),
+    ],
+)
+def test_a_command_that_takes_paths_alone_is_one_after_a_download(command, downloads):
+    found = Headers(Path("here"), "/tmp/a b/", Repository(NAME)).possible(command)
+    assert found == (f"hf download {NAME} --local-dir FOLDER" if downloads else command)
 
 
 def test_what_the_cache_holds_is_not_asked_for_again(published, asked, tmp_path):

@@ -134,7 +134,7 @@ def test_what_can_not_be_had_is_one_message_that_says_why(published, monkeypatch
         mmdit.MMDiTModel.from_pretrained("org/other", local_files_only=True)
     monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
     published.cut.add("model-00002-of-00005.safetensors")
-    with pytest.raises(CheckpointError, match=f"{NAME}: .* gave no whole answer .*; what came is kept, try again"):
+    with pytest.raises(CheckpointError, match=f"{NAME}: .* gave no whole answer .*; try again, what came of"):
         mmdit.MMDiTModel.from_pretrained(NAME)
     published.cut.clear()
     assert mmdit.MMDiTModel.from_pretrained(NAME).config
@@ -212,7 +212,7 @@ def test_a_connection_that_is_lost_after_the_listing_is_called_that(published, m
         raise huggingface_hub.errors.LocalEntryNotFoundError("not here") from ConnectionResetError("gone")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lost)
-    with pytest.raises(CheckpointError, match="gave no whole answer .ConnectionResetError: gone.; what came is kept"):
+    with pytest.raises(CheckpointError, match="gave no whole answer .ConnectionResetError: gone.; try again"):
         fetch(Repository(NAME))
 
 
