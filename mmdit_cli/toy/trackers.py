@@ -85,14 +85,28 @@ class TensorBoard:
         self.events.close()
 
 
-class WeightsAndBiases:
+class OfPackage:
+    """One whose `package` has runs with one `log` for all, as wandb's, and trackio's after it."""
+
+    package: Any
+    run: Any
+
+    def log(self, step: int, numbers: Mapping[str, float]) -> None:
+        self.run.log(dict(numbers), step=step)
+
+    def show(self, step: int, files: Mapping[str, Path]) -> None:
+        kinds = {".png": self.package.Image, ".wav": self.package.Audio}
+        self.run.log({name: kinds[path.suffix](str(path)) for name, path in files.items()}, step=step)
+
+
+class WeightsAndBiases(OfPackage):
     """`wandb`, offline where the variable WANDB_MODE does not say otherwise: in the run's folder, to be sent later."""
 
     def __init__(self, run: Tracked, on_message: OnMessage) -> None:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported: its own errors stay here
-        self.wandb: Any = import_module("wandb")
+        self.package = import_module("wandb")
         mode = os.environ.get("WANDB_MODE", "offline")
-        self.run = self.wandb.init(
+        self.run = self.package.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             dir=str(run.folder.resolve()),
             id=run.run_id,
@@ -109,24 +123,17 @@ class WeightsAndBiases:
             kept = f"{quote(str(run.folder))}/wandb/offline-run-*-{run.run_id}"
             on_message(f"wandb: kept offline; send it by: wandb sync {kept}")
 
-    def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.run.log(dict(numbers), step=step)
-
-    def show(self, step: int, files: Mapping[str, Path]) -> None:
-        kinds = {".png": self.wandb.Image, ".wav": self.wandb.Audio}
-        self.run.log({name: kinds[path.suffix](str(path)) for name, path in files.items()}, step=step)
-
     def close(self) -> None:
         self.run.finish()
 
 
-class Trackio:
+class Trackio(OfPackage):
     """`trackio`, in its local database, where its variables do not name another place."""
 
     def __init__(self, run: Tracked, on_message: OnMessage) -> None:
-        self.trackio: Any = import_module("trackio")
+        self.package = import_module("trackio")
         with redirect_stdout(io.StringIO()):  # where a document may go
-            self.run = self.trackio.init(
+            self.run = self.package.init(
                 project=PROJECT,
                 name=f"{run.name}-{run.run_id}",  # by which it is found again
                 group=run.design,
@@ -136,16 +143,9 @@ class Trackio:
             )
         on_message(f"trackio: see it by: trackio show --project {PROJECT}")
 
-    def log(self, step: int, numbers: Mapping[str, float]) -> None:
-        self.run.log(dict(numbers), step=step)
-
-    def show(self, step: int, files: Mapping[str, Path]) -> None:
-        kinds = {".png": self.trackio.Image, ".wav": self.trackio.Audio}
-        self.run.log({name: kinds[path.suffix](str(path)) for name, path in files.items()}, step=step)
-
     def close(self) -> None:
         with redirect_stdout(io.StringIO()):
-            self.trackio.finish()
+            self.package.finish()
 
 
 KINDS: Mapping[str, Callable[[Tracked, OnMessage], Tracker]] = {  # by the name of its package, and of its extra
