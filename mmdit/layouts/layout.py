@@ -119,7 +119,7 @@ class Layout:
 
 
 def from_layout(tensors: Mapping[str, Tensor], config: ModelOptions, layout: str) -> dict[str, Tensor]:
-    """Our state dict, from one in another layout.
+    """Our state dict, from one in another layout; its tensors may share memory with those that were given.
 
     Raises:
         LayoutError: a tensor is missing, left over or of another shape, or the layout has no place for the model.
@@ -132,7 +132,7 @@ def from_layout(tensors: Mapping[str, Tensor], config: ModelOptions, layout: str
 
 
 def to_layout(tensors: Mapping[str, Tensor], config: ModelOptions, layout: str) -> dict[str, Tensor]:
-    """A state dict in another layout, from ours.
+    """A state dict in another layout, from ours; its tensors may share memory with those that were given.
 
     Raises:
         LayoutError: a tensor is missing, left over or of another shape, or the layout has no place for the model.

@@ -17,7 +17,13 @@ from mmdit.config import as_config
 from mmdit.layouts import LAYOUTS, LayoutError, fitting
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.names import KNOWN_PREFIXES
-from mmdit.layouts.published_names import computed_names, published_configs, published_names, published_with
+from mmdit.layouts.published_names import (
+    _said,
+    computed_names,
+    published_configs,
+    published_names,
+    published_with,
+)
 from mmdit.layouts.recognition import recognize, recognize_layout
 from mmdit.layouts.registry import family_name
 from mmdit.weights.reader import WeightFiles
@@ -73,6 +79,7 @@ def test_a_published_file_is_told_without_a_network_or_a_config(tmp_path, monkey
 
 def test_the_index_of_names_is_that_of_the_configs_and_layouts():
     """If not: python -c "from mmdit.layouts.published_names import write_index; write_index()"."""
+    assert _said() is not None  # it is read, and not computed in its place
     assert published_names() == computed_names()
 
 
