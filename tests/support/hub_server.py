@@ -26,6 +26,7 @@ class HubServer(ThreadingHTTPServer):
         cut: paths of which no more than half is sent before the connection ends.
         ranges: whether a part of a file is sent where one is asked for.
         whole: paths that are sent whole all the same.
+        said: what a part is said to be of, in place of what it is.
         sent: bytes of files, by path.
         status: what everything is answered with, such as 503; None: what is there.
         asked: what was asked for, as `GET /path`.
@@ -40,6 +41,7 @@ class HubServer(ThreadingHTTPServer):
         self.cut: set[str] = set()
         self.ranges = True
         self.whole: set[str] = set()
+        self.said: str | None = None
         self.sent: dict[str, int] = {}
         self.status: int | None = None
         self.asked: list[str] = []
@@ -143,7 +145,8 @@ class _Handler(BaseHTTPRequestHandler):
             content = content[first : last + 1]
         self.send_response(200 if part is None else 206 if content else 416)
         if part is not None:
-            self.send_header("Content-Range", f"bytes {first}-{last}/{size}" if content else f"bytes */{size}")
+            true = f"bytes {first}-{last}/{size}" if content else f"bytes */{size}"
+            self.send_header("Content-Range", self.server.said or true)
         self.send_header("ETag", f'"{digest}"')
         self.send_header("X-Repo-Commit", self.server.commit(name))
         self.send_header("Content-Length", str(len(content)))

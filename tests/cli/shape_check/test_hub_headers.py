@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +14,7 @@ from mmdit_cli.request.hub_weights import Headers
 from tests.support.hub_server import serving
 from tests.support.quantized_files import save_gguf
 
-NAME, PART = "org/small", heads._PART
+NAME = "org/small"
 CONFIG = {"depth": 1, "modalities": {"text": {"dim": 64}, "image": {"dim": 64}}, "heads": 1, "dim_head": 64}
 
 
@@ -57,12 +56,12 @@ def test_a_small_file_that_comes_whole_makes_no_other_come_so(published, asked, 
     assert asked("--weights", NAME)["ok"] and not (tmp_path / "cache").exists()
 
 
-def test_a_size_that_can_not_be_is_not_believed(published, monkeypatch, tmp_path):
+def test_a_size_that_can_not_be_is_not_believed(published, tmp_path):
     import huggingface_hub as hub
 
     shard = next(name for name in published.repositories[NAME] if "-00002-" in name)
     for said in ("bytes 0-9/" + "9" * 5000, "bytes 5-9/100", "bytes 0-9/*"):
-        monkeypatch.setattr(heads, "_PART", SimpleNamespace(fullmatch=lambda _, said=said: PART.fullmatch(said)))
+        published.said = said
         with pytest.raises(heads.NotThisWayError):
             heads.write_heads(hub, NAME, [shard], tmp_path / "heads", commit=published.commit(NAME), token=False)
 
