@@ -11,7 +11,7 @@ from mmdit_cli.toy.decisions import Decision
 
 ABOUT = """# How far to believe the toy
 
-Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
+Written by `python -m benchmarks.validity {command} --write docs/reports/validity.md`.
 """
 FINDINGS = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
@@ -36,7 +36,7 @@ AGAIN = " Of {pairings:,} comparisons of the same runs in pairs drawn anew, {aga
 
 
 def document(
-    trials: Sequence[Trial], itself: AgainstItself | None = None, *, steps: int, most: int, command: str = ""
+    trials: Sequence[Trial], itself: AgainstItself | None = None, *, steps: int, most: int, command: str
 ) -> str:
     """All trials as Markdown, a row a finding, a column a size; then how often equals were told apart."""
     parts = [ABOUT.format(command=command)]
