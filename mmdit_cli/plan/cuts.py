@@ -67,14 +67,14 @@ def cut_all(
             found[cuts[done]] = done.result()
             on_cut(len(found))
         pool.shutdown()
-    except BaseException as problem:
+    except BrokenProcessPool:
+        pool.shutdown()
+        what = "a process that cut the network died, perhaps for want of memory: ask for fewer ways"
+        raise CheckFailed(what) from None
+    except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for child in multiprocessing.active_children():
             child.terminate()
-        if isinstance(problem, BrokenProcessPool):
-            raise CheckFailed(
-                "a process that cut the network died, perhaps for want of memory: ask for fewer ways"
-            ) from None
         raise
     return found
 
