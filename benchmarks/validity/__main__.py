@@ -41,7 +41,9 @@ def main() -> None:
     parser.add_argument(
         "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
     )
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of each run (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=600, metavar="N", help="of a run (%(default)s); more where accuracy decides"
+    )
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
@@ -50,13 +52,14 @@ def main() -> None:
         parser.error(f"--max-seeds: {FEWEST_PAIRS} or more, for an interval")
     run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
     runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
-    settings = [*SETTINGS, f"train.steps={asked.steps}", f"train.checkpoint_every={asked.steps}"]
     trials, itself = [], None
     wanted = asked.match or [""]
     for size in asked.size or SIZES:
         for finding in FINDINGS:
             if any(text in finding.name for text in wanted):
-                folder = asked.run_dir / safe_name(size)
+                steps = asked.steps * finding.longer
+                folder = asked.run_dir / f"{safe_name(size)}-{steps}"
+                settings = [*SETTINGS, f"train.steps={steps}", f"train.checkpoint_every={steps}"]
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):
