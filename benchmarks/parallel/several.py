@@ -27,7 +27,9 @@ Case = tuple[str, MeshLayout, dict[str, Any]]  # network, layout, options of `pa
 def compare(cases: Sequence[Case], processes: int) -> list[Difference | str]:
     """The largest difference that any process finds for each, or why there is none."""
     with tempfile.TemporaryDirectory() as folder:
-        multiprocessing.start_processes(_work, (processes, folder, list(cases)), nprocs=processes, start_method="spawn")
+        multiprocessing.set_forkserver_preload([__name__])  # imported once, for all of them
+        work = processes, folder, list(cases)
+        multiprocessing.start_processes(_work, work, nprocs=processes, start_method="forkserver")
         each = [json.loads((Path(folder) / f"{rank}.json").read_text()) for rank in range(processes)]
     return [_worst(found) for found in zip(*each, strict=True)]
 

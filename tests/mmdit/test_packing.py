@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -296,6 +295,8 @@ def test_streams_of_a_modality_without_a_valid_token_train_in_every_precision(dt
 
 @pytest.mark.slow
 def test_a_packing_made_before_compiles_in_one_graph():
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
     net, counter = drawn(MMDiT(**SINGLE, depth=1, single_stream_depth=1, dim_cond=COND)), CompileCounter()
     given = dict(

@@ -43,7 +43,7 @@ def tiny(**model: object) -> ToolConfig:
 
 @pytest.fixture(scope="module")
 def server():
-    with Server() as server:
+    with Server(few=True) as server:
         yield server
 
 

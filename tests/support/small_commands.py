@@ -75,7 +75,7 @@ def small(line: str) -> str:
             words[place] = str(int(words[place]) // 300)
         return shlex.join([*("2" if word == "3" else word for word in words), *_sets(TOY)])
     if LARGE.search(line):
-        return shlex.join([*words, *_sets(["model.depth=2"])])
+        return shlex.join([*("4GB" if word == "80GB" else word for word in words), *_sets(["model.depth=1"])])
     measures = words[1] == "profile" and "--estimate" not in words
     if words[0] == "mmdit" and (measures or "--weights" in words):
         words = ["cpu" if word == "cuda" else "1000%" if word == "5%" else word for word in words]

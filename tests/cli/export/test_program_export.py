@@ -197,15 +197,22 @@ def outputs(out: Any) -> list[torch.Tensor]:
     return [x for x in (out.values() if isinstance(out, dict) else out) if x is not None]
 
 
-def run_pt2(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
-    given = {key: x for key, x in given.items() if key != "image_mask"}
-    return outputs(torch.export.load(path).module()(**given))
+def load_pt2(path: Path) -> Any:
+    return torch.export.load(path).module()
 
 
-def run_onnx(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
-    """By the names that the README tells."""
+def run_pt2(program: Any, given: dict[str, Any]) -> list[torch.Tensor]:
+    return outputs(program(**{key: x for key, x in given.items() if key != "image_mask"}))
+
+
+def load_onnx(path: Path) -> Any:
     import onnxruntime
 
+    return onnxruntime.InferenceSession(path)
+
+
+def run_onnx(session: Any, given: dict[str, Any]) -> list[torch.Tensor]:
+    """By the names that the README tells."""
     given = dict(given)
     flat = given.pop("inputs", {}) | {f"{name}_mask": mask for name, mask in given.pop("masks", {}).items()}
     for name, images in given.pop("references", {}).items():
@@ -214,7 +221,6 @@ def run_onnx(path: Path, given: dict[str, Any]) -> list[torch.Tensor]:
         flat |= dict(zip(("text", "video", "audio"), given.pop("modality_tokens"), strict=True))
         flat["text_mask"] = given.pop("modality_masks")[0]
     flat |= {name.removesuffix("_tokens"): x for name, x in given.items() if x is not None}
-    session = onnxruntime.InferenceSession(path)
     assert {each.name for each in session.get_inputs()} == set(flat)
     return [torch.from_numpy(x) for x in session.run(None, {name: x.numpy() for name, x in flat.items()})]
 
@@ -233,14 +239,14 @@ def test_a_program_computes_what_the_model_does_for_any_batch_and_sizes(format, 
     out = tmp_path / f"program.{format}"
     result = export_program(given, Export(out=out, weights=weights), format=format)
     assert result.verified and result.max_abs_diff < 1e-4 and result.bytes == out.stat().st_size
-    run = run_pt2 if format == "pt2" else run_onnx
+    program, run = (load_pt2(out), run_pt2) if format == "pt2" else (load_onnx(out), run_onnx)
     if format == "onnx":
         assert sizes(out) == {key: [x for x in each if x != "any"] for key, each in result.inputs.items()}
     for batch, lengths in ((1, (9, 3, 5)), (4, (3, 6, 2)), (2, (17, 4, 8))):
         arguments = call_of(name, batch, lengths)
         with torch.inference_mode():
             wanted = outputs(net(**arguments))
-        got = run(out, arguments)
+        got = run(program, arguments)
         assert len(got) == len(wanted)
         if name == "padding-free":  # whose padding comes out as zeros, which a program, for it is padded, does not know
             got[0] = got[0] * arguments["text_mask"][..., None]

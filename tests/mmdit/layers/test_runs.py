@@ -3,7 +3,6 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch._dynamo.testing import CompileCounter
 from torch.autograd.graph import saved_tensors_hooks
 
 from mmdit.layers import runs
@@ -55,6 +54,8 @@ class Gated(nn.Module):
 
 @pytest.mark.slow
 def test_lengths_may_be_unknown_to_a_program():
+    from torch._dynamo.testing import CompileCounter
+
     net, sizes = Gated(), [{1: torch.export.Dim(name, min=2, max=99)} for name in ("own", "others")]
     given = [(randn(2, n, 4), randn(2, m, 4), randn(2, 2, 4)) for n, m in ((5, 3), (6, 6), (2, 9))]
     program = torch.export.export(net, given[0], dynamic_shapes=(*sizes, None)).module()

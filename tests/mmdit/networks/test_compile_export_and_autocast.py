@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch._dynamo.testing import CompileCounter
 
 import mmdit
 from mmdit.networks.transformer import MMDiT
@@ -45,6 +44,8 @@ def whole_call(length: int, height: int, width: int, batch: int = 2):
 
 @pytest.mark.parametrize("variant", slow_but(VARIANTS, "standard"))
 def test_it_compiles_whole_and_once_more_for_all_other_lengths(variant):
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
     net, counter = build(variant, depth=1), CompileCounter()
     compiled = torch.compile(net, fullgraph=True, backend=counter)
@@ -74,6 +75,8 @@ def test_compiled_gradients_are_the_eager_ones(variant):
 
 @pytest.mark.slow
 def test_a_whole_network_compiles_whole_and_once_more_for_all_other_sizes():
+    from torch._dynamo.testing import CompileCounter
+
     torch._dynamo.reset()
     net, counter, frames = whole_network(), CompileCounter(), []
     compiled = torch.compile(net, fullgraph=True, backend=counter)
