@@ -6,7 +6,8 @@ No model is built and no more than a few tensors are held at a time, so that a f
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -93,20 +94,23 @@ def convert(
         kept = dict(metadata) | ({} if origin is None else {SOURCE: json.dumps(asdict(origin))})
     elif origin is not None and origin.layout == target_layout.name and max_shard_size is None:
         prefix, kept = origin.prefix, origin.metadata
-    with writing(
-        target,
-        {prefix + name: spec for name, spec in result.specs.items()},
-        lambda name: result.read(name.removeprefix(prefix)),
-        kept,
-        order=order and [prefix + name for name in order],
-        max_shard_size=max_shard_size,
-        stem=STEM if target_layout.name == "diffusers" else "model",
-        beside=beside,
-        card=card,
-        hashed=own,
-        force=force,
-        on_tensor=lambda *done: on_stage("writing", *done),
-    ) as (temporary, written):
+    with (
+        _one_thread(),
+        writing(
+            target,
+            {prefix + name: spec for name, spec in result.specs.items()},
+            lambda name: result.read(name.removeprefix(prefix)),
+            kept,
+            order=order and [prefix + name for name in order],
+            max_shard_size=max_shard_size,
+            stem=STEM if target_layout.name == "diffusers" else "model",
+            beside=beside,
+            card=card,
+            hashed=own,
+            force=force,
+            on_tensor=lambda *done: on_stage("writing", *done),
+        ) as (temporary, written),
+    ):
         errors: tuple[KindError, ...] = ()
         try:
             if fp8 is None:
@@ -118,6 +122,17 @@ def convert(
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(temporary), str(target))) from None
     return Converted(written, list(changed), max([0.0, *changed.values()]), errors)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread computes within it: hashing and writing have theirs, and more would wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _rounding(

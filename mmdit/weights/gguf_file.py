@@ -91,13 +91,15 @@ def gguf_values(data: Tensor, info: TensorInfo, dtype: torch.dtype | None = None
     from gguf import GGMLQuantizationType, quants
 
     count, size = block_types()[info.dtype]
-    blocks = data.numpy().reshape(-1, size)
+    blocks = data.reshape(-1, size)
     values = torch.empty(len(blocks), count, dtype=dtype or torch.float32, device="cpu")
     try:
-        for begin in range(0, len(blocks), BLOCKS):
-            part = slice(begin, begin + BLOCKS)
-            found = quants.dequantize(blocks[part].reshape(1, -1), GGMLQuantizationType[info.dtype])
-            values[part] = torch.from_numpy(found).reshape(-1, count)
+        for part, out in zip(blocks.split(BLOCKS), values.split(BLOCKS), strict=True):
+            if info.dtype == "Q8_0":  # a scale in fp16 and as many bytes as values: half the package's time
+                out.copy_(part[:, 2:].view(torch.int8) * part[:, :2].contiguous().view(torch.float16).float())
+            else:
+                found = quants.dequantize(part.reshape(1, -1).numpy(), GGMLQuantizationType[info.dtype])
+                out.copy_(torch.from_numpy(found).reshape(-1, count))
     except NotImplementedError:
         raise ValueError(f"is of the type {info.dtype}, which is not read") from None
     return values.reshape(info.shape)

@@ -16,6 +16,7 @@ from mmdit.weights.atomic import replacing, replacing_folder
 from mmdit.weights.checkpoints import file_digest
 from mmdit.weights.header import CheckpointError, read_json
 from mmdit.weights.model_card import CARD, ModelCard, is_unchanged
+from mmdit.weights.syncing import Syncing
 from mmdit.weights.writer import HASH_KEY, TensorSpec, Written, content_hash, layout_of, write_tensors
 
 __all__ = ["CONFIG", "WRITER", "not_an_export", "parse_size", "split", "writing"]
@@ -104,7 +105,7 @@ def writing(
     def told(done: int, _: int) -> None:
         on_tensor(len(places) + done, len(specs))
 
-    with place as temporary:
+    with place as temporary, Syncing() as syncing:
         digests: dict[str, str] = {}
         names, size = [], 0
         for number, held in enumerate(shards, 1):
@@ -118,6 +119,7 @@ def writing(
                 metadata,
                 order=None if order is None else [name for name in order if name in chosen],
                 hashed=hashed,
+                syncing=syncing,
                 on_tensor=told,
             )
             places.update(dict.fromkeys(held, names[-1]))

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from io import FileIO
@@ -19,10 +19,12 @@ import torch
 from torch import Tensor
 
 from mmdit.weights.header import DTYPES, MAX_HEADER, TensorInfo, named
+from mmdit.weights.syncing import Syncing
 
 HASH_KEY = "mmdit_sha256"
 _METADATA = "__metadata__"
-SYNCED = 64 << 20  # bytes that are given to the disk at a time
+PIECE = 1 << 18  # bytes that are written at a time
+AHEAD = 128 << 20  # bytes of tensors that wait to be written and hashed
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {name: place for place, name in enumerate(DTYPES)}
 
@@ -76,13 +78,14 @@ def write_tensors(
     *,
     order: Sequence[str] | None = None,
     hashed: bool = False,
+    syncing: Syncing | None = None,
     on_tensor: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
     """Write a safetensors file: byte for byte what `safetensors.torch.save_file` writes for the same tensors and
     metadata. (For several keys of metadata that library's order changes from run to run; here they are sorted.)
 
-    Each tensor is made when its turn comes and let go when it is written and hashed, so no more than two are held at a
-    time, and what they are made of.
+    Each tensor is made when its turn comes, while those before are written and hashed in two threads. At most `AHEAD`
+    bytes of them are held, or the one before, and what they are made of.
 
     Args:
         specs: the tensors by name.
@@ -90,6 +93,7 @@ def write_tensors(
         metadata: text by key, for the header; None: the header has none.
         order: of the names, in which the tensors are made; None: that of the file.
         hashed: add the hash of the content to the metadata, under `HASH_KEY`.
+        syncing: has the disk take the rest after this returns; None: it has all.
         on_tensor: told how many tensors are written, and of how many.
 
     Raises:
@@ -100,24 +104,32 @@ def write_tensors(
     kept = None if metadata is None and not hashed else dict(metadata or {}) | ({HASH_KEY: "0" * 64} if hashed else {})
     header = _header(layout, kept)
     hashes: dict[str, Future[str]] = {}
-    hashing: Future[str] | None = None
-    with open(path, "wb", buffering=0) as file, ThreadPoolExecutor(1) as beside, _syncing(file) as written:
+    waiting: deque[tuple[int, Future[str], Future[None]]] = deque()
+    with (
+        nullcontext(syncing) if syncing is not None else Syncing() as synced,
+        open(path, "wb", buffering=0) as file,
+        ThreadPoolExecutor(1) as hashing,
+        ThreadPoolExecutor(1) as writing,
+    ):
         _write_whole(file, memoryview(header))
-        for done, name in enumerate(layout if order is None else order, 1):
-            data = _made(name, specs[name], read)
-            if hashing is not None:
-                hashing.result()  # so that it lets its tensor go
-            hashes[name] = hashing = beside.submit(_digest, data)
-            file.seek(len(header) + layout[name].start)
-            _write_whole(file, data)
-            written(len(data))
-            del data  # before the next one is made
-            on_tensor(done, len(layout))
+        for name in [*(layout if order is None else order), None]:
+            if name is not None:
+                data = _made(name, specs[name], read)
+                hashes[name] = hashing.submit(_digest, data)
+                place = len(header) + layout[name].start
+                waiting.append((len(data), hashes[name], writing.submit(_write_at, file, place, data)))
+                del data  # before the next one is made
+            while waiting and (name is None or (len(waiting) > 1 and sum(count for count, *_ in waiting) > AHEAD)):
+                count, its_hash, its_bytes = waiting.popleft()
+                its_hash.result(), its_bytes.result()
+                synced.written(file, count)
+                on_tensor(len(hashes) - len(waiting), len(layout))
         digests = {name: each.result() for name, each in hashes.items()}
         sha256 = content_hash(layout, digests)
         if kept is not None and hashed:
             file.seek(0)
             _write_whole(file, memoryview(_header(layout, kept | {HASH_KEY: sha256})))  # of the same length
+        synced.sync(file)
     size = len(header) + max((info.stop for info in layout.values()), default=0)
     return Written((Path(path),), size, digests, sha256)
 
@@ -178,32 +190,16 @@ def _made(name: str, spec: TensorSpec, read: Callable[[str], Tensor]) -> memoryv
     return _bytes(tensor.to("cpu", spec.dtype))
 
 
+def _write_at(file: FileIO, place: int, data: memoryview) -> None:
+    file.seek(place)
+    _write_whole(file, data)
+
+
 def _write_whole(file: FileIO, data: memoryview) -> None:
-    """The system writes some 2 GB at most at a time."""
+    """In pieces: for large ones the system looks for large pages, which takes up to four times as long."""
     done = 0
     while done < len(data):
-        done += file.write(data[done:]) or 0
-
-
-@contextmanager
-def _syncing(file: FileIO) -> Iterator[Callable[[int], None]]:
-    """Lets the disk work while the next tensors are made: told how many bytes were written, it has them synced in a
-    thread. What can't reach the disk is an error here, for the system tells it once."""
-    with ThreadPoolExecutor(1) as beside:
-        pending: Future[None] | None = None
-        unsynced = 0
-
-        def written(count: int) -> None:
-            nonlocal pending, unsynced
-            unsynced += count
-            if unsynced >= SYNCED and (pending is None or pending.done()):
-                if pending is not None:
-                    pending.result()
-                pending, unsynced = beside.submit(os.fsync, file.fileno()), 0
-
-        yield written
-        if pending is not None:
-            pending.result()
+        done += file.write(data[done : done + PIECE]) or 0
 
 
 def _bytes(tensor: Tensor) -> memoryview:

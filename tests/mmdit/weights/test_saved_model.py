@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit.weights import matching, saved_model, shards
+from mmdit.weights import matching, saved_model, shards, syncing
 from mmdit.weights.header import read_header
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import HASH_KEY
@@ -240,5 +240,17 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(problem, path, 
 
     monkeypatch.setattr(shards, "write_tensors", cut_short)
     with pytest.raises(type(problem)):
+        mmdit.save(model, path)
+    assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
+
+
+def test_what_the_disk_does_not_take_leaves_the_old_file(path, model, monkeypatch):
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(syncing, "_synced", full)
+    with pytest.raises(OSError, match="No space left"):
         mmdit.save(model, path)
     assert path.read_bytes() == before and os.listdir(path.parent) == [path.name]
