@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import mmdit
+from mmdit.config.file import load_config
 from mmdit_cli.request.inputs import example_inputs
 from mmdit_cli.request.tool_config import ToolConfig
 from tests.support.draws import drawn
@@ -16,11 +17,16 @@ from tests.support.small_configs import VARIANTS, config
 
 BATCH = 4  # one for each process where all have samples of their own
 KV_HEADS = "refiner.attention.kv_heads"
-# heads that four processes divide, and the axes of a narrow head
+# heads that four processes divide, the axes of a narrow head, and what `small` leaves wide
 OWN = {
     "lumina-image-2.0": ["model.heads=8", "model.attention.kv_heads=4"]
     + [f"model.modalities.{name}.{KV_HEADS}=4" for name in ("text", "image")],
-    "ideogram-4": ["model.rotary.axes=[8, 4, 4]"],
+    "ideogram-4": [
+        "model.rotary.axes=[8, 4, 4]",
+        "model.timestep.frequencies=16",
+        "model.timestep.dim=16",
+        "model.modalities.text.input.dim=24",
+    ],
 }
 OPTIONS = VARIANTS | {"output gates per head": {"attention": {"out_gate": "per_head"}}}
 CASES = (*SHIPPED, *(f"option: {name}" for name in OPTIONS))
@@ -31,7 +37,17 @@ def case(name: str) -> ToolConfig:
     if name.startswith("option: "):
         sizes = dict(heads=4, dim_head=4, qk_rmsnorm=True)
         return config({"batch_size": BATCH, "mask": {"text": 0.5}}, **sizes | OPTIONS[name.removeprefix("option: ")])
-    return small(name, "model.heads=4", f"run.batch_size={BATCH}", *OWN.get(name, ()))
+    return small(name, "model.heads=4", f"run.batch_size={BATCH}", *_narrow(name), *OWN.get(name, ()))
+
+
+def _narrow(name: str) -> list[str]:
+    """The hidden features of a network's inputs, which `small` leaves as they are."""
+    found = []
+    for modality, options in load_config(name, ToolConfig).model.modalities.items():
+        inputs = {"input": options.input, **{f"inputs.{key}": x for key, x in (options.inputs or {}).items()}}
+        hidden = {key: getattr(each, "hidden", None) for key, each in inputs.items()}
+        found += [f"model.modalities.{modality}.{key}.hidden={[16] * len(of)}" for key, of in hidden.items() if of]
+    return found
 
 
 def network(config: ToolConfig, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, dict[str, Any]]:
