@@ -94,6 +94,8 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
     """A CUDA device for what runs under `FakeTensorMode`, whether or not the machine has one."""
+    import torch
+
     from tests.support import fake_cuda
 
     if not torch.cuda._is_compiled():
