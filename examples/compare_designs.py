@@ -26,7 +26,7 @@ DESIGNS = {
     "adaptive": {"attention": {"kind": "adaptive", "num_adaptive_weights": 3}},
     "4 streams": {"residual": {"kind": "hyper_connections", "streams": 4}},
 }
-STEPS = 20
+STEPS = 10
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # the process that hands out the tests waits for nothing
 
 sys.dont_write_bytecode = False
 gc.set_threshold(20_000, 20, 20)  # imports make little garbage, and would be looked through a hundred times
+gc.disable()  # until all tests are collected, which keeps nearly all that it makes
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -46,6 +47,7 @@ def _is_worker(config: pytest.Config) -> bool:
 def pytest_collection_finish() -> None:
     """What has been imported stays, and is too much to be looked through by every garbage collection."""
     _freeze()
+    gc.enable()
 
 
 def pytest_runtest_teardown() -> None:
@@ -94,6 +96,8 @@ def _on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def fake_cuda(tmp_path_factory: pytest.TempPathFactory) -> torch.device:
     """A CUDA device for what runs under `FakeTensorMode`, whether or not the machine has one."""
+    import torch
+
     from tests.support import fake_cuda
 
     if not torch.cuda._is_compiled():

@@ -53,7 +53,7 @@ def agree(chosen: ToolConfig, mode: str, dtype: torch.dtype, checkpoint: bool, t
 
 
 @pytest.mark.parametrize("kind", slow_but(KINDS, ("train", True)), ids=str)
-@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.bfloat16), ids=str)
+@pytest.mark.parametrize("dtype", slow_but([torch.float32, torch.bfloat16], torch.float32), ids=str)
 def test_an_estimate_is_within_a_tenth_of_the_measured(kind, dtype):
     mode, checkpoint = kind
     agree(config(qk_rmsnorm=True), mode, dtype, checkpoint)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,16 @@ def test_an_existing_file_is_kept_unless_forced(tmp_path):
     assert target.read_bytes() == b"one"
     files.write_atomic(target, b"two")
     assert target.read_bytes() == b"two" and left_in(tmp_path) == ["x"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_then_the_name_is(tmp_path, monkeypatch):
+    done, replace = [], os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}"))))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append("replaced"), replace(old, new)))
+    files.write_atomic(tmp_path / "x", b"one")
+    file, *rest = done
+    assert file.startswith(".mmdit-") and rest == ["replaced", tmp_path.name]
 
 
 def test_links_keep_pointing_and_modes_are_those_of_any_file(tmp_path):
