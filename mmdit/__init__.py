@@ -1,7 +1,7 @@
 """Multimodal diffusion transformers: the MMDiT block of Esser et al. 2024 for any number of modalities."""
 
 from mmdit.config import ConfigError, build
-from mmdit.hub import pretrained
+from mmdit.layouts import pretrained
 from mmdit.layouts.loading import load
 from mmdit.mmdit_pytorch import JointAttention, MMDiT, MMDiTBlock
 from mmdit.networks.model import MMDiTModel

@@ -81,9 +81,7 @@ def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: t
             pass
         step(model, optimizer)
     counter, debug = CollectiveCounter(), _CommCounts()
-    with counter:
-        step(model, optimizer)
-    with debug:
+    with debug, counter:
         step(model, optimizer)
     return MeasuredRank(_peak(profiler), by_kind(counter.total()), debug.calls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -26,8 +27,8 @@ LAYOUTS = {
         MeshLayout(context=2, tensor=2),
     ),
 }
-_SIZES = dict(dim_cond=64, heads=4, dim_head=48, qk_rmsnorm=True, depth=6)
-_NARROW, _WIDE = {"text": {"dim": 96}, "image": {"dim": 192}}, {"text": {"dim": 192}, "image": {"dim": 192}}
+_SIZES = dict(dim_cond=64, heads=4, dim_head=24, qk_rmsnorm=True, depth=6)  # many a CPU computes bfloat16 slowly
+_NARROW, _WIDE = {"text": {"dim": 48}, "image": {"dim": 96}}, {"text": {"dim": 96}, "image": {"dim": 96}}
 MODELS: dict[str, dict[str, Any]] = {
     "two streams": {"variant": "two_modality", "modalities": _NARROW, **_SIZES},
     "one stream behind": {
@@ -122,6 +123,7 @@ def truths(networks: Sequence[str] = tuple(MODELS), processes: Sequence[int] = t
         estimators = {name: RankEstimator(config, DTYPE) for name, config in configs.items()}
         cases: list[Case] = [(configs[name], layout, checkpoint) for name, layout, checkpoint in named]
         for (name, layout, checkpoint), found in zip(named, measure(cases, count, DTYPE), strict=True):
+            print(f"{name}, {layout}", file=sys.stderr, flush=True)
             for rank, one in enumerate(found):
                 planned = estimators[name].estimate(layout, rank=rank, checkpoint=checkpoint)
                 yield Truth(name, layout, checkpoint, rank, planned, one)

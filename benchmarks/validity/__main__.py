@@ -11,6 +11,7 @@ Runs are kept in `--run-dir`: a command that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from mmdit_cli.toy.runs import InTurns, Runner
 from mmdit_cli.toy.side_by_side import SideBySide
 
 SIZES = ("ladder/1", "ladder/2")
+SETTINGS = ("train.evaluate_every=0", "train.evaluation_samples=96")  # the loss decides nearly all, and takes none
 
 
 def main() -> None:
@@ -39,7 +41,9 @@ def main() -> None:
     parser.add_argument(
         "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
     )
-    parser.add_argument("--steps", type=int, default=600, metavar="N", help="of each run (%(default)s)")
+    parser.add_argument(
+        "--steps", type=int, default=600, metavar="N", help="of a run (%(default)s); more where accuracy decides"
+    )
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
@@ -48,13 +52,14 @@ def main() -> None:
         parser.error(f"--max-seeds: {FEWEST_PAIRS} or more, for an interval")
     run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
     runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
-    settings = [f"train.steps={asked.steps}", f"train.checkpoint_every={asked.steps}", "train.evaluate_every=0"]
     trials, itself = [], None
     wanted = asked.match or [""]
     for size in asked.size or SIZES:
         for finding in FINDINGS:
             if any(text in finding.name for text in wanted):
-                folder = asked.run_dir / safe_name(size)
+                steps = asked.steps * finding.longer
+                folder = asked.run_dir / f"{safe_name(size)}-{steps}"
+                settings = [*SETTINGS, f"train.steps={steps}", f"train.checkpoint_every={steps}"]
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):
@@ -64,7 +69,10 @@ def main() -> None:
             print(f"{NAME}, {len(found)} of {asked.itself}: {itself_line(decision)}", flush=True)
         itself = own.summary(found)
     if asked.write:
-        text = document(trials, itself, steps=asked.steps, most=asked.max_seeds)
+        said = [f"--steps {asked.steps}", f"--max-seeds {asked.max_seeds}"]
+        said += [f"--match {shlex.quote(text)}" for text in asked.match or ()]
+        said += [f"--size {size}" for size in asked.size or ()]
+        text = document(trials, itself, steps=asked.steps, most=asked.max_seeds, command=" ".join(said))
         asked.write.write_text(text, encoding="utf-8")
 
 

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from benchmarks.validity.findings import LONGER
 from benchmarks.validity.itself import PAIRINGS, SIZE, AgainstItself
 from benchmarks.validity.trials import SAME, Trial
 from mmdit_cli.toy.decisions import Decision
 
 ABOUT = """# How far to believe the toy
 
-Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
+Written by `python -m benchmarks.validity {command} --write docs/reports/validity.md`.
 """
-FINDINGS = """
+TABLE = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
 steps at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or
 {most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss,
-of which less is better, or where the designs minimize different quantities the mean accuracy. Where the source finds
-two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or {points:.0f} points of
-accuracy.
+of which less is better, or where the designs minimize different quantities the mean accuracy, after {longer} times as
+many steps. Where the source finds two designs the same, the toy agrees if the whole interval is within {loss:.0%} of
+the loss, or {points:.0f} points of accuracy.
 
 | finding | source | there | {sizes} |
 | --- | --- | --- | {rules} |
@@ -36,7 +37,7 @@ AGAIN = " Of {pairings:,} comparisons of the same runs in pairs drawn anew, {aga
 
 
 def document(
-    trials: Sequence[Trial], itself: AgainstItself | None = None, *, steps: int, most: int, command: str = ""
+    trials: Sequence[Trial], itself: AgainstItself | None = None, *, steps: int, most: int, command: str
 ) -> str:
     """All trials as Markdown, a row a finding, a column a size; then how often equals were told apart."""
     parts = [ABOUT.format(command=command)]
@@ -46,9 +47,10 @@ def document(
 
 def _findings(trials: Sequence[Trial], steps: int, most: int) -> str:
     sizes = list(dict.fromkeys(trial.size for trial in trials))
-    about = FINDINGS.format(
+    about = TABLE.format(
         steps=steps,
         most=most,
+        longer=LONGER,
         loss=SAME["loss"],
         points=100 * SAME["accuracy"],
         sizes=" | ".join(sizes),

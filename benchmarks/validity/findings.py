@@ -17,6 +17,7 @@ class Finding:
         says: what the source found, with its size.
         expected: of `claimed` against `plain`.
         both, plain, claimed: what is set, as by `--set`; `{rest}` is the depth less one.
+        longer: how many times as long it is trained as others: a network has to draw well before accuracy can decide.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Finding:
     plain: Sequence[str] = ()
     claimed: Sequence[str] = ()
     both: Sequence[str] = ()
+    longer: int = 1
 
     def designs(self, size: str, more: Sequence[str] = ()) -> tuple[ToolConfig, ToolConfig]:
         """The plain one and the claimed one, at a size that a config has, named for what is set: designs of several
@@ -40,6 +42,7 @@ class Finding:
         return design(self.plain), design(self.claimed)
 
 
+LONGER = 5
 ESSER = "Esser et al. 2024, arXiv 2403.03206"
 FINDINGS = (
     Finding(
@@ -49,6 +52,7 @@ FINDINGS = (
         "better",
         plain=["train.timesteps.kind=uniform"],
         claimed=["train.timesteps.kind=logit_normal"],
+        longer=LONGER,
     ),
     Finding(
         "the network predicts the velocity, not the noise",
@@ -56,6 +60,7 @@ FINDINGS = (
         "better: mean rank 1.54 with logit-normal timesteps; noise, on a schedule of its own, 2.88",
         "better",
         plain=["train.prediction.output=noise", "train.prediction.loss=noise"],
+        longer=LONGER,
     ),
     Finding(
         "each modality has its own weights",

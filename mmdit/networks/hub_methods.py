@@ -12,7 +12,7 @@ Self = TypeVar("Self", bound="HubMethods")
 
 
 class Hub(Protocol):
-    """Who does the work: files stand above networks, so it is `mmdit.hub.pretrained`."""
+    """Who does the work: files stand above networks, so it is `mmdit.layouts.pretrained`."""
 
     def read(self, name: str | Path, kind: type[Self], **options: Any) -> Self: ...
 

@@ -11,17 +11,42 @@ FEWEST_PAIRS = 3  # two leave one degree of freedom, and t is 12.7
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The interval of the median: between the order statistics whose interval holds it at least so often and the next
+    inner ones, by how much more often than asked the outer ones do (Hettmansperger and Sheather 1986, Statistics &
+    Probability Letters 4). It holds a median of 95 % within half a percent, of skewed values too, where the outer order
+    statistics alone hold up to 98.9 %.
+
+    None for fewer than 6 values.
+    """
+    from scipy.special import bdtr
+
+    n, ordered = len(values), sorted(values)
+    if (k := _outer_rank(n)) < 1:
+        return None
+    outer, inner = (1 - 2 * float(bdtr(rank - 1, n, 0.5)) for rank in (k, k + 1))  # how often each holds the median
+    share = (outer - CONFIDENCE) / (outer - inner)
+    inwards = (n - k) * share / (k + (n - 2 * k) * share)
+    ends = (ordered[k - 1], ordered[k]), (ordered[-k], ordered[-k - 1])
+    low, high = ((1 - inwards) * x + inwards * y for x, y in ends)
+    return low, high
+
+
+def order_interval(values: Sequence[float]) -> tuple[float, float] | None:
     """The interval of the median between two order statistics, free of any distribution: the k-th value from either
     end, where fewer than k of n fair coins show heads with at most 2.5 % (Conover 1999, section 3.2).
 
     None for fewer than 6 values.
     """
-    from scipy.special import bdtrik
-
-    if not values or (k := math.ceil(bdtrik((1 - CONFIDENCE) / 2, len(values), 0.5))) < 1:
+    if (k := _outer_rank(len(values))) < 1:
         return None
     ordered = sorted(values)
     return ordered[k - 1], ordered[-k]
+
+
+def _outer_rank(n: int) -> int:
+    from scipy.special import bdtrik
+
+    return math.ceil(bdtrik((1 - CONFIDENCE) / 2, n, 0.5)) if n else 0
 
 
 def mean_interval(

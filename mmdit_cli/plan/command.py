@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 NAME = "plan"
 UTILIZATION = "40%"
+MOST_PROCESSES = 4  # each holds half a gigabyte
 WAYS = "fsdp,hsdp,tp=2,ulysses=2"
 
 
@@ -122,7 +124,12 @@ def command(
     with stage_progress() as on_progress:
 
         def planned(point: PointConfig) -> PlanResult:
-            return make_plans(point.config, wanted, lambda text: on_progress(text, 0, None))
+            return make_plans(
+                point.config,
+                wanted,
+                lambda text: on_progress(text, 0, None),
+                processes=min(MOST_PROCESSES, os.cpu_count() or 1),
+            )
 
         done = over_grid(request, load_grid(request, None), planned)
     results = [result for _, result in done]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 
 from mmdit.parallel import MeshLayout
-from mmdit_cli.memory.rank_estimate import RankEstimator, RankMemory, RankStep, with_copies
+from mmdit_cli.memory.rank_estimate import RankMemory, RankStep, with_copies
 from mmdit_cli.model_parts.flop_count import count_flops, recomputed_flops
 from mmdit_cli.output.units import bytes_
+from mmdit_cli.plan.cuts import Cuts, Cutter, cut_all
 from mmdit_cli.plan.links import SentBytes, seconds, sent_bytes
 from mmdit_cli.plan.machine import Machine
 from mmdit_cli.plan.ways import layouts
@@ -99,19 +101,26 @@ class Wanted:
 
 
 def make_plans(
-    config: ToolConfig, wanted: Wanted, on_progress: Callable[[str], None] = lambda text: None
+    config: ToolConfig, wanted: Wanted, on_progress: Callable[[str], None] = lambda text: None, *, processes: int = 1
 ) -> PlanResult:
     """Every number of cards by every way. Where what the activations take does not fit, blocks are recomputed.
 
+    Args:
+        processes: that cut the network side by side.
+
     Raises:
         UserError: no way is for so few cards, a bandwidth is not known, or the model's sizes are beyond any machine.
+        CheckFailed: a process died.
     """
     wanted.machine.check(wanted.gpus[-1])
+    ways = [
+        (gpus, text, layout)
+        for gpus in wanted.gpus
+        for text, layout in layouts(wanted.ways, gpus, wanted.machine.gpus_per_node).items()
+    ]
     planner = _Planner(config, wanted, on_progress)
-    plans: list[Plan] = []
-    for gpus in wanted.gpus:
-        for text, layout in layouts(wanted.ways, gpus, wanted.machine.gpus_per_node).items():
-            plans.append(planner.plan(gpus, text, layout))
+    planner.cut([layout for _, _, layout in ways if not isinstance(layout, str)], processes)
+    plans = [planner.plan(*way) for way in ways]
     return PlanResult(
         config=config.name,
         parameters=planner.parameters,
@@ -128,7 +137,7 @@ def make_plans(
 
 
 class _Planner:
-    """Cuts the network once for each layout of a copy, and counts its FLOPs once."""
+    """Prices what was cut; the network's FLOPs are counted once."""
 
     def __init__(self, config: ToolConfig, wanted: Wanted, on_progress: Callable[[str], None]) -> None:
         self.config, self.wanted, self.on_progress = config, wanted, on_progress
@@ -140,34 +149,23 @@ class _Planner:
         self.parameters, self.batch = plain.parameters, wanted.batch_per_gpu or config.run.batch_size
         self.model_flops = plain.step_flops / plain.batch_size
         self.flops = {False: self.model_flops, True: self.model_flops + recomputed / plain.batch_size}
-        self.estimator = RankEstimator(config, wanted.dtype, self.batch)
-        self._cut: dict[tuple[MeshLayout, bool], RankStep | str] = {}
+        self.cuts: dict[MeshLayout, Cuts] = {}
+
+    def cut(self, layouts: Sequence[MeshLayout], processes: int) -> None:
+        """Cut the network for each layout that differs by more than its number of copies."""
+        wanted, few = self.wanted, list(dict.fromkeys(map(_one_copy, layouts)))
+        make = partial(Cutter, self.config, wanted.dtype, self.batch, wanted.machine.memory)
+        named = f"{self.config.name}: cutting it in {len(few)} ways"
+        self.cuts = cut_all(make, few, processes, lambda done: self.on_progress(f"{named}, {done} done"))
 
     def plan(self, gpus: int, text: str, layout: MeshLayout | str) -> Plan:
         if isinstance(layout, str):
             return _impossible(gpus, text, None, layout)
-        ways = [True] if self.config.model.checkpoint_activations else [False, True]
-        for checkpoint in ways:
-            step = self.step(layout, checkpoint)
-            if isinstance(step, str):
-                return _impossible(gpus, text, layout, step)
-            if step.memory.peak <= self.wanted.machine.memory or checkpoint:
-                return self._priced(gpus, text, layout, checkpoint, step)
-        raise AssertionError("the last way recomputes")
-
-    def step(self, layout: MeshLayout, checkpoint: bool) -> RankStep | str:
-        """What a process holds and sends; or why the network can't be cut so."""
-        several = layout.replicate > 1 and layout.shard * layout.context == 1  # whole weights, reduced over all
-        few = layout if several else replace(layout, replicate=1)
-        if (few, checkpoint) not in self._cut:
-            self.on_progress(f"{self.config.name}: cutting {few}")
-            try:
-                found: RankStep | str = self.estimator.estimate(few, checkpoint=checkpoint)
-            except ValueError as problem:
-                found = str(problem)
-            self._cut[few, checkpoint] = found
-        known = self._cut[few, checkpoint]
-        return known if isinstance(known, str) or several else with_copies(known, layout)
+        few = _one_copy(layout)
+        checkpoint, step = list(self.cuts[few].items())[-1]
+        if isinstance(step, str):
+            return _impossible(gpus, text, layout, step)
+        return self._priced(gpus, text, layout, checkpoint, step if few == layout else with_copies(step, layout))
 
     def _priced(self, gpus: int, text: str, layout: MeshLayout, checkpoint: bool, step: RankStep) -> Plan:
         wanted, machine = self.wanted, self.wanted.machine
@@ -212,6 +210,11 @@ class _Planner:
             overlapped=max(compute, beside) + (communication - beside) + optimizer,
             sequential=compute + communication + optimizer,
         )
+
+
+def _one_copy(layout: MeshLayout) -> MeshLayout:
+    """Of a layout of several; itself where each process has whole weights, whose gradients all of them sum."""
+    return layout if layout.shard * layout.context == 1 else replace(layout, replicate=1)
 
 
 def _impossible(gpus: int, text: str, layout: MeshLayout | None, why: str) -> Plan:

@@ -30,6 +30,6 @@ class Settings:
     compile: bool = False
     cold: bool = False
     repeats: int | None = None
-    max_seconds: float = 10.0
+    max_seconds: float = 6.0
     fresh: bool = False
     trace: Path | None = None

@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 
-from mmdit_cli.model_parts.intervals import median_interval
+from mmdit_cli.model_parts.intervals import median_interval, order_interval
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def compare(seconds: Sequence[float], reference: Sequence[float], *, to: str) ->
     of order statistics leaves out 1 at most once in twenty times.
     """
     logs = [math.log(a / b) for a, b in zip(seconds, reference, strict=True)]
-    interval = median_interval(logs)
+    interval = order_interval(logs)
     low, high = (None, None) if interval is None else (math.exp(interval[0]), math.exp(interval[1]))
     return Ratio(
         to=to,

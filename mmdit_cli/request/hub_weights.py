@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mmdit_cli.output.console import message
 
 if TYPE_CHECKING:
-    from mmdit.hub.repositories import Fetched, Repository
+    from mmdit.weights.hub.repositories import Fetched, Repository
 
 Result = TypeVar("Result")
 
@@ -30,7 +30,7 @@ def from_hub(option: str, name: str, *, before: Callable[[], None] = lambda: Non
     Raises:
         mmdit.weights.saved_model.CheckpointError: they can't be had; it says why.
     """
-    from mmdit.hub.repositories import as_repository, fetch
+    from mmdit.weights.hub.repositories import as_repository, fetch
 
     repository = as_repository(name)
     if repository is None:
@@ -86,8 +86,8 @@ def headers_of(option: str, name: str) -> Iterator[Headers]:
         mmdit.weights.saved_model.CheckpointError: they can't be had or read; it says why.
     """
     from mmdit.config import ConfigError
-    from mmdit.hub.repositories import as_repository, fetch
     from mmdit.weights.header import CheckpointError
+    from mmdit.weights.hub.repositories import as_repository, fetch
 
     repository = as_repository(name)
     if repository is None:

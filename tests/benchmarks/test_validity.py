@@ -87,7 +87,7 @@ def test_two_are_the_same_where_the_whole_interval_counts_as_none(low, high, fig
 
 def test_the_document_has_a_row_a_finding_and_a_column_a_size():
     trials = [trial(BETTER), trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2), trial(SAME)]
-    text = document(trials, steps=600, most=6)
+    text = document(trials, steps=600, most=6, command="--steps 600")
     first, second = [line for line in text.splitlines() if line.startswith("| ")][2:]
     assert first.startswith(f"| {BETTER.name} | {BETTER.source} | {BETTER.says} | **agrees**: loss")
     assert "-0.0300 (-0.0500 to -0.0100), 3 seeds" in first and "**can't tell**: loss unknown, 2 seeds" in first
@@ -121,7 +121,7 @@ def test_a_config_is_held_against_itself_with_seeds_of_which_no_two_are_one(tmp_
     assert len({seed for _, seed in ran}) == len(ran) == len(own.losses) == 22
     assert [each.decided for each in found.found] == [False, True, False] and found.decided == 1
     assert found.found[0].n == 4 and found.found[1].n == 3
-    text = document([], found, steps=600, most=6)
+    text = document([], found, steps=600, most=6, command="--steps 600")
     assert "Of 3 comparisons" in text and "1 was decided" in text and "| finding |" not in text
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 from mmdit.parallel import MeshLayout
-from mmdit_cli.errors import UserError
+from mmdit_cli.errors import CheckFailed, UserError
 from mmdit_cli.memory.rank_estimate import RankMemory, RankStep
 from mmdit_cli.model_parts.collectives import Collective, Traffic
-from mmdit_cli.plan import plans
+from mmdit_cli.plan import command, cuts, plans
 from mmdit_cli.plan.compute_share import read_compute_share
 from mmdit_cli.plan.machine import Machine, OwnNumbers, read_machine
 from mmdit_cli.plan.plans import Wanted, make_plans
@@ -42,7 +46,8 @@ def cut(monkeypatch):
         return RankStep(memory, {scattered: Traffic(1, 600 * layout.size)})
 
     counted = SimpleNamespace(parameters=4000, batch_size=1, step_flops=10**9, backward_flops=0)
-    monkeypatch.setattr(plans.RankEstimator, "estimate", estimated)
+    monkeypatch.setattr(command, "MOST_PROCESSES", 1)  # others would know nothing of this
+    monkeypatch.setattr(cuts.RankEstimator, "estimate", estimated)
     monkeypatch.setattr(plans, "count_flops", lambda config, dtype: counted)
     monkeypatch.setattr(plans, "recomputed_flops", lambda config, dtype, backward: 10**9)
     return asked
@@ -180,3 +185,21 @@ def test_one_gpu_is_planned_whatever_else_is_asked_and_groups_fill_nodes():
         "fsdp,tp=6": "groups of 6 GPUs do not fill nodes of 8",
         "hsdp=2,tp=6": "groups of 6 GPUs do not fill nodes of 8",
     }
+
+
+@pytest.mark.slow
+def test_processes_cut_what_one_does():
+    make = partial(cuts.Cutter, as_tool_config(yaml.safe_load(TINY)), torch.bfloat16, 2, 1 << 30)
+    asked = [MeshLayout(shard=2), MeshLayout(shard=4), MeshLayout(tensor=3), MeshLayout(context=2, tensor=2)]
+    told: list[int] = []
+    found = cuts.cut_all(make, asked, 2, told.append)
+    assert found == cuts.cut_all(make, asked, 1, told.append)
+    assert told == [0, 1, 2, 3, 4, 0, 1, 2, 3] and "3" in found[asked[2]][False]
+    assert found[asked[0]][False].memory.peak > found[asked[1]][False].memory.peak > 0
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_plan_with_one_message():
+    with pytest.raises(CheckFailed, match="a process that cut the network died"):
+        cuts.cut_all(partial(os._exit, 9), [MeshLayout(shard=count) for count in (1, 2, 4, 8)], 2, lambda done: None)
+    assert not multiprocessing.active_children()

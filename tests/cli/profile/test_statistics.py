@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import random
-from math import comb
+from math import comb, log
 
+import numpy as np
 import pytest
 
-from mmdit_cli.profile.statistics import compare, median_interval, summarize
+from mmdit_cli.model_parts.intervals import median_interval, order_interval
+from mmdit_cli.profile.statistics import compare, summarize
 
 
 def test_quantiles_are_order_statistics():
@@ -16,9 +18,9 @@ def test_quantiles_are_order_statistics():
 
 
 @pytest.mark.parametrize("count", [1, 5, 6, 7, 10, 25, 101, 400])
-def test_the_medians_interval_is_the_narrowest_that_coins_allow(count):
+def test_the_order_interval_is_the_narrowest_that_coins_allow(count):
     """It leaves out the median when fewer than k of n values fall to one side: exact, in whole numbers."""
-    interval = median_interval(list(range(1, count + 1)))
+    interval = order_interval(list(range(1, count + 1)))
     below = [sum(comb(count, heads) for heads in range(k)) for k in range(count + 1)]
     allowed = [k for k in range(1, count + 1) if 40 * below[k] <= 2**count]
     if not allowed:
@@ -28,13 +30,26 @@ def test_the_medians_interval_is_the_narrowest_that_coins_allow(count):
         assert interval == (max(allowed), count + 1 - max(allowed))
 
 
-def test_the_interval_holds_a_heavy_tailed_median_at_least_19_times_in_20():
+def test_the_order_interval_holds_a_heavy_tailed_median_at_least_19_times_in_20():
     rng = random.Random(0)
     held = 0
     for _ in range(1000):
-        low, high = median_interval([rng.paretovariate(1.1) for _ in range(25)])
+        low, high = order_interval([rng.paretovariate(1.1) for _ in range(25)])
         held += low <= 2 ** (1 / 1.1) <= high
     assert held >= 950
+
+
+@pytest.mark.parametrize("count", [6, 8, 15])
+@pytest.mark.parametrize(("draw", "median"), [("standard_normal", 0), ("standard_exponential", log(2))])
+def test_the_medians_interval_holds_it_19_times_in_20_and_is_narrower(draw, median, count):
+    samples = getattr(np.random.default_rng(count), draw)((4000, count)).tolist()
+    inner = np.array([median_interval(values) for values in samples])
+    outer = np.array([order_interval(values) for values in samples])
+    assert (outer[:, 0] < inner[:, 0]).all() and (inner[:, 1] < outer[:, 1]).all()
+    held = np.mean((inner[:, 0] <= median) & (median <= inner[:, 1]))
+    assert abs(held - 0.95) < 0.005 + 3 * (0.95 * 0.05 / 4000) ** 0.5
+    assert median_interval([3.0] * count) == pytest.approx((3.0, 3.0))
+    assert median_interval([1.0] * 5) is None
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():

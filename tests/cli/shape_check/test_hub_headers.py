@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import mmdit
-from mmdit.hub import heads
-from mmdit.hub.repositories import Repository, fetch
+from mmdit.weights.hub import heads
+from mmdit.weights.hub.repositories import Repository, fetch
 from mmdit_cli.request.hub_weights import Headers
 from tests.support.hub_server import serving
 from tests.support.quantized_files import save_gguf

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from mmdit.hub.tokens import masked
 from mmdit.weights.header import CheckpointError, named
+from mmdit.weights.hub.tokens import masked
 
 __all__ = ["explained", "is_unreached"]
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import mmdit
-from mmdit.hub.repositories import Repository, as_repository, fetch
-from mmdit.hub.tokens import masked
+from mmdit.weights.hub.repositories import Repository, as_repository, fetch
+from mmdit.weights.hub.tokens import masked
 from mmdit.weights.saved_model import CheckpointError
 from tests.support.hub_server import HubServer, serving
 from tests.support.shipped_networks import outputs, small_network
@@ -250,7 +250,7 @@ def test_a_config_that_is_damaged_or_hostile_is_the_houses_own_error(published):
 
 def test_without_the_package_the_extra_is_named(monkeypatch, network):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    monkeypatch.delitem(sys.modules, "mmdit.hub.mixin", raising=False)
+    monkeypatch.delitem(sys.modules, "mmdit.weights.hub.mixin", raising=False)
     with pytest.raises(CheckpointError, match=r"org/small: is no file .* pip install 'mmdit-cli\[hub\]'"):
         mmdit.MMDiTModel.from_pretrained(NAME)
     with pytest.raises(ImportError, match=r"pip install 'mmdit-cli\[hub\]'"):

@@ -15,11 +15,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mmdit.config.model_folder import PIPELINE, TRANSFORMER
-from mmdit.hub.failures import explained, is_unreached
-from mmdit.hub.heads import NotThisWayError, write_heads
-from mmdit.hub.tokens import checked_token
 from mmdit.weights.atomic import replacing
 from mmdit.weights.header import CheckpointError, named
+from mmdit.weights.hub.failures import explained, is_unreached
+from mmdit.weights.hub.heads import NotThisWayError, write_heads
+from mmdit.weights.hub.tokens import checked_token
 from mmdit.weights.places import STEMS, chosen_file, is_index
 from mmdit.weights.reader import read_index
 

@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mmdit.hub.repositories import as_repository, fetch
-from mmdit.hub.tokens import checked_token
 from mmdit.layouts.loading import load
 from mmdit.networks.hub_methods import HubMethods
+from mmdit.weights.hub.repositories import as_repository, fetch
+from mmdit.weights.hub.tokens import checked_token
 from mmdit.weights.places import INDEX, SINGLE
 from mmdit.weights.saved_model import save
 
@@ -62,7 +62,7 @@ def push(
     if options.get("allow_patterns") is None and options.get("ignore_patterns") is None:
         options.setdefault("delete_patterns", [*OWN_WEIGHTS])
     try:
-        from mmdit.hub.mixin import HubFolder
+        from mmdit.weights.hub.mixin import HubFolder
     except ImportError:
         raise ImportError("push_to_hub needs the package huggingface_hub: pip install 'mmdit-cli[hub]'") from None
     return HubFolder(network, dtype=dtype, max_shard_size=max_shard_size).push_to_hub(repo_id, **options)
