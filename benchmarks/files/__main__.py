@@ -33,11 +33,12 @@ def main() -> int:
             if options.match in case.name:
                 rows.append(measure(case, options.size * 1e9, options.rounds, Path(folder)))
                 print(line(rows[-1]), flush=True)
-        asked = recognize(Path(folder), options.rounds)
-    print(f"shape-check of a file of {asked.bytes / 1e9:.0f} GB: {asked.seconds:.2f} s beyond importing torch")
+        asked = [recognize(Path(folder), options.rounds, fewer_blocks=blocks) for blocks in (0, 9)]
+    for each in asked:
+        print(f"shape-check of a file of {each.bytes / 1e9:.0f} GB: {each.seconds:.2f} s beyond importing torch")
     if options.write:
-        options.write.write_text(document(rows, asked, size=options.size), encoding="utf-8")
-    return int(not (all(row.met for row in rows) and asked.met))
+        options.write.write_text(document(rows, *asked, size=options.size), encoding="utf-8")
+    return int(not (all(row.met for row in rows) and all(each.met for each in asked)))
 
 
 if __name__ == "__main__":

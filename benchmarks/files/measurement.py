@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -110,9 +110,10 @@ def copied(path: Path, to: Path) -> float:
     return took
 
 
-def recognize(folder: Path, rounds: int) -> Asked:
-    """`mmdit shape-check --weights` of FLUX.1-dev's header before a hole of 24 GB."""
-    layout = Layout("flux", as_config("flux.1-dev").model)
+def recognize(folder: Path, rounds: int, *, fewer_blocks: int = 0) -> Asked:
+    """`mmdit shape-check --weights` of FLUX.1-dev's header before a hole of 24 GB, or with fewer blocks."""
+    model = as_config("flux.1-dev").model
+    layout = Layout("flux", replace(model, depth=model.depth - fewer_blocks))
     path = sparse_shapes(folder / "sparse.safetensors", layout.theirs)
     ours, theirs = ["-m", "mmdit_cli", "shape-check", "--weights", str(path)], ["-c", "import torch"]
     _process(ours), _process(theirs)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_module_registration_hook
+from torch.overrides import TorchFunctionMode
 
 from mmdit import mmdit_pytorch
 from mmdit.config.extension import KEY as EXTENDS
@@ -60,3 +61,24 @@ def build(config: AnyConfig, *, dtype: torch.dtype | None = None) -> nn.Module:
     bare = (mmdit_pytorch.MMDiT if options.variant == "two_modality" else MMDiT)(options)
     bare.config = options  # type: ignore[assignment]
     return bare
+
+
+def build_on_meta(config: AnyConfig) -> nn.Module:
+    """The model without memory or values, for its names and shapes.
+
+    Raises:
+        ConfigError: as `build`.
+    """
+    with torch.device("meta"), _Undrawn():
+        return build(config)
+
+
+class _Undrawn(TorchFunctionMode):
+    """First values are not drawn: on the meta device there are none, and some draws import sympy."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs and kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from mmdit.config import build
+from mmdit.config.construct import build_on_meta
 from mmdit.layouts.language import LayoutError, Read, Rule, Term, join, rules_of
 from mmdit.layouts.operations import TABLES, operations_for
 from mmdit.layouts.registry import LAYOUTS, PREFIXES, lines_for
@@ -39,8 +39,7 @@ class Layout:
         if name not in LAYOUTS:
             raise LayoutError(f"layout must be one of {', '.join(LAYOUTS)}, got {name!r}")
         self.name, self.config, self.prefix = name, config, PREFIXES.get(name, "")
-        with torch.device("meta"):
-            self._shapes: dict[str, Tensor] = dict(build(config).state_dict())
+        self._shapes: dict[str, Tensor] = dict(build_on_meta(config).state_dict())
         self.ours = {key: tuple(x.shape) for key, x in self._shapes.items()}
         self.tables: dict[str, Callable[[], Tensor]] = {}
         try:

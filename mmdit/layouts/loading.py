@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mmdit.config import Config, as_config, build
+from mmdit.config import Config, as_config
+from mmdit.config.construct import build_on_meta
 from mmdit.config.diffusers_config import config_file
 from mmdit.layouts.layout import Layout
 from mmdit.layouts.layout_files import LayoutFiles, our_weights
@@ -77,8 +78,7 @@ def load(
     if len({spec.dtype for spec in theirs.specs.values()}) > 1:  # tensors of several types can't be joined
         theirs = theirs.cast(dtype or common_dtype(theirs.specs.values()))
     weights = our_weights(theirs, names)
-    with torch.device("meta"):
-        model = build(wanted)
+    model = build_on_meta(wanted)
     tensors = {name: weights.read(name).to(device=device, dtype=dtype) for name in weights.specs}
     return filled(model, tensors, wanted, device)
 

@@ -16,9 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-
-from mmdit.config import as_config, build
+from mmdit.config import as_config
+from mmdit.config.construct import build_on_meta
 from mmdit.config.shipped import shipped_configs
 from mmdit.layouts.language import LayoutError
 from mmdit.layouts.layout import Layout
@@ -120,8 +119,7 @@ def patterns_of(layout: str, config: ModelOptions) -> frozenset[str]:
     except LayoutError:
         if layout != "mmdit":
             raise
-    with torch.device("meta"):
-        return frozenset(pattern(stem(name)) for name in build(config).state_dict())
+    return frozenset(pattern(stem(name)) for name in build_on_meta(config).state_dict())
 
 
 def _index() -> Path | None:

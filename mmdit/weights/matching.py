@@ -7,10 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor, nn
 
-from mmdit.config import build
+from mmdit.config.construct import build_on_meta
 from mmdit.config.yaml_document import one_line
 from mmdit.options import ModelOptions
 from mmdit.weights.header import FLOATS, MAX_TENSORS, CheckpointError, TensorInfo, named
@@ -41,7 +40,7 @@ def empty_model(files: WeightFiles, config: ModelOptions) -> nn.Module:
             f"{modalities} modalities, in {needed:,} at least"
         )
     try:
-        model = _meta_model(config)
+        model = build_on_meta(config)
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:
         raise CheckpointError(
             f"{files.path}: a model of its config can't be built: {one_line(str(error), 200)}"
@@ -127,7 +126,7 @@ def listed(problems: list[str]) -> str:
 
 def check_savable(tensors: Mapping[str, Tensor], config: ModelOptions) -> None:
     """Nothing is written that could not be loaded: a wrapped or altered model, or one without values."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in _meta_model(config).state_dict().items()}
+    wanted = {name: tuple(tensor.shape) for name, tensor in build_on_meta(config).state_dict().items()}
     problems = misfits(wanted, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     if len(tensors) > MAX_TENSORS:
         problems.append(f"{len(tensors):,} tensors are more than the {MAX_TENSORS:,} that are read")
@@ -140,8 +139,3 @@ def check_savable(tensors: Mapping[str, Tensor], config: ModelOptions) -> None:
         raise ValueError(
             f"the model could not be loaded from a file, as it is not what its config says: {listed(problems)}"
         )
-
-
-def _meta_model(config: ModelOptions) -> nn.Module:
-    with torch.device("meta"):
-        return build(config)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-from mmdit.config import build
+from mmdit.config.construct import build_on_meta
 from mmdit.config.diffusers_config import CLASS
 from mmdit.layouts.diffusers_files import written_config
 from mmdit.weights.model_card import ModelCard
@@ -23,8 +21,7 @@ def export_card(config: ToolConfig, source: str, layout: str = "mmdit") -> Model
         "weights from": source,
         "names": f"the layout {layout}",
     }
-    with torch.device("meta"):
-        card = card_of(build(config.model), config.model, config.name, **facts)
+    card = card_of(build_on_meta(config.model), config.model, config.name, **facts)
     if layout == "diffusers":
         name = written_config(config.model)[CLASS]
         opened = f'from diffusers import {name}\n\nmodel = {name}.from_pretrained("FOLDER_OR_REPOSITORY")'

@@ -8,6 +8,7 @@ from math import prod
 import torch
 
 from mmdit.config import build
+from mmdit.config.construct import build_on_meta
 from mmdit.layouts import LayoutError
 from mmdit.layouts.adapters import read_adapter
 from mmdit.layouts.conversion import convert
@@ -87,8 +88,7 @@ def convert_weights(config: ToolConfig, asked: Export, *, source: str | None, ta
     except LayoutError as error:
         hint = ", as with --dtype bfloat16" if "several dtypes" in str(error) else ""
         raise UserError(f"{error}{hint}") from None
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build(model).parameters())
+    parameters = sum(p.numel() for p in build_on_meta(model).parameters())
     return ExportResult(
         config=config.name,
         format="safetensors",

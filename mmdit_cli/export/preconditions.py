@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from mmdit.config import build
+from mmdit.config.construct import build_on_meta
 from mmdit.config.model_folder import model_folder
 from mmdit.layouts.fp8_weights import Fp8
 from mmdit.options import ModelOptions
@@ -150,8 +150,8 @@ def check_room(config: ToolConfig, out: Path, *, dtype: torch.dtype, device: tor
     Raises:
         UserError: it says what is needed and what there is.
     """
-    with possible(config), torch.device("meta"):
-        parameters = sum(p.numel() for p in build(config.model).parameters())
+    with possible(config):
+        parameters = sum(p.numel() for p in build_on_meta(config.model).parameters())
     written = parameters * dtype.itemsize
     for what, needed, free in (
         ("memory", _held(parameters, dtype, device, file), free_memory(device)),

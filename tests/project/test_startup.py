@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,8 +57,13 @@ def test_a_command_imports_nothing_heavy_that_it_does_not_need(arguments, absent
 
 
 @pytest.mark.slow
-def test_what_a_file_is_takes_little_more_than_torch(tmp_path):
-    file = sparse_shapes(tmp_path / "f", Layout("flux", as_config("flux.1-dev").model).theirs)
+@pytest.mark.parametrize(
+    ("name", "depth"),
+    [("flux.1-dev", 19), ("qwen-image", 20)],  # as published, and one that is held against several configs
+)
+def test_what_a_file_is_takes_little_more_than_torch(name, depth, tmp_path):
+    model = replace(as_config(name).model, depth=depth)
+    file = sparse_shapes(tmp_path / "f", Layout("diffusers", model).theirs)
     absent = ["torch._dynamo", "torch._inductor", "sympy", "pydantic", "huggingface_hub", "matplotlib", "gguf"]
     assert imported_by(["shape-check", "--weights", str(file)], absent) == []
 

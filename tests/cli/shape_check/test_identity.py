@@ -73,7 +73,7 @@ def test_the_index_of_shapes_says_what_comparing_with_every_config_says(name, tm
 
 def test_a_published_file_is_told_without_a_network_or_a_config(tmp_path, monkeypatch):
     file = sparse_shapes(tmp_path / "f", Layout("mmaudio", as_config("mmaudio-small-16k").model).theirs)
-    monkeypatch.delattr("mmdit.layouts.layout.build")
+    monkeypatch.delattr("mmdit.layouts.layout.build_on_meta")
     monkeypatch.delattr("mmdit.layouts.fitting.load_config")
     assert identify(file).config == "mmaudio-small-16k"
 
