@@ -119,8 +119,7 @@ def write_tensors(
                 place = len(header) + layout[name].start
                 waiting.append((len(data), hashes[name], writing.submit(_write_at, file, place, data)))
                 del data  # before the next one is made
-            most = 0 if name is None else 1 if sum(count for count, *_ in waiting) > AHEAD else 2
-            while len(waiting) > most:
+            while len(waiting) > (0 if name is None else 1 if sum(count for count, *_ in waiting) > AHEAD else 2):
                 count, its_hash, its_bytes = waiting.popleft()
                 its_hash.result(), its_bytes.result()
                 synced.written(file, count)

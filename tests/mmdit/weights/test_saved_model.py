@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmdit
-from mmdit.weights import matching, saved_model, shards, syncing
+from mmdit.config import construct
+from mmdit.weights import saved_model, shards, syncing
 from mmdit.weights.header import read_header
 from mmdit.weights.saved_model import CheckpointError
 from mmdit.weights.writer import HASH_KEY
@@ -106,7 +107,7 @@ def test_buffers_that_are_in_no_file_are_computed_again(model, path, monkeypatch
 
     build = saved_model.build
     monkeypatch.setattr(saved_model, "build", with_table)
-    monkeypatch.setattr(matching, "build", with_table)
+    monkeypatch.setattr(construct, "build", with_table)
     assert torch.equal(mmdit.load(path).final_norms[0].table, torch.arange(3.0))
     assert mmdit.load(path, device="meta").final_norms[0].table.is_meta
 
