@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -95,7 +95,7 @@ def convert(
     elif origin is not None and origin.layout == target_layout.name and max_shard_size is None:
         prefix, kept = origin.prefix, origin.metadata
     with (
-        _one_thread(),
+        nullcontext() if adapters or fp8 is not None else _one_thread(),  # they compute more than they copy
         writing(
             target,
             {prefix + name: spec for name, spec in result.specs.items()},

@@ -24,7 +24,6 @@ from mmdit.weights.syncing import Syncing
 HASH_KEY = "mmdit_sha256"
 _METADATA = "__metadata__"
 PIECE = 1 << 18  # bytes that are written at a time
-AHEAD = 128 << 20  # bytes of two tensors that may wait to be written and hashed; of larger ones one may
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ORDER = {name: place for place, name in enumerate(DTYPES)}
 
@@ -84,8 +83,8 @@ def write_tensors(
     """Write a safetensors file: byte for byte what `safetensors.torch.save_file` writes for the same tensors and
     metadata. (For several keys of metadata that library's order changes from run to run; here they are sorted.)
 
-    Each tensor is made when its turn comes, while one or two before it are written and hashed in two threads, so no
-    more than three are held at a time (more leave holes in the memory), and what they are made of.
+    Each tensor is made when its turn comes, while the one before it is written and hashed in two threads, so no more
+    than two are held at a time, and what they are made of.
 
     Args:
         specs: the tensors by name.
@@ -119,7 +118,7 @@ def write_tensors(
                 place = len(header) + layout[name].start
                 waiting.append((len(data), hashes[name], writing.submit(_write_at, file, place, data)))
                 del data  # before the next one is made
-            while len(waiting) > (0 if name is None else 1 if sum(count for count, *_ in waiting) > AHEAD else 2):
+            while len(waiting) > (name is not None):
                 count, its_hash, its_bytes = waiting.popleft()
                 its_hash.result(), its_bytes.result()
                 synced.written(file, count)

@@ -122,13 +122,14 @@ def command(
     check_apart({"config": request.configs}, plot=plot, report=request.report)
 
     with stage_progress() as on_progress:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
         def planned(point: PointConfig) -> PlanResult:
             return make_plans(
                 point.config,
                 wanted,
                 lambda text: on_progress(text, 0, None),
-                processes=min(MOST_PROCESSES, os.cpu_count() or 1),
+                processes=min(MOST_PROCESSES, cores),
             )
 
         done = over_grid(request, load_grid(request, None), planned)

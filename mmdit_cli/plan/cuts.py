@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from functools import cache
 
 import torch
 
@@ -79,14 +80,14 @@ def cut_all(
     return found
 
 
-_cutter: Callable[[MeshLayout], Cuts]
+_make: Callable[[], Cutter]
 
 
 def _begin(make: Callable[[], Cutter]) -> None:
-    global _cutter
+    global _make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
-    _cutter = make()
+    _make = cache(make)  # at the first cut, whose error reaches the first process
 
 
 def _cut(layout: MeshLayout) -> Cuts:
-    return _cutter(layout)
+    return _make()(layout)
