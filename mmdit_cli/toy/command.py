@@ -19,6 +19,12 @@ NAME = "train-toy"
 TUNING_SEEDS = 2  # where --tune-seeds does not say
 
 
+def _trackers() -> list[str]:
+    from mmdit_cli.toy.trackers import KINDS
+
+    return sorted(KINDS)
+
+
 @common_options(NAME, config=None)
 def command(
     request: Request,
@@ -133,7 +139,7 @@ def command(
             "--track",
             metavar="NAME",
             help="Tell wandb (offline) or trackio (local) of each run as well. Repeatable.",
-            autocompletion=lambda: ["tensorboard", "trackio", "wandb"],
+            autocompletion=_trackers,
         ),
     ] = None,
     dtype: Annotated[
