@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.fsdp._fully_shard._fsdp_param as _fsdp_param
+import torch.distributed.tensor.debug as tensor_debug
 import torch.testing._internal.distributed.fake_pg  # it registers the backend
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -170,6 +171,9 @@ def fake_group(layout: MeshLayout, rank: int = 0) -> Iterator[DeviceMesh]:
             _fsdp_param._chunk_with_empty = chunks
         shown.__exit__(None, None, None)
         dist.destroy_process_group()
+        forget = getattr(tensor_debug, "_clear_sharding_prop_cache", None)
+        if forget is not None:  # DTensor keeps what it found for meshes of groups that are gone
+            forget()
 
 
 class _Chunks:
