@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed import ProcessGroup
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor.parallel import ParallelStyle, parallelize_module
+from torch.utils._pytree import tree_map_only
 
 from mmdit.layers.attention import GroupedAttention
 from mmdit.layers.feedforward import FeedForward
@@ -203,12 +204,10 @@ def _spread_arguments(
     arguments = dict(zip(names, given, strict=False)) | named
     known: dict[int, Tensor] = {}
 
-    def each(x: Any) -> Any:
-        if isinstance(x, Tensor):
-            if id(x) not in known:
-                known[id(x)] = spread(x, group)
-            return known[id(x)]
-        return None if x is None else tuple(each(one) for one in x)
+    def once(x: Tensor) -> Tensor:
+        if id(x) not in known:
+            known[id(x)] = spread(x, group)
+        return known[id(x)]
 
     spread_out = ("inputs", "cond") if tokens else ("cond",)
-    return (), arguments | {name: each(arguments.get(name)) for name in spread_out}
+    return (), arguments | {name: tree_map_only(Tensor, once, arguments.get(name)) for name in spread_out}

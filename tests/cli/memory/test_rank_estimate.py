@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections import Counter
 from dataclasses import replace
@@ -13,8 +14,9 @@ import torch.distributed as dist
 from benchmarks.parallel.truth import truths
 from mmdit.config import build
 from mmdit.parallel import MeshLayout
-from mmdit_cli.memory.rank_estimate import estimate_rank, with_copies
+from mmdit_cli.memory.rank_estimate import RankEstimator, estimate_rank, with_copies
 from mmdit_cli.request.tool_config import ToolConfig, as_tool_config
+from tests.support.marks import slow_but
 
 BF16 = torch.bfloat16
 LAYOUTS = (
@@ -72,6 +74,33 @@ def test_copies_hold_what_one_does_and_reduce_what_it_has_scattered(layout, chec
     assert with_copies(one, layout) == several
     with pytest.raises(ValueError, match="nothing is scattered"):
         with_copies(replace(one, sent={}), layout)
+
+
+def test_processes_of_several_layouts_are_estimated_one_after_the_other():
+    """Nothing that torch keeps of the groups before is taken for one of these."""
+    estimator, by_context = RankEstimator(config(), BF16), MeshLayout(context=2, tensor=2)
+    for layout in (MeshLayout(shard=2, tensor=2), by_context):
+        first, last = (estimator.estimate(layout, rank=rank).memory.weights for rank in (0, 3))
+        assert first == last
+    assert estimator.estimate(by_context) == estimate_rank(config(), by_context, BF16)
+
+
+@pytest.mark.parametrize("layout", slow_but(LAYOUTS, LAYOUTS[3]), ids=str)
+def test_no_tensor_waits_for_the_garbage_collector(layout):
+    """It would be held for as long as Python pleases."""
+    gc.collect()
+    gc.disable()
+    try:
+        never = estimate_rank(config(3), layout, BF16, checkpoint=True)
+    finally:
+        gc.enable()
+    before = gc.get_threshold()
+    gc.set_threshold(100)
+    try:
+        often = estimate_rank(config(3), layout, BF16, checkpoint=True)
+    finally:
+        gc.set_threshold(*before)
+    assert never == often
 
 
 def test_what_can_not_be_cut_says_why_and_leaves_no_processes():
