@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
+from multiprocessing import resource_tracker
 
 import torch
 
 from mmdit.parallel import MeshLayout
 from mmdit_cli.errors import CheckFailed
+from mmdit_cli.interrupts import held_at_start, take_up
 from mmdit_cli.memory.rank_estimate import RankEstimator, RankStep
 from mmdit_cli.request.tool_config import ToolConfig
 
@@ -62,8 +66,10 @@ def cut_all(
     pool = ProcessPoolExecutor(
         min(processes, len(layouts)), multiprocessing.get_context("spawn"), initializer=_begin, initargs=(make,)
     )
+    resource_tracker.ensure_running()  # the first process to start would start it, with its signals held
     try:
-        cuts = {pool.submit(_cut, layout): layout for layout in layouts}
+        with held_at_start():
+            cuts = {pool.submit(_cut, layout): layout for layout in layouts}
         for done in as_completed(cuts):
             found[cuts[done]] = done.result()
             on_cut(len(found))
@@ -86,7 +92,17 @@ _make: Callable[[], Cutter]
 def _begin(make: Callable[[], Cutter]) -> None:
     global _make
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+    take_up()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _make = cache(make)  # at the first cut, whose error reaches the first process
+
+
+def _end_with_parent() -> None:
+    """A process that is killed tells nobody, and those that it started would wait for it for good."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _cut(layout: MeshLayout) -> Cuts:

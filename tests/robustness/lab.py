@@ -73,12 +73,14 @@ COMMANDS: dict[str, list[str]] = {
     "train-toy": ["train-toy", "-c", "toy.yaml", "--run-dir", "run"],
     "export": ["export", "-c", "tiny.yaml", "--out", "out.safetensors", "--force"],
     "export in shards": ["export", "-c", "tiny.yaml", "--out", "out", "--force", "--max-shard-size", "4KB"],
+    "plan": ["plan", "-c", "tiny.yaml", "--card", "h100", "--gpus", "2,4,8", "--report", "out.json"],
     "schema": ["schema"],
 }
 WRITTEN = {
     "profile": "out.json",
     "flops": "out.json",
     "shape-check": "out.json",
+    "plan": "out.json",
     "export": "out.safetensors",
     "export in shards": "out",
 }

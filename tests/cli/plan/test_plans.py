@@ -5,6 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -203,3 +208,43 @@ def test_a_process_that_dies_ends_the_plan_with_one_message():
     with pytest.raises(CheckFailed, match="a process that cut the network died"):
         cuts.cut_all(partial(os._exit, 9), [MeshLayout(shard=count) for count in (1, 2, 4, 8)], 2, lambda done: None)
     assert not multiprocessing.active_children()
+
+
+def stay(folder: Path) -> cuts.Cutter:
+    """In a process that cuts: it is there, and for good."""
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+    raise AssertionError("nobody has ended this process")
+
+
+STAYING = """
+import sys
+from functools import partial
+from pathlib import Path
+from mmdit.parallel import MeshLayout
+from mmdit_cli.plan import cuts
+from tests.cli.plan.test_plans import stay
+if __name__ == "__main__":
+    layouts = [MeshLayout(shard=count) for count in (1, 2, 4, 8)]
+    cuts.cut_all(partial(stay, Path(sys.argv[1])), layouts, 2, lambda done: None)
+"""
+
+
+def wait_until(so: Callable[[], bool], seconds: float = 60.0) -> None:
+    until = time.monotonic() + seconds
+    while not so():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_processes_end_with_the_first_one(number, tmp_path):
+    here = Path(__file__).parents[3]
+    process = subprocess.Popen([sys.executable, "-c", STAYING, tmp_path], cwd=here, stderr=subprocess.DEVNULL)
+    wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+    others = [Path("/proc", path.name) for path in tmp_path.iterdir()]
+    assert all(other.exists() for other in others)
+    process.send_signal(number)
+    assert process.wait(60) != 0
+    wait_until(lambda: not any(other.exists() for other in others))
