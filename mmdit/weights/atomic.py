@@ -90,9 +90,9 @@ def replacing_folder(
             _put_in_place(temporary, target)
         else:
             os.rename(temporary, target)
-    with suppress(OSError):
-        sync(target)
-        sync(target.parent)
+        with suppress(OSError):
+            sync(target)
+            sync(target.parent)  # before what was replaced is removed
 
 
 def write_atomic(path: str | Path, content: bytes, *, force: bool = True) -> None:
