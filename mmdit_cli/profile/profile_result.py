@@ -69,7 +69,7 @@ def make_result(subject: Subject, settings: Settings, ceilings: Ceilings, refere
     0 runs. `reference`: what the ratio is to, itself where there is none."""
     work, memory, hooked = subject.work, subject.memory, subject.hooked
     assert memory is not None and hooked is not None
-    latency = summarize(subject.runs) if subject.runs else replace(summarize(subject.warm_up[-1:]), runs=0)
+    latency = replace(summarize(subject.known_runs), runs=len(subject.runs))
     seconds, flops, shares = latency.median / 1e3, work.total_flops, subject.shares
     phases: dict[str, float] = defaultdict(float)
     for (phase, _), share in shares.items():

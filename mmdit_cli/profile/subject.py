@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,10 +58,15 @@ class Subject:
         return self.times + self.hooked_runs
 
     @property
+    def known_runs(self) -> list[float]:
+        """The same; before there are any, the fastest of those before the rounds."""
+        return self.runs or [min(self.warm_up)]
+
+    @property
     def shares(self) -> Parts:
         """Of a call, by phase and component; empty where they are not known."""
         if self.kernels:
-            return device_parts(self.kernels, summarize(self.runs or self.warm_up[-1:]).median / 1e3)
+            return device_parts(self.kernels, summarize(self.known_runs).median / 1e3)
         runs = self.hooked.runs if self.hooked is not None else []
         runs = runs or [self.first_parts] * bool(self.first_parts)
         return mean_parts(runs) if runs else {}
@@ -70,7 +76,8 @@ class Subject:
         return f"{id(self)}" if settings.compile else json.dumps(as_data(self.config.model))
 
     def weigh(self, call: Call, settings: Settings, *, tells_shares: bool) -> None:
-        """Measure the memory of a call, and where hooks tell them, its components' first shares."""
+        """Measure the memory of a call, which warms up as others do, and where hooks tell them, its components' first
+        shares."""
 
         def followed(begins: Callable[[str], None]) -> None:
             assert self.hooked is not None
@@ -78,7 +85,9 @@ class Subject:
             self.first_parts = parts if tells_shares else {}
 
         measured = call if settings.compile else followed
+        began = time.perf_counter()
         self.memory = measure_memory(call.model, measured, settings.device, optimizer=call.optimizer)
+        self.warm_up.append(time.perf_counter() - began)
 
     def ask_kernels(self, call: Call, settings: Settings, stopwatch: Stopwatch) -> None:
         """Take the components' times from the device's own kernels."""

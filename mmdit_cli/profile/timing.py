@@ -111,8 +111,8 @@ class Rounds:
         beside_known: Callable[[], bool] = lambda: False,
         pause: Callable[[int], bool] = lambda rounds: False,
     ) -> None:
-        """Go on until `repeats` rounds are measured; or, without, until what is wanted is `known`, or the calls have
-        taken `max_seconds` each on average (3 rounds at least).
+        """Go on until `repeats` rounds are measured; or, without, until what is wanted is `known`, or one more round
+        would take the calls beyond `max_seconds` each on average (3 rounds at least).
 
         Args:
             known: asked after each round at first, and then after every twentieth part of them.
@@ -120,7 +120,7 @@ class Rounds:
             pause: told the number of rounds after each of them, with no call under way; whether it did something
                 that drives out what calls leave in the caches.
         """
-        next_look, disturbed = 0, False
+        next_look, disturbed, spent = 0, False, 0.0
         with _no_collection():
             while True:
                 turns = list(zip(self.calls, self.times, strict=True))
@@ -137,8 +137,8 @@ class Rounds:
                     if rounds >= repeats:
                         return
                     continue
-                spent = sum(map(sum, (*self.times, *self.others)))
-                if rounds >= FEWEST_ROUNDS and spent >= max_seconds * len(self.calls):
+                before, spent = spent, sum(map(sum, (*self.times, *self.others)))
+                if rounds >= FEWEST_ROUNDS and 2 * spent - before > max_seconds * len(self.calls):
                     return
                 if rounds >= next_look:  # not after every one of ten thousand
                     if known():

@@ -84,6 +84,9 @@ def test_rounds_end_when_all_is_known_and_what_is_beside_takes_its_part_of_the_t
     rounds = Rounds([print], lambda call: 1.0, beside=[print])
     rounds.run(known=lambda: False, max_seconds=10)
     assert [len(rounds.times[0]), len(rounds.others[0])] == [5, 5]
+    rounds = Rounds([print], lambda call: 1.0)
+    rounds.run(known=lambda: False, max_seconds=4.5)
+    assert len(rounds.times[0]) == 4  # a fifth would take them beyond
 
 
 @pytest.mark.parametrize(("seconds", "untimed"), [(0.05, 2), (0.5, 0)])
