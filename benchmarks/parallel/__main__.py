@@ -6,9 +6,9 @@ Equality: in float64, for each layout of four processes: the largest difference 
 norm, the weights after three steps of AdamW, and the outputs of one process that takes up these weights. It takes some
 minutes; with --only, the rows of other networks in the file stay.
 
-Truth: two and four processes in bfloat16 over float32 weights. Planned memory is within a tenth of all that torch's
-allocator reports to the profiler from the making of the network on, at its highest in the second step. Planned bytes
-are those of the collectives that run, and their number is that of torch's CommDebugMode.
+Truth: two and four processes in bfloat16 over float32 weights. Planned memory is within a tenth of the weights and the
+optimizer's state as they are, and the most that torch's allocator reports to the profiler in a step. Planned bytes are
+those of the collectives that run, and their number is that of torch's CommDebugMode.
 
 Published: what others measured on many cards, and what the plan says of it. Nothing runs.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from benchmarks.parallel import published, truth
+from benchmarks.parallel import measured_rank, published, truth
 from benchmarks.parallel.cases import CASES
 from benchmarks.parallel.equality import RATE, STEPS, Difference
 from benchmarks.parallel.published import Figure
@@ -43,9 +43,10 @@ these that any process finds, relative to the largest number of its tensor (or t
 """
 OF_TRUTH = f"""
 Two and four processes (gloo, bfloat16 over float32 weights). Memory, by process: planned by `mmdit plan`'s estimator,
-and the most that torch's allocator reported in the second step, all since the network was made; they must be within
-{truth.BOUND:.0%}. What a process sends, in bytes of each collective as a ring sends them, must be equal to that of
-the collectives that ran, and their number to that of torch's `CommDebugMode`.
+and measured: the weights and the optimizer's state as they are, and the most that torch's allocator reported beside in
+a step (that of {measured_rank.STEPS} which held least, for gloo holds what it sends until others have it). They must be
+within {truth.BOUND:.0%}. What a process sends, in bytes of each collective as a ring sends them, must be equal to that
+of the collectives that ran, and their number to that of torch's `CommDebugMode`.
 """
 OF_PUBLISHED = f"""
 What others measured on many cards, and what `mmdit plan` says of the same, at the {published.UTILIZATION} of the

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import Tensor, multiprocessing, nn
 from torch.distributed.tensor.debug._comm_mode import CommDebugMode, c10d_collective_ops
 from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -24,17 +24,21 @@ import mmdit
 from mmdit.parallel import MeshLayout, parallelize
 from mmdit_cli.model_parts.collectives import Collective, CollectiveCounter, Traffic
 from mmdit_cli.model_parts.flop_count import outputs_sum
+from mmdit_cli.model_parts.tensor_bytes import local
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
-MARK = "the step that counts"
+MARK, STEPS = "a step begins", 5
 Case = tuple[ToolConfig, MeshLayout, bool]  # with activations recomputed or not
 
 
 @dataclass(frozen=True)
 class MeasuredRank:
     """Bytes of one process: the most that was held in a step, the inputs apart, and what it sent by kind of collective;
-    `calls`: torch's own count of all collectives."""
+    `calls`: torch's own count of all collectives.
+
+    `peak`: what is kept from step to step, and the most that a step held beside. It is that of the step that held
+    least: gloo holds what it sends until others have it, and what its threads free the profiler is not told of."""
 
     peak: int
     sent: dict[str, int]
@@ -66,24 +70,24 @@ def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: t
     call = example_inputs(config, dtype=dtype).kwargs
     mesh = layout.mesh("cpu")
 
-    def step(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
+    def step() -> None:
         outputs_sum(outputs_by_name(config, model(**call))).backward()
         optimizer.step()
+        optimizer.zero_grad()
 
+    model = parallelize(mmdit.build(config.model), mesh, param_dtype=dtype, checkpoint_activations=checkpoint).train()
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    step()  # it makes the optimizer's state
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        model = parallelize(
-            mmdit.build(config.model), mesh, param_dtype=dtype, checkpoint_activations=checkpoint
-        ).train()
-        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        step(model, optimizer)
-        with record_function(MARK):
-            pass
-        step(model, optimizer)
+        for _ in range(STEPS):
+            with record_function(MARK):
+                pass
+            step()
     counter, debug = CollectiveCounter(), _CommCounts()
     with debug, counter:
-        step(model, optimizer)
-    return MeasuredRank(_peak(profiler), by_kind(counter.total()), debug.calls)
+        step()
+    kept = _kept(model, optimizer)
+    return MeasuredRank(kept + min(_peaks(profiler)), by_kind(counter.total()), debug.calls)
 
 
 def by_kind(sent: Mapping[Collective, Traffic]) -> dict[str, int]:
@@ -107,14 +111,22 @@ class _CommCounts(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _peak(profiler: Any) -> int:
-    """The most that was held after the mark, of what was allocated since the profiler began."""
+def _kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Bytes behind the weights and the optimizer's state."""
+    state = (x for each in optimizer.state.values() for x in each.values() if isinstance(x, Tensor))
+    storages = (local(x).untyped_storage() for x in (*model.parameters(), *model.buffers(), *state))
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def _peaks(profiler: Any) -> list[int]:
+    """Of each step the most that it held, beside what was there when it began."""
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    held, most, counts = 0, 0, False
+    held, peaks = 0, [0]
     for event in events:
         if event.name() == "[memory]":
             held += event.nbytes()
-            most = max(most, held) if counts else 0
+            peaks[-1] = max(peaks[-1], held)
         elif event.name() == MARK:
-            counts, most = True, held
-    return most
+            held = 0
+            peaks.append(0)
+    return peaks[1:]
