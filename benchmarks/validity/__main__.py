@@ -72,6 +72,9 @@ def main() -> None:
         said = [f"--steps {asked.steps}", f"--max-seeds {asked.max_seeds}"]
         said += [f"--match {shlex.quote(text)}" for text in asked.match or ()]
         said += [f"--size {size}" for size in asked.size or ()]
+        for name in ("itself", "device"):
+            if (value := getattr(asked, name)) != parser.get_default(name):
+                said.append(f"--{name} {value}")
         text = document(trials, itself, steps=asked.steps, most=asked.max_seeds, command=" ".join(said))
         asked.write.write_text(text, encoding="utf-8")
 
