@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,20 +14,19 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, multiprocessing, nn
+from torch import multiprocessing
 from torch.distributed.tensor.debug._comm_mode import CommDebugMode, c10d_collective_ops
-from torch.profiler import ProfilerActivity, profile, record_function
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmdit
 from mmdit.parallel import MeshLayout, parallelize
+from mmdit_cli.memory.measured import measure_memory
 from mmdit_cli.model_parts.collectives import Collective, CollectiveCounter, Traffic
 from mmdit_cli.model_parts.flop_count import outputs_sum
-from mmdit_cli.model_parts.tensor_bytes import local
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
-MARK, STEPS = "a step begins", 5
+CPU, STEPS = torch.device("cpu"), 5
 Case = tuple[ToolConfig, MeshLayout, bool]  # with activations recomputed or not
 
 
@@ -56,7 +54,6 @@ def measure(cases: Sequence[Case], processes: int, dtype: torch.dtype) -> list[l
 
 def _work(rank: int, processes: int, folder: str, cases: Sequence[Case], dtype: torch.dtype) -> None:
     torch.set_num_threads(1)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler would announce itself
     warnings.simplefilter("ignore")
     logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=processes)
@@ -78,16 +75,11 @@ def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: t
     model = parallelize(mmdit.build(config.model), mesh, param_dtype=dtype, checkpoint_activations=checkpoint).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     step()  # it makes the optimizer's state
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        for _ in range(STEPS):
-            with record_function(MARK):
-                pass
-            step()
+    peak = min(measure_memory(model, lambda _: step(), CPU, optimizer=optimizer).peak for _ in range(STEPS))
     counter, debug = CollectiveCounter(), _CommCounts()
     with debug, counter:
         step()
-    kept = _kept(model, optimizer)
-    return MeasuredRank(kept + min(_peaks(profiler)), by_kind(counter.total()), debug.calls)
+    return MeasuredRank(peak, by_kind(counter.total()), debug.calls)
 
 
 def by_kind(sent: Mapping[Collective, Traffic]) -> dict[str, int]:
@@ -109,24 +101,3 @@ class _CommCounts(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None) -> Any:
         self.calls += getattr(func, "_overloadpacket", None) in self.known
         return func(*args, **(kwargs or {}))
-
-
-def _kept(model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Bytes behind the weights and the optimizer's state."""
-    state = (x for each in optimizer.state.values() for x in each.values() if isinstance(x, Tensor))
-    storages = (local(x).untyped_storage() for x in (*model.parameters(), *model.buffers(), *state))
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def _peaks(profiler: Any) -> list[int]:
-    """Of each step the most that it held, beside what was there when it began."""
-    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
-    held, peaks = 0, [0]
-    for event in events:
-        if event.name() == "[memory]":
-            held += event.nbytes()
-            peaks[-1] = max(peaks[-1], held)
-        elif event.name() == MARK:
-            held = 0
-            peaks.append(0)
-    return peaks[1:]

@@ -218,13 +218,14 @@ def stay(folder: Path) -> cuts.Cutter:
 
 
 STAYING = """
-import sys
+import signal, sys
 from functools import partial
 from pathlib import Path
 from mmdit.parallel import MeshLayout
 from mmdit_cli.plan import cuts
 from tests.cli.plan.test_plans import stay
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
     layouts = [MeshLayout(shard=count) for count in (1, 2, 4, 8)]
     cuts.cut_all(partial(stay, Path(sys.argv[1])), layouts, 2, lambda done: None)
 """

@@ -155,11 +155,11 @@ def test_checkpoints_hold_the_same_tensors_whoever_wrote_them(together, alone):
         assert len(one) == 1 and len(two) == (1 if kind == "ddp" else 2)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [kind for kind in KINDS if kind != "ddp"], indirect=True)
 def test_what_takes_a_run_takes_one_whose_weights_were_shared(together, folder):
     """The averaged weights are joined into one file, in which the config is."""
     kind, run, _ = together
-    if kind == "ddp":
-        pytest.skip("its weights are whole")
     (averaged,) = run.glob("checkpoint-*/ema.safetensors")  # of the last one, which was judged
     wanted = load_file(averaged)
     for opened in (averaged, run):
