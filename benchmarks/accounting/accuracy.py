@@ -241,7 +241,7 @@ measures several configs in rounds.
 
 NARROWING = """
 How the interval of two-modality's latency falls with the seconds that calls of it take (`profile` ends at ± 2 %, after
-5 s at most):
+6 s at most):
 """
 
 

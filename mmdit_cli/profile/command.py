@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 NAME = "profile"
-MAX_SECONDS, TOLERANCE = 5.0, "5%"
+MAX_SECONDS, TOLERANCE = 6.0, "5%"
 
 
 @common_options(NAME)
@@ -46,7 +46,7 @@ def command(
     ] = None,
     max_seconds: Annotated[
         float | None,
-        typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config. Default: 5."),
+        typer.Option("--max-seconds", min=0.0, metavar="S", help="Longest time to measure one config. Default: 6."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of the processor. Default: torch's.")
