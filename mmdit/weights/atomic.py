@@ -82,8 +82,8 @@ def replacing_folder(
     check_folder(path, force=force, other=other)
     with _temporary(target, path, Path.mkdir) as temporary:
         yield temporary
-        for file in temporary.iterdir():
-            sync(file)
+        for each in (*temporary.iterdir(), temporary):
+            sync(each)
         check_folder(path, force=force, other=other)  # it may have come into being meanwhile
         if target.exists():
             os.chmod(temporary, _mode(target))
@@ -92,7 +92,8 @@ def replacing_folder(
             os.rename(temporary, target)
         with suppress(OSError):
             sync(target)
-            sync(target.parent)  # before what was replaced is removed
+            sync(target.parent)
+        _remove(temporary.with_suffix(OLD))  # where the two could not be swapped; it has lasted until the new one does
 
 
 def write_atomic(path: str | Path, content: bytes, *, force: bool = True) -> None:
@@ -195,7 +196,7 @@ def _remove(path: Path) -> None:
 
 
 def _put_in_place(temporary: Path, target: Path) -> None:
-    """Let a folder take another's place; what it replaces is at `temporary` afterwards, or gone."""
+    """Let a folder take another's place; what it replaces is at `temporary` afterwards, or beside it as `OLD`."""
     if _swap(temporary, target):
         return
     old = temporary.with_suffix(OLD)
@@ -206,7 +207,6 @@ def _put_in_place(temporary: Path, target: Path) -> None:
         if not target.exists():
             os.rename(old, target)
         raise
-    _remove(old)
 
 
 def _swap(one: Path, other: Path) -> bool:

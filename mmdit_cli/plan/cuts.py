@@ -6,11 +6,12 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from functools import cache
+from contextlib import suppress
 from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 
 import torch
 
@@ -63,47 +64,58 @@ def cut_all(
             found[layout] = cutter(layout)
         return found
     on_cut(0)
-    pool = ProcessPoolExecutor(
-        min(processes, len(layouts)), multiprocessing.get_context("spawn"), initializer=_begin, initargs=(make,)
-    )
-    resource_tracker.ensure_running()  # the first process to start would start it, with its signals held
+    waiting, workers = deque(layouts), dict[Connection, BaseProcess]()
+    resource_tracker.ensure_running()  # which takes up signals that are held, and so must not start among the processes
+    context = multiprocessing.get_context("spawn")
     try:
-        with held_at_start():
-            cuts = {pool.submit(_cut, layout): layout for layout in layouts}
-        for done in as_completed(cuts):
-            found[cuts[done]] = done.result()
-            on_cut(len(found))
-        pool.shutdown()
-    except BrokenProcessPool:
-        pool.shutdown()
+        for _ in range(min(processes, len(layouts))):
+            ours, theirs = context.Pipe()
+            process: BaseProcess = context.Process(target=_work, args=(theirs, make), daemon=True)
+            with held_at_start():
+                process.start()
+                workers[ours] = process
+            theirs.close()
+            ours.send(waiting.popleft())
+        while len(found) < len(layouts):
+            for ready in wait([*workers]):
+                assert isinstance(ready, Connection)
+                layout, cuts = ready.recv()
+                if isinstance(cuts, Exception):
+                    raise cuts
+                found[layout] = cuts
+                on_cut(len(found))
+                if waiting:
+                    ready.send(waiting.popleft())
+    except (EOFError, ConnectionError):
         what = "a process that cut the network died, perhaps for want of memory: ask for fewer ways"
         raise CheckFailed(what) from None
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
+    finally:
+        for connection, process in workers.items():
+            process.kill()  # it has nothing to lose
+            process.join()
+            connection.close()
     return found
 
 
-_make: Callable[[], Cutter]
-
-
-def _begin(make: Callable[[], Cutter]) -> None:
-    global _make
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the first process ends the others
+def _work(connection: Connection, make: Callable[[], Cutter]) -> None:
+    """What a process does, until the first one ends it: cut for each layout that it is sent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all
     take_up()
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    _make = cache(make)  # at the first cut, whose error reaches the first process
+    cutter: Cutter | None = None
+    with suppress(EOFError, ConnectionError):
+        while True:
+            layout = connection.recv()
+            try:
+                cutter = cutter or make()
+                connection.send((layout, cutter(layout)))
+            except Exception as problem:
+                connection.send((layout, problem))
 
 
 def _end_with_parent() -> None:
-    """A process that is killed tells nobody, and those that it started would wait for it for good."""
+    """A process that is killed tells nobody, and a cut takes seconds."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-def _cut(layout: MeshLayout) -> Cuts:
-    return _make()(layout)

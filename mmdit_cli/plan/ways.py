@@ -36,7 +36,8 @@ def read_gpus(text: str) -> list[int]:
     found = set()
     for word in text.split(","):
         if not (word.strip().isascii() and word.strip().isdecimal() and 0 < int(word) <= MOST_GPUS):
-            raise UserError(f"--gpus {text}: expected numbers such as 8,64,1024, got {word.strip()!r}")
+            expected = f"expected numbers from 1 to {MOST_GPUS}, such as 8,64,1024"
+            raise UserError(f"--gpus {text}: {expected}, got {word.strip()!r}")
         found.add(int(word))
     return sorted(found)
 
@@ -58,7 +59,7 @@ def layouts(ways: Sequence[Spreading], gpus: int, gpus_per_node: int) -> dict[st
             cut = MeshLayout(**way.over(gpus, nodes))
             layout: MeshLayout | str = _across(cut, gpus, gpus_per_node) or cut
         except UserError:
-            layout = f"{gpus} GPUs in {nodes} nodes can't be divided so"
+            layout = f"{gpus} GPUs in {nodes} {'node' if nodes == 1 else 'nodes'} can't be divided so"
         if layout not in found.values() or isinstance(layout, str):
             found[ALONE if gpus == 1 else way.text] = layout
     if not found:

@@ -65,8 +65,8 @@ class ProfileResult:
 
 
 def make_result(subject: Subject, settings: Settings, ceilings: Ceilings, reference: Subject) -> ProfileResult:
-    """The result of what is known so far: a call's time while there are no rounds yet is that of the last warm-up, of
-    0 runs. `reference`: what the ratio is to, itself where there is none."""
+    """The result of what is known so far: a call's time while there are no rounds yet is that of the fastest of the
+    calls before them, of 0 runs. `reference`: what the ratio is to, itself where there is none."""
     work, memory, hooked = subject.work, subject.memory, subject.hooked
     assert memory is not None and hooked is not None
     latency = replace(summarize(subject.known_runs), runs=len(subject.runs))

@@ -28,7 +28,7 @@ from mmdit_cli.profile.timing import FEWEST_ROUNDS, Stopwatch
 from mmdit_cli.request.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
-WEIGHED, PROFILED = 3, 3  # steps
+WEIGHED, PROFILED = 5, 3  # steps
 TOLERANCE = 0.02  # of the median, to which it is to be known
 SPREAD = 0.02  # the standard deviation of weights that are drawn for their time alone
 
@@ -91,8 +91,11 @@ def profile_spread(
     model, step = spread_step(config, settings, group)
     stopwatch = Stopwatch(settings.device)
     step()
-    looks = [measure_memory(model, step, settings.device, optimizer=step.optimizer) for _ in range(WEIGHED)]
-    memory = min(looks, key=lambda look: look.peak)  # gloo holds what it sends until others have it
+    weighed = [
+        measure_memory(model, step, settings.device, optimizer=step.optimizer)
+        for _ in range(WEIGHED if settings.device.type == "cpu" else 1)  # gloo holds what it sends until others have it
+    ]
+    memory = min(weighed, key=lambda use: use.peak)
     step()
     times = _rounds(step, settings, group, stopwatch, lambda runs: on_progress(f"{config.name}: measuring", runs, None))
     on_progress(f"{config.name}: communication", 0, None)

@@ -72,5 +72,6 @@ NOTES = (
     "Communication: collectives, from when gloo takes each up until it is done, or NCCL's kernels; waiting for slower "
     "processes is in it. Exposed: while nothing is computed. Neither: Python, and waiting for no collective.",
     "Sent: bytes of the collectives of a step, as a ring sends them. Memory: the most that torch's allocator held at "
-    "once during a step, the inputs apart; what gloo, NCCL and the allocator take besides is not in it.",
+    "once during a step, the inputs apart (with gloo, that of 5 which held least: it holds what it sends until others "
+    "have it); what gloo, NCCL and the allocator take besides is not in it.",
 )

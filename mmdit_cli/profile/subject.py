@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -84,10 +83,11 @@ class Subject:
             parts, _ = self.hooked.follow(begins)
             self.first_parts = parts if tells_shares else {}
 
-        measured = call if settings.compile else followed
-        began = time.perf_counter()
-        self.memory = measure_memory(call.model, measured, settings.device, optimizer=call.optimizer)
-        self.warm_up.append(time.perf_counter() - began)
+        def timed(begins: Callable[[str], None]) -> None:
+            measured = call if settings.compile else followed
+            self.warm_up.append(Stopwatch(settings.device)(lambda: measured(begins)))
+
+        self.memory = measure_memory(call.model, timed, settings.device, optimizer=call.optimizer)
 
     def ask_kernels(self, call: Call, settings: Settings, stopwatch: Stopwatch) -> None:
         """Take the components' times from the device's own kernels."""

@@ -65,10 +65,10 @@ def warm_up(
     on_run: Callable[[int], None] | None = None,
 ) -> list[float]:
     """Run until a call is faster than the one before by less than `tolerance`: 3 times and `min_seconds` at least
-    (clocks rise slowly), 20 times or `min_seconds` at most; 2 runs are enough where they take `max_seconds`. `times`:
-    of the runs before."""
+    (clocks rise slowly), 20 times or `min_seconds` at most; 2 runs are enough where the second takes `max_seconds`, as
+    more are together, the first apart. `times`: of the runs before."""
     times = list(times)
-    while len(times) < 2 or sum(times) < max_seconds:
+    while len(times) < 2 or sum(times[1:]) < max_seconds:
         times.append(stopwatch(call))
         if on_run:
             on_run(len(times))
@@ -138,7 +138,8 @@ class Rounds:
                         return
                     continue
                 before, spent = spent, sum(map(sum, (*self.times, *self.others)))
-                if rounds >= FEWEST_ROUNDS and 2 * spent - before > max_seconds * len(self.calls):
+                more = min(spent - before, spent / rounds)
+                if rounds >= FEWEST_ROUNDS and spent + more > max_seconds * len(self.calls):
                     return
                 if rounds >= next_look:  # not after every one of ten thousand
                     if known():

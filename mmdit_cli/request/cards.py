@@ -77,7 +77,7 @@ def find_card(text: str, dtype: str) -> Card:
     known = {_plain(card): card for card in CARDS} | {_plain(also): card for also, card in ALIASES.items()}
     if key not in known:
         near = get_close_matches(key, known, n=1)
-        guess = f"; did you mean {known[near[0]]}?" if near else ""
+        guess = f"; did you mean {known[near[0]]}?" if near else "."
         raise UserError(f"card {name.strip()!r} is not known{guess} Known: {', '.join(CARDS)}; or give --card-flops")
     if precision not in PRECISIONS:
         raise UserError(f"card precision {precision!r}: expected one of {', '.join(PRECISIONS)}")

@@ -85,7 +85,8 @@ WRITTEN = {
     "export in shards": "out",
 }
 EXPECTED = re.compile(  # what a command may say beside its error
-    r"^(.* \d+/\d+ loss .*|.*is damaged \(.*\); passed over|going on from step .*|mmdit train-toy .*)$"
+    r"^(.*: exists, and will be replaced|.* \d+/\d+ loss .*|"
+    r".*is damaged \(.*\); passed over|going on from step .*|mmdit train-toy .*)$"
 )
 NOISE = ("Traceback", "Exception ignored", "unexpected ", "Warning")
 

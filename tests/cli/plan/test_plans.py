@@ -149,7 +149,8 @@ def test_a_card_may_be_ones_own(tmp_path):
     [
         (("--card", "h10"), "card 'h10' is not known; did you mean h100? Known: a100, a100-40, h100"),
         (("--card-flops", "1e12"), "--card and --card-flops: give one of them"),
-        (("--gpus", "8,many"), "--gpus 8,many: expected numbers such as 8,64,1024, got 'many'"),
+        (("--gpus", "8,many"), "--gpus 8,many: expected numbers from 1 to 131072, such as 8,64,1024, got 'many'"),
+        (("--gpus", "0"), "--gpus 0: expected numbers from 1 to 131072, such as 8,64,1024, got '0'"),
         (("--parallel", "pp=2"), "--parallel pp=2: expected ddp, fsdp, hsdp, tp=N, ulysses=N"),
         (("--price", "2"), "--price: of how many samples? Give --images 1e9"),
         (("--card", "l40s", "--gpus", "16"), "16 of l40s: how fast they speak with one another between nodes is not"),
@@ -222,12 +223,16 @@ import signal, sys
 from functools import partial
 from pathlib import Path
 from mmdit.parallel import MeshLayout
+from mmdit_cli.interrupts import exit_code, interruptible
 from mmdit_cli.plan import cuts
 from tests.cli.plan.test_plans import stay
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
     layouts = [MeshLayout(shard=count) for count in (1, 2, 4, 8)]
-    cuts.cut_all(partial(stay, Path(sys.argv[1])), layouts, 2, lambda done: None)
+    try:
+        with interruptible():
+            cuts.cut_all(partial(stay, Path(sys.argv[1])), layouts, 2, lambda done: print(done, flush=True))
+    except KeyboardInterrupt:
+        sys.exit(exit_code())
 """
 
 
@@ -238,14 +243,35 @@ def wait_until(so: Callable[[], bool], seconds: float = 60.0) -> None:
         time.sleep(0.05)
 
 
+def children(pid: int) -> set[Path]:
+    """Processes that a process has started."""
+    tasks = Path("/proc", str(pid), "task").glob("*/children")
+    return {Path("/proc", child) for task in tasks for child in task.read_text().split()}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
-def test_processes_end_with_the_first_one(number, tmp_path):
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("started", [False, True], ids=["while they start", "while they cut"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 130)],
+    ids=["SIGKILL", "SIGTERM", "SIGINT"],
+)
+def test_processes_end_with_the_first_one(number, code, started, tmp_path):
     here = Path(__file__).parents[3]
-    process = subprocess.Popen([sys.executable, "-c", STAYING, tmp_path], cwd=here, stderr=subprocess.DEVNULL)
-    wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
-    others = [Path("/proc", path.name) for path in tmp_path.iterdir()]
-    assert all(other.exists() for other in others)
-    process.send_signal(number)
-    assert process.wait(60) != 0
-    wait_until(lambda: not any(other.exists() for other in others))
+    command = [sys.executable, "-c", STAYING, str(tmp_path)]
+    process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    others: set[Path] = set()
+    try:
+        assert process.stdout is not None and process.stdout.readline() == "0\n"
+        wait_until(lambda: len(children(process.pid)) == 3)  # one keeps track of what they share
+        if started:
+            wait_until(lambda: len([*tmp_path.iterdir()]) == 2)
+        others = children(process.pid)
+        process.send_signal(number)
+        assert process.wait(10) == code
+        wait_until(lambda: not any(other.exists() for other in others))
+        assert process.stderr is not None and process.stderr.read() == ""
+    finally:
+        process.kill()
+        process.communicate()

@@ -76,7 +76,7 @@ def test_a_baseline_of_another_dtype_is_refused_and_of_other_threads_not_judged(
     old.write_text(json.dumps(document))
     done = run(*QUICK, "--baseline", "old.json")
     assert done.code == 0, done.err
-    above, table = done.out.split("\nprofile\n")
+    above, table = done.out.split("\nprofile")
     assert "what is measured is not judged" in " ".join(above.split()) and "withheld" in table
 
 

@@ -11,6 +11,7 @@ from mmdit_cli.model_parts.timed_call import Call
 from mmdit_cli.output.units import flops as flop_text
 from mmdit_cli.profile import measurement, subject
 from mmdit_cli.profile.early_end import EarlyEnd
+from mmdit_cli.profile.least_work import count_work
 from mmdit_cli.profile.measurement import profile_configs
 from mmdit_cli.profile.profile_settings import Settings
 from mmdit_cli.request.inputs import example_inputs
@@ -88,6 +89,21 @@ def test_configs_of_one_model_share_its_weights_and_others_do_not(monkeypatch):
     longer = config({"tokens": {"text": 3, "image": 4}})
     profile_configs([config(), longer, config(depth=1)], Settings(repeats=1))
     assert [model.depth for model in built] == [2, 1]
+
+
+def test_the_call_that_is_weighed_warms_up_and_the_fastest_tells_the_time_until_there_are_rounds():
+    settings, given = Settings(), config()
+    work = count_work(given, train=False, device=settings.device, dtype=settings.dtype)
+    weighed = subject.Subject(given, {}, work, warm_up=[900.0])
+    (call,) = subject.build_calls([weighed], settings)
+    weighed.weigh(call, settings, tells_shares=True)
+    assert weighed.first_parts and weighed.memory.peak > 0
+    first, own = weighed.warm_up
+    assert first == 900 and 0 < own < 900
+    weighed.warm_up.append(901.0)
+    assert weighed.known_runs == [own]
+    weighed.times.append(902.0)
+    assert weighed.known_runs == [902]
 
 
 @pytest.mark.slow

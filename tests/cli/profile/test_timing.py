@@ -42,6 +42,8 @@ def test_warming_up_ends_when_two_runs_agree():
     assert warm_up(print, fake_stopwatch([3.0, 1.0, 2.0]), max_seconds=100) == [3.0, 1.0, 2.0]  # noise warms nothing
     assert len(warm_up(print, fake_stopwatch([0.8**n for n in range(50)]), max_seconds=1e9)) == 20
     assert len(warm_up(print, fake_stopwatch([50.0, 20.0, 1.0]), max_seconds=1)) == 2
+    assert len(warm_up(print, fake_stopwatch([50.0, 0.5, 0.3, 0.1]), max_seconds=0.7)) == 3  # the first apart
+    assert warm_up(print, fake_stopwatch([1.0]), times=[50.0, 2.0], max_seconds=1) == [50.0, 2.0]
     assert len(warm_up(print, fake_stopwatch([0.001] * 200))) == 100  # a tenth of a second, for clocks to rise
     assert warm_up(print, fake_stopwatch([1.0, 1.02, 9.0]), times=[3.0], max_seconds=100) == [3.0, 1.0, 1.02]
 

@@ -33,6 +33,24 @@ def test_a_file_is_on_the_disk_before_it_takes_its_name_and_then_the_name_is(tmp
     assert file.startswith(".mmdit-") and rest == ["replaced", tmp_path.name]
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize("swaps", [True, False])
+def test_a_folder_is_on_the_disk_under_its_name_before_the_old_one_goes(swaps, tmp_path, monkeypatch):
+    done, remove = [], files._remove
+    monkeypatch.setattr(os, "fsync", lambda file: done.append(os.path.basename(os.readlink(f"/proc/self/fd/{file}"))))
+    monkeypatch.setattr(
+        files, "_remove", lambda path: (done.append("removed") if path.exists() else None, remove(path))
+    )
+    if not swaps:
+        monkeypatch.setattr(files, "_swap", lambda one, other: False)
+    for content in (b"one", b"two"):
+        done.clear()
+        with files.replacing_folder(tmp_path / "out") as folder:
+            (folder / "x").write_bytes(content)
+    assert done == ["x", folder.name, "out", tmp_path.name, "removed"]
+    assert (tmp_path / "out" / "x").read_bytes() == b"two" and left_in(tmp_path) == ["out"]
+
+
 def test_links_keep_pointing_and_modes_are_those_of_any_file(tmp_path):
     (tmp_path / "real").write_bytes(b"old")
     (tmp_path / "real").chmod(0o640)
