@@ -152,7 +152,7 @@ class Lab:
             self.wrong.append(f"says {unexpected[:3]}")
         if done.code > 0 and (not message.strip() or "error: " in message):
             self.wrong.append(f"not one message: {done.err[-300:]!r}")
-        if quiet and done.err:
+        if quiet and message:
             self.wrong.append(f"not quiet: {done.err[-300:]!r}")
         if says and says not in done.err:
             self.wrong.append(f"does not say {says!r}: {done.err[-300:]!r}")

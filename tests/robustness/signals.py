@@ -90,7 +90,7 @@ def _signalled(lab: Lab, *, command: str, name: str, share: float, later: float 
         process.send_signal(number)
     done = lab.finish(process, BOUND)
     # the end may have come first; what has said all it had to say dies silently
-    lab.ends(done, SIGNALS[name], 0, -number, quiet=number == signal.SIGKILL and command != "train-toy")
+    lab.ends(done, SIGNALS[name], 0, -number, quiet=number == signal.SIGKILL)
     _recovers(lab, command, killed=number == signal.SIGKILL)
 
 
