@@ -21,6 +21,7 @@ from jsonschema import Draft202012Validator
 from mmdit.options import as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
+from mmdit_cli.request.train_config import PredictionConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
 from mmdit_cli.toy.comparison import compare_designs
@@ -89,6 +90,8 @@ def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
     assert text.startswith("b and a: seeds do not pair the same data") and "train.batch_size was 4, is 8" in text
     (text,) = unlike(base, named("b", shift=3.0))
     assert "the losses are not the same quantity" in text and not same_loss(base, named("b", shift=3.0))
+    assert same_loss(base, named("b", prediction=PredictionConfig(output="data")))  # its velocity's error, as base's
+    assert not same_loss(base, named("b", prediction=PredictionConfig(loss="data")))
     (text,) = unlike(base, named("b", evaluation_samples=9))
     assert "accuracy is not measured alike" in text
     other = replace(tiny(sound=True), name="b")
