@@ -85,7 +85,7 @@ WRITTEN = {
     "export in shards": "out",
 }
 EXPECTED = re.compile(  # what a command may say beside its error
-    r"^(.*: exists, and will be replaced|.* \d+/\d+ loss .*|"
+    r"^(not used by .*|.*: exists, and will be replaced|.* \d+/\d+ loss .*|"
     r".*is damaged \(.*\); passed over|going on from step .*|mmdit train-toy .*)$"
 )
 NOISE = ("Traceback", "Exception ignored", "unexpected ", "Warning")
