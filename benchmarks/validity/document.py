@@ -26,6 +26,10 @@ the loss, or {points:.0f} points of accuracy.
 | --- | --- | --- | {rules} |
 """
 SPREAD = "\n{counts}.\n"
+MISLEADS = """
+Where the toy misleads, so that its word is not to be taken: {opposed}. Where it can't tell, the difference is smaller
+than {most} seeds of so short a training show, at one learning rate for both designs: no sign that there is none.
+"""
 ITSELF = """
 ## A config against itself
 
@@ -62,7 +66,16 @@ def _findings(trials: Sequence[Trial], steps: int, most: int) -> str:
         cells = [finding.name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
         rows.append(f"| {' | '.join(cells)} |\n")
     counts = [f"At {size}: " + _counted([trial for trial in trials if trial.size == size]) for size in sizes]
-    return about + "".join(rows) + SPREAD.format(counts="; ".join(counts))
+    return about + "".join(rows) + SPREAD.format(counts="; ".join(counts)) + _misleading(trials, most)
+
+
+def _misleading(trials: Sequence[Trial], most: int) -> str:
+    opposed: dict[str, list[str]] = {}
+    for trial in trials:
+        if trial.answer == "opposes":
+            opposed.setdefault(trial.finding.name, []).append(trial.size)
+    said = "; ".join(f"**{name}** (at {' and '.join(sizes)})" for name, sizes in opposed.items())
+    return MISLEADS.format(opposed=said or "nowhere that is known", most=most)
 
 
 def _itself(found: AgainstItself) -> str:

@@ -120,6 +120,7 @@ FINDINGS = (
         "the same where a patch has few numbers, as here; far better where it has many",
         "same",
         claimed=["train.prediction.output=data"],
+        longer=LONGER,
     ),
     Finding(
         "keys and values of their own for each head",
