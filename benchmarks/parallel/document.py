@@ -6,12 +6,13 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 
-from benchmarks.parallel import measured_rank, published, truth
+from benchmarks.parallel import published, truth
 from benchmarks.parallel.cases import CASES
 from benchmarks.parallel.equality import RATE, STEPS, Difference
 from benchmarks.parallel.published import Figure
 from benchmarks.parallel.truth import Truth
 from mmdit.parallel import MeshLayout
+from mmdit_cli.memory import measured
 
 BOUND = 1e-10
 LAYOUTS = (
@@ -44,7 +45,7 @@ these that any process finds, relative to the largest number of its tensor (or t
 OF_TRUTH = f"""
 Two and four processes (gloo, bfloat16 over float32 weights). Memory, by process: planned by `mmdit plan`'s estimator,
 and measured: the weights and the optimizer's state as they are, and the most that torch's allocator reported beside in
-a step (that of {measured_rank.STEPS} which held least, for gloo holds what it sends until others have it). They must be
+a step (that of {measured.STEPS} which held least, for gloo holds what it sends until others have it). They must be
 within {truth.BOUND:.0%}. What a process sends, in bytes of each collective as a ring sends them, must be equal to that
 of the collectives that ran, and their number to that of torch's `CommDebugMode`.
 """

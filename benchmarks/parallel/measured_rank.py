@@ -20,23 +20,19 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmdit
 from mmdit.parallel import MeshLayout, parallelize
-from mmdit_cli.memory.measured import measure_memory
+from mmdit_cli.memory.measured import measure_spread_memory
 from mmdit_cli.model_parts.collectives import Collective, CollectiveCounter, Traffic
 from mmdit_cli.model_parts.flop_count import outputs_sum
 from mmdit_cli.request.inputs import example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
-CPU, STEPS = torch.device("cpu"), 5
 Case = tuple[ToolConfig, MeshLayout, bool]  # with activations recomputed or not
 
 
 @dataclass(frozen=True)
 class MeasuredRank:
     """Bytes of one process: the most that was held in a step, the inputs apart, and what it sent by kind of collective;
-    `calls`: torch's own count of all collectives.
-
-    `peak`: what is kept from step to step, and the most that a step held beside. It is that of the step that held
-    least: gloo holds what it sends until others have it, and what its threads free the profiler is not told of."""
+    `calls`: torch's own count of all collectives."""
 
     peak: int
     sent: dict[str, int]
@@ -75,11 +71,11 @@ def _measured(config: ToolConfig, layout: MeshLayout, checkpoint: bool, dtype: t
     model = parallelize(mmdit.build(config.model), mesh, param_dtype=dtype, checkpoint_activations=checkpoint).train()
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     step()  # it makes the optimizer's state
-    peak = min(measure_memory(model, lambda _: step(), CPU, optimizer=optimizer).peak for _ in range(STEPS))
+    memory = measure_spread_memory(model, lambda _: step(), torch.device("cpu"), optimizer=optimizer)
     counter, debug = CollectiveCounter(), _CommCounts()
     with debug, counter:
         step()
-    return MeasuredRank(peak, by_kind(counter.total()), debug.calls)
+    return MeasuredRank(memory.peak, by_kind(counter.total()), debug.calls)
 
 
 def by_kind(sent: Mapping[Collective, Traffic]) -> dict[str, int]:

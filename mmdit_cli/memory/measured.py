@@ -17,6 +17,7 @@ from torch.autograd.profiler import profile, record_function
 from mmdit_cli.model_parts.follower import FORWARD, OPTIMIZER
 from mmdit_cli.model_parts.tensor_bytes import model_bytes, total_bytes
 
+STEPS = 5  # of several processes, of which one is taken
 _MARK = "mmdit memory: "
 
 
@@ -111,6 +112,21 @@ def measure_memory(
         peak_phase=top.name,
         **record.process(),
     )
+
+
+def measure_spread_memory(
+    model: nn.Module,
+    call: Callable[[Callable[[str], None]], object],
+    device: torch.device,
+    *,
+    optimizer: torch.optim.Optimizer | None = None,
+) -> MemoryUse:
+    """The memory of one training step of several processes, each of which has to make the same calls; see
+    `measure_memory`. With gloo it is that of `STEPS` steps which held least: gloo holds what it sends until others have
+    it, and what its threads free the profiler is not told of."""
+    steps = STEPS if device.type == "cpu" else 1
+    uses = [measure_memory(model, call, device, optimizer=optimizer) for _ in range(steps)]
+    return min(uses, key=lambda use: use.peak)
 
 
 class _CudaRecord:

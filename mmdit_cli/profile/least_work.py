@@ -79,7 +79,7 @@ def count_work(
             fake_parameters(model, device)
         weights = list(model.parameters())
         arguments = fake_inputs(inputs.kwargs, device) if fake else inputs.kwargs
-        with TrafficCounter(weights, components) as counter:
+        with TrafficCounter(weights, components) as counter, torch.set_grad_enabled(train):
             outputs = outputs_by_name(config, model(**arguments))
             if train:
                 loss = outputs_sum(outputs)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.autograd.profiler import profile, record_function
 
 from mmdit.config import build
-from mmdit_cli.memory.measured import MemoryUse, measure_memory
+from mmdit_cli.memory.measured import MemoryUse, measure_spread_memory
 from mmdit_cli.model_parts.collectives import CollectiveCounter
 from mmdit_cli.model_parts.flop_count import CONVENTION, count_flops, outputs_sum
 from mmdit_cli.model_parts.processes import Processes
@@ -28,7 +28,7 @@ from mmdit_cli.profile.timing import FEWEST_ROUNDS, Stopwatch
 from mmdit_cli.request.inputs import ModelInputs, example_inputs, outputs_by_name
 from mmdit_cli.request.tool_config import ToolConfig
 
-WEIGHED, PROFILED = 5, 3  # steps
+PROFILED = 3  # steps
 TOLERANCE = 0.02  # of the median, to which it is to be known
 SPREAD = 0.02  # the standard deviation of weights that are drawn for their time alone
 
@@ -91,11 +91,7 @@ def profile_spread(
     model, step = spread_step(config, settings, group)
     stopwatch = Stopwatch(settings.device)
     step()
-    weighed = [
-        measure_memory(model, step, settings.device, optimizer=step.optimizer)
-        for _ in range(WEIGHED if settings.device.type == "cpu" else 1)  # gloo holds what it sends until others have it
-    ]
-    memory = min(weighed, key=lambda use: use.peak)
+    memory = measure_spread_memory(model, step, settings.device, optimizer=step.optimizer)
     step()
     times = _rounds(step, settings, group, stopwatch, lambda runs: on_progress(f"{config.name}: measuring", runs, None))
     on_progress(f"{config.name}: communication", 0, None)

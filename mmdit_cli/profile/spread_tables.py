@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 
+from mmdit_cli.memory.measured import STEPS
 from mmdit_cli.output import units as f
 from mmdit_cli.output.tables import NEVER, Column, listing, note, tokens_text
 
@@ -72,6 +73,6 @@ NOTES = (
     "Communication: collectives, from when gloo takes each up until it is done, or NCCL's kernels; waiting for slower "
     "processes is in it. Exposed: while nothing is computed. Neither: Python, and waiting for no collective.",
     "Sent: bytes of the collectives of a step, as a ring sends them. Memory: the most that torch's allocator held at "
-    "once during a step, the inputs apart (with gloo, that of 5 which held least: it holds what it sends until others "
-    "have it); what gloo, NCCL and the allocator take besides is not in it.",
+    f"once during a step, the inputs apart (with gloo, that of {STEPS} which held least: it holds what it sends until "
+    "others have it); what gloo, NCCL and the allocator take besides is not in it.",
 )

@@ -29,6 +29,7 @@ from mmdit_cli.plan.machine import Machine, OwnNumbers, read_machine
 from mmdit_cli.plan.plans import Wanted, make_plans
 from mmdit_cli.plan.ways import layouts, read_gpus, read_ways
 from mmdit_cli.request.tool_config import as_tool_config
+from tests.support.paths import ROOT
 from tests.support.small_configs import TINY
 
 BOX = Machine("x", "bf16", 1e9, 10_000, None, within_node=1e6, between_nodes=1e5, gpus_per_node=4)
@@ -219,7 +220,7 @@ def stay(folder: Path) -> cuts.Cutter:
 
 
 STAYING = """
-import signal, sys
+import sys
 from functools import partial
 from pathlib import Path
 from mmdit.parallel import MeshLayout
@@ -258,10 +259,8 @@ def children(pid: int) -> set[Path]:
     ids=["SIGKILL", "SIGTERM", "SIGINT"],
 )
 def test_processes_end_with_the_first_one(number, code, started, tmp_path):
-    here = Path(__file__).parents[3]
     command = [sys.executable, "-c", STAYING, str(tmp_path)]
-    process = subprocess.Popen(command, cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    others: set[Path] = set()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None and process.stdout.readline() == "0\n"
         wait_until(lambda: len(children(process.pid)) == 3)  # one keeps track of what they share
