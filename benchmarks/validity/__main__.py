@@ -42,7 +42,7 @@ def main() -> None:
         "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
     )
     parser.add_argument(
-        "--steps", type=int, default=600, metavar="N", help="of a run (%(default)s); more where accuracy decides"
+        "--steps", type=int, default=600, metavar="N", help="of a run (%(default)s); a finding may need more"
     )
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")

@@ -16,11 +16,11 @@ Written by `python -m benchmarks.validity {command} --write docs/reports/validit
 """
 TABLE = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
-steps at each size, seed by seed with the same captions, pictures, noise and timesteps, until they are told apart or
-{most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds auto`). The figure is the loss,
-of which less is better, or where the designs minimize different quantities the mean accuracy, after {longer} times as
-many steps. Where the source finds two designs the same, the toy agrees if the whole interval is within {loss:.0%} of
-the loss, or {points:.0f} points of accuracy.
+steps at each size, or where the row says so {longer} times as many, seed by seed with the same captions, pictures,
+noise and timesteps, until they are told apart or {most} seeds are spent; intervals are of 95 % and hold however often
+one looks (`--seeds auto`). The figure is the loss, of which less is better, or where the designs minimize different
+quantities the mean accuracy. Where the source finds two designs the same, the toy agrees if the whole interval is
+within {loss:.0%} of the loss, or {points:.0f} points of accuracy.
 
 | finding | source | there | {sizes} |
 | --- | --- | --- | {rules} |
@@ -63,7 +63,8 @@ def _findings(trials: Sequence[Trial], steps: int, most: int) -> str:
     rows = []
     for finding in {trial.finding.name: trial.finding for trial in trials}.values():
         own = {trial.size: trial for trial in trials if trial.finding == finding}
-        cells = [finding.name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
+        name = finding.name + (f" ({steps * finding.longer} steps)" if finding.longer > 1 else "")
+        cells = [name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
         rows.append(f"| {' | '.join(cells)} |\n")
     counts = [f"At {size}: " + _counted([trial for trial in trials if trial.size == size]) for size in sizes]
     return about + "".join(rows) + SPREAD.format(counts="; ".join(counts)) + _misleading(trials, most)

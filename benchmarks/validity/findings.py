@@ -17,7 +17,8 @@ class Finding:
         says: what the source found, with its size.
         expected: of `claimed` against `plain`.
         both, plain, claimed: what is set, as by `--set`; `{rest}` is the depth less one.
-        longer: how many times as long it is trained as others: a network has to draw well before accuracy can decide.
+        longer: how many times as long it is trained as others: a network has to draw well before accuracy can decide,
+            and some differences show late.
     """
 
     name: str
@@ -69,6 +70,7 @@ FINDINGS = (
         "better",
         both=["model.variant=generalized"],
         plain=["model.depth=1", "model.single_stream.depth={rest}", "model.single_stream.kind=sequential"],
+        longer=LONGER,
     ),
     Finding(
         "more blocks",
@@ -85,6 +87,7 @@ FINDINGS = (
         both=["train.learning_rate=0.03"],
         plain=["model.qk_rmsnorm=false"],
         claimed=["model.qk_rmsnorm=true"],
+        longer=LONGER,
     ),
     Finding(
         "four residual streams with hyper-connections",
