@@ -27,7 +27,7 @@ from mmdit_cli.toy.runs import InTurns, Runner
 from mmdit_cli.toy.side_by_side import SideBySide
 
 SIZES = ("ladder/1", "ladder/2")
-SETTINGS = ("train.evaluate_every=0", "train.evaluation_samples=96")  # the loss decides nearly all, and takes none
+SAMPLES = 96  # a run that is longer has as many times as many: where accuracy decides, it is to be known
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
         "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
     )
     parser.add_argument(
-        "--steps", type=int, default=600, metavar="N", help="of a run (%(default)s); a finding may need more"
+        "--steps", type=int, default=300, metavar="N", help="of a run (%(default)s); a finding may need more"
     )
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
@@ -59,7 +59,8 @@ def main() -> None:
             if any(text in finding.name for text in wanted):
                 steps = asked.steps * finding.longer
                 folder = asked.run_dir / f"{safe_name(size)}-{steps}"
-                settings = [*SETTINGS, f"train.steps={steps}", f"train.checkpoint_every={steps}"]
+                ends = {"steps": steps, "checkpoint_every": steps, "evaluation_samples": SAMPLES * finding.longer}
+                settings = [f"train.{key}={value}" for key, value in (ends | {"evaluate_every": 0}).items()]
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):

@@ -43,7 +43,7 @@ class Finding:
         return design(self.plain), design(self.claimed)
 
 
-LONGER = 5
+LONGER = 4
 ESSER = "Esser et al. 2024, arXiv 2403.03206"
 FINDINGS = (
     Finding(
@@ -56,11 +56,11 @@ FINDINGS = (
         longer=LONGER,
     ),
     Finding(
-        "the network predicts the velocity, not the noise",
+        "the loss is the velocity's, not the noise's",
         f"{ESSER}, table 1",
         "better: mean rank 1.54 with logit-normal timesteps; noise, on a schedule of its own, 2.88",
         "better",
-        plain=["train.prediction.output=noise", "train.prediction.loss=noise"],
+        plain=["train.prediction.loss=noise"],
         longer=LONGER,
     ),
     Finding(
@@ -84,7 +84,7 @@ FINDINGS = (
         f"{ESSER}, section 5.3.2; Dehghani et al. 2023, arXiv 2302.05442",
         "better: without it attention's logits grow until training diverges",
         "better",
-        both=["train.learning_rate=0.03"],
+        both=["train.learning_rate=0.05"],
         plain=["model.qk_rmsnorm=false"],
         claimed=["model.qk_rmsnorm=true"],
         longer=LONGER,
@@ -118,11 +118,11 @@ FINDINGS = (
         claimed=["model.modulation.table=true"],
     ),
     Finding(
-        "the network predicts the data, the loss is the velocity's",
+        "the network predicts the data, not the velocity",
         "Li & He 2025, arXiv 2511.13720 (JiT), table 2",
-        "the same where a patch has few numbers, as here; far better where it has many",
-        "same",
-        claimed=["train.prediction.output=data"],
+        "far better where a patch has about as many numbers as the network is wide, as here: 48",
+        "better",
+        plain=["train.prediction.output=velocity"],
         longer=LONGER,
     ),
     Finding(
@@ -145,6 +145,14 @@ FINDINGS = (
         "better: training of flow transformers on ImageNet 8.75 times as fast",
         "better",
         claimed=["train.alignment.early=0", "train.alignment.late=1"],
+    ),
+    Finding(
+        "half of the picture's tokens pass by the middle blocks in training",
+        "Krause et al. 2025, arXiv 2501.04765 (TREAD), abstract",
+        "better: what DiT learns of ImageNet in 400,000 steps, 14 times as fast",
+        "better",
+        claimed=["model.routing.start=1", "model.routing.end={rest}", "model.routing.modalities=[image]"],
+        longer=LONGER,
     ),
     Finding(
         "SwiGLU in the feedforwards, at as many weights",

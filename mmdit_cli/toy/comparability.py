@@ -13,12 +13,29 @@ from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences, safe_name
 from mmdit_cli.toy.trainer import TRAINING
 
-# What of `train` two designs must share for one seed to mean the same data, noise and timesteps; for their losses to be
-# the same quantity (an output that is turned into another has its error held down at one end of t); and for their
-# samples to be judged alike.
-DATA = ("data", "picture_size", "batch_size", "caption_dropout", "timesteps.per_modality")
-LOSS = ("data", "picture_size", "loss_weights", "caption_dropout", "timesteps", "shift", "prediction")
-RULER = ("data", "picture_size", "steps", "sampler", "evaluation_samples", "evaluate_every")
+# What two designs must share, beside the modalities, for one seed to mean the same data, noise and timesteps; for their
+# losses to be the same quantity (an output that is turned into another has its error held down at one end of t; tokens
+# skip blocks in training alone, so that the loss is not that of the network that draws); and for their samples to be
+# judged alike.
+DATA = ("train.data", "train.picture_size", "train.batch_size", "train.caption_dropout", "train.timesteps.per_modality")
+LOSS = (
+    "model.routing",
+    "train.data",
+    "train.picture_size",
+    "train.loss_weights",
+    "train.caption_dropout",
+    "train.timesteps",
+    "train.shift",
+    "train.prediction",
+)
+RULER = (
+    "train.data",
+    "train.picture_size",
+    "train.steps",
+    "train.sampler",
+    "train.evaluation_samples",
+    "train.evaluate_every",
+)
 
 
 def as_trained(config: ToolConfig) -> ToolConfig:
@@ -66,6 +83,6 @@ def same_loss(first: ToolConfig, other: ToolConfig) -> bool:
 
 def _unlike(first: ToolConfig, other: ToolConfig, keys: Sequence[str]) -> list[str]:
     """The settings under `keys`, and the modalities, in which two configs differ."""
-    saved, wanted = ({"modalities": sorted(c.model.modalities), "train": as_data(c.train)} for c in (first, other))
-    kept = ("modalities ", *(f"train.{key}{end}" for key in keys for end in (" ", ".")))
+    saved, wanted = ({"modalities": sorted(c.model.modalities), **as_data(c)} for c in (first, other))
+    kept = tuple(f"{key}{end}" for key in ("modalities", *keys) for end in (" ", "."))
     return [text for text in differences(saved, wanted) if text.startswith(kept)]

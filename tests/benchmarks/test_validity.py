@@ -89,7 +89,7 @@ def test_the_document_has_a_row_a_finding_and_a_column_a_size():
     trials = [trial(BETTER), trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2), trial(SAME)]
     text = document(trials, steps=600, most=6, command="--steps 600")
     first, second = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    assert first.startswith(f"| {BETTER.name} (3000 steps) | {BETTER.source} | {BETTER.says} | **agrees**: loss")
+    assert first.startswith(f"| {BETTER.name} (2400 steps) | {BETTER.source} | {BETTER.says} | **agrees**: loss")
     assert "-0.0300 (-0.0500 to -0.0100), 3 seeds" in first and "**can't tell**: loss unknown, 2 seeds" in first
     assert second.startswith(f"| {SAME.name} | ") and second.endswith("| not tried |")
     assert "At ladder/1: " in text and "nowhere that is known" in text
