@@ -94,3 +94,14 @@ def test_the_shipped_config_fits_and_is_counted_with_its_pictures_tokens() -> No
     world = world_of(config)
     assert isinstance(world, Scenes) and world.size == 16
     assert as_fed(config).run.tokens["image"] == config.run.tokens["image"]
+
+
+@pytest.mark.slow
+def test_the_shipped_config_learns_all_six_categories(tmp_path: Path) -> None:
+    """A quarter of an hour of one core; the counterpart of the table in docs/cli/train-toy.md."""
+    result = train(
+        load_tool_config(shipped_configs()["toy-scenes"]), device=CPU, seed=20240305, run_dir=tmp_path / "run"
+    )
+    assert result is not None and min(result.oracle_real.values()) >= 0.995
+    beyond = {name: result.accuracy[name] - result.chance[name] for name in CATEGORIES}
+    assert min(beyond.values()) >= 0.15 and result.accuracy[MEAN] >= 0.6, beyond
