@@ -68,8 +68,12 @@ FINDINGS = (
         f"{ESSER}, section 5.2.3, figure 4",
         "better: validation loss and FID of MM-DiT below those of DiT, which shares them",
         "better",
-        both=["model.variant=generalized"],
-        plain=["model.depth=1", "model.single_stream.depth={rest}", "model.single_stream.kind=sequential"],
+        plain=[
+            "model.variant=generalized",  # the same network where no block is single-stream
+            "model.depth=1",
+            "model.single_stream.depth={rest}",
+            "model.single_stream.kind=sequential",
+        ],
         longer=LONGER,
     ),
     Finding(
