@@ -16,7 +16,7 @@ class Finding:
     Attributes:
         says: what the source found, with its size.
         expected: of `claimed` against `plain`.
-        both, plain, claimed: what is set, as by `--set`; `{rest}` is the depth less one.
+        both, plain, claimed: what is set, as by `--set`; `{depth}` is the size's, `{rest}` one less.
         longer: how many times as long it is trained as others: a network has to draw well before accuracy can decide,
             and some differences show late.
     """
@@ -36,7 +36,8 @@ class Finding:
         unchanged = load_tool_config(size, more)
 
         def design(own: Sequence[str]) -> ToolConfig:
-            values = [each.format(rest=unchanged.model.depth - 1) for each in (*self.both, *own)]
+            depth = unchanged.model.depth
+            values = [each.format(depth=depth, rest=depth - 1) for each in (*self.both, *own)]
             config = load_tool_config(size, [*more, *values])
             return replace(config, name="unchanged" if config == unchanged else ", ".join(values))
 
@@ -70,8 +71,8 @@ FINDINGS = (
         "better",
         plain=[
             "model.variant=generalized",  # the same network where no block is single-stream
-            "model.depth=1",
-            "model.single_stream.depth={rest}",
+            "model.depth=0",
+            "model.single_stream.depth={depth}",
             "model.single_stream.kind=sequential",
         ],
         longer=LONGER,
