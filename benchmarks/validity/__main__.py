@@ -27,7 +27,7 @@ from mmdit_cli.toy.runs import InTurns, Runner
 from mmdit_cli.toy.side_by_side import SideBySide
 
 SIZES = ("ladder/1", "ladder/2")
-SAMPLES = 96  # a run that is longer has as many times as many: where accuracy decides, it is to be known
+SAMPLES = 96  # drawn at the end of a run, and more of a longer one, for there accuracy may decide
 
 
 def main() -> None:
@@ -58,9 +58,10 @@ def main() -> None:
         for finding in FINDINGS:
             if any(text in finding.name for text in wanted):
                 steps = asked.steps * finding.longer
-                folder = asked.run_dir / f"{safe_name(size)}-{steps}"
-                ends = {"steps": steps, "checkpoint_every": steps, "evaluation_samples": SAMPLES * finding.longer}
-                settings = [f"train.{key}={value}" for key, value in (ends | {"evaluate_every": 0}).items()]
+                folder = asked.run_dir / f"{safe_name(size)}-{asked.steps}x{finding.longer}"
+                values = {"steps": steps, "checkpoint_every": steps, "evaluate_every": 0}
+                values["evaluation_samples"] = SAMPLES * finding.longer
+                settings = [f"train.{key}={value}" for key, value in values.items()]
                 trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
                 print(line(trials[-1]), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):
