@@ -59,8 +59,8 @@ FINDINGS = (
     Finding(
         "the loss is the velocity's, not the noise's",
         f"{ESSER}, table 1",
-        "better: mean rank 1.54 with logit-normal timesteps; noise, on a schedule of its own, 2.88 (here nothing differs "
-        "but the loss)",
+        "better: mean rank 1.54 with logit-normal timesteps; noise, on a schedule of its own, 2.88 (here only the "
+        "loss differs)",
         "better",
         plain=["train.prediction.loss=noise"],
         longer=LONGER,
