@@ -16,11 +16,11 @@ Written by `python -m benchmarks.validity {command} --write docs/reports/validit
 TABLE = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes for {steps}
 steps at each size, or as many as the row says, seed by seed with the same captions, pictures, noise and timesteps,
-until they are told apart or {most} seeds are spent; intervals are of 95 % and hold however often one looks (`--seeds
-auto`). They do not know that some rows were given more steps after shorter tries told nothing. The figure is the
-loss, of which less is better, or where the designs minimize different quantities the mean accuracy. Where the source
-finds two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or {points:.0f}
-points of accuracy.
+until they are told apart or {most} seeds are spent; intervals are of 95 % and hold however often one looks
+(`--seeds auto`). They do not know that some rows were given more steps after shorter tries told nothing. The figure
+is the loss, of which less is better, or where the designs minimize different quantities the mean accuracy. Where the
+source finds two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or
+{points:.0f} points of accuracy.
 
 | finding | source | there | {sizes} |
 | --- | --- | --- | {rules} |
