@@ -145,6 +145,7 @@ FINDINGS = (
         "better: as good with about 52 % of the FLOPs",
         "better",
         claimed=["train.optimizer.kind=muon"],
+        longer=LONGER,
     ),
     Finding(
         "early tokens aligned with later ones",
