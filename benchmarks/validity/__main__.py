@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ import torch
 from benchmarks.validity.document import document, itself_line, line
 from benchmarks.validity.findings import FINDINGS
 from benchmarks.validity.itself import NAME, Itself
-from benchmarks.validity.trials import try_finding
+from benchmarks.validity.trials import NotKept, only_kept, try_finding
 from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
 from mmdit_cli.toy.run_folder import safe_name
 from mmdit_cli.toy.run_settings import RunSettings
@@ -46,12 +47,17 @@ def main() -> None:
     )
     parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
+    parser.add_argument(
+        "--kept", action="store_true", help="train nothing: what lacks a run in --run-dir is not tried, and said so"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     asked = parser.parse_args()
     if asked.max_seeds < FEWEST_PAIRS:
         parser.error(f"--max-seeds: {FEWEST_PAIRS} or more, for an interval")
     run = RunSettings(torch.device(asked.device), torch.float32, resume=True)
-    runner: Runner = SideBySide(asked.jobs, run.for_job) if asked.jobs > 1 else InTurns(run.train)
+    runner: Runner = InTurns(only_kept if asked.kept else run.train)
+    if asked.jobs > 1 and not asked.kept:
+        runner = SideBySide(asked.jobs, run.for_job)
     trials, itself = [], None
     wanted = asked.match or [""]
     for size in asked.size or SIZES:
@@ -62,14 +68,20 @@ def main() -> None:
                 values = {"steps": steps, "checkpoint_every": steps, "evaluate_every": 0}
                 values["evaluation_samples"] = SAMPLES * finding.longer
                 settings = [f"train.{key}={value}" for key, value in values.items()]
-                trials.append(try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings))
-                print(line(trials[-1]), flush=True)
+                try:
+                    trial = try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings)
+                except NotKept:
+                    print(f"{finding.name}, {size}: not tried", flush=True)
+                    continue
+                trials.append(trial)
+                print(line(trial), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):
         own, found = Itself(runner, asked.run_dir / safe_name(NAME), most=asked.max_seeds), []
-        for decision in own.comparisons(asked.itself):
-            found.append(decision)
-            print(f"{NAME}, {len(found)} of {asked.itself}: {itself_line(decision)}", flush=True)
-        itself = own.summary(found)
+        with suppress(NotKept):
+            for decision in own.comparisons(asked.itself):
+                found.append(decision)
+                print(f"{NAME}, {len(found)} of {asked.itself}: {itself_line(decision)}", flush=True)
+        itself = own.summary(found) if found else None
     if asked.write:
         said = [f"--steps {asked.steps}", f"--max-seeds {asked.max_seeds}"]
         said += [f"--match {shlex.quote(text)}" for text in asked.match or ()]
@@ -77,6 +89,7 @@ def main() -> None:
         for name in ("itself", "device"):
             if (value := getattr(asked, name)) != parser.get_default(name):
                 said.append(f"--{name} {value}")
+        said += ["--kept"] * asked.kept
         text = document(trials, itself, steps=asked.steps, most=asked.max_seeds, command=" ".join(said))
         asked.write.write_text(text, encoding="utf-8")
 

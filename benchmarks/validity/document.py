@@ -25,7 +25,8 @@ source finds two designs the same, the toy agrees if the whole interval is withi
 | finding | source | there | {sizes} |
 | --- | --- | --- | {rules} |
 """
-SPREAD = "\n{counts}.\n"
+SPREAD = "\n{counts}.{missing}\n"
+MISSING = " Not tried is what had not been trained when this was written."
 MISLEADS = """
 Where the toy misleads, so that its word is not to be taken: {opposed}. Where it can't tell, the difference is smaller
 than {most} seeds of so short a training show, at one learning rate for both designs: no sign that there is none.
@@ -66,7 +67,9 @@ def _findings(trials: Sequence[Trial], steps: int, most: int) -> str:
         cells = [name, finding.source, finding.says, *(_cell(own.get(size)) for size in sizes)]
         rows.append(f"| {' | '.join(cells)} |\n")
     counts = [f"At {size}: " + _counted([trial for trial in trials if trial.size == size]) for size in sizes]
-    return about + "".join(rows) + SPREAD.format(counts="; ".join(counts)) + _misleading(trials, most)
+    missing = MISSING if len(trials) < len(rows) * len(sizes) else ""
+    spread = SPREAD.format(counts="; ".join(counts), missing=missing)
+    return about + "".join(rows) + spread + _misleading(trials, most)
 
 
 def _misleading(trials: Sequence[Trial], most: int) -> str:

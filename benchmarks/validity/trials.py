@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from benchmarks.validity.findings import Finding
 from mmdit_cli.toy.comparison import compare_designs
 from mmdit_cli.toy.decisions import Decision
-from mmdit_cli.toy.runs import Runner
+from mmdit_cli.toy.runs import PlannedRun, Runner
 from mmdit_cli.toy.seed_plan import SeedPlan
+from mmdit_cli.toy.train_result import TrainResult, kept_result
+from mmdit_cli.toy.training import Progress
 
 Answer = Literal["agrees", "opposes", "can't tell", "failed"]
 SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a share of the plain one's loss, and points
@@ -44,6 +48,22 @@ class Trial:
         if max(abs(found.low), abs(found.high)) <= least:
             return "agrees"
         return "opposes" if max(found.low, -found.high) > least else "can't tell"
+
+
+class NotKept(Exception):
+    """A run has not been made."""
+
+
+def only_kept(planned: PlannedRun, on_progress: Progress, on_message: Callable[[str], None]) -> TrainResult:
+    """The result of a run that was made before, in place of training it.
+
+    Raises:
+        NotKept: see there.
+    """
+    result = kept_result(planned.folder, planned.config, planned.seed, torch.float32)
+    if result is None:
+        raise NotKept
+    return result
 
 
 def try_finding(

@@ -13,7 +13,7 @@ from benchmarks.validity.__main__ import SIZES
 from benchmarks.validity.document import document
 from benchmarks.validity.findings import FINDINGS
 from benchmarks.validity.itself import AgainstItself, Itself, decided_in_new_pairs
-from benchmarks.validity.trials import Trial, try_finding
+from benchmarks.validity.trials import NotKept, Trial, only_kept, try_finding
 from mmdit_cli.model_parts.flop_count import count_flops
 from mmdit_cli.request.tool_config import load_tool_config
 from mmdit_cli.toy import designs
@@ -92,6 +92,7 @@ def test_the_document_has_a_row_a_finding_and_a_column_a_size():
     assert first.startswith(f"| {BETTER.name} (2400 steps) | {BETTER.source} | {BETTER.says} | **agrees**: loss")
     assert "-0.0300 (-0.0500 to -0.0100), 3 seeds" in first and "**can't tell**: loss unknown, 2 seeds" in first
     assert second.startswith(f"| {SAME.name} | ") and second.endswith("| not tried |")
+    assert "Not tried is what" in text and "Not tried" not in document(trials[:2], steps=600, most=6, command="")
     assert "At ladder/1: " in text and "nowhere that is known" in text
     worse = [trial(BETTER, size=size, verdict="worse") for size in ("ladder/1", "ladder/2")]
     said = document([*worse, trial(SAME)], steps=600, most=6, command="").split("Where the toy misleads")[1]
@@ -107,6 +108,12 @@ def test_seeds_are_added_until_it_is_decided(tmp_path):
     found = try_finding(gate, "ladder/1", InTurns(fake_train(losses, ran)), tmp_path, most_seeds=6, settings=[])
     assert found.answer == "agrees" and found.found.mean == pytest.approx(-0.5, abs=0.01)
     assert len(ran) == 2 * found.found.n < 12 and found.value == pytest.approx(1, abs=0.01)
+
+
+def test_what_was_not_trained_is_not_tried(tmp_path):
+    with pytest.raises(NotKept):
+        try_finding(BETTER, "ladder/1", InTurns(only_kept), tmp_path, most_seeds=3, settings=["train.steps=1"])
+    assert not any(tmp_path.iterdir())
 
 
 def test_designs_of_several_findings_that_are_one_have_one_name():
