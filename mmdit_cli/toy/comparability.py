@@ -15,10 +15,11 @@ from mmdit_cli.toy.trainer import TRAINING
 
 # What two designs must share, beside the modalities, for one seed to mean the same data, noise and timesteps; for their
 # losses to be the same quantity (an output that is turned into another has its error held down at one end of t; tokens
-# skip blocks in training alone, so that the loss is not that of the network that draws); and for their samples to be
-# judged alike.
+# skip blocks, and features are dropped, in training alone, so that the loss is not that of the network that draws); and
+# for their samples to be judged alike.
 DATA = ("train.data", "train.picture_size", "train.batch_size", "train.caption_dropout", "train.timesteps.per_modality")
 LOSS = (
+    "model.feedforward.dropout",
     "model.routing",
     "train.data",
     "train.picture_size",

@@ -18,7 +18,7 @@ import torch
 import yaml
 from jsonschema import Draft202012Validator
 
-from mmdit.options import RoutingOptions, as_written
+from mmdit.options import FeedForwardOptions, RoutingOptions, as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
 from mmdit_cli.request.train_config import PredictionConfig
@@ -91,9 +91,13 @@ def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
     (text,) = unlike(base, named("b", shift=3.0))
     assert "the losses are not the same quantity" in text and not same_loss(base, named("b", shift=3.0))
     assert not same_loss(base, named("b", prediction=PredictionConfig(output="data")))
-    routed = replace(base, name="b", model=replace(base.model, routing=RoutingOptions(start=0, end=1)))
-    (text,) = unlike(base, routed)  # the loss is that of a network whose tokens skip blocks, and not of what draws
-    assert "the losses are not the same quantity" in text and "model.routing" in text
+    routing, feedforward = RoutingOptions(start=0, end=1), FeedForwardOptions(dropout=0.1)
+    for key, model in (
+        ("model.routing", replace(base.model, routing=routing)),
+        ("model.feedforward.dropout", replace(base.model, feedforward=feedforward)),
+    ):  # the loss is that of a network whose tokens skip blocks or lose features, and not of what draws
+        (text,) = unlike(base, replace(base, name="b", model=model))
+        assert "the losses are not the same quantity" in text and key in text
     (text,) = unlike(base, named("b", evaluation_samples=9))
     assert "accuracy is not measured alike" in text
     other = replace(tiny(sound=True), name="b")
