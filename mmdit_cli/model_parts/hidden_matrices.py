@@ -5,19 +5,28 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mmdit.config.construct import build_on_meta
 from mmdit.layers.residuals import ShiftLinear
 from mmdit.networks.transformer import MMDiT
+from mmdit.options import ModelOptions
 from mmdit_cli.errors import UserError
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """The weights of the linears in the stacks of blocks: of attention, feedforward and modulation. The network's ends
     and conditioning lie outside of these; biases, norms, tables and tokens are vectors, though some are stored as
-    matrices; and hyper-connections have a few columns alone. `d_out d_in` each, the trained ones."""
+    matrices; hyper-connections have a few columns alone; and torch's Muon takes no stack of matrices, which adaptive
+    attention keeps. `d_out d_in` each, the trained ones."""
     stacks = [module for module in model.modules() if isinstance(module, MMDiT)]
     linears = [m for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear)]
     weights = [m.weight for m in linears if not isinstance(m, ShiftLinear)]
     return [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
+
+
+def share_of_muon(options: ModelOptions) -> float:
+    """Of a network's weights, the share that Muon updates."""
+    model = build_on_meta(options)
+    return sum(p.numel() for p in hidden_matrices(model)) / sum(p.numel() for p in model.parameters())
 
 
 def check_muon(asked: str) -> None:

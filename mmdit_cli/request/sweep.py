@@ -76,7 +76,7 @@ def load_grids(request: Request, sweeps: Sequence[str] | None, option: str = "--
         if len(wrong) == len(tried):
             raise wrong[0][0]
         for problem, _ in wrong:
-            if any(source.startswith("--sweep ") for source in problem.mistyped):  # a slip, at whatever point
+            if any(source.startswith(f"{option} ") for source in problem.mistyped):  # a slip, at whatever point
                 raise problem
         _leave_out(request, [LeftOut(name, point, str(problem)) for problem, point in wrong])
         grids.append([PointConfig(config, point) for config, point in tried if not isinstance(config, ValueError)])

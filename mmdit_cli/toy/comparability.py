@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mmdit.options import PatchInput, as_data
+from mmdit_cli.model_parts.hidden_matrices import share_of_muon
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.run_folder import differences, safe_name
@@ -38,6 +39,8 @@ RULER = (
     "train.evaluate_every",
 )
 
+MUON_ALIKE = 0.1  # a difference between the shares of weights that Muon updates that goes without saying
+
 
 def as_trained(config: ToolConfig) -> ToolConfig:
     """The config whose `run` is a batch of its training, for counting: captions as long as the first batch's."""
@@ -59,7 +62,15 @@ def unlike(first: ToolConfig, other: ToolConfig) -> list[str]:
         (RULER, "accuracy is not measured alike"),
     )
     texts = {meaning: "; ".join(_unlike(first, other, keys)) for keys, meaning in kinds}
-    return [f"{other.name} and {first.name}: {meaning} ({text})" for meaning, text in texts.items() if text]
+    notes = [f"{other.name} and {first.name}: {meaning} ({text})" for meaning, text in texts.items() if text]
+    if first.train.optimizer.kind == other.train.optimizer.kind == "muon":
+        shares = [share_of_muon(config.model) for config in (other, first)]
+        if abs(shares[0] - shares[1]) > MUON_ALIKE:
+            own, theirs = (f"{share:.0%}" for share in shares)
+            notes.append(
+                f"{other.name} and {first.name}: Muon updates {own} and {theirs} of their weights, AdamW the rest"
+            )
+    return notes
 
 
 def distinct(configs: Sequence[ToolConfig], files: Sequence[str]) -> list[ToolConfig]:

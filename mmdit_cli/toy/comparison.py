@@ -83,10 +83,11 @@ def compare_designs(
     failures, seeds = list[Failure](), set[int]()
     first = designs[0]
 
-    def decided(design: DesignRuns) -> bool:
-        return decision(design, first, plan).decided
+    def settled(design: DesignRuns) -> bool:
+        found = decision(design, first, plan)
+        return found.decided or found.failed > 0  # which no further seed mends
 
-    for round_ in plan.rounds(designs, runner.jobs, decided):
+    for round_ in plan.rounds(designs, runner.jobs, settled):
         planned = [PlannedRun(each.config, seed, run_folder(folder, each.config, seed)) for each, seed in round_]
         for (design, seed), outcome in zip(round_, runner(planned), strict=True):
             design.started += 1

@@ -89,7 +89,7 @@ def _differences(comparison: Comparison, design: Design, width: int) -> Table:
 def _decisions(comparison: Comparison, width: int) -> Table:
     columns = (
         Column("design", lambda x: x.config, kind="text"),
-        Column("decided", lambda x: f"after {x.n} seeds" if x.decided else f"not after {x.n}", kind="text"),
+        Column("decided", _decided, kind="text"),
         Column("on", lambda x: x.figure, kind="text"),
         Column("95% interval", lambda x: _interval(x) if x.mean is not None else "", 80),
         Column("verdict", lambda x: _verdict(x.verdict, short=width < 60)),
@@ -123,6 +123,12 @@ def _signed(each: Difference | Decision) -> Callable[[float], str]:
     return lambda x: f"{x:+,.{shown}f}"
 
 
+def _decided(found: Decision) -> str:
+    if found.failed:
+        return f"no: {found.failed} {'run' if found.failed == 1 else 'runs'} failed"
+    return f"after {found.n} seeds" if found.decided else f"not after {found.n}"
+
+
 def _whole(value: float | None) -> str:
     return f.MISSING if value is None else f"{value:,.0f}"
 
@@ -143,8 +149,8 @@ def _notes(comparison: Comparison, listed: bool) -> list[str]:
     ]
     if any(design.to_target.reached for design in comparison.designs):
         notes.append(
-            f"Reached: every modality at {f.percent(comparison.target)}, known every train.evaluate_every steps and "
-            "interpolated between; medians over the runs that got there, of training steps alone."
+            f"Reached: every modality, or category, at {f.percent(comparison.target)}, known every "
+            "train.evaluate_every steps and interpolated between; medians over the runs that got there, of training steps alone."
         )
     if several and any(d.low is not None for design in comparison.designs for d in design.differences):
         notes.append(
@@ -156,7 +162,7 @@ def _notes(comparison: Comparison, listed: bool) -> list[str]:
                 "Every interval is so wide that it holds at all looks at once, after 3 to "
                 f"{comparison.plan.most} seeds: of equal designs at most one in twenty is decided, whenever it ends."
             )
-    elif several:
+    elif several and not comparison.plan.auto:
         notes.append("Fewer than 3 pairs of runs give no interval, and so no verdict: --seeds 3, or better 5.")
     if comparison.looks:
         notes.append(

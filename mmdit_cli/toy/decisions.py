@@ -19,13 +19,14 @@ MEAN = "accuracy, mean"
 @dataclass(frozen=True)
 class Decision:
     """A design against another, `to`: `decided` where the interval of the figure's difference leaves out 0 after so
-    many seeds that both finished, `n`. None where there are too few of them for an interval. Where a run has failed
-    nothing is decided: the seeds that are left are no fair sample."""
+    many seeds that both finished, `n`. None where there are too few of them for an interval. Where runs have `failed`,
+    of either, nothing is decided: the seeds that are left are no fair sample."""
 
     config: str
     to: str
     figure: str
     decided: bool
+    failed: int
     n: int
     mean: float | None
     low: float | None
@@ -40,8 +41,8 @@ def decision(design: DesignRuns, first: DesignRuns, plan: SeedPlan) -> Decision:
     figure = "loss" if same_loss(first.config, design.config) else accuracies[0]
     found = figures.get(figure)
     names = design.config.name, first.config.name, figure
+    failed = sum(each.started - len(each.runs) for each in (design, first))
     if found is None:
-        return Decision(*names, False, 0, None, None, None, None)
-    whole = all(each.started == len(each.runs) for each in (design, first))
-    decided = whole and found.verdict in ("better", "worse")
-    return Decision(*names, decided, found.n, found.mean, found.low, found.high, found.verdict)
+        return Decision(*names, False, failed, 0, None, None, None, None)
+    decided = not failed and found.verdict in ("better", "worse")
+    return Decision(*names, decided, failed, found.n, found.mean, found.low, found.high, found.verdict)

@@ -15,10 +15,12 @@ from mmdit_cli.request.sweep import Point
 from mmdit_cli.request.tool_config import ToolConfig
 from mmdit_cli.toy.comparability import as_trained, same_loss
 from mmdit_cli.toy.runs import Run
+from mmdit_cli.toy.scenes.source import MEAN, SOUND
 from mmdit_cli.toy.seed_plan import By, SeedPlan
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.train_result import AVERAGED
 
+OF_ALL = (MEAN, SOUND)  # accuracies of all samples of scenes; the others are of a category's
 ALIKE, ALIKE_IN_TIME = 0.01, 0.1  # shares by which two designs may differ in cost and be called alike in it
 
 
@@ -136,10 +138,14 @@ class DesignRuns:
         """
         runs, settings = [self.runs[seed] for seed in seeds], self.config.train
         figures = {"loss": ([run.result.loss["last"] for run in runs], 0.0)}
-        share = 1 / settings.evaluation_samples
         for label, key in (("accuracy", "accuracy"), ("held-out accuracy", "held_out")):
-            for name in getattr(runs[0].result, key):
-                figures[f"{label}, {name}"] = [getattr(run.result, key)[name] for run in runs], share
+            names = getattr(runs[0].result, key)
+            parts = (
+                [name for name in names if name not in OF_ALL] if MEAN in names else []
+            )  # the samples are shared out
+            for name in names:
+                step = (len(parts) if name in parts else 1) / settings.evaluation_samples
+                figures[f"{label}, {name}"] = [getattr(run.result, key)[name] for run in runs], step
         reached = [found for run in runs if (found := run.to_target(self.target)) is not None]
         if len(reached) == len(runs):
             every, step_flops = settings.evaluate_every or settings.steps, self.flops.step_flops

@@ -57,14 +57,16 @@ class KeptPlan:
         return list(dict.fromkeys(each.words for each in self._looks if each != plan))
 
     def kept_seconds(self, config: ToolConfig, measure: Callable[[ToolConfig], float]) -> float:
-        """Seconds of a training step, measured once for all configs with one model and one batch, so that points of a
-        tuning have as many steps as each other, and resumed runs as many as before.
+        """Seconds of a training step, measured once for all configs with one model, one batch and one kind of step, so
+        that points of a tuning have as many steps as each other, and resumed runs as many as before.
 
         Raises:
             OSError: they can't be written.
         """
         asked = as_trained(config)
-        of = {"model": as_data(asked.model), "run": as_data(asked.run)}
+        of: dict[str, Any] = {"model": as_data(asked.model), "run": as_data(asked.run)}
+        of |= {"optimizer": asked.train.optimizer.kind, "compile": asked.train.compile}
+        of |= {"alignment": asked.train.alignment is not None, "parametrization": asked.train.parametrization}
         found = self._data.get("step_seconds")
         kept = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         for each in kept:

@@ -38,10 +38,11 @@ class SeedPlan:
         seed, so often that all looks together do so in 5 %."""
         return look_level(n, self.most) if self.auto else 1 - CONFIDENCE
 
-    def rounds(self, designs: Sequence[T], jobs: int, decided: Callable[[T], bool]) -> Iterator[list[tuple[T, int]]]:
+    def rounds(self, designs: Sequence[T], jobs: int, settled: Callable[[T], bool]) -> Iterator[list[tuple[T, int]]]:
         """What is to be trained next, each time after what came before has been: designs take turns (a and b with the
         first seed, then with the second), so that the machine's drift hits all alike. With `auto` the seeds of a round
-        keep all jobs busy, and a design that has been decided against the first is left out of the next.
+        keep all jobs busy, and a design is left out of the next once it is `settled`: decided against the first, or
+        past deciding.
         """
         if not self.auto:
             yield [(design, seed) for seed in self.seeds for design in designs]
@@ -52,7 +53,7 @@ class SeedPlan:
             seeds = self.seeds[spent : spent + count]
             yield [(design, seed) for seed in seeds for design in (designs[0], *waiting)]
             spent += len(seeds)
-            waiting = [design for design in waiting if not decided(design)]
+            waiting = [design for design in waiting if not settled(design)]
 
 
 def read_seeds(asked: str, most: int | None, *, first: int) -> SeedPlan:

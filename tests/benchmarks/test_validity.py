@@ -25,7 +25,7 @@ from tests.support.marks import slow_but
 
 counted = cache(lambda: count_flops(load_tool_config("ladder/1")))
 BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
-FOUND = Decision("claimed", "plain", "loss", True, 3, -0.03, -0.05, -0.01, "better")
+FOUND = Decision("claimed", "plain", "loss", True, 0, 3, -0.03, -0.05, -0.01, "better")
 
 
 def trial(finding, value=1.0, size="ladder/1", **found) -> Trial:

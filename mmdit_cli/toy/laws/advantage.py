@@ -21,8 +21,9 @@ ALIKE = 0.5  # of the gain: a change that is surely less is none
 class Advantage:
     """What a design gains over another, `to`, at the `smallest` and the `largest` size that have a like in the other: a
     share of the other's loss, or of samples; below 0 it is worse. `change`: the gain at the largest less that at the
-    smallest. `trend`: what follows; it grows, shrinks, vanishes or turns round where the interval of the change leaves
-    out 0, and stays where the change is surely less than half of the gain.
+    smallest. `trend`: what follows of the intervals that leave out 0. Where that of the change does, the gain grows if
+    the largest's does, shrinks if both ends' do, turns round if they do on either side, and vanishes if the smallest's
+    alone does; it stays where the change is surely less than half of a gain that is sure at both ends.
 
     Each run is held against that of the nearest size of the other on the same seed, moved along the other's law where
     the sizes differ, and a straight line is laid through the gains over the logarithm of the size. So what a seed does
@@ -84,12 +85,15 @@ def _known(line: Array, again: Array, weights: tuple[float, float]) -> Known:
 
 
 def _trend(small: Known, large: Known, change: Known) -> Trend:
+    at_first, at_last = (not each.low <= 0 <= each.high for each in (small, large))  # a gain, or a loss, that is sure
     if change.low <= 0 <= change.high:
         gain = abs(small.value + large.value) / 2
-        sure = all(not each.low <= 0 <= each.high for each in (small, large))
-        return "stays" if sure and max(-change.low, change.high) < ALIKE * gain else "can't be told"
-    if abs(large.value) > abs(small.value):
-        return "turns round" if small.value * large.value < 0 and not small.low <= 0 <= small.high else "grows"
-    if large.low <= 0 <= large.high:
-        return "vanishes"
-    return "turns round" if small.value * large.value < 0 else "shrinks"
+        stays = at_first and at_last and max(-change.low, change.high) < ALIKE * gain
+        return "stays" if stays else "can't be told"
+    if not at_last:
+        return "vanishes" if at_first else "can't be told"
+    if not at_first:
+        return "grows" if change.value * large.value > 0 else "can't be told"
+    if small.value * large.value < 0:
+        return "turns round"
+    return "grows" if abs(large.value) > abs(small.value) else "shrinks"

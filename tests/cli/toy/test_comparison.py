@@ -17,15 +17,18 @@ import pytest
 import torch
 import yaml
 from jsonschema import Draft202012Validator
+from rich.console import Console
 
-from mmdit.options import FeedForwardOptions, RoutingOptions, as_written
+from mmdit.options import FeedForwardOptions, NetworkAttentionOptions, RoutingOptions, as_written
 from mmdit_cli.commands.json_schemas import document_schema
 from mmdit_cli.output import figures
-from mmdit_cli.request.train_config import PredictionConfig
+from mmdit_cli.request.train_config import OptimizerConfig, PredictionConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
 from mmdit_cli.toy.comparison import compare_designs
+from mmdit_cli.toy.comparison_tables import compare_tables
 from mmdit_cli.toy.data_fit import world_of
+from mmdit_cli.toy.designs import DesignRuns
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns, PlannedRun, Run
 from mmdit_cli.toy.seed_plan import SeedPlan
@@ -92,6 +95,12 @@ def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
     assert "the losses are not the same quantity" in text and not same_loss(base, named("b", shift=3.0))
     assert not same_loss(base, named("b", prediction=PredictionConfig(output="data")))
     routing, feedforward = RoutingOptions(start=0, end=1), FeedForwardOptions(dropout=0.1)
+    by_muon = [named(name, optimizer=OptimizerConfig(kind="muon")) for name in "ab"]
+    stacked = replace(base.model, attention=NetworkAttentionOptions(kind="adaptive", num_adaptive_weights=2))
+    assert unlike(*by_muon) == [] == unlike(base, replace(base, name="b", model=stacked))
+    (text,) = unlike(by_muon[0], replace(by_muon[1], model=stacked))
+    shares = re.fullmatch("b and a: Muon updates (..)% and (..)% of their weights, AdamW the rest", text)
+    assert shares and int(shares[1]) + 10 < int(shares[2])
     for key, model in (
         ("model.routing", replace(base.model, routing=routing)),
         ("model.feedforward.dropout", replace(base.model, feedforward=feedforward)),
@@ -136,6 +145,35 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (loss.figure, loss.n, loss.mean) == ("loss", 2, pytest.approx(0.0, abs=1e-12))
     (failed,) = found.failures
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
+
+
+def test_a_design_whose_run_failed_is_past_deciding_and_gets_no_more_seeds(tmp_path: Path) -> None:
+    ran: list[tuple[str, int]] = []
+    losses = {(name, seed): 0.5 for name in "ac" for seed in range(4)} | {("b", 0): 0.4, ("b", 2): 0.4}
+    designs = [named("a"), named("b", depth=2), named("c", depth=2)]
+    runner = InTurns(fake_train(losses, ran))
+    _, found = compare_designs(designs, SeedPlan(0, 4, auto=True), folder=tmp_path, runner=runner)
+    assert [seed for name, seed in ran if name == "b"] == [0, 1, 2]
+    assert [seed for name, seed in ran if name == "c"] == [0, 1, 2, 3]
+    b, c = found.decisions
+    assert (b.failed, b.decided, b.n) == (1, False, 2) and (c.failed, c.decided, c.n) == (0, False, 4)
+    with Console(width=120) as console, console.capture() as shown:
+        for each in compare_tables(found, 120):
+            console.print(each)
+    assert "no: 1 run failed" in shown.get() and "not after 4" in shown.get() and "--seeds 3" not in shown.get()
+
+
+def test_an_accuracy_is_known_to_one_of_the_samples_that_it_is_of() -> None:
+    def steps(accuracy: dict[str, float]) -> dict[str, float]:
+        design = DesignRuns(named("a", evaluation_samples=12), 0.9)
+        result = SimpleNamespace(loss={"last": 1.0}, accuracy=accuracy, held_out={})
+        design.runs = {0: SimpleNamespace(result=result, to_target=lambda target: None)}  # type: ignore[dict-item]
+        return {name: step for name, (_, step) in design._figures([0]).items()}
+
+    modalities = steps({"image": 1.0, "audio": 1.0})
+    assert modalities["accuracy, image"] == modalities["accuracy, audio"] == 1 / 12
+    scenes = steps({"single": 1.0, "two": 0.0, "counting": 0.0, "sound": 1.0, "mean": 0.5})
+    assert scenes["accuracy, two"] == 3 / 12 and scenes["accuracy, mean"] == scenes["accuracy, sound"] == 1 / 12
 
 
 @pytest.mark.slow
@@ -369,6 +407,7 @@ def test_ctrl_c_saves_the_run_under_way_and_says_which(mmdit: Any, monkeypatch: 
         ([*BOTH, "--tune-seeds", "2"], "--tune-seeds is for --tune"),
         ([*BOTH, "--tune", "train.learning_rate"], "--tune train.learning_rate: expected KEY=V1,V2"),
         ([*BOTH, "--tune", "train.rate=1,2"], "--tune train.rate=1: train.rate: unknown key"),
+        ([*BOTH, "--tune", "train.learning_rate=1e-3,foo"], "train.learning_rate: expected a number, got 'foo'"),
         ([*BOTH, "--tune", "model.depth=1,2", "--match", "params=1M"], "--tune and --match: leave one out"),
         ([*BOTH, "--tune", "model.depth=1,2", "--sweep", "train.steps=1,2"], "--sweep and --tune: leave one out"),
         (["-c", "a.yaml", "--sweep", "train.picture_size=32,16"], "train.picture_size"),

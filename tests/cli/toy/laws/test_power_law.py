@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from mmdit_cli.toy.laws import power_law
-from mmdit_cli.toy.laws.advantage import advantage
-from mmdit_cli.toy.laws.power_law import FittedLaw, Measured, PowerLaw
+from mmdit_cli.toy.laws.advantage import _trend, advantage
+from mmdit_cli.toy.laws.power_law import FittedLaw, Known, Measured, PowerLaw
 
 SIZES = np.array([2.4e5, 5.7e5, 1.1e6, 1.9e6, 4.6e6])
 TRUTH = 0.03 + 20 * SIZES**-0.5
@@ -130,6 +130,20 @@ def test_whether_an_advantage_lasts(ratio: Any, wanted: str) -> None:
     assert found.trend == wanted, found
     assert found.change.low <= (1 - ratio[-1]) - (1 - ratio[0]) <= found.change.high
     assert found.at_smallest.value == pytest.approx(1 - ratio[0], abs=0.005)
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "change", "wanted"),
+    [
+        ((0.010, 0.004, 0.016), (-0.012, -0.030, 0.006), (-0.022, -0.04, -0.004), "vanishes"),  # on no side for sure
+        ((0.010, -0.005, 0.025), (-0.005, -0.02, 0.01), (-0.015, -0.02, -0.01), "can't be told"),  # of none to vanish
+        ((0.010, 0.004, 0.016), (-0.012, -0.018, -0.006), (-0.022, -0.04, -0.004), "turns round"),
+        ((-0.010, -0.030, 0.010), (0.02, 0.01, 0.03), (0.03, 0.01, 0.05), "grows"),
+        ((0.030, -0.001, 0.061), (0.01, 0.005, 0.015), (-0.02, -0.03, -0.01), "can't be told"),
+    ],
+)
+def test_a_trend_is_named_for_what_is_known_at_its_ends(small: Any, large: Any, change: Any, wanted: str) -> None:
+    assert _trend(Known(*small), Known(*large), Known(*change)) == wanted
 
 
 def test_what_seeds_and_sizes_do_to_both_designs_says_nothing_of_their_difference() -> None:
