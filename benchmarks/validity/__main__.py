@@ -11,7 +11,9 @@ Runs are kept in `--run-dir`: a command that was stopped goes on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import shlex
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -25,10 +27,11 @@ from mmdit_cli.model_parts.intervals import FEWEST_PAIRS
 from mmdit_cli.toy.run_folder import safe_name
 from mmdit_cli.toy.run_settings import RunSettings
 from mmdit_cli.toy.runs import InTurns, Runner
+from mmdit_cli.toy.scenes.scene import CATEGORIES
 from mmdit_cli.toy.side_by_side import SideBySide
 
-SIZES = ("ladder/1", "ladder/2")
-SAMPLES = 96  # drawn at the end of a run, and more of a longer one, for there accuracy may decide
+SIZES, STEPS = ("ladder/1", "ladder/2"), (300, 1200)
+SAMPLES = 0.32  # drawn at the end of a run, for each of its steps: of a longer one accuracy tells more
 
 
 def main() -> None:
@@ -43,9 +46,9 @@ def main() -> None:
         "--itself", type=int, default=20, metavar="N", help=f"comparisons of {NAME} (%(default)s); 0: none"
     )
     parser.add_argument(
-        "--steps", type=int, default=300, metavar="N", help="of a run (%(default)s); a finding may need more"
+        "--steps", type=int, action="append", metavar="N", help=f"of a run; repeatable; default: {STEPS[0]}, {STEPS[1]}"
     )
-    parser.add_argument("--max-seeds", type=int, default=6, metavar="N", help="of each comparison (%(default)s)")
+    parser.add_argument("--max-seeds", type=int, default=5, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument(
         "--kept", action="store_true", help="train nothing: what lacks a run in --run-dir is not tried, and said so"
@@ -58,23 +61,22 @@ def main() -> None:
     runner: Runner = InTurns(only_kept if asked.kept else run.train)
     if asked.jobs > 1 and not asked.kept:
         runner = SideBySide(asked.jobs, run.for_job)
-    trials, itself = [], None
     wanted = asked.match or [""]
-    for size in asked.size or SIZES:
-        for finding in FINDINGS:
-            if any(text in finding.name for text in wanted):
-                steps = asked.steps * finding.longer
-                folder = asked.run_dir / f"{safe_name(size)}-{asked.steps}x{finding.longer}"
-                values = {"steps": steps, "checkpoint_every": steps, "evaluate_every": 0}
-                values["evaluation_samples"] = SAMPLES * finding.longer
-                settings = [f"train.{key}={value}" for key, value in values.items()]
-                try:
-                    trial = try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings)
-                except NotKept:
-                    print(f"{finding.name}, {size}: not tried", flush=True)
-                    continue
-                trials.append(trial)
-                print(line(trial), flush=True)
+    findings = [each for each in FINDINGS if any(text in each.name for text in wanted)]
+    trials, itself = [], None
+    for size, steps in itertools.product(asked.size or SIZES, asked.steps or STEPS):
+        folder = asked.run_dir / f"{safe_name(size)}-{steps}-steps-{asked.max_seeds}-seeds"  # seeds share out the 5 %
+        values = {"steps": steps, "checkpoint_every": steps, "evaluate_every": 0}
+        values["evaluation_samples"] = max(len(CATEGORIES), round(SAMPLES * steps))
+        settings = [f"train.{key}={value}" for key, value in values.items()]
+        for finding in findings:
+            try:
+                trial = try_finding(finding, size, runner, folder, most_seeds=asked.max_seeds, settings=settings)
+            except NotKept:
+                print(f"{finding.name}, {size}, {steps} steps: not tried", flush=True)
+                continue
+            trials.append(trial)
+            print(line(trial), flush=True)
     if asked.itself > 0 and any(text in NAME for text in wanted):
         own, found = Itself(runner, asked.run_dir / safe_name(NAME), most=asked.max_seeds), []
         with suppress(NotKept):
@@ -82,15 +84,15 @@ def main() -> None:
                 found.append(decision)
                 print(f"{NAME}, {len(found)} of {asked.itself}: {itself_line(decision)}", flush=True)
         itself = own.summary(found) if found else None
+    if not trials and itself is None:
+        sys.exit("nothing was tried: no finding matches, or with --kept none has all its runs in --run-dir")
     if asked.write:
-        said = [f"--steps {asked.steps}", f"--max-seeds {asked.max_seeds}"]
-        said += [f"--match {shlex.quote(text)}" for text in asked.match or ()]
-        said += [f"--size {size}" for size in asked.size or ()]
-        for name in ("itself", "device"):
+        said = [f"--match {shlex.quote(text)}" for text in asked.match or ()]
+        said += [f"--{name} {value}" for name in ("size", "steps") for value in getattr(asked, name) or ()]
+        for name in ("max_seeds", "itself", "device"):
             if (value := getattr(asked, name)) != parser.get_default(name):
-                said.append(f"--{name} {value}")
-        said += ["--kept"] * asked.kept
-        text = document(trials, itself, steps=asked.steps, most=asked.max_seeds, command=" ".join(said))
+                said.append(f"--{name.replace('_', '-')} {value}")
+        text = document(findings, trials, itself, most=asked.max_seeds, command=" ".join([*said, ""]))
         asked.write.write_text(text, encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,28 +24,40 @@ SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a s
 
 @dataclass(frozen=True)
 class Trial:
-    """A finding at a size: how the claimed design differs from the plain one, whose value of the figure is `value`.
-    `failed`: which of the two, `plain` and `claimed`, had a run that diverged."""
+    """A finding at a size, after so many steps: how the claimed design differs from the plain one.
+
+    Attributes:
+        loss: the plain one's.
+        drawn: the share that each draws right, the claimed one and the plain one, in the mean of the categories; and a
+            guesser's. None where no run finished.
+        parameters, flops: how many times the plain one's the claimed one has, and takes in a step.
+        failed: which of the two, `plain` and `claimed`, had a run that diverged.
+    """
 
     finding: Finding
     size: str
+    steps: int
     found: Decision
-    value: float
+    loss: float
+    drawn: tuple[float, float, float] | None = None
+    parameters: float = 1.0
+    flops: float = 1.0
     failed: frozenset[str] = frozenset()
 
     @property
     def answer(self) -> Answer:
         """What the toy says of the finding. That two are the same is known where the whole interval counts as none."""
-        found = self.found
+        found, expected = self.found, self.finding.expected
         if self.failed:  # the seeds that are left are no fair sample; that one design alone diverges tells by itself
-            if self.finding.expected == "same" or len(self.failed) > 1:
+            if expected == "same" or len(self.failed) > 1:
                 return "failed"
-            return "agrees" if "plain" in self.failed else "opposes"
+            return "agrees" if ("plain" in self.failed) == (expected == "better") else "opposes"
         if found.low is None or found.high is None:
             return "failed" if found.n == 0 else "can't tell"
-        if self.finding.expected == "better":
-            return {"better": "agrees", "worse": "opposes"}.get(str(found.verdict), "can't tell")  # type: ignore[return-value]
-        least = SAME["loss"] * abs(self.value) if found.figure == "loss" else SAME["accuracy"]
+        if expected != "same":
+            told = found.verdict in ("better", "worse")
+            return "can't tell" if not told else "agrees" if found.verdict == expected else "opposes"
+        least = SAME["loss"] * self.loss if found.figure == "loss" else SAME["accuracy"]
         if max(abs(found.low), abs(found.high)) <= least:
             return "agrees"
         return "opposes" if max(found.low, -found.high) > least else "can't tell"
@@ -78,8 +91,18 @@ def try_finding(
     plan = SeedPlan(0, most_seeds, auto=True)
     results, comparison = compare_designs([plain, claimed], plan, folder=folder, runner=runner)
     (found,) = comparison.decisions
-    own = [each for each in results if each.config == plain.name]
-    values = [each.loss["last"] if found.figure == "loss" else each.accuracy.get("mean", 0.0) for each in own]
+    base, other = comparison.designs
     diverged = {each.config for each in comparison.failures}
-    failed = frozenset(which for which, each in (("plain", plain), ("claimed", claimed)) if each.name in diverged)
-    return Trial(finding, size, found, sum(values) / max(1, len(values)), failed)
+    chance = {each.chance["mean"] for each in results if "mean" in each.chance}
+    drawn = [each.accuracy["mean"].mean for each in (other, base) if "mean" in each.accuracy]
+    return Trial(
+        finding=finding,
+        size=size,
+        steps=plain.train.steps,
+        found=found,
+        loss=base.loss.mean if base.loss else math.nan,
+        drawn=(drawn[0], drawn[1], max(chance)) if len(drawn) == 2 else None,
+        parameters=other.parameters / base.parameters,
+        flops=other.step_flops / base.step_flops,
+        failed=frozenset(which for which, each in (("plain", plain), ("claimed", claimed)) if each.name in diverged),
+    )

@@ -150,7 +150,8 @@ def _notes(comparison: Comparison, listed: bool) -> list[str]:
     if any(design.to_target.reached for design in comparison.designs):
         notes.append(
             f"Reached: every modality, or category, at {f.percent(comparison.target)}, known every "
-            "train.evaluate_every steps and interpolated between; medians over the runs that got there, of training steps alone."
+            "train.evaluate_every steps and interpolated between; medians over the runs that got there, of training "
+            "steps alone."
         )
     if several and any(d.low is not None for design in comparison.designs for d in design.differences):
         notes.append(

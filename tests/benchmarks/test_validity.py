@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.validity.__main__ import SIZES
+from benchmarks.validity.__main__ import SIZES, main
 from benchmarks.validity.document import document
 from benchmarks.validity.findings import FINDINGS
 from benchmarks.validity.itself import AgainstItself, Itself, decided_in_new_pairs
@@ -24,12 +24,12 @@ from tests.support.fake_runs import fake_train
 from tests.support.marks import slow_but
 
 counted = cache(lambda: count_flops(load_tool_config("ladder/1")))
-BETTER, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "same"))
+BETTER, WORSE, SAME = (next(each for each in FINDINGS if each.expected == what) for what in ("better", "worse", "same"))
 FOUND = Decision("claimed", "plain", "loss", True, 0, 3, -0.03, -0.05, -0.01, "better")
 
 
-def trial(finding, value=1.0, size="ladder/1", **found) -> Trial:
-    return Trial(finding, size, replace(FOUND, **found), value)
+def trial(finding, size="ladder/1", steps=600, **found) -> Trial:
+    return Trial(finding, size, steps, replace(FOUND, **found), 1.0)
 
 
 @pytest.fixture(autouse=True)
@@ -64,6 +64,8 @@ def test_what_is_told_apart_agrees_or_opposes():
     assert trial(BETTER, mean=0.03, low=0.01, high=0.05, verdict="worse").answer == "opposes"
     assert trial(BETTER, mean=0.0, low=-0.1, high=0.1, verdict="can't be told apart").answer == "can't tell"
     assert trial(BETTER, n=0, mean=None, low=None, high=None, verdict=None).answer == "failed"
+    assert trial(WORSE).answer == "opposes" and trial(WORSE, verdict="worse").answer == "agrees"
+    assert replace(trial(WORSE), failed=frozenset(["claimed"])).answer == "agrees"
     diverged = {"agrees": ["plain"], "opposes": ["claimed"], "failed": ["plain", "claimed"]}
     for answer, names in diverged.items():
         assert replace(trial(BETTER), failed=frozenset(names)).answer == answer
@@ -85,18 +87,24 @@ def test_two_are_the_same_where_the_whole_interval_counts_as_none(low, high, fig
     assert trial(SAME, low=low, high=high, mean=(low + high) / 2, figure=figure).answer == answer
 
 
-def test_the_document_has_a_row_a_finding_and_a_column_a_size():
-    trials = [trial(BETTER), trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2), trial(SAME)]
-    text = document(trials, steps=600, most=6, command="--steps 600")
-    first, second = [line for line in text.splitlines() if line.startswith("| ")][2:]
-    assert first.startswith(f"| {BETTER.name} (2400 steps) | {BETTER.source} | {BETTER.says} | **agrees**: loss")
-    assert "-0.0300 (-0.0500 to -0.0100), 3 seeds" in first and "**can't tell**: loss unknown, 2 seeds" in first
-    assert second.startswith(f"| {SAME.name} | ") and second.endswith("| not tried |")
-    assert "Not tried is what" in text and "Not tried" not in document(trials[:2], steps=600, most=6, command="")
-    assert "At ladder/1: " in text and "nowhere that is known" in text
-    worse = [trial(BETTER, size=size, verdict="worse") for size in ("ladder/1", "ladder/2")]
-    said = document([*worse, trial(SAME)], steps=600, most=6, command="").split("Where the toy misleads")[1]
-    assert f"**{BETTER.name}** (at ladder/1 and ladder/2)" in said and SAME.name not in said
+def test_the_document_has_a_row_a_finding_and_a_column_a_size_and_its_steps():
+    unknown = trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2)
+    first = replace(trial(BETTER), drawn=(0.25, 0.125, 0.115), parameters=2.5, flops=1.004)
+    trials = [first, trial(BETTER, steps=90, verdict="worse"), unknown, trial(SAME)]
+    text = document([BETTER, SAME, WORSE], trials, most=6, command="--steps 600 ")
+    heading, _, *rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert heading.endswith("| ladder/1, 600 steps | ladder/1, 90 steps | ladder/2, 600 steps |") and len(rows) == 3
+    assert rows[0].startswith(
+        f"| {BETTER.name} (2.50 times the parameters) | {BETTER.source} | {BETTER.says} | **agrees**"
+    )
+    assert "-0.0300 (-0.0500 to -0.0100), 3 seeds; 25% and 12% drawn right |" in rows[0]
+    assert "**can't tell**: loss unknown, 2 seeds" in rows[0] and rows[1].startswith(f"| {SAME.name} | ")
+    assert rows[2].endswith("| not tried | not tried | not tried |") and "a guesser gets 12%" in text
+    assert "Not tried is what" in text and "ladder/1, 600 steps: 1 × agrees, 1 × can't tell" in text
+    misled = text.split("Where the toy misleads")[1]
+    assert f"**{BETTER.name}** (ladder/1, 90 steps)" in misled and WORSE.name not in misled
+    text = document([BETTER], [trial(BETTER), trial(BETTER, size="ladder/2")], most=6)
+    assert "Not tried" not in text and "nowhere that is known" in text
 
 
 def test_seeds_are_added_until_it_is_decided(tmp_path):
@@ -106,8 +114,16 @@ def test_seeds_are_added_until_it_is_decided(tmp_path):
     losses |= {(claimed.name, seed): 0.5 + 0.001 * seed**2 for seed in range(6)}
     ran: list[tuple[str, int]] = []
     found = try_finding(gate, "ladder/1", InTurns(fake_train(losses, ran)), tmp_path, most_seeds=6, settings=[])
-    assert found.answer == "agrees" and found.found.mean == pytest.approx(-0.5, abs=0.01)
-    assert len(ran) == 2 * found.found.n < 12 and found.value == pytest.approx(1, abs=0.01)
+    assert found.answer == "agrees" and found.found.mean == pytest.approx(-0.5, abs=0.01) and found.steps == 1000
+    assert len(ran) == 2 * found.found.n < 12 and found.loss == pytest.approx(1, abs=0.01) and found.drawn is None
+
+
+def test_a_page_of_nothing_is_not_written(tmp_path, monkeypatch):
+    page = tmp_path / "page.md"
+    monkeypatch.setattr("sys.argv", ["validity", "--kept", "--run-dir", str(tmp_path / "runs"), "--write", str(page)])
+    with pytest.raises(SystemExit, match="nothing was tried"):
+        main()
+    assert not page.exists()
 
 
 def test_what_was_not_trained_is_not_tried(tmp_path):
@@ -132,7 +148,7 @@ def test_a_config_is_held_against_itself_with_seeds_of_which_no_two_are_one(tmp_
     assert len({seed for _, seed in ran}) == len(ran) == len(own.losses) == 22
     assert [each.decided for each in found.found] == [False, True, False] and found.decided == 1
     assert found.found[0].n == 4 and found.found[1].n == 3
-    text = document([], found, steps=600, most=6, command="--steps 600")
+    text = document(FINDINGS, [], found, most=6)
     assert "Of 3 comparisons" in text and "1 was decided" in text and "| finding |" not in text
 
 
@@ -170,4 +186,4 @@ def test_every_finding_trains(finding, tmp_path):
     ]
     runner = InTurns(RunSettings(torch.device("cpu"), torch.float32, resume=True).train)
     found = try_finding(finding, "ladder/1", runner, tmp_path, most_seeds=3, settings=tiny)
-    assert found.found.n == 3 and found.answer != "failed"
+    assert found.found.n == 3 and found.answer != "failed" and found.drawn is not None and found.steps == 2
