@@ -17,7 +17,9 @@ ABOUT = """# Does the best learning rate stay as a network widens?
 Written by `python -m benchmarks.mup --write docs/reports/mup.md` with torch {version} on {device}. Under muP
 (`train.parametrization: mup`, [Yang et al. 2022](https://arxiv.org/abs/2203.03466), of MMDiT
 [Zheng et al. 2025](https://arxiv.org/abs/2505.15270)) the best learning rate of a narrow network is to be that of a
-wide one, within a step of the grid; under the standard parametrization it is to fall.
+wide one, within a step of the grid; under the standard parametrization it is to fall. That is of the rate alone: which
+parametrization ends with the lesser loss, each at its own best, is another question, and the losses beside the rates
+answer it.
 
 ## Learning rates
 
@@ -82,7 +84,11 @@ def _said(found: Transfer, kind: Parametrization) -> str:
     verdict = "it stays within a step of the grid" if abs(apart) <= 1 else f"it moves by {abs(apart)} steps of the grid"
     if rate_at_end := [rate for rate in (narrow, wide) if rate in (RATES[0], RATES[-1])]:
         verdict += f", of which {rate_at_end[0]} is an end"
-    return f"- {NAMES[kind]}: best at {narrow} at a width of {WIDTHS[0]}, at {wide} at {WIDTHS[-1]}: {verdict}."
+    losses = [found.mean(kind, width, rate) for width, rate in ((WIDTHS[0], narrow), (WIDTHS[-1], wide))]
+    return (
+        f"- {NAMES[kind]}: best at {narrow} at a width of {WIDTHS[0]} (loss {losses[0]:.4f}), at {wide} at {WIDTHS[-1]} "
+        f"(loss {losses[1]:.4f}): {verdict}."
+    )
 
 
 def transfer_plot(found: Transfer) -> Figure:
