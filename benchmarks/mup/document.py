@@ -86,8 +86,8 @@ def _said(found: Transfer, kind: Parametrization) -> str:
         verdict += f", of which {rate_at_end[0]} is an end"
     losses = [found.mean(kind, width, rate) for width, rate in ((WIDTHS[0], narrow), (WIDTHS[-1], wide))]
     return (
-        f"- {NAMES[kind]}: best at {narrow} at a width of {WIDTHS[0]} (loss {losses[0]:.4f}), at {wide} at {WIDTHS[-1]} "
-        f"(loss {losses[1]:.4f}): {verdict}."
+        f"- {NAMES[kind]}: best at {narrow} at a width of {WIDTHS[0]} (loss {losses[0]:.4f}), at {wide} at "
+        f"{WIDTHS[-1]} (loss {losses[1]:.4f}): {verdict}."
     )
 
 
