@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -65,12 +65,28 @@ class ToyData(Protocol):
     def chance(self) -> dict[str, float]:
         """The accuracy of a guesser who knows no caption, by the names of `shares`."""
 
-    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
-        """How far samples spread over what captions leave free, by attribute: 1 as true data does. Empty where captions
-        name all. The data is finite."""
+    def coverage(
+        self, batch: Batch, data: Mapping[str, Tensor], again: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Coverage]:
+        """How far samples spread over what captions leave free, by attribute. Empty where captions name all.
 
-    def coverage_chance(self) -> dict[str, float]:
-        """The coverage of a guesser who draws one sample for every caption."""
+        Args:
+            data: what was drawn, finite.
+            again: draws for the same captions once more.
+        """
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How far samples spread over what captions leave free: `drawn` is 1 where they do as true data does; beside it
+    what one sample for every caption would have (`chance`), and as many `real` ones. `repeated` is the share of it that
+    two samples of one caption have in common, 1 where each caption has one sample; beside it that of real data."""
+
+    drawn: float
+    chance: float
+    real: float
+    repeated: float | None = None
+    real_repeated: float | None = None
 
 
 @dataclass(frozen=True)

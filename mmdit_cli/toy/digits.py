@@ -8,7 +8,7 @@ order that it does not.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mmdit_cli.errors import UserError
-from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed, named_value, share_right, word_ids
+from mmdit_cli.toy.data import UNSAID, Batch, Coverage, encode_words, hash_seed, named_value, share_right, word_ids
 
 SIZE, LEVELS = 8, 16  # pixels a side; ink is counted from 0 to 16
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -107,11 +107,10 @@ class Digits:
     def chance(self) -> dict[str, float]:
         return {"image": 1 / len(DIGITS)}
 
-    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+    def coverage(
+        self, batch: Batch, data: Mapping[str, Tensor], again: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Coverage]:
         """How the digits are written is free, and no judge here tells one hand from another."""
-        return {}
-
-    def coverage_chance(self) -> dict[str, float]:
         return {}
 
     def _captioned(self, rows: Tensor, generator: torch.Generator, wordings: Sequence[str]) -> Batch:

@@ -16,7 +16,8 @@ from mmdit_cli.request.train_config import TrainConfig
 from mmdit_cli.toy.data import NULL, Batch, ToyData, hash_seed
 from mmdit_cli.toy.data_fit import predict
 
-SEEN, HELD_OUT, SHOWN, STARTS = 101, 102, 103, 104  # streams of captions and noise that training never draws from
+# streams of captions and noise that training never draws from
+SEEN, HELD_OUT, SHOWN, STARTS, AGAIN = 101, 102, 103, 104, 105
 CHUNK = 256  # samples drawn at a time
 
 
@@ -28,12 +29,17 @@ class Samples:
     data: dict[str, Tensor]
 
     @cached_property
+    def finite(self) -> dict[str, Tensor]:
+        """The data, with zeros for what is not finite."""
+        return {name: x.nan_to_num(posinf=0.0, neginf=0.0) for name, x in self.data.items()}
+
+    @cached_property
     def hits(self) -> dict[str, Tensor]:
         """`b a` by modality: 1 where an attribute is as asked for, 0 where not, NaN where the caption does not say. A
         sample that is not finite shows none."""
         found = {}
         for name, x in self.data.items():
-            hits = self.batch.source.check(self.batch, name, _finite(x))
+            hits = self.batch.source.check(self.batch, name, self.finite[name])
             found[name] = hits * x.flatten(1).isfinite().all(dim=1, keepdim=True)
         return found
 
@@ -45,7 +51,7 @@ class Samples:
     @cached_property
     def reads(self) -> dict[str, list[str]]:
         """What the judge reads of each sample, in words, by modality."""
-        return {name: self.batch.source.in_words(name, _finite(x)) for name, x in self.data.items()}
+        return {name: self.batch.source.in_words(name, x) for name, x in self.finite.items()}
 
     def verdict(self, name: str, index: int) -> bool | None:
         """Whether a sample is right; None where its caption asks nothing that the judge understands."""
@@ -57,26 +63,11 @@ class Samples:
         return self.batch.source.shares(self.batch, self.right)
 
     @property
-    def coverage(self) -> dict[str, float]:
-        """How far the samples spread over what captions leave free, by attribute."""
-        return self.batch.source.coverage(self.batch, {name: _finite(x) for name, x in self.data.items()})
-
-    @property
     def per_attribute(self) -> dict[str, dict[str, float]]:
         """The share of samples that show each attribute as asked for, of those that are asked for it, by modality."""
         names = self.batch.source.attributes
         shares = {n: zip(names(n), x.nanmean(dim=0).tolist(), strict=True) for n, x in self.hits.items()}
         return {n: {name: share for name, share in each if not math.isnan(share)} for n, each in shares.items()}
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """How far samples spread over what captions leave free, 1 as true data does; beside it what one sample for every
-    caption would have (`chance`), and as many `real` ones."""
-
-    drawn: float
-    chance: float
-    real: float
 
 
 @torch.inference_mode()
@@ -166,8 +157,11 @@ def evaluate(
         )
         for stream in (SEEN, HELD_OUT)
     )
+
+    def again() -> Tensors:
+        return draw(model, seen.batch, settings, seed=hash_seed(seed, AGAIN), device=device).finite
+
     real = world.real(max(1000, settings.evaluation_samples), seed=seed, stream=SEEN, index=1)
-    as_many = Samples(seen.batch, seen.batch.data)
     generator = torch.Generator().manual_seed(hash_seed(seed, STARTS, 1))
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in real.data.items()}
     return {
@@ -176,14 +170,7 @@ def evaluate(
         "chance": world.chance(),
         "agreement": torch.stack(list(seen.right.values())).all(dim=0).float().mean().item(),
         "per_attribute": seen.per_attribute,
-        "coverage": {
-            name: Coverage(drawn, world.coverage_chance()[name], as_many.coverage[name])
-            for name, drawn in seen.coverage.items()
-        },
+        "coverage": world.coverage(seen.batch, seen.finite, again),
         "oracle_real": Samples(real, real.data).accuracy,
         "oracle_noise": Samples(real, noise).accuracy,
     }
-
-
-def _finite(x: Tensor) -> Tensor:
-    return x.nan_to_num(posinf=0.0, neginf=0.0)

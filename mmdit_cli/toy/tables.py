@@ -27,7 +27,8 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
     if any(result.coverage for result in results):
         notes.append(
             "Coverage: the overlap of how often each value is drawn, where captions leave it free, with how often it "
-            "truly comes; beside it one scene drawn for every caption, and as many real scenes."
+            "truly comes; beside it one scene drawn for every caption, and as many real scenes. Repeated: how often "
+            "two drawings of one caption have the same value."
         )
     tables: list[RenderableType] = []
     for result in results:
@@ -81,5 +82,7 @@ def _coverage(result: TrainResult) -> Table:
         Column("coverage", lambda name: f.percent(result.coverage[name].drawn)),
         Column("one scene", lambda name: f.percent(result.coverage[name].chance)),
         Column("real data", lambda name: f.percent(result.coverage[name].real)),
+        Column("repeated", lambda name: f.percent(result.coverage[name].repeated)),
+        Column("in real data", lambda name: f.percent(result.coverage[name].real_repeated)),
     )
     return listing("what captions leave free", result.coverage, columns, tight=False)

@@ -17,7 +17,7 @@ from mmdit.weights.checkpoints import LONGEST
 from mmdit_cli.model_parts.compiling import CompileGain
 from mmdit_cli.output.run_files import RESULT
 from mmdit_cli.request.tool_config import ToolConfig
-from mmdit_cli.toy.evaluation import Coverage
+from mmdit_cli.toy.data import Coverage
 from mmdit_cli.toy.resume import with_defaults
 from mmdit_cli.toy.run_folder import described, differences
 from mmdit_cli.toy.trainer import DTYPES

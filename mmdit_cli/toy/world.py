@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed, named_value, share_right, word_ids
+from mmdit_cli.toy.data import UNSAID, Batch, Coverage, encode_words, hash_seed, named_value, share_right, word_ids
 
 SIZE = 16  # pixels a side
 SAMPLES, FRAME = 256, 16  # a tone is 256 samples, as 16 tokens of 16
@@ -144,11 +144,10 @@ class World:
     def chance(self) -> dict[str, float]:
         return {name: 1 / len(combinations(name)) for name in self.modalities}
 
-    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
+    def coverage(
+        self, batch: Batch, data: Mapping[str, Tensor], again: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Coverage]:
         """Captions leave nothing free."""
-        return {}
-
-    def coverage_chance(self) -> dict[str, float]:
         return {}
 
     def _captions(self, attributes: dict[str, Tensor], generator: torch.Generator) -> list[str]:

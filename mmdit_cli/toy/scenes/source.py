@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import torch
 from torch import Tensor
 
-from mmdit_cli.toy.data import UNSAID, Batch, encode_words, hash_seed
+from mmdit_cli.toy.data import UNSAID, Batch, Coverage, encode_words, hash_seed
 from mmdit_cli.toy.scenes.caption_parser import NOT_UNDERSTOOD, understood
 from mmdit_cli.toy.scenes.captions import ATTRIBUTES, PLACE_WORDS, WORDS, Wanted, check, choose_named, colourless, write
 from mmdit_cli.toy.scenes.notes import hear, notes_in_words, sound
 from mmdit_cli.toy.scenes.oracle import NO_OBJECT, objects_in_words, read
 from mmdit_cli.toy.scenes.renderer import picture
 from mmdit_cli.toy.scenes.scene import BINDING, CATEGORIES, COLOURED, POSITION, QUARTERS, UNREAD, draw_scenes
-from mmdit_cli.toy.scenes.spread import coverage, coverage_of_one
+from mmdit_cli.toy.scenes.spread import coverage, coverage_of_one, really_repeated, repeated
 from mmdit_cli.toy.world import FRAME, SAMPLES
 
 HELD_OUT = (COLOURED, POSITION, BINDING)  # the categories that have something to hold out
@@ -115,11 +115,14 @@ class Scenes:
         """Of a guesser who knows a caption's category, and draws the scene of another caption of it."""
         return {name: share for name, share in _chance().items() if self.sound or name != SOUND}
 
-    def coverage(self, batch: Batch, data: Mapping[str, Tensor]) -> dict[str, float]:
-        return coverage(_wanted(batch), read(data["image"]))
-
-    def coverage_chance(self) -> dict[str, float]:
-        return coverage_of_one()
+    def coverage(
+        self, batch: Batch, data: Mapping[str, Tensor], again: Callable[[], Mapping[str, Tensor]]
+    ) -> dict[str, Coverage]:
+        wanted, drawn = _wanted(batch), read(data["image"])
+        shares, real = coverage(wanted, drawn), coverage(wanted, read(batch.data["image"]))
+        alike, really = repeated(wanted, drawn, read(again()["image"])), really_repeated()
+        of_one = coverage_of_one()
+        return {n: Coverage(share, of_one[n], real[n], alike[n], really[n]) for n, share in shares.items()}
 
 
 def by_category(category: Tensor, right: Tensor) -> dict[str, float]:

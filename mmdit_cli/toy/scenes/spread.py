@@ -1,5 +1,5 @@
-"""How far pictures spread over what their captions leave free, so that a network that draws one scene for every caption
-is told from one that draws all."""
+"""How far pictures spread over what their captions leave free, so that a network that draws one scene for every
+caption, or one for each, is told from one that draws all."""
 
 from __future__ import annotations
 
@@ -42,13 +42,48 @@ def coverage_of_one() -> dict[str, float]:
     return {name: true.max().item() for name, true in _true_shares().items()}
 
 
+def repeated(wanted: Wanted, first: Reading, second: Reading) -> dict[str, float]:
+    """By attribute, how often two pictures of a caption have the same value where it leaves it free, an object in the
+    same quarter, or channel; of quarters how often there is one in the second where the first has one."""
+    pairs = [_values(each.values, each.brightness, each.background.mean(dim=1)) for each in (first, second)]
+    return _alike(wanted, *pairs)
+
+
 @cache
+def really_repeated() -> dict[str, float]:
+    """The same of true scenes, two and two of one caption but for its wording."""
+    wanted, values = _true_scenes()
+    meaning = torch.cat([wanted.category[:, None], wanted.relation[:, None], wanted.objects.flatten(1)], dim=1)
+    group = meaning.unique(dim=0, return_inverse=True)[1]
+    order = group.argsort(stable=True)
+    first, second = order[:-1], order[1:]
+    paired = group[first] == group[second]
+    first, second = first[paired], second[paired]
+    chosen = Wanted(wanted.category[first], wanted.relation[first], wanted.objects[first])
+    return _alike(chosen, *({name: x[rows] for name, x in values.items()} for rows in (first, second)))
+
+
+def _alike(wanted: Wanted, first: dict[str, Tensor], second: dict[str, Tensor]) -> dict[str, float]:
+    shares = {}
+    for name in VALUES:
+        free = _free(wanted, name)
+        one, two = first[name][free], second[name][free]
+        there = one >= 0 if name == "quarter" else (one >= 0) & (two >= 0)
+        shares[name] = (one == two)[there].float().mean().item() if there.any() else 0.0
+    return shares
+
+
 def _true_shares() -> dict[str, Tensor]:
+    return _shares(*_true_scenes())
+
+
+@cache
+def _true_scenes() -> tuple[Wanted, dict[str, Tensor]]:
     generator = torch.Generator().manual_seed(hash_seed(TRUE_SEED))
     category = torch.arange(TRUE_SCENES) % len(CATEGORIES)
     scene, quarter = draw_scenes(category, generator)
     wanted = choose_named(category, scene, quarter, generator)
-    return _shares(wanted, _values(scene.values, scene.brightness, scene.background))
+    return wanted, _values(scene.values, scene.brightness, scene.background)
 
 
 def _values(values: Tensor, brightness: Tensor, background: Tensor) -> dict[str, Tensor]:
@@ -73,11 +108,17 @@ def _shares(wanted: Wanted, values: dict[str, Tensor]) -> dict[str, Tensor]:
     objects = (wanted.objects[..., 0] != EMPTY).sum(dim=1)
     shares = {}
     for name, found in values.items():
-        free = objects > 0
-        if name in COLUMNS:  # of no object does the caption say it
-            free = (wanted.objects[..., COLUMNS[name]] == FREE).sum(dim=1) == objects
+        free = _free(wanted, name)
         expected = objects[free].sum() if found.shape[1] == QUARTERS else found[free].numel()
         drawn = found[free]
         counts = torch.bincount(drawn[drawn >= 0], minlength=VALUES[name]).float()
         shares[name] = counts / max(int(expected), int(counts.sum()), 1)
     return shares
+
+
+def _free(wanted: Wanted, name: str) -> Tensor:
+    """`b` bool, whether captions leave an attribute free: they say it of no object."""
+    objects = (wanted.objects[..., 0] != EMPTY).sum(dim=1)
+    if name not in COLUMNS:
+        return objects > 0
+    return (wanted.objects[..., COLUMNS[name]] == FREE).sum(dim=1) == objects

@@ -17,7 +17,6 @@ import pytest
 import torch
 import yaml
 from jsonschema import Draft202012Validator
-from rich.console import Console
 
 from mmdit.options import FeedForwardOptions, NetworkAttentionOptions, RoutingOptions, as_written
 from mmdit_cli.commands.json_schemas import document_schema
@@ -26,7 +25,6 @@ from mmdit_cli.request.train_config import OptimizerConfig, PredictionConfig
 from mmdit_cli.toy import trainer as trainer_module
 from mmdit_cli.toy.comparability import as_trained, distinct, same_loss, unlike
 from mmdit_cli.toy.comparison import compare_designs
-from mmdit_cli.toy.comparison_tables import compare_tables
 from mmdit_cli.toy.data_fit import world_of
 from mmdit_cli.toy.designs import DesignRuns
 from mmdit_cli.toy.run_settings import RunSettings
@@ -145,22 +143,6 @@ def test_designs_take_turns_and_a_run_that_fails_is_a_row_of_its_own(tmp_path: P
     assert (loss.figure, loss.n, loss.mean) == ("loss", 2, pytest.approx(0.0, abs=1e-12))
     (failed,) = found.failures
     assert (failed.config, failed.seed, failed.step) == ("b", 4, 30) and "nan at step 31" in failed.message
-
-
-def test_a_design_whose_run_failed_is_past_deciding_and_gets_no_more_seeds(tmp_path: Path) -> None:
-    ran: list[tuple[str, int]] = []
-    losses = {(name, seed): 0.5 for name in "ac" for seed in range(4)} | {("b", 0): 0.4, ("b", 2): 0.4}
-    designs = [named("a"), named("b", depth=2), named("c", depth=2)]
-    runner = InTurns(fake_train(losses, ran))
-    _, found = compare_designs(designs, SeedPlan(0, 4, auto=True), folder=tmp_path, runner=runner)
-    assert [seed for name, seed in ran if name == "b"] == [0, 1, 2]
-    assert [seed for name, seed in ran if name == "c"] == [0, 1, 2, 3]
-    b, c = found.decisions
-    assert (b.failed, b.decided, b.n) == (1, False, 2) and (c.failed, c.decided, c.n) == (0, False, 4)
-    with Console(width=120) as console, console.capture() as shown:
-        for each in compare_tables(found, 120):
-            console.print(each)
-    assert "no: 1 run failed" in shown.get() and "not after 4" in shown.get() and "--seeds 3" not in shown.get()
 
 
 def test_an_accuracy_is_known_to_one_of_the_samples_that_it_is_of() -> None:

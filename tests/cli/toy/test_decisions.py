@@ -77,15 +77,18 @@ def test_a_design_that_never_finishes_is_not_decided(tmp_path: Path) -> None:
     _, found = compare_designs([named("a"), named("b")], SeedPlan(0, 3, auto=True), folder=tmp_path, runner=runner)
     (only,) = found.decisions
     assert (only.figure, only.decided, only.n, only.mean) == ("loss", False, 0, None) and len(found.failures) == 3
-    assert "not after 0" in printed(compare_tables(found, 120))
+    text = printed(compare_tables(found, 120))
+    assert "no: 3 runs failed" in text and "--seeds 3" not in text
 
 
-def test_runs_that_are_left_decide_nothing_where_others_failed(tmp_path: Path) -> None:
+def test_a_design_of_which_a_run_failed_is_past_deciding_and_gets_no_more_seeds(tmp_path: Path) -> None:
+    ran: list[tuple[str, int]] = []
     found = {each: loss for each, loss in losses().items() if each != ("better", 1)}
-    runner = InTurns(fake_train(found, []))
-    _, comparison = compare_designs([named("a"), named("better")], PLAN, folder=tmp_path, runner=runner)
-    (only,) = comparison.decisions
-    assert (only.decided, only.verdict, only.n) == (False, "better", 5) and len(comparison.failures) == 1
+    runner = InTurns(fake_train(found, ran))
+    _, comparison = compare_designs([named(name) for name in SHIFT], PLAN, folder=tmp_path, runner=runner)
+    failed, alike = comparison.decisions
+    assert (failed.failed, failed.decided, failed.n) == (1, False, 2) and len(comparison.failures) == 1
+    assert (alike.failed, alike.n) == (0, 6) and [seed for name, seed in ran if name == "better"] == [0, 1, 2]
 
 
 def test_a_plan_that_shares_out_its_errors_is_kept_to(tmp_path: Path) -> None:

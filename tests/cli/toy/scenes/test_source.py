@@ -56,7 +56,8 @@ def test_a_sample_that_is_not_finite_is_wrong_and_the_others_stay_right() -> Non
     data[3, 0, 0, 0], data[7, 1, 2, 3] = torch.nan, torch.inf
     samples = Samples(batch, {"image": data})
     assert [i for i, right in enumerate(samples.right["image"].tolist()) if not right] == [3, 7]
-    assert max(samples.coverage.values()) <= 1
+    covered = SCENES.coverage(batch, samples.finite, lambda: samples.finite)
+    assert max(each.drawn for each in covered.values()) <= 1
 
 
 def scenes_config(**settings: Any) -> Any:
@@ -73,6 +74,7 @@ def test_a_run_scores_every_category_beside_chance_real_scenes_and_noise(tmp_pat
     assert set(result.held_out) == {*(CATEGORIES[index] for index in HELD_OUT), MEAN}
     assert min(result.oracle_real.values()) >= 0.995 and max(result.oracle_noise.values()) <= 0.01
     assert all(each.real > each.chance and 0 <= each.drawn <= 1 for each in result.coverage.values())
+    assert all(each.repeated is not None and 0 <= each.repeated <= 1 for each in result.coverage.values())
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"binding"') == 2  # accuracy, and held out
 
 
