@@ -45,6 +45,9 @@ def _tried(design: Tuned, seeds: int, width: int) -> Table:
 
 
 def _mark(each: Candidate, design: Tuned) -> str:
-    if each.point != design.best:
+    if each.point != design.best or each.figure is None:
         return ""
-    return "best, at an end" if design.at_end else "best"
+    of = (each.figure.mean, len(each.seeds))
+    equals = sum((x.figure.mean, len(x.seeds)) == of for x in design.candidates if x.figure)
+    best = f"first of {equals} equals" if equals > 1 else "best"
+    return f"{best}, at an end" if design.at_end else best

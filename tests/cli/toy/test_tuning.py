@@ -76,6 +76,10 @@ def test_values_that_change_what_the_loss_is_are_compared_by_accuracy(tmp_path: 
     best, tuning = tune([points], first=0, seeds=1, folder=tmp_path, runner=InTurns(train))
     assert best[0].train.shift == 3.0 and tuning.designs[0].figure == "accuracy"
     assert tuning.designs[0].candidates[2].figure.mean == pytest.approx((0.75 + 0.5) / 2)
+    assert "equals" not in printed(tuning_tables(tuning, 120), 120)
+    alike = [PointConfig(named("a", shift=2.0), {"train.shift": 2.0}), *points[1:2]]
+    _, tuning = tune([alike], first=0, seeds=1, folder=tmp_path / "alike", runner=InTurns(train))
+    assert "first of 2 equals" in printed(tuning_tables(tuning, 120), 120)
 
 
 def test_only_numbers_have_an_end() -> None:
