@@ -26,8 +26,8 @@ def sweep_table(comparison: Comparison, width: int) -> Table:
     columns = [
         Column("point", lambda d: d.config, kind="text"),
         Column("parameters", lambda d: f.count(d.parameters)),
-        Column("FLOPs a step", lambda d: f.flops(d.step_flops), 80),
-        Column("time a step", lambda d: f.seconds(d.step_seconds), 100),
+        Column("FLOPs a step", lambda d: f.flops(d.step_flops), 100),
+        Column("time a step", lambda d: f.seconds(d.step_seconds), 110),
         Column("steps", lambda d: f"{d.steps:,}", 80),
         Column("finished", lambda d: f"{len(d.seeds)} of {d.runs}", 80, kind="figure"),
         Column("loss", lambda d: spread_text(d.loss), kind="figure"),
