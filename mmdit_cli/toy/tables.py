@@ -57,8 +57,10 @@ def _rows(result: TrainResult) -> Iterator[tuple[str, str]]:
         yield from ((f"  {attribute}", f.percent(right)) for attribute, right in result.per_attribute[name].items())
     if result.coverage:
         yield "accuracy, mean", f"{f.percent(result.accuracy['mean'])} (chance {f.percent(result.chance['mean'])})"
-        for each in result.per_attribute.values():
-            yield from ((f"  {attribute}", f.percent(right)) for attribute, right in each.items())
+        several = len(result.per_attribute) > 1
+        for modality, each in result.per_attribute.items():
+            of = f", {modality}" if several else ""
+            yield from ((f"  {attribute}{of}", f.percent(right)) for attribute, right in each.items())
     yield from ((task, f.percent(share)) for task, share in result.any_to_any.items())
     yield from ((label.replace("_", " "), path) for label, path in result.files.items())
 
