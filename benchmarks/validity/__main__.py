@@ -51,7 +51,9 @@ def main() -> None:
     parser.add_argument("--max-seeds", type=int, default=5, metavar="N", help="of each comparison (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side (%(default)s)")
     parser.add_argument(
-        "--kept", action="store_true", help="train nothing: what lacks a run in --run-dir is not tried, and said so"
+        "--kept",
+        action="store_true",
+        help="train nothing: what has no finished runs in --run-dir is not tried",
     )
     parser.add_argument("--device", default="cpu", help="cpu, or cuda")
     asked = parser.parse_args()
@@ -64,8 +66,10 @@ def main() -> None:
     wanted = asked.match or [""]
     findings = [each for each in FINDINGS if any(text in each.name for text in wanted)]
     trials, itself = [], None
-    for size, steps in itertools.product(asked.size or SIZES, asked.steps or STEPS):
-        folder = asked.run_dir / f"{safe_name(size)}-{steps}-steps-{asked.max_seeds}-seeds"  # seeds share out the 5 %
+    columns = list(dict.fromkeys(itertools.product(asked.size or SIZES, asked.steps or STEPS)))
+    for size, steps in columns:
+        # more seeds after a look would be more looks than the intervals allow for: another limit begins anew
+        folder = asked.run_dir / f"{safe_name(size)}-{steps}-steps-{asked.max_seeds}-seeds"
         values = {"steps": steps, "checkpoint_every": steps, "evaluate_every": 0}
         values["evaluation_samples"] = max(len(CATEGORIES), round(SAMPLES * steps))
         settings = [f"train.{key}={value}" for key, value in values.items()]
@@ -92,7 +96,7 @@ def main() -> None:
         for name in ("max_seeds", "itself", "device"):
             if (value := getattr(asked, name)) != parser.get_default(name):
                 said.append(f"--{name.replace('_', '-')} {value}")
-        text = document(findings, trials, itself, most=asked.max_seeds, command=" ".join([*said, ""]))
+        text = document(findings, columns, trials, itself, most=asked.max_seeds, command=" ".join([*said, ""]))
         asked.write.write_text(text, encoding="utf-8")
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from benchmarks.validity.findings import Finding
 from benchmarks.validity.itself import PAIRINGS, SIZE, AgainstItself
-from benchmarks.validity.trials import SAME, Trial
+from benchmarks.validity.trials import SAME, Trial, guessed
 from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.train_result import AVERAGED
 
@@ -21,27 +20,24 @@ TABLE = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes, for each
 size and number of steps that heads a column, seed by seed with the same captions, pictures, noise and timesteps, until
 they are told apart or {most} seeds are spent; each interval is of 95 % and holds however often one looks (`--seeds
-auto`). Of so many cells, one in twenty of equals is told apart by chance.
+auto`). Were all designs equal, one cell in twenty would still tell two apart, by chance.
 
 The figure is the loss of training, of which less is better: the mean of the last {averaged} steps. Where the designs
 minimize different quantities, it is the accuracy: the share of captions that are drawn right, in the mean of the six
-categories. Behind it stands what the claimed design draws right, and the plain one; a guesser gets {chance:.0%}.
-Where they draw no more than that, the row tells how such networks begin to learn, and nothing of counting, places and
-bindings: `toy-scenes` takes 5000 steps to draw them. Where the source finds two designs the same, the toy agrees if
-the whole interval is within {loss:.0%} of the loss, or {points:.0f} points of accuracy.
+categories. Each cell ends with that share for both, first the design that the finding speaks for. A guesser gets
+{chance:.0%}. Where both draw no more than that, the loss tells how such networks begin to learn, and nothing of
+counting, places and bindings, which `toy-scenes` takes 5000 steps to draw; and accuracy tells nothing (too early).
+Where the source finds two designs the same, the toy agrees if the whole interval is within {loss:.0%} of the loss, or
+{points:.0f} points of accuracy. In brackets stands what the design that the finding speaks for has of the other one's.
 
 | finding | source | there | {columns} |
 | --- | --- | --- | {rules} |
 """
 SPREAD = "\n{counts}.{missing}\n"
-MISSING = " Not tried is what had not been trained when this was written."
+MISSING = " Not tried is what had not been trained to its end when this was written."
 MISLEADS = """
-Where the toy misleads, so that its word is not to be taken: {opposed}. Where it can't tell, the difference is smaller
-than {most} seeds of so short a training show, at one learning rate for both designs: no sign that there is none.
-
-A verdict is one of its recipe and its length. By an earlier recipe of the ladder (velocity predicted, no rotary
-places), after 400 steps with at most 6 seeds, a gate on attention agreed at ladder/1 (loss -0.0077, -0.0148 to
--0.0006), and Muon opposed at both sizes.
+Where the toy misleads, so that its word is not to be taken: {opposed}. Where it can't tell, the seeds of so short a
+training leave either answer open, at one learning rate for both designs: no sign that there is no difference.
 """
 ITSELF = """
 ## A config against itself
@@ -58,6 +54,7 @@ Column = tuple[str, int]  # a size, and steps
 
 def document(
     findings: Sequence[Finding],
+    columns: Sequence[Column],
     trials: Sequence[Trial],
     itself: AgainstItself | None = None,
     *,
@@ -67,20 +64,19 @@ def document(
     """All trials as Markdown, a row a finding, a column a size and its steps; then how often equals were told apart.
 
     Args:
-        findings: those that were to be tried.
+        findings, columns: those that were to be tried.
         command: the flags of the benchmark, with a space behind.
     """
     parts = [ABOUT.format(command=command)]
-    parts += [_findings(findings, trials, most)] if trials else []
+    parts += [_findings(findings, columns, trials, most)] if trials else []
     return "".join([*parts, *([_itself(itself)] if itself else [])])
 
 
-def _findings(findings: Sequence[Finding], trials: Sequence[Trial], most: int) -> str:
-    columns = list(dict.fromkeys((trial.size, trial.steps) for trial in trials))
+def _findings(findings: Sequence[Finding], columns: Sequence[Column], trials: Sequence[Trial], most: int) -> str:
     about = TABLE.format(
         most=most,
         averaged=AVERAGED,
-        chance=max((trial.drawn[2] for trial in trials if trial.drawn), default=math.nan),
+        chance=guessed(),
         loss=SAME["loss"],
         points=100 * SAME["accuracy"],
         columns=" | ".join(map(_heading, columns)),
@@ -94,7 +90,7 @@ def _findings(findings: Sequence[Finding], trials: Sequence[Trial], most: int) -
     counts = [f"{_heading(column)}: {_counted(trials, column)}" for column in columns]
     missing = MISSING if len(trials) < len(rows) * len(columns) else ""
     spread = SPREAD.format(counts="; ".join(counts), missing=missing)
-    return about + "".join(rows) + spread + _misleading(trials, most)
+    return about + "".join(rows) + spread + _misleading(trials)
 
 
 def _heading(column: Column) -> str:
@@ -102,21 +98,21 @@ def _heading(column: Column) -> str:
 
 
 def _cost(trials: Iterable[Trial]) -> str:
-    """What the claimed design has, and takes, more or less of than the plain one, at the first size."""
+    """What the claimed design has, and takes, more or less of than the plain one, at the first size that was tried."""
     for trial in trials:
         said = {"parameters": trial.parameters, "FLOPs": trial.flops}
         apart = [f"{ratio:.2f} times the {what}" for what, ratio in said.items() if abs(ratio - 1) > ALIKE]
-        return f" ({' and '.join(apart)})" if apart else ""
+        return f" ({' and '.join(apart)} at {trial.size})" if apart else ""
     return ""
 
 
-def _misleading(trials: Sequence[Trial], most: int) -> str:
+def _misleading(trials: Sequence[Trial]) -> str:
     opposed: dict[str, list[str]] = {}
     for trial in trials:
         if trial.answer == "opposes":
             opposed.setdefault(trial.finding.name, []).append(_heading((trial.size, trial.steps)))
     said = "; ".join(f"**{name}** ({'; '.join(columns)})" for name, columns in opposed.items())
-    return MISLEADS.format(opposed=said or "nowhere that is known", most=most)
+    return MISLEADS.format(opposed=said or "nowhere that is known")
 
 
 def _itself(found: AgainstItself) -> str:
@@ -135,7 +131,7 @@ def _itself(found: AgainstItself) -> str:
 
 def line(trial: Trial) -> str:
     """A trial as it is printed."""
-    return f"{trial.finding.name}, {_heading((trial.size, trial.steps))}: {difference(trial.found)}: {trial.answer}"
+    return f"{trial.finding.name}, {_heading((trial.size, trial.steps))}: {_told(trial)}: {trial.answer}"
 
 
 def itself_line(found: Decision) -> str:
@@ -156,8 +152,15 @@ def difference(found: Decision) -> str:
 def _cell(trial: Trial | None) -> str:
     if trial is None:
         return "not tried"
-    drawn = "; {:.0%} and {:.0%} drawn right".format(*trial.drawn[:2]) if trial.drawn else ""
-    return f"**{trial.answer}**: {difference(trial.found)}{drawn}"
+    drawn = "; {:.0%} and {:.0%} drawn right".format(*trial.drawn) if trial.drawn else ""
+    return f"**{trial.answer}**: {_told(trial)}{drawn}"
+
+
+def _told(trial: Trial) -> str:
+    if not trial.failed:
+        return difference(trial.found)
+    of = {"claimed": "the design that it speaks for", "plain": "the other design"}
+    return f"{' and '.join(of[which] for which in sorted(trial.failed))} diverged"
 
 
 def _counted(trials: Sequence[Trial], column: Column) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -14,11 +15,12 @@ from benchmarks.validity.findings import Finding
 from mmdit_cli.toy.comparison import compare_designs
 from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.runs import PlannedRun, Runner
+from mmdit_cli.toy.scenes.source import Scenes
 from mmdit_cli.toy.seed_plan import SeedPlan
 from mmdit_cli.toy.train_result import TrainResult, kept_result
 from mmdit_cli.toy.training import Progress
 
-Answer = Literal["agrees", "opposes", "can't tell", "failed"]
+Answer = Literal["agrees", "opposes", "can't tell", "too early", "failed"]
 SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a share of the plain one's loss, and points
 
 
@@ -28,8 +30,8 @@ class Trial:
 
     Attributes:
         loss: the plain one's.
-        drawn: the share that each draws right, the claimed one and the plain one, in the mean of the categories; and a
-            guesser's. None where no run finished.
+        drawn: the share that each draws right, the claimed one and the plain one, in the mean of the categories. None
+            where one has no run that finished.
         parameters, flops: how many times the plain one's the claimed one has, and takes in a step.
         failed: which of the two, `plain` and `claimed`, had a run that diverged.
     """
@@ -39,14 +41,15 @@ class Trial:
     steps: int
     found: Decision
     loss: float
-    drawn: tuple[float, float, float] | None = None
+    drawn: tuple[float, float] | None = None
     parameters: float = 1.0
     flops: float = 1.0
     failed: frozenset[str] = frozenset()
 
     @property
     def answer(self) -> Answer:
-        """What the toy says of the finding. That two are the same is known where the whole interval counts as none."""
+        """What the toy says of the finding. That two are the same is known where the whole interval counts as none; and
+        it is too early for accuracy to tell where neither draws more than a guesser gets right."""
         found, expected = self.found, self.finding.expected
         if self.failed:  # the seeds that are left are no fair sample; that one design alone diverges tells by itself
             if expected == "same" or len(self.failed) > 1:
@@ -54,6 +57,8 @@ class Trial:
             return "agrees" if ("plain" in self.failed) == (expected == "better") else "opposes"
         if found.low is None or found.high is None:
             return "failed" if found.n == 0 else "can't tell"
+        if found.figure != "loss" and not found.decided and max(self.drawn or (1.0,)) <= guessed():
+            return "too early"
         if expected != "same":
             told = found.verdict in ("better", "worse")
             return "can't tell" if not told else "agrees" if found.verdict == expected else "opposes"
@@ -63,8 +68,14 @@ class Trial:
         return "opposes" if max(found.low, -found.high) > least else "can't tell"
 
 
+@cache
+def guessed() -> float:
+    """What a guesser draws right, in the mean of the categories."""
+    return Scenes(16).chance()["mean"]
+
+
 class NotKept(Exception):
-    """A run has not been made."""
+    """A run has not been made, or not to its end."""
 
 
 def only_kept(planned: PlannedRun, on_progress: Progress, on_message: Callable[[str], None]) -> TrainResult:
@@ -89,11 +100,10 @@ def try_finding(
     """
     plain, claimed = finding.designs(size, settings)
     plan = SeedPlan(0, most_seeds, auto=True)
-    results, comparison = compare_designs([plain, claimed], plan, folder=folder, runner=runner)
+    _, comparison = compare_designs([plain, claimed], plan, folder=folder, runner=runner)
     (found,) = comparison.decisions
     base, other = comparison.designs
     diverged = {each.config for each in comparison.failures}
-    chance = {each.chance["mean"] for each in results if "mean" in each.chance}
     drawn = [each.accuracy["mean"].mean for each in (other, base) if "mean" in each.accuracy]
     return Trial(
         finding=finding,
@@ -101,7 +111,7 @@ def try_finding(
         steps=plain.train.steps,
         found=found,
         loss=base.loss.mean if base.loss else math.nan,
-        drawn=(drawn[0], drawn[1], max(chance)) if len(drawn) == 2 else None,
+        drawn=(drawn[0], drawn[1]) if len(drawn) == 2 else None,
         parameters=other.parameters / base.parameters,
         flops=other.step_flops / base.step_flops,
         failed=frozenset(which for which, each in (("plain", plain), ("claimed", claimed)) if each.name in diverged),

@@ -24,9 +24,11 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 
 
 def share_of_muon(options: ModelOptions) -> float:
-    """Of a network's weights, the share that Muon updates."""
+    """Of the weights in the stacks of blocks that are matrices, or stacks of these, the share that Muon updates."""
     model = build_on_meta(options)
-    return sum(p.numel() for p in hidden_matrices(model)) / sum(p.numel() for p in model.parameters())
+    stacks = [module for module in model.modules() if isinstance(module, MMDiT)]
+    weights = dict.fromkeys(p for stack in stacks for p in stack.parameters() if p.ndim > 1)
+    return sum(p.numel() for p in hidden_matrices(model)) / max(1, sum(p.numel() for p in weights))
 
 
 def check_muon(asked: str) -> None:

@@ -259,4 +259,4 @@ def command(
                 group=group,
             )
     if result is not None:
-        request.show([result], lambda _: train_tables([result]), precision=how.precision)
+        request.show([result], lambda width: train_tables([result], width), precision=how.precision)

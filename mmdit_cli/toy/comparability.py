@@ -66,10 +66,8 @@ def unlike(first: ToolConfig, other: ToolConfig) -> list[str]:
     if first.train.optimizer.kind == other.train.optimizer.kind == "muon":
         shares = [share_of_muon(config.model) for config in (other, first)]
         if abs(shares[0] - shares[1]) > MUON_ALIKE:
-            own, theirs = (f"{share:.0%}" for share in shares)
-            notes.append(
-                f"{other.name} and {first.name}: Muon updates {own} and {theirs} of their weights, AdamW the rest"
-            )
+            both = " and ".join(f"{share:.0%}" for share in shares)
+            notes.append(f"{other.name} and {first.name}: Muon updates {both} of their blocks' weights, AdamW the rest")
     return notes
 
 

@@ -90,7 +90,7 @@ def compare_designs(
     for round_ in plan.rounds(designs, runner.jobs, settled):
         planned = [PlannedRun(each.config, seed, run_folder(folder, each.config, seed)) for each, seed in round_]
         for (design, seed), outcome in zip(round_, runner(planned), strict=True):
-            design.started += 1
+            design.started.add(seed)
             seeds.add(seed)
             if isinstance(outcome, Run):
                 design.runs[seed] = outcome

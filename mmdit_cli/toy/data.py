@@ -79,8 +79,8 @@ class ToyData(Protocol):
 @dataclass(frozen=True)
 class Coverage:
     """How far samples spread over what captions leave free: `drawn` is 1 where they do as true data does; beside it
-    what one sample for every caption would have (`chance`), and as many `real` ones. `repeated` is the share of it that
-    two samples of one caption have in common, 1 where each caption has one sample; beside it that of real data."""
+    what one sample for every caption would have (`chance`), and as many `real` ones. `repeated` is how often two
+    samples of one caption have the same value, 1 where each caption has one sample; beside it that of real data."""
 
     drawn: float
     chance: float

@@ -20,7 +20,7 @@ MEAN = "accuracy, mean"
 class Decision:
     """A design against another, `to`: `decided` where the interval of the figure's difference leaves out 0 after so
     many seeds that both finished, `n`. None where there are too few of them for an interval. Where runs have `failed`,
-    of either, nothing is decided: the seeds that are left are no fair sample."""
+    of either with the design's seeds, nothing is decided: the seeds that are left are no fair sample."""
 
     config: str
     to: str
@@ -41,7 +41,7 @@ def decision(design: DesignRuns, first: DesignRuns, plan: SeedPlan) -> Decision:
     figure = "loss" if same_loss(first.config, design.config) else accuracies[0]
     found = figures.get(figure)
     names = design.config.name, first.config.name, figure
-    failed = sum(each.started - len(each.runs) for each in (design, first))
+    failed = sum(seed not in each.runs for each in (design, first) for seed in design.started)
     if found is None:
         return Decision(*names, False, failed, 0, None, None, None, None)
     decided = not failed and found.verdict in ("better", "worse")

@@ -20,7 +20,7 @@ from mmdit_cli.toy.seed_plan import By, SeedPlan
 from mmdit_cli.toy.seed_statistics import Difference, Spread, paired_difference, spread
 from mmdit_cli.toy.train_result import AVERAGED
 
-OF_ALL = (MEAN, SOUND)  # accuracies of all samples of scenes; the others are of a category's
+OF_ALL = (MEAN, SOUND)  # of all samples of scenes, where other accuracies are of those of a category
 ALIKE, ALIKE_IN_TIME = 0.01, 0.1  # shares by which two designs may differ in cost and be called alike in it
 
 
@@ -80,7 +80,7 @@ class DesignRuns:
         self.config, self.target, self.point = config, target, point or {}
         self.flops: FlopsResult = count_flops(as_trained(config))
         self.runs: dict[int, Run] = {}
-        self.started = 0
+        self.started = set[int]()
 
     def differences(self, first: DesignRuns, plan: SeedPlan) -> list[Difference]:
         """Each figure that both have against the first design's, on the seeds that both finished."""
@@ -115,7 +115,7 @@ class DesignRuns:
             step_flops=self.flops.step_flops,
             step_seconds=_step_seconds(runs),
             loss_steps=min(AVERAGED, self.config.train.steps),
-            runs=self.started,
+            runs=len(self.started),
             seeds=list(self.runs),
             loss=spread([run.result.loss["last"] for run in runs]) if runs else None,
             accuracy=_by_modality(runs, "accuracy"),
@@ -140,12 +140,10 @@ class DesignRuns:
         figures = {"loss": ([run.result.loss["last"] for run in runs], 0.0)}
         for label, key in (("accuracy", "accuracy"), ("held-out accuracy", "held_out")):
             names = getattr(runs[0].result, key)
-            parts = (
-                [name for name in names if name not in OF_ALL] if MEAN in names else []
-            )  # the samples are shared out
+            categories = len([name for name in names if name not in OF_ALL]) if MEAN in names else 1
             for name in names:
-                step = (len(parts) if name in parts else 1) / settings.evaluation_samples
-                figures[f"{label}, {name}"] = [getattr(run.result, key)[name] for run in runs], step
+                share = (1 if name in OF_ALL else categories) / settings.evaluation_samples
+                figures[f"{label}, {name}"] = [getattr(run.result, key)[name] for run in runs], share
         reached = [found for run in runs if (found := run.to_target(self.target)) is not None]
         if len(reached) == len(runs):
             every, step_flops = settings.evaluate_every or settings.steps, self.flops.step_flops

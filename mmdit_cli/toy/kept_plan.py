@@ -65,8 +65,12 @@ class KeptPlan:
         """
         asked = as_trained(config)
         of: dict[str, Any] = {"model": as_data(asked.model), "run": as_data(asked.run)}
-        of |= {"optimizer": asked.train.optimizer.kind, "compile": asked.train.compile}
-        of |= {"alignment": asked.train.alignment is not None, "parametrization": asked.train.parametrization}
+        of |= {
+            "optimizer": asked.train.optimizer.kind,
+            "compile": asked.train.compile,
+            "alignment": asked.train.alignment is not None,
+            "parametrization": asked.train.parametrization,
+        }
         found = self._data.get("step_seconds")
         kept = [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
         for each in kept:

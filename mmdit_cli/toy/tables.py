@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from mmdit_cli.toy.train_result import TrainResult
 
 
-def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
-    """A table for each run, and of scenes one by category of caption and one of what captions leave free."""
+def train_tables(results: Sequence[TrainResult], width: int) -> list[RenderableType]:
+    """A table for each run, and of scenes one by category of caption and one of what captions leave free, on a screen
+    of `width` columns."""
     notes = ["Accuracy: the share of samples from which an oracle reads back every attribute of the caption."]
     if any(result.any_to_any for result in results):
         notes.append(
@@ -34,7 +35,7 @@ def train_tables(results: Sequence[TrainResult]) -> list[RenderableType]:
     for result in results:
         tables.append(pairs(f"{result.config}: trained", _rows(result), bold=["accuracy", *result.any_to_any]))
         if result.coverage:
-            tables += [_categories(result), _coverage(result)]
+            tables += [_categories(result, width), _coverage(result, width)]
     return [*tables, *map(note, notes)]
 
 
@@ -65,26 +66,26 @@ def _rows(result: TrainResult) -> Iterator[tuple[str, str]]:
     yield from ((label.replace("_", " "), path) for label, path in result.files.items())
 
 
-def _categories(result: TrainResult) -> Table:
+def _categories(result: TrainResult, width: int) -> Table:
     columns = (
         Column("captions", lambda name: name, kind="word"),
         Column("accuracy", lambda name: f.percent(result.accuracy[name])),
         Column("chance", lambda name: f.percent(result.chance[name])),
         Column("held out", lambda name: f.percent(result.held_out.get(name))),
-        Column("real data", lambda name: f.percent(result.oracle_real[name])),
-        Column("noise", lambda name: f.percent(result.oracle_noise[name])),
+        Column("real data", lambda name: f.percent(result.oracle_real[name]), 66),
+        Column("noise", lambda name: f.percent(result.oracle_noise[name]), 66),
     )
     style = lambda name: "bold" if name == "mean" else None  # noqa: E731
-    return listing("by category", result.accuracy, columns, style=style, tight=False)
+    return listing("by category", result.accuracy, columns, width, style=style, tight=False)
 
 
-def _coverage(result: TrainResult) -> Table:
+def _coverage(result: TrainResult, width: int) -> Table:
     columns = (
         Column("left free", lambda name: name, kind="word"),
         Column("coverage", lambda name: f.percent(result.coverage[name].drawn)),
         Column("one scene", lambda name: f.percent(result.coverage[name].chance)),
         Column("real data", lambda name: f.percent(result.coverage[name].real)),
-        Column("repeated", lambda name: f.percent(result.coverage[name].repeated)),
-        Column("in real data", lambda name: f.percent(result.coverage[name].real_repeated)),
+        Column("repeated", lambda name: f.percent(result.coverage[name].repeated), 76),
+        Column("repeated, real", lambda name: f.percent(result.coverage[name].real_repeated), 76),
     )
-    return listing("what captions leave free", result.coverage, columns, tight=False)
+    return listing("what captions leave free", result.coverage, columns, width, tight=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks.validity.__main__ import SIZES, main
-from benchmarks.validity.document import document
+from benchmarks.validity.document import document, line
 from benchmarks.validity.findings import FINDINGS
 from benchmarks.validity.itself import AgainstItself, Itself, decided_in_new_pairs
 from benchmarks.validity.trials import NotKept, Trial, only_kept, try_finding
@@ -66,9 +66,18 @@ def test_what_is_told_apart_agrees_or_opposes():
     assert trial(BETTER, n=0, mean=None, low=None, high=None, verdict=None).answer == "failed"
     assert trial(WORSE).answer == "opposes" and trial(WORSE, verdict="worse").answer == "agrees"
     assert replace(trial(WORSE), failed=frozenset(["claimed"])).answer == "agrees"
+    early = dict(figure="accuracy, mean", decided=False, low=-0.01, high=0.01, verdict="can't be told apart")
+    for finding in (BETTER, SAME):
+        assert replace(trial(finding, **early), drawn=(0.0, 0.05)).answer == "too early"
+        assert replace(trial(finding, **early), drawn=(0.0, 0.5)).answer != "too early"
+    assert replace(trial(BETTER, figure="accuracy, mean"), drawn=(0.1, 0.05)).answer == "agrees"
     diverged = {"agrees": ["plain"], "opposes": ["claimed"], "failed": ["plain", "claimed"]}
     for answer, names in diverged.items():
-        assert replace(trial(BETTER), failed=frozenset(names)).answer == answer
+        failed = replace(trial(BETTER), failed=frozenset(names))
+        assert failed.answer == answer and "diverged" in line(failed) and "loss" not in line(failed)
+    assert "agrees**: the other design diverged |" in document(
+        [BETTER], [("ladder/1", 600)], [replace(trial(BETTER), failed=frozenset(["plain"]))], most=6
+    )
 
 
 @pytest.mark.parametrize(
@@ -89,21 +98,23 @@ def test_two_are_the_same_where_the_whole_interval_counts_as_none(low, high, fig
 
 def test_the_document_has_a_row_a_finding_and_a_column_a_size_and_its_steps():
     unknown = trial(BETTER, size="ladder/2", mean=None, low=None, high=None, n=2)
-    first = replace(trial(BETTER), drawn=(0.25, 0.125, 0.115), parameters=2.5, flops=1.004)
+    first = replace(trial(BETTER), drawn=(0.25, 0.125), parameters=2.5, flops=1.004)
     trials = [first, trial(BETTER, steps=90, verdict="worse"), unknown, trial(SAME)]
-    text = document([BETTER, SAME, WORSE], trials, most=6, command="--steps 600 ")
+    columns = [("ladder/1", 600), ("ladder/1", 90), ("ladder/2", 600), ("ladder/2", 90)]
+    text = document([BETTER, SAME, WORSE], columns, trials, most=6, command="--steps 600 ")
     heading, _, *rows = [line for line in text.splitlines() if line.startswith("| ")]
-    assert heading.endswith("| ladder/1, 600 steps | ladder/1, 90 steps | ladder/2, 600 steps |") and len(rows) == 3
+    assert heading.endswith("| ladder/1, 600 steps | ladder/1, 90 steps | ladder/2, 600 steps | ladder/2, 90 steps |")
     assert rows[0].startswith(
-        f"| {BETTER.name} (2.50 times the parameters) | {BETTER.source} | {BETTER.says} | **agrees**"
+        f"| {BETTER.name} (2.50 times the parameters at ladder/1) | {BETTER.source} | {BETTER.says} | **agrees**"
     )
     assert "-0.0300 (-0.0500 to -0.0100), 3 seeds; 25% and 12% drawn right |" in rows[0]
     assert "**can't tell**: loss unknown, 2 seeds" in rows[0] and rows[1].startswith(f"| {SAME.name} | ")
-    assert rows[2].endswith("| not tried | not tried | not tried |") and "a guesser gets 12%" in text
+    assert len(rows) == 3 and rows[2].endswith("| not tried | not tried | not tried | not tried |")
+    assert "A guesser gets\n11%" in text
     assert "Not tried is what" in text and "ladder/1, 600 steps: 1 × agrees, 1 × can't tell" in text
     misled = text.split("Where the toy misleads")[1]
     assert f"**{BETTER.name}** (ladder/1, 90 steps)" in misled and WORSE.name not in misled
-    text = document([BETTER], [trial(BETTER), trial(BETTER, size="ladder/2")], most=6)
+    text = document([BETTER], columns[::2], [trial(BETTER), trial(BETTER, size="ladder/2")], most=6)
     assert "Not tried" not in text and "nowhere that is known" in text
 
 
@@ -148,7 +159,7 @@ def test_a_config_is_held_against_itself_with_seeds_of_which_no_two_are_one(tmp_
     assert len({seed for _, seed in ran}) == len(ran) == len(own.losses) == 22
     assert [each.decided for each in found.found] == [False, True, False] and found.decided == 1
     assert found.found[0].n == 4 and found.found[1].n == 3
-    text = document(FINDINGS, [], found, most=6)
+    text = document(FINDINGS, [("ladder/1", 600)], [], found, most=6)
     assert "Of 3 comparisons" in text and "1 was decided" in text and "| finding |" not in text
 
 

@@ -91,7 +91,7 @@ def _trend(small: Known, large: Known, change: Known) -> Trend:
         stays = at_first and at_last and max(-change.low, change.high) < ALIKE * gain
         return "stays" if stays else "can't be told"
     if not at_last:
-        return "vanishes" if at_first else "can't be told"
+        return "vanishes" if at_first and change.value * small.value < 0 else "can't be told"
     if not at_first:
         return "grows" if change.value * large.value > 0 else "can't be told"
     if small.value * large.value < 0:

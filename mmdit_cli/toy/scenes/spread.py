@@ -73,6 +73,7 @@ def _alike(wanted: Wanted, first: dict[str, Tensor], second: dict[str, Tensor]) 
     return shares
 
 
+@cache
 def _true_shares() -> dict[str, Tensor]:
     return _shares(*_true_scenes())
 
@@ -87,7 +88,8 @@ def _true_scenes() -> tuple[Wanted, dict[str, Tensor]]:
 
 
 def _values(values: Tensor, brightness: Tensor, background: Tensor) -> dict[str, Tensor]:
-    """Value indexes by attribute, `b 4` or of the background's channels `b 3`, below 0 where there is none."""
+    """Value indexes by attribute, `b 4` or of the background's channels `b 3`, below 0 where there is none: a picture
+    without objects has no values."""
     there = values[..., 0] >= 0
     quarters = torch.arange(QUARTERS).expand(there.shape)
     return {
@@ -95,7 +97,7 @@ def _values(values: Tensor, brightness: Tensor, background: Tensor) -> dict[str,
         "size": values[..., 2],
         "quarter": quarters.masked_fill(~there, EMPTY),
         "brightness": _binned(brightness, *BRIGHTNESS).masked_fill(~there, EMPTY),
-        "background": _binned(background, *BACKGROUND),
+        "background": _binned(background, *BACKGROUND).masked_fill(~there.any(dim=1, keepdim=True), EMPTY),
     }
 
 

@@ -58,7 +58,7 @@ TABLES = {  # of each class of results
         *shape_tables(results[0], every_layer=True),
         *identity_tables(results[1]),
     ],
-    "train-toy": lambda results, width: [*train_tables(results[:1]), *coordinate_tables(results[1], width)],
+    "train-toy": lambda results, width: [*train_tables(results[:1], width), *coordinate_tables(results[1], width)],
     "law": lambda results, width: law_tables(results[0], width),
     "export": lambda results, width: export_tables(results[0]),
     "configs": lambda results, width: [*config_tables(results[:1], width), *difference_tables(results[1:])],

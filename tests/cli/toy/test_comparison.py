@@ -97,8 +97,10 @@ def test_what_designs_do_not_share_beside_the_model_is_said() -> None:
     stacked = replace(base.model, attention=NetworkAttentionOptions(kind="adaptive", num_adaptive_weights=2))
     assert unlike(*by_muon) == [] == unlike(base, replace(base, name="b", model=stacked))
     (text,) = unlike(by_muon[0], replace(by_muon[1], model=stacked))
-    shares = re.fullmatch("b and a: Muon updates (..)% and (..)% of their weights, AdamW the rest", text)
+    shares = re.fullmatch("b and a: Muon updates (..)% and (..)% of their blocks' weights, AdamW the rest", text)
     assert shares and int(shares[1]) + 10 < int(shares[2])
+    deep = [named("c", depth=depth, optimizer=OptimizerConfig(kind="muon")) for depth in (1, 8)]
+    assert unlike(*deep) == []
     for key, model in (
         ("model.routing", replace(base.model, routing=routing)),
         ("model.feedforward.dropout", replace(base.model, feedforward=feedforward)),

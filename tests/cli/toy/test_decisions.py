@@ -91,6 +91,26 @@ def test_a_design_of_which_a_run_failed_is_past_deciding_and_gets_no_more_seeds(
     assert (alike.failed, alike.n) == (0, 6) and [seed for name, seed in ran if name == "better"] == [0, 1, 2]
 
 
+def test_a_design_that_was_decided_stays_so_where_the_first_fails_with_a_later_seed(tmp_path: Path) -> None:
+    found = {each: loss for each, loss in losses().items() if each != ("a", 4)}
+    runner = InTurns(fake_train(found, []))
+    _, comparison = compare_designs([named(name) for name in SHIFT], PLAN, folder=tmp_path, runner=runner)
+    better, alike = comparison.decisions
+    assert (better.failed, better.decided, better.n) == (0, True, 3)
+    assert (alike.failed, alike.decided, alike.n) == (1, False, 4)
+
+
+def test_a_sweeps_table_has_a_line_for_each_point_on_80_columns(tmp_path: Path) -> None:
+    names = ("ladder-1 place=before", "ladder-1 place=around")
+    runner = InTurns(fake_train({(name, seed): 0.5 + seed for name in names for seed in range(3)}, []))
+    points = [{"model.norm.place": name.rpartition("=")[2]} for name in names]
+    _, found = compare_designs(
+        [named(name) for name in names], SeedPlan(0, 3), folder=tmp_path, runner=runner, points=points
+    )
+    lines = printed(compare_tables(found, 80), 80).splitlines()
+    assert all(any(name in line and "3 of 3" in line and "100% ± 0.0 pp" in line for line in lines) for name in names)
+
+
 def test_a_plan_that_shares_out_its_errors_is_kept_to(tmp_path: Path) -> None:
     KeptPlan(tmp_path).keep_seeds(PLAN)
     KeptPlan(tmp_path).keep_seeds(PLAN)

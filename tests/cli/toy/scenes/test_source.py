@@ -11,6 +11,7 @@ import torch
 from mmdit.config.shipped import shipped_configs
 from mmdit_cli.errors import UserError
 from mmdit_cli.request.tool_config import load_tool_config
+from mmdit_cli.toy import evaluation
 from mmdit_cli.toy.data_fit import as_fed, world_of
 from mmdit_cli.toy.evaluation import Samples
 from mmdit_cli.toy.scenes.scene import CATEGORIES
@@ -76,6 +77,21 @@ def test_a_run_scores_every_category_beside_chance_real_scenes_and_noise(tmp_pat
     assert all(each.real > each.chance and 0 <= each.drawn <= 1 for each in result.coverage.values())
     assert all(each.repeated is not None and 0 <= each.repeated <= 1 for each in result.coverage.values())
     assert (tmp_path / "run" / "metrics.jsonl").read_text().count('"binding"') == 2  # accuracy, and held out
+
+
+def test_captions_are_drawn_twice_from_other_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[Any, int]] = []
+
+    def draw(model: Any, batch: Any, settings: Any, *, seed: int, device: Any) -> Samples:
+        drawn.append((batch, seed))
+        return Samples(batch, SCENES.batch(len(batch.captions), seed=seed, stream=1, index=0).data)
+
+    monkeypatch.setattr(evaluation, "draw", draw)
+    settings = scenes_config(evaluation_samples=120).train
+    found = evaluation.evaluate(torch.nn.Identity(), SCENES, settings, seed=3, device=CPU)
+    (seen, one), (held_out, _), (again, other) = drawn
+    assert seen is again is not held_out and one != other
+    assert all(each.repeated < 0.75 for each in found["coverage"].values())
 
 
 @pytest.mark.parametrize(
