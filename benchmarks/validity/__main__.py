@@ -91,12 +91,13 @@ def main() -> None:
     if not trials and itself is None:
         sys.exit("nothing was tried: no finding matches, or with --kept none has all its runs in --run-dir")
     if asked.write:
-        said = [f"--match {shlex.quote(text)}" for text in asked.match or ()]
+        said = ["python -m benchmarks.validity", *(f"--match {shlex.quote(text)}" for text in asked.match or ())]
         said += [f"--{name} {value}" for name in ("size", "steps") for value in getattr(asked, name) or ()]
         for name in ("max_seeds", "itself", "device"):
             if (value := getattr(asked, name)) != parser.get_default(name):
                 said.append(f"--{name.replace('_', '-')} {value}")
-        text = document(findings, columns, trials, itself, most=asked.max_seeds, command=" ".join([*said, ""]))
+        command = " ".join([*said, "--write docs/reports/validity.md"])
+        text = document(findings, columns, trials, itself, most=asked.max_seeds, command=command)
         asked.write.write_text(text, encoding="utf-8")
 
 

@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 
 from benchmarks.validity.findings import Finding
 from benchmarks.validity.itself import PAIRINGS, SIZE, AgainstItself
-from benchmarks.validity.trials import SAME, Trial, guessed
+from benchmarks.validity.trials import SAME, Column, Trial, guessed
 from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.train_result import AVERAGED
 
 ALIKE = 0.02  # a share by which costs differ that goes without saying
 ABOUT = """# How far to believe the toy
 
-Written by `python -m benchmarks.validity {command}--write docs/reports/validity.md`.
+Written by `{command}`.
 """
 TABLE = """
 Each finding was published of networks and data far larger than these. Both designs are trained on scenes, for each
@@ -49,9 +49,6 @@ two share a run, {decided} (a rate of {low:.1%} to {high:.1%}, at 95 %).{again}
 AGAIN = " Of {pairings:,} comparisons of the same runs in pairs drawn anew, {again:.1%} are."
 
 
-Column = tuple[str, int]  # a size, and steps
-
-
 def document(
     findings: Sequence[Finding],
     columns: Sequence[Column],
@@ -59,13 +56,13 @@ def document(
     itself: AgainstItself | None = None,
     *,
     most: int,
-    command: str = "",
+    command: str,
 ) -> str:
     """All trials as Markdown, a row a finding, a column a size and its steps; then how often equals were told apart.
 
     Args:
         findings, columns: those that were to be tried.
-        command: the flags of the benchmark, with a space behind.
+        command: what wrote them.
     """
     parts = [ABOUT.format(command=command)]
     parts += [_findings(findings, columns, trials, most)] if trials else []
@@ -84,7 +81,7 @@ def _findings(findings: Sequence[Finding], columns: Sequence[Column], trials: Se
     )
     rows = []
     for finding in findings:
-        own = {(trial.size, trial.steps): trial for trial in trials if trial.finding == finding}
+        own = {trial.column: trial for trial in trials if trial.finding == finding}
         cells = [finding.name + _cost(own.values()), finding.source, finding.says]
         rows.append(f"| {' | '.join([*cells, *(_cell(own.get(column)) for column in columns)])} |\n")
     counts = [f"{_heading(column)}: {_counted(trials, column)}" for column in columns]
@@ -110,7 +107,7 @@ def _misleading(trials: Sequence[Trial]) -> str:
     opposed: dict[str, list[str]] = {}
     for trial in trials:
         if trial.answer == "opposes":
-            opposed.setdefault(trial.finding.name, []).append(_heading((trial.size, trial.steps)))
+            opposed.setdefault(trial.finding.name, []).append(_heading(trial.column))
     said = "; ".join(f"**{name}** ({'; '.join(columns)})" for name, columns in opposed.items())
     return MISLEADS.format(opposed=said or "nowhere that is known")
 
@@ -131,7 +128,7 @@ def _itself(found: AgainstItself) -> str:
 
 def line(trial: Trial) -> str:
     """A trial as it is printed."""
-    return f"{trial.finding.name}, {_heading((trial.size, trial.steps))}: {_told(trial)}: {trial.answer}"
+    return f"{trial.finding.name}, {_heading(trial.column)}: {_told(trial)}: {trial.answer}"
 
 
 def itself_line(found: Decision) -> str:
@@ -164,5 +161,5 @@ def _told(trial: Trial) -> str:
 
 
 def _counted(trials: Sequence[Trial], column: Column) -> str:
-    answers = Counter(trial.answer for trial in trials if (trial.size, trial.steps) == column)
+    answers = Counter(trial.answer for trial in trials if trial.column == column)
     return ", ".join(f"{count} × {answer}" for answer, count in answers.most_common())

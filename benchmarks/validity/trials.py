@@ -15,13 +15,14 @@ from benchmarks.validity.findings import Finding
 from mmdit_cli.toy.comparison import compare_designs
 from mmdit_cli.toy.decisions import Decision
 from mmdit_cli.toy.runs import PlannedRun, Runner
-from mmdit_cli.toy.scenes.source import Scenes
+from mmdit_cli.toy.scenes.source import MEAN, Scenes
 from mmdit_cli.toy.seed_plan import SeedPlan
 from mmdit_cli.toy.train_result import TrainResult, kept_result
 from mmdit_cli.toy.training import Progress
 
 Answer = Literal["agrees", "opposes", "can't tell", "too early", "failed"]
 SAME = {"loss": 0.02, "accuracy": 0.03}  # a difference that counts as none: a share of the plain one's loss, and points
+Column = tuple[str, int]  # a size, and steps
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Trial:
     parameters: float = 1.0
     flops: float = 1.0
     failed: frozenset[str] = frozenset()
+
+    @property
+    def column(self) -> Column:
+        return self.size, self.steps
 
     @property
     def answer(self) -> Answer:
@@ -71,7 +76,7 @@ class Trial:
 @cache
 def guessed() -> float:
     """What a guesser draws right, in the mean of the categories."""
-    return Scenes(16).chance()["mean"]
+    return Scenes(16).chance()[MEAN]
 
 
 class NotKept(Exception):
@@ -104,7 +109,7 @@ def try_finding(
     (found,) = comparison.decisions
     base, other = comparison.designs
     diverged = {each.config for each in comparison.failures}
-    drawn = [each.accuracy["mean"].mean for each in (other, base) if "mean" in each.accuracy]
+    drawn = [each.accuracy[MEAN].mean for each in (other, base) if MEAN in each.accuracy]
     return Trial(
         finding=finding,
         size=size,

@@ -17,8 +17,7 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
     and conditioning lie outside of these; biases, norms, tables and tokens are vectors, though some are stored as
     matrices; hyper-connections have a few columns alone; and torch's Muon takes no stack of matrices, which adaptive
     attention keeps. `d_out d_in` each, the trained ones."""
-    stacks = [module for module in model.modules() if isinstance(module, MMDiT)]
-    linears = [m for stack in stacks for m in stack.modules() if isinstance(m, nn.Linear)]
+    linears = [m for stack in _stacks(model) for m in stack.modules() if isinstance(m, nn.Linear)]
     weights = [m.weight for m in linears if not isinstance(m, ShiftLinear)]
     return [weight for weight in dict.fromkeys(weights) if weight.requires_grad]
 
@@ -26,8 +25,7 @@ def hidden_matrices(model: nn.Module) -> list[Tensor]:
 def share_of_muon(options: ModelOptions) -> float:
     """Of the weights in the stacks of blocks that are matrices, or stacks of these, the share that Muon updates."""
     model = build_on_meta(options)
-    stacks = [module for module in model.modules() if isinstance(module, MMDiT)]
-    weights = dict.fromkeys(p for stack in stacks for p in stack.parameters() if p.ndim > 1)
+    weights = dict.fromkeys(p for stack in _stacks(model) for p in stack.parameters() if p.ndim > 1)
     return sum(p.numel() for p in hidden_matrices(model)) / max(1, sum(p.numel() for p in weights))
 
 
@@ -35,3 +33,7 @@ def check_muon(asked: str) -> None:
     """Raises UserError where torch has no Muon."""
     if not hasattr(torch.optim, "Muon"):
         raise UserError(f"{asked}: torch has Muon from version 2.9 on, and this is {torch.__version__}")
+
+
+def _stacks(model: nn.Module) -> list[MMDiT]:
+    return [module for module in model.modules() if isinstance(module, MMDiT)]

@@ -76,7 +76,7 @@ def test_what_is_told_apart_agrees_or_opposes():
         failed = replace(trial(BETTER), failed=frozenset(names))
         assert failed.answer == answer and "diverged" in line(failed) and "loss" not in line(failed)
     assert "agrees**: the other design diverged |" in document(
-        [BETTER], [("ladder/1", 600)], [replace(trial(BETTER), failed=frozenset(["plain"]))], most=6
+        [BETTER], [("ladder/1", 600)], [replace(trial(BETTER), failed=frozenset(["plain"]))], most=6, command=""
     )
 
 
@@ -101,7 +101,7 @@ def test_the_document_has_a_row_a_finding_and_a_column_a_size_and_its_steps():
     first = replace(trial(BETTER), drawn=(0.25, 0.125), parameters=2.5, flops=1.004)
     trials = [first, trial(BETTER, steps=90, verdict="worse"), unknown, trial(SAME)]
     columns = [("ladder/1", 600), ("ladder/1", 90), ("ladder/2", 600), ("ladder/2", 90)]
-    text = document([BETTER, SAME, WORSE], columns, trials, most=6, command="--steps 600 ")
+    text = document([BETTER, SAME, WORSE], columns, trials, most=6, command="validity --steps 600")
     heading, _, *rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert heading.endswith("| ladder/1, 600 steps | ladder/1, 90 steps | ladder/2, 600 steps | ladder/2, 90 steps |")
     assert rows[0].startswith(
@@ -114,7 +114,7 @@ def test_the_document_has_a_row_a_finding_and_a_column_a_size_and_its_steps():
     assert "Not tried is what" in text and "ladder/1, 600 steps: 1 × agrees, 1 × can't tell" in text
     misled = text.split("Where the toy misleads")[1]
     assert f"**{BETTER.name}** (ladder/1, 90 steps)" in misled and WORSE.name not in misled
-    text = document([BETTER], columns[::2], [trial(BETTER), trial(BETTER, size="ladder/2")], most=6)
+    text = document([BETTER], columns[::2], [trial(BETTER), trial(BETTER, size="ladder/2")], most=6, command="")
     assert "Not tried" not in text and "nowhere that is known" in text
 
 
@@ -159,7 +159,7 @@ def test_a_config_is_held_against_itself_with_seeds_of_which_no_two_are_one(tmp_
     assert len({seed for _, seed in ran}) == len(ran) == len(own.losses) == 22
     assert [each.decided for each in found.found] == [False, True, False] and found.decided == 1
     assert found.found[0].n == 4 and found.found[1].n == 3
-    text = document(FINDINGS, [("ladder/1", 600)], [], found, most=6)
+    text = document(FINDINGS, [("ladder/1", 600)], [], found, most=6, command="")
     assert "Of 3 comparisons" in text and "1 was decided" in text and "| finding |" not in text
 
 
